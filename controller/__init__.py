@@ -1,0 +1,1 @@
+"""Cluster metadata: records, image, journal on a conditional register."""

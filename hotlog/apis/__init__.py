@@ -1,0 +1,1 @@
+"""The doors: one file per Kafka API, its number first."""

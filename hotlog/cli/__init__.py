@@ -1,0 +1,1 @@
+"""The hotlog command, one file per group of verbs."""

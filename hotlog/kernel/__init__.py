@@ -1,0 +1,1 @@
+"""The ground floor: ids, errors, limits, settings, metrics.  Imports nothing of the house."""

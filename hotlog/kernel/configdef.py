@@ -1,0 +1,131 @@
+"""What a configuration key is: name, type, default, range, text.  The reference page and DescribeConfigs are printed from these.
+
+Invariants: a key is parsed by its definition and nowhere else; a refused value is named with what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hotlog.kernel.errors import InvalidConfig
+
+Value = int | float | bool | str | tuple[str, ...]
+Kind = Literal["boolean", "string", "int", "short", "long", "double", "list", "password"]
+
+LONG_MAX = 2**63 - 1
+INT_MAX = 2**31 - 1
+_BOUNDS = {"int": (-(2**31), INT_MAX), "short": (-(2**15), 2**15 - 1), "long": (-(2**63), LONG_MAX)}
+
+# The codes of DescribeConfigs (ConfigDef.Type in Kafka's protocol: ConfigType.id()).
+KIND_CODES: dict[str, int] = {
+    "boolean": 1, "string": 2, "int": 3, "short": 4, "long": 5, "double": 6, "list": 7, "password": 9,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigKey:
+    """One key.  `minimum`/`maximum` bound numbers; `choices` bounds strings and list elements; `unit` is for the docs."""
+
+    name: str
+    kind: Kind
+    default: Value | None
+    doc: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    dynamic: bool = True
+    synonym: str = ""  # for a topic key: the broker key that gives its default
+
+    def parse(self, text: str | None) -> Value:
+        """Parse a value as Kafka does (trimmed text).
+
+        Raises:
+            InvalidConfig: naming key, value and what is allowed.
+        """
+        if text is None:
+            raise InvalidConfig(f"{self.name} has no value; expected {self.allowed}")
+        try:
+            value = self._convert(text.strip())
+        except ValueError:
+            raise InvalidConfig(f"{self.name}={text!r} is not valid; expected {self.allowed}") from None
+        self._check(value, text)
+        return value
+
+    def _convert(self, text: str) -> Value:
+        match self.kind:
+            case "boolean":
+                lowered = text.lower()
+                if lowered not in ("true", "false"):
+                    raise ValueError
+                return lowered == "true"
+            case "int" | "short" | "long":
+                low, high = _BOUNDS[self.kind]
+                number = int(text)
+                if not low <= number <= high:
+                    raise ValueError
+                return number
+            case "double":
+                return float(text)
+            case "list":
+                return tuple(part.strip() for part in text.split(",") if part.strip())
+            case _:
+                return text
+
+    def _check(self, value: Value, text: str) -> None:
+        bad = False
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            bad = (self.minimum is not None and value < self.minimum) or (self.maximum is not None and value > self.maximum)
+            bad = bad or value != value
+        elif self.choices:
+            bad = any(part not in self.choices for part in (value if isinstance(value, tuple) else (value,)))
+        if bad:
+            raise InvalidConfig(f"{self.name}={text!r} is not allowed; expected {self.allowed}")
+
+    @property
+    def allowed(self) -> str:
+        """What a value must be, in words."""
+        words = {"boolean": "true or false", "list": "a comma-separated list"}.get(self.kind, f"a {self.kind}")
+        if self.choices:
+            words = ("a list of " if self.kind == "list" else "one of ") + ", ".join(self.choices)
+        if self.minimum is not None:
+            words += f" >= {self.minimum:g}" if abs(self.minimum) < 1e15 else ""
+        if self.maximum is not None:
+            words += f" <= {self.maximum:g}"
+        return words + (f" ({self.unit})" if self.unit else "")
+
+    def text(self, value: Value | None) -> str | None:
+        """The value as clients see it."""
+        if value is None:
+            return None
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, tuple):
+            return ",".join(value)
+        return str(value)
+
+
+def table(keys: Iterable[ConfigKey]) -> dict[str, ConfigKey]:
+    """Keys by name; a name given twice is a bug."""
+    result: dict[str, ConfigKey] = {}
+    for key in keys:
+        assert key.name not in result, f"{key.name} is defined twice"
+        result[key.name] = key
+    return result
+
+
+def parse_all(definitions: Mapping[str, ConfigKey], given: Mapping[str, str | None]) -> dict[str, Value]:
+    """Parse `given`; unknown keys are refused.
+
+    Raises:
+        InvalidConfig: naming the first bad key.
+    """
+    result: dict[str, Value] = {}
+    for name, text in given.items():
+        definition = definitions.get(name)
+        if definition is None:
+            raise InvalidConfig(f"unknown configuration {name!r}")
+        result[name] = definition.parse(text)
+    return result

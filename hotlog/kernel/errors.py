@@ -1,0 +1,99 @@
+"""Errors, few, and named for what the caller does next.
+
+Invariants: every message names the thing, its value and what is allowed.  hotlog.apis.error_codes maps every leaf that can
+reach a client to a Kafka error code.
+"""
+
+from __future__ import annotations
+
+
+class HotlogError(Exception):
+    """Root of everything Hotlog raises on purpose."""
+
+
+class Invalid(HotlogError):
+    """The request or setting can never succeed as it stands: tell whoever sent it."""
+
+
+class InvalidConfig(Invalid):
+    """A configuration key or value that is refused."""
+
+
+class UnsupportedFormat(Invalid):
+    """Data in a format that is refused by design (magic 0 or 1)."""
+
+
+class TooLarge(Invalid):
+    """A batch, request or object above its limit."""
+
+
+class Corrupt(HotlogError):
+    """Bytes that fail their check.  Never served, never skipped: report and scope to the range."""
+
+
+class InvalidRecord(Corrupt):
+    """A produced batch that lies about itself (CRC, lengths, counts, compression)."""
+
+
+class NotFound(HotlogError):
+    """The named thing does not exist."""
+
+
+class AlreadyExists(HotlogError):
+    """The named thing exists already."""
+
+
+class OutOfRange(HotlogError):
+    """An offset outside [log start, log end]."""
+
+
+class Retry(HotlogError):
+    """Nothing happened; the same call may succeed later."""
+
+
+class StoreUnavailable(Retry):
+    """The object store did not answer in time or answered that it cannot serve now."""
+
+
+class NotReady(Retry):
+    """This part of the broker is still starting or is shutting down."""
+
+
+class DiskFull(Retry):
+    """No space (or the reserve is reached) on a data directory; nothing was appended."""
+
+
+class OutcomeUnknown(HotlogError):
+    """The call may or may not have happened: read back before believing either."""
+
+
+class PreconditionFailed(HotlogError):
+    """A conditional write lost: someone else changed the object first."""
+
+
+class Fenced(HotlogError):
+    """A newer epoch owns this; the caller must stop writing."""
+
+
+class StorageFailed(HotlogError):
+    """A data directory failed (EIO, failed fsync): this log takes no more writes until restart and recovery."""
+
+
+class SequenceError(Invalid):
+    """Root of idempotent-producer refusals (KIP-98)."""
+
+
+class OutOfOrderSequence(SequenceError):
+    """A gap in a producer's sequence numbers."""
+
+
+class InvalidProducerEpoch(SequenceError):
+    """A producer epoch older than the newest seen."""
+
+
+class UnknownProducerId(SequenceError):
+    """No state for this producer id and the sequence does not start at 0."""
+
+
+class ForeignStore(Invalid):
+    """The object store holds another cluster's data, or fails the contract: refuse to write or delete in it."""

@@ -1,0 +1,28 @@
+"""Every bound that is not a setting, and how bounds relate.
+
+Invariants: the asserts at the end hold on import; a buffer, loop or queue without a bound here or in settings is a bug.
+"""
+
+from __future__ import annotations
+
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
+
+# Batches: magic 2 header, https://kafka.apache.org/documentation/#recordbatch
+BATCH_HEADER_BYTES = 61
+BATCH_OVERHEAD_BYTES = 12  # base offset (8) + batch length (4): what precedes the counted length
+
+# Cold tier
+MANIFEST_ROOT_BYTES_MAX = 64 * KiB
+CHUNK_BYTES = 4 * MiB  # aligned unit of the chunk cache
+RANGE_BYTES_MAX = 16 * MiB  # one GET reads at most this much (limits.md: requests cost 0.85 ms of CPU)
+GARBAGE_GRACE_MS = 24 * 60 * 60 * 1000
+FETCH_WALL_MS_MAX = 10 * 60 * 1000  # no read may outlive this
+
+# Decompression (faults.md, "Decompression bombs")
+DECOMPRESSED_BATCH_BYTES_MAX = 128 * MiB
+ZSTD_WINDOW_BYTES_MAX = 8 * MiB
+
+assert CHUNK_BYTES <= RANGE_BYTES_MAX and RANGE_BYTES_MAX % CHUNK_BYTES == 0, "a range is whole chunks"
+assert GARBAGE_GRACE_MS > FETCH_WALL_MS_MAX, "an object outlives every read that may have started on it"

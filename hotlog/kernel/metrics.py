@@ -1,0 +1,92 @@
+"""Every metric in one described table, on prometheus_client.
+
+Names follow KIP-405 and KIP-958 where they exist there (BrokerTopicMetrics RemoteCopyLagBytes ->
+kafka_server_brokertopicmetrics_remotecopylagbytes and so on), `hotlog_` otherwise.  The configuration-like table in
+docs/operations.md is printed from here.
+
+Invariants: a metric is declared here and nowhere else; gauges that can be derived from state are set from state at scrape time.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_BROKER_TOPIC = "kafka_server_brokertopicmetrics_"
+
+
+class Metrics:
+    """The metric objects of one node, on a registry of their own (several nodes may live in one test process)."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        r = self.registry
+        topic = ["topic"]
+        # Requests
+        self.requests = Counter("kafka_network_requests", "Requests answered.", ["api"], registry=r)
+        self.request_errors = Counter("kafka_network_request_errors", "Requests answered with an error.", ["api"], registry=r)
+        self.request_seconds = Histogram(
+            "kafka_network_request_seconds", "Time from whole request to response written.", ["api"],
+            registry=r, buckets=_LATENCY_SECONDS,
+        )  # fmt: skip
+        self.connections = Gauge("hotlog_connections", "Open client connections.", registry=r)
+        self.connections_refused = Counter("hotlog_connections_refused", "Connections closed by a limit.", ["reason"], registry=r)
+        self.connections_failed = Counter(
+            "hotlog_connections_malformed", "Connections closed for malformed input.", ["reason"], registry=r
+        )
+        # Hot log
+        self.bytes_in = Counter(_BROKER_TOPIC + "bytesin", "Bytes appended.", topic, registry=r)
+        self.bytes_out = Counter(_BROKER_TOPIC + "bytesout", "Bytes fetched.", topic, registry=r)
+        self.messages_in = Counter(_BROKER_TOPIC + "messagesin", "Records appended.", topic, registry=r)
+        self.produce_failed = Counter(_BROKER_TOPIC + "failedproducerequests", "Refused produce partitions.", topic, registry=r)
+        self.fetch_failed = Counter(_BROKER_TOPIC + "failedfetchrequests", "Refused fetch partitions.", topic, registry=r)
+        self.flush_seconds = Histogram("kafka_log_flush_seconds", "fsync of a segment.", registry=r, buckets=_LATENCY_SECONDS)
+        self.partitions = Gauge("kafka_server_partitions", "Partitions on this broker.", registry=r)
+        self.log_size_bytes = Gauge("kafka_log_size_bytes", "Local bytes of a topic.", topic, registry=r)
+        self.storage_failed = Gauge("hotlog_log_storage_failed", "Partition logs that stopped after a disk error.", registry=r)
+        # Cold tier (KIP-405, KIP-958)
+        self.remote_copy_bytes = Counter(_BROKER_TOPIC + "remotecopybytes", "Bytes copied to the store.", topic, registry=r)
+        self.remote_copy_requests = Counter(_BROKER_TOPIC + "remotecopyrequests", "Segment copies begun.", topic, registry=r)
+        self.remote_copy_errors = Counter(_BROKER_TOPIC + "remotecopyerrors", "Segment copies failed.", topic, registry=r)
+        self.remote_fetch_bytes = Counter(_BROKER_TOPIC + "remotefetchbytes", "Bytes read from the store.", topic, registry=r)
+        self.remote_fetch_requests = Counter(_BROKER_TOPIC + "remotefetchrequests", "Cold reads begun.", topic, registry=r)
+        self.remote_fetch_errors = Counter(_BROKER_TOPIC + "remotefetcherrors", "Cold reads failed.", topic, registry=r)
+        self.remote_delete_requests = Counter(_BROKER_TOPIC + "remotedeleterequests", "Object deletes begun.", topic, registry=r)
+        self.remote_delete_errors = Counter(_BROKER_TOPIC + "remotedeleteerrors", "Object deletes failed.", topic, registry=r)
+        self.remote_copy_lag_bytes = Gauge(
+            _BROKER_TOPIC + "remotecopylagbytes", "Closed bytes not yet copied.", topic, registry=r
+        )
+        self.remote_copy_lag_segments = Gauge(
+            _BROKER_TOPIC + "remotecopylagsegments", "Closed segments not yet copied.", topic, registry=r
+        )
+        self.remote_delete_lag_bytes = Gauge(
+            _BROKER_TOPIC + "remotedeletelagbytes", "Expired bytes not deleted.", topic, registry=r
+        )
+        self.remote_delete_lag_segments = Gauge(
+            _BROKER_TOPIC + "remotedeletelagsegments", "Expired segments not deleted.", topic, registry=r
+        )
+        self.remote_log_size_bytes = Gauge(_BROKER_TOPIC + "remotelogsizebytes", "Committed remote bytes.", topic, registry=r)
+        self.remote_metadata_count = Gauge(
+            _BROKER_TOPIC + "remotelogmetadatacount", "Committed remote segments.", topic, registry=r
+        )
+        self.oldest_untiered_seconds = Gauge(
+            "hotlog_oldest_untiered_segment_age_seconds",
+            "Age of the oldest closed segment that is not copied.",
+            topic,
+            registry=r,
+        )
+        self.store_requests = Counter(
+            "hotlog_store_requests", "Object store calls.", ["topic", "purpose", "kind", "outcome"], registry=r
+        )
+        self.store_bytes = Counter("hotlog_store_bytes", "Object store bytes.", ["topic", "purpose", "kind"], registry=r)
+        self.store_seconds = Histogram(
+            "hotlog_store_seconds", "Object store call time.", ["kind"], registry=r, buckets=_LATENCY_SECONDS
+        )
+        self.cache_hits = Counter("hotlog_cache_hits", "Chunk cache hits.", ["layer"], registry=r)
+        self.cache_misses = Counter("hotlog_cache_misses", "Chunk cache misses (one GET each).", registry=r)
+        self.cache_bytes = Gauge("hotlog_cache_bytes", "Chunk cache size.", ["layer"], registry=r)
+        self.corruption = Counter("hotlog_corruption", "Bytes that failed a check.", ["where"], registry=r)
+        self.worker_ticks = Counter("hotlog_worker_ticks", "Worker ticks.", ["worker", "outcome"], registry=r)
+        self.orphans = Gauge(
+            "hotlog_store_orphans", "Unreferenced objects seen by the last reconciliation.", ["state"], registry=r
+        )

@@ -1,0 +1,176 @@
+"""Broker settings: Kafka's names where Kafka has the thing, `hotlog.` names where it has not.
+
+A Kafka server.properties is accepted as it is: keys we do not act on are collected, to be named once in a warning.
+
+Invariants: Settings is frozen and was checked as a whole, relations included; components are never settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey, Value, table
+from hotlog.kernel.errors import InvalidConfig
+from hotlog.kernel.limits import GiB, MiB
+from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
+
+_OWN = [
+    ConfigKey(name="node.id", kind="int", default=1, minimum=0, dynamic=False, doc="This broker's number, unique in the cluster."),
+    ConfigKey(name="broker.rack", kind="string", default="", dynamic=False, doc="This broker's zone."),
+    ConfigKey(name="advertised.listeners", kind="string", default="", dynamic=False,
+              doc="HOST:PORT told to clients (a listener name before :// is accepted); empty: the address listened on."),
+    ConfigKey(name="num.partitions", kind="int", default=1, minimum=1, doc="Partitions of a topic created without a number."),
+    ConfigKey(name="default.replication.factor", kind="int", default=1, minimum=1, doc="Replicas of a topic created without a number."),
+    ConfigKey(name="auto.create.topics.enable", kind="boolean", default=True, doc="Create a topic when a client asks for it."),
+    ConfigKey(name="delete.topic.enable", kind="boolean", default=True, doc="Allow DeleteTopics."),
+    ConfigKey(name="log.retention.check.interval.ms", kind="long", default=300_000, minimum=1, unit="ms",
+              doc="How often the retention worker looks at each partition (local and remote)."),
+    ConfigKey(name="log.flush.offset.checkpoint.interval.ms", kind="int", default=60_000, minimum=0, unit="ms",
+              doc="How often the recovery point is written."),
+    ConfigKey(name="num.recovery.threads.per.data.dir", kind="int", default=2, minimum=1, doc="Threads that open logs at start."),
+    ConfigKey(name="socket.request.max.bytes", kind="int", default=100 * MiB, minimum=1024, unit="bytes", doc="Largest request."),
+    ConfigKey(name="queued.max.request.bytes", kind="long", default=512 * MiB, minimum=-1, unit="bytes",
+              doc="Bytes of requests in work over all connections; reading pauses above it (-1: no limit)."),
+    ConfigKey(name="max.connections", kind="int", default=20_000, minimum=0, doc="Connections in all."),
+    ConfigKey(name="max.connections.per.ip", kind="int", default=INT_MAX, minimum=0, doc="Connections from one address."),
+    ConfigKey(name="connections.max.idle.ms", kind="long", default=600_000, minimum=0, unit="ms",
+              doc="Close a connection this long without a whole request."),
+    ConfigKey(name="fetch.max.bytes", kind="int", default=55 * MiB, minimum=1024, unit="bytes", doc="Most a fetch is answered with."),
+    ConfigKey(name="max.incremental.fetch.session.cache.slots", kind="int", default=1000, minimum=0,
+              doc="Fetch sessions kept (KIP-227)."),
+    ConfigKey(name="producer.id.expiration.ms", kind="int", default=86_400_000, minimum=1, unit="ms",
+              doc="Forget an idempotent producer this long after its last batch."),
+    ConfigKey(name="transactional.id.expiration.ms", kind="int", default=604_800_000, minimum=1, unit="ms", doc="Acts with transactions."),
+    ConfigKey(name="offsets.topic.num.partitions", kind="int", default=8, minimum=1, dynamic=False,
+              doc="Partitions of __consumer_offsets when it is made."),
+    ConfigKey(name="offsets.retention.minutes", kind="int", default=10_080, minimum=1, unit="minutes",
+              doc="Keep an empty group's offsets this long."),
+    ConfigKey(name="offset.metadata.max.bytes", kind="int", default=4096, minimum=0, unit="bytes", doc="Metadata with a commit."),
+    ConfigKey(name="group.min.session.timeout.ms", kind="int", default=6_000, minimum=1, unit="ms", doc="Shortest session timeout."),
+    ConfigKey(name="group.max.session.timeout.ms", kind="int", default=1_800_000, minimum=1, unit="ms", doc="Longest session timeout."),
+    ConfigKey(name="group.initial.rebalance.delay.ms", kind="int", default=3_000, minimum=0, unit="ms",
+              doc="Wait for more members before a group's first rebalance."),
+    ConfigKey(name="group.max.size", kind="int", default=INT_MAX, minimum=1, doc="Members of one group."),
+    # Tiering, KIP-405 and KIP-956 names
+    ConfigKey(name="remote.log.storage.system.enable", kind="boolean", default=True, dynamic=False, doc="Tiering at all."),
+    ConfigKey(name="remote.log.manager.task.interval.ms", kind="long", default=30_000, minimum=1, unit="ms",
+              doc="How often each partition is looked at for segments to copy."),
+    ConfigKey(name="remote.log.manager.copier.thread.pool.size", kind="int", default=4, minimum=1, doc="Segment copies at once."),
+    ConfigKey(name="remote.log.manager.copy.max.bytes.per.second", kind="long", default=LONG_MAX, minimum=1, unit="bytes/s",
+              doc="Copy rate of this broker (KIP-956)."),
+    ConfigKey(name="remote.log.manager.fetch.max.bytes.per.second", kind="long", default=LONG_MAX, minimum=1, unit="bytes/s",
+              doc="Cold read rate of this broker (KIP-956)."),
+    ConfigKey(name="remote.log.reader.threads", kind="int", default=10, minimum=1, doc="GETs in flight for fetches."),
+    ConfigKey(name="remote.log.reader.max.pending.tasks", kind="int", default=1000, minimum=1, doc="Cold reads waiting for a turn."),
+    ConfigKey(name="remote.fetch.max.wait.ms", kind="int", default=500, minimum=1, unit="ms",
+              doc="How long a fetch waits for the store before it is answered with what is there; the read goes on into the cache."),
+    ConfigKey(name="remote.list.offsets.request.timeout.ms", kind="long", default=30_000, minimum=1, unit="ms",
+              doc="How long ListOffsets waits for the store."),
+    ConfigKey(name="remote.log.index.file.cache.total.size.bytes", kind="long", default=64 * MiB, minimum=1, unit="bytes",
+              doc="Memory for segment footers (indexes) of the cold tier."),
+    # Hotlog's own
+    ConfigKey(name="hotlog.remote.storage.enable", kind="boolean", default=True, doc="Default of remote.storage.enable for new topics."),
+    ConfigKey(name="hotlog.durability", kind="string", default="fsync", choices=("fsync", "page-cache"),
+              doc="Default of the topic key of the same name."),
+    ConfigKey(name="hotlog.retention.clock", kind="string", default="record", choices=("record", "append", "close"),
+              doc="Default of the topic key of the same name."),
+    ConfigKey(name="hotlog.untiered.overflow", kind="string", default="block", choices=("block", "drop"),
+              doc="Default of the topic key of the same name."),
+    ConfigKey(name="hotlog.batch.inspect", kind="string", default="compressed", choices=("header", "compressed"), dynamic=False,
+              doc="`compressed`: compressed batches are decompressed as a stream, within limits, before they are appended, so that"
+                  " garbage and bombs are refused at the door; `header`: only headers and CRC are checked."),
+    ConfigKey(name="hotlog.cache.memory.bytes", kind="long", default=256 * MiB, minimum=0, dynamic=False, unit="bytes",
+              doc="Chunk cache in memory."),
+    ConfigKey(name="hotlog.cache.disk.bytes", kind="long", default=4 * GiB, minimum=0, dynamic=False, unit="bytes",
+              doc="Chunk cache on disk, kept over restarts; 0 is none."),
+    ConfigKey(name="hotlog.readahead.bytes", kind="long", default=64 * MiB, minimum=0, dynamic=False, unit="bytes",
+              doc="Most that is read ahead of one cold reader."),
+    ConfigKey(name="hotlog.store.attempt.timeout.ms", kind="long", default=30_000, minimum=1, dynamic=False, unit="ms",
+              doc="Deadline of one store call."),
+    ConfigKey(name="hotlog.store.total.timeout.ms", kind="long", default=120_000, minimum=1, dynamic=False, unit="ms",
+              doc="Deadline of a store call with its retries."),
+    ConfigKey(name="hotlog.garbage.grace.ms", kind="long", default=24 * 60 * 60 * 1000, minimum=0, unit="ms",
+              doc="How long a condemned object is kept for readers that may still hold it."),
+    ConfigKey(name="hotlog.reconcile.interval.ms", kind="long", default=6 * 60 * 60 * 1000, minimum=1, unit="ms",
+              doc="How often the bucket is listed to find orphans."),
+    ConfigKey(name="hotlog.disk.reserve.bytes", kind="long", default=64 * MiB, minimum=0, unit="bytes",
+              doc="Free space below which produce is refused, so that checkpoints and indexes can still be written."),
+]  # fmt: skip
+
+_BY_SYNONYM = {key.synonym: key for key in TOPIC_KEYS.values() if key.synonym}
+_OWN_NAMES = {key.name for key in _OWN}
+_MIRRORED = [
+    ConfigKey(name=synonym, kind=key.kind, default=key.default, doc=f"Default of the topic key {key.name}.  {key.doc}",
+              unit=key.unit, minimum=key.minimum, maximum=key.maximum, choices=key.choices)
+    for synonym, key in _BY_SYNONYM.items() if synonym not in _OWN_NAMES
+]  # fmt: skip
+BROKER_KEYS = table([*_OWN, *_MIRRORED])
+
+# Coarser forms of a ms key; the finest that is given wins (KafkaConfig.getLogRetentionTimeMillis).
+_COARSER = {
+    "log.retention.ms": (("log.retention.minutes", 60_000), ("log.retention.hours", 3_600_000)),
+    "log.roll.ms": (("log.roll.hours", 3_600_000),),
+    "log.roll.jitter.ms": (("log.roll.jitter.hours", 3_600_000),),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The broker's settings: every key has a value; `given` are those that were set; `ignored` keys we do not act on."""
+
+    values: Mapping[str, Value]
+    given: Mapping[str, str]
+    ignored: tuple[str, ...]
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, str]) -> Settings:
+        """Settings from text pairs, such as a server.properties file.
+
+        Raises:
+            InvalidConfig: a bad value or relation, naming key, value and what is allowed.
+        """
+        values: dict[str, Value] = {name: key.default for name, key in BROKER_KEYS.items() if key.default is not None}
+        ignored = []
+        known = {}
+        coarse = {name: (key, factor) for key, forms in _COARSER.items() for name, factor in forms}
+        for name, text in given.items():
+            if name in BROKER_KEYS:
+                values[name] = BROKER_KEYS[name].parse(text)
+                known[name] = text
+            elif name not in coarse:
+                ignored.append(name)
+        for name, forms in _COARSER.items():
+            for form, factor in forms:
+                if name not in known and form in given:
+                    number = ConfigKey(name=form, kind="int", default=None, doc="").parse(given[form])
+                    assert isinstance(number, int)
+                    values[name] = number * factor if number >= 0 else -1
+                    known[form] = given[form]
+                    break
+        settings = cls(values, known, tuple(ignored))
+        TopicConfig.resolve({}, settings.topic_defaults())  # relations between the defaults hold too
+        if settings.number("hotlog.store.attempt.timeout.ms") > settings.number("hotlog.store.total.timeout.ms"):
+            raise InvalidConfig("hotlog.store.attempt.timeout.ms must not be above hotlog.store.total.timeout.ms")
+        if settings.number("group.min.session.timeout.ms") > settings.number("group.max.session.timeout.ms"):
+            raise InvalidConfig("group.min.session.timeout.ms must not be above group.max.session.timeout.ms")
+        return settings
+
+    def topic_defaults(self) -> dict[str, Value]:
+        """What a topic key is worth on this broker when the topic does not set it."""
+        return {key.name: self.values[synonym] for synonym, key in _BY_SYNONYM.items()}
+
+    def number(self, name: str) -> int:
+        value = self.values[name]
+        assert isinstance(value, int), name
+        return value
+
+    def text(self, name: str) -> str:
+        value = self.values[name]
+        assert isinstance(value, str), name
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.values[name]
+        assert isinstance(value, bool), name
+        return value

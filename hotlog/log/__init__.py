@@ -1,0 +1,1 @@
+"""The hot log: Kafka's on-disk format on local NVMe, batches opaque."""

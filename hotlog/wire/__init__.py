@@ -1,0 +1,1 @@
+"""The language spoken on the wire: frames, batches, records, API structures."""

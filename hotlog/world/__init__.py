@@ -1,0 +1,1 @@
+"""The outside world as an argument: ports and their real forms."""

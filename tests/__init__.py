@@ -1,0 +1,1 @@
+"""Tests of Hotlog: `make test` runs them all."""

@@ -1,0 +1,232 @@
+"""The brokers under test: how each is started, made durable, stopped and weighed.
+
+Invariants:
+- One target is one process on loopback with its data in a folder of its own; what it started, it stops.
+- Both have the default heap, threads and buffers of their own start scripts; only segment size is set, to the same.
+- `start` returns when a metadata request is answered, so start-up times mean the same for both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.bench.settings import SEGMENT_BYTES, Durability
+from tests.tools.kafka_jars import kafka_jars
+from tests.tools.kafka_server import KafkaServer
+from tests.tools.ports import free_ports
+
+READY_SECONDS_MAX = 120
+STOP_SECONDS_MAX = 60
+REQUEST_SECONDS_MAX = 60
+POLL_SECONDS = 0.02
+
+
+class TargetFailed(Exception):
+    """A broker did not start or ended by itself; the message carries its last words."""
+
+
+class Target(ABC):
+    """A broker that can be started several times on the same folder."""
+
+    name: str
+    folder: Path
+
+    @property
+    @abstractmethod
+    def bootstrap(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def pid(self) -> int: ...
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the process on its folder and wait until it answers. Raises TargetFailed."""
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Version and how it was configured, in a line for the report."""
+
+    def create_topic(self, topic: str, partitions: int, configs: Mapping[str, str]) -> None:
+        """Create a topic and wait until all its partitions have a leader."""
+        admin = self.admin()
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=dict(configs))
+        for future in admin.create_topics([new], operation_timeout=REQUEST_SECONDS_MAX).values():
+            future.result(REQUEST_SECONDS_MAX)
+        wait_partitions(self.bootstrap, partitions, topic=topic)
+
+    def delete_topic(self, topic: str) -> None:
+        for future in self.admin().delete_topics([topic], operation_timeout=REQUEST_SECONDS_MAX).values():
+            future.result(REQUEST_SECONDS_MAX)
+
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the broker's process and its children, bytes."""
+        process = psutil.Process(self.pid)
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the broker's process so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+def wait_partitions(bootstrap: str, partitions: int, *, topic: str | None = None) -> float:
+    """Wait until metadata lists that many partitions with a leader. Returns the seconds it took."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.ms": 10})
+    began = time.monotonic()
+    while time.monotonic() - began < READY_SECONDS_MAX:
+        try:
+            topics = admin.list_topics(topic=topic, timeout=5).topics.values()
+        except KafkaException:
+            continue
+        led = [part for each in topics for part in each.partitions.values() if part.leader >= 0]
+        if len(led) >= partitions:
+            return time.monotonic() - began
+        time.sleep(POLL_SECONDS)
+    raise TargetFailed(f"{bootstrap} did not list {partitions} partitions with a leader in {READY_SECONDS_MAX} s")
+
+
+@dataclass(kw_only=True)
+class ApacheKafka(Target):
+    """Apache Kafka 4.x, one process as broker and controller (KRaft), by its own start script's JVM options."""
+
+    folder: Path
+    durability: Durability = Durability.PAGE_CACHE
+    name: str = "kafka"
+    _server: KafkaServer | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        assert self._server is not None, "started"
+        return self._server.bootstrap
+
+    @property
+    def pid(self) -> int:
+        assert self._server is not None and self._server.process is not None, "started"
+        return self._server.process.pid
+
+    def start(self) -> None:
+        if self._server is None:
+            properties = {"log.segment.bytes": str(SEGMENT_BYTES), "num.partitions": "1"}
+            if self.durability is Durability.FSYNC:
+                properties["log.flush.interval.messages"] = "1"
+            self._server = KafkaServer(jars=kafka_jars(), folder=self.folder / "kafka", properties=properties)
+            self._server.format()
+        self._server.start()
+        self._server.wait_ready()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    def describe(self) -> str:
+        java = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr.splitlines()[0]
+        how = "log.flush.interval.messages=1" if self.durability is Durability.FSYNC else "no flush before the ack"
+        return f"Apache Kafka {kafka_jars().version} ({java}, -Xmx1G, G1), {how}"
+
+
+READY_LINE = re.compile(r"hotlog ready on (\S+:\d+)")
+
+
+@dataclass(kw_only=True)
+class Hotlog(Target):
+    """`python -m hotlog serve` from this checkout, in the interpreter that runs the bench."""
+
+    folder: Path
+    durability: Durability = Durability.PAGE_CACHE
+    store: str | None = None
+    extra: tuple[str, ...] = ()
+    profile: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    name: str = "hotlog"
+    _process: subprocess.Popen[bytes] | None = None
+    _bootstrap: str = ""
+
+    @property
+    def bootstrap(self) -> str:
+        return self._bootstrap
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "started"
+        return self._process.pid
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "hotlog"
+
+    def command(self) -> list[str]:
+        port, http = free_ports(2)
+        sets = [f"flush.mode={FLUSH_MODES[self.durability]}", f"log.segment.bytes={SEGMENT_BYTES}", *self.extra]
+        command = [sys.executable, "-m", "hotlog", "serve", "--data-dir", str(self.data)]
+        command += ["--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http}"]
+        if self.store is not None:
+            command += ["--store", self.store]
+        return command + [part for each in sets for part in ("--set", each)]
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "hotlog.err").open("ab") as errors:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
+            )
+        self._bootstrap = self._await_ready_line()
+        wait_partitions(self._bootstrap, 0)
+
+    def _await_ready_line(self) -> str:
+        assert self._process is not None and self._process.stdout is not None, "just started"
+        said, give_up = b"", time.monotonic() + READY_SECONDS_MAX
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while time.monotonic() < give_up:
+                if not selector.select(timeout=0.2):
+                    continue
+                chunk = os.read(self._process.stdout.fileno(), 65_536)
+                said += chunk
+                if ready := READY_LINE.search(said.decode(errors="replace")):
+                    return ready.group(1)
+                if not chunk:
+                    break
+        self.stop()
+        errors = (self.folder / "hotlog.err").read_text(errors="replace")
+        raise TargetFailed(f"hotlog did not say that it is ready: {said[-1_000:]!r} {errors[-2_000:]}")
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.communicate(timeout=STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
+
+    def describe(self) -> str:
+        return f"Hotlog ({sys.version.split()[0]}), flush.mode={FLUSH_MODES[self.durability]}"
+
+
+FLUSH_MODES = {Durability.PAGE_CACHE: "page-cache", Durability.FSYNC: "fsync"}

@@ -1,0 +1,1 @@
+"""Real Kafka clients, unchanged, against a real `hotlog serve`."""

@@ -1,0 +1,139 @@
+"""Apache Kafka from Maven Central: its jars, its storage formatter, its segment dump tool.
+
+The server itself is started by `kafka_server.py`.
+
+Invariants:
+- Jars are fetched once into the developer's cache, by Maven, from a pom written here; nothing is committed.
+- Without Java 17 or Maven the answer is ToolMissing with the reason, never a silent None.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.tools.cache import ToolMissing, built_folder, require_program, run_quietly
+
+KAFKA_VERSION = "4.3.0"
+SCALA_VERSION = "2.13"
+LOG4J_SLF4J_VERSION = "2.25.4"
+TOOL_SECONDS_MAX = 180
+
+_POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>hotlog.dev</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>{dependencies}
+  </dependencies>
+</project>
+"""
+_DEPENDENCY = """
+    <dependency><groupId>{0}</groupId><artifactId>{1}</artifactId><version>{2}</version></dependency>"""
+_LOG4J = """status = warn
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d %p %c: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.console.ref = console
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KafkaJars:
+    """The jars of one Kafka version, with a log4j2.properties that prints warnings to stdout."""
+
+    java: str
+    version: str
+    folder: Path
+
+    @property
+    def classpath(self) -> str:
+        """What `java -cp` takes: the folder of configuration, then all jars."""
+        return f"{self.folder}:{self.folder}/jars/*"
+
+    def command(self, main_class: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """The argv that runs `main_class` on these jars; `options` go to the JVM."""
+        return [self.java, *options, "-cp", self.classpath, main_class, *arguments]
+
+    def run(self, main_class: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one of Kafka's command line tools to its end, with stdout and stderr as text."""
+        options = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+        return subprocess.run(
+            self.command(main_class, *arguments, options=options),
+            capture_output=True,
+            text=True,
+            timeout=TOOL_SECONDS_MAX,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def kafka_jars(version: str = KAFKA_VERSION) -> KafkaJars:
+    """Kafka's server, tools and clients with all runtime dependencies. Raises ToolMissing with the reason."""
+    java = require_program("java", why="Apache Kafka 4.x needs Java 17 or newer")
+    _check_java(java)
+
+    def fetch(folder: Path) -> None:
+        maven = require_program("mvn", why="Maven fetches Apache Kafka's jars")
+        wanted = (
+            ("org.apache.kafka", f"kafka_{SCALA_VERSION}", version),
+            ("org.apache.kafka", "kafka-tools", version),
+            ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_SLF4J_VERSION),
+        )
+        dependencies = "".join(_DEPENDENCY.format(*each) for each in wanted)
+        (folder / "pom.xml").write_text(_POM.format(dependencies=dependencies))
+        (folder / "log4j2.properties").write_text(_LOG4J)
+        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
+        run_quietly([maven, "-q", "-B", *goal], folder=folder)
+
+    return KafkaJars(java=java, version=version, folder=built_folder(f"kafka-{version}", fetch))
+
+
+def _check_java(java: str) -> None:
+    said = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
+    digits = said.partition('version "')[2].split(".")[0].strip('"')
+    if not digits.isdigit() or int(digits) < 17:
+        raise ToolMissing(f"{java} is too old for Apache Kafka 4.x, which needs 17: {said.strip()[:120]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentDump:
+    """What Kafka's DumpLogSegments said of some files, and whether it was content."""
+
+    text: str
+    exit_code: int
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines in which the tool names something wrong; empty for clean files.
+
+        DumpLogSegments exits with 0 even when it finds mismatches, so its words are what counts
+        (org.apache.kafka.tools.DumpLogSegments).
+        """
+        bad = (
+            "isvalid: false",
+            "mismatch",
+            "non-consecutive",
+            "out of order",
+            "exception",
+            "corrupt",
+            "error",
+            "found timestamp",
+            "indexed offset",
+            "non-secutive",
+            "invalid",
+            "trailing",
+        )
+        return [line for line in self.text.splitlines() if any(word in line.lower() for word in bad)]
+
+
+def dump_segments(jars: KafkaJars, files: Sequence[Path], *options: str) -> SegmentDump:
+    """Run Kafka's DumpLogSegments over .log, .index, .timeindex, .txnindex, .snapshot or checkpoint files.
+
+    Useful options: `--deep-iteration`, `--print-data-log`, `--index-sanity-check`, `--verify-index-only`.
+    An index is compared with the .log beside it.
+    """
+    joined = ",".join(str(file) for file in files)
+    done = jars.run("org.apache.kafka.tools.DumpLogSegments", "--files", joined, *options)
+    return SegmentDump(text=done.stdout + done.stderr, exit_code=done.returncode)

@@ -1,0 +1,1 @@
+"""The cold tier: segment objects, manifests, upload, cold reads, cache, export, cost."""

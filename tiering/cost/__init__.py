@@ -1,0 +1,1 @@
+"""Price book, meter and formulas: what a log costs."""
