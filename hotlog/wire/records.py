@@ -1,0 +1,226 @@
+"""Records inside a batch: opened and built far from the hot path (export, compaction, time lookups, group offsets, tests).
+
+Decoding and encoding are aiokafka's compiled reader and builder; decompression is ours, because it must be bounded
+(faults.md, "Decompression bombs": zstd reaches 32,696:1).  Format: https://kafka.apache.org/documentation/#record.
+
+Invariants: decompression never holds more than `bytes_max` (plus one step of it); the CRC is the caller's business (batch.crc_ok);
+a batch that cannot be decoded whole raises InvalidRecord and yields nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import cramjam
+import lz4.frame
+import zstandard
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+from hotlog.kernel.errors import InvalidRecord, TooLarge
+from hotlog.kernel.limits import (
+    BATCH_HEADER_BYTES,
+    BATCH_OVERHEAD_BYTES,
+    DECOMPRESSED_BATCH_BYTES_MAX,
+    ZSTD_WINDOW_BYTES_MAX,
+    KiB,
+)
+from hotlog.wire import batch as batches
+from hotlog.world.ports import Buffer
+
+RECORD_BYTES_MIN = 7  # length, attributes, timestamp delta, offset delta, key length, value length, header count: a byte each
+STEP_BYTES = 256 * KiB  # one step of streaming decompression
+ZSTD_SLICE_BYTES = 1 * KiB  # input of one zstd step: at most 32 MiB come out of it
+
+_XERIAL_MAGIC = b"\x82SNAPPY\x00"
+_XERIAL_HEADER_BYTES = 16
+_SNAPPY_RATIO_MAX = 64  # no snappy element makes more than 64 bytes of fewer than 1
+_CODEC_NUMBERS = {name: number for number, name in batches.CODECS.items()}
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Record(Protocol):
+    """A decoded record.  `timestamp` in ms since the epoch; `timestamp_type` 1 is LogAppendTime."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def timestamp_type(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]: ...
+
+
+class NewRecord(NamedTuple):
+    """A record to be written.  `offset_delta` None: the next one after its neighbour."""
+
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    offset_delta: int | None = None
+
+
+def decompressed_steps(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_BATCH_BYTES_MAX) -> Iterator[Buffer]:
+    """The records section of a batch with `codec` (1 to 4), decompressed in steps.
+
+    Raises:
+        TooLarge: more than `bytes_max` bytes come out; nothing above one further step was made.
+        InvalidRecord: `data` is not what `codec` says, is cut off, or asks for a zstd window above 8 MiB.
+    """
+    total = 0
+    try:
+        for step in _STEPS[codec](data, bytes_max):
+            total += len(step)
+            if total > bytes_max:
+                raise TooLarge(f"batch decompresses to more than {bytes_max} bytes ({batches.CODECS[codec]})")
+            yield step
+    except (zlib.error, zstandard.ZstdError, RuntimeError, EOFError, cramjam.DecompressionError, struct.error) as error:
+        raise InvalidRecord(f"batch does not decompress as {batches.CODECS[codec]}: {error}") from None
+
+
+def decompress(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_BATCH_BYTES_MAX) -> Buffer:
+    """The same whole; codec 0 returns `data` itself."""
+    if codec == 0:
+        return data
+    steps = list(decompressed_steps(codec, data, bytes_max=bytes_max))
+    return steps[0] if len(steps) == 1 else b"".join(steps)
+
+
+def _gzip_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
+    rest: Buffer = data
+    while len(rest):
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            step = member.decompress(rest, STEP_BYTES)
+            rest = member.unconsumed_tail
+            if step:
+                yield step
+            elif not member.eof and not rest:
+                raise EOFError("gzip stream is cut off")
+        rest = member.unused_data
+
+
+def _zstd_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
+    whole = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
+    view, position = memoryview(data), 0
+    while position < len(view):
+        frame = whole.decompressobj()
+        while not frame.eof:
+            # The object has no output limit, so its input is small: a slice of 4-byte run blocks makes 128 KiB each.
+            piece = view[position : position + ZSTD_SLICE_BYTES]
+            if not piece:
+                raise EOFError("zstd frame is cut off")
+            step = frame.decompress(piece)
+            position += len(piece) - len(frame.unused_data)
+            if step:
+                yield step
+
+
+def _lz4_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
+    rest: Buffer = data
+    while len(rest):
+        frame = lz4.frame.LZ4FrameDecompressor()
+        pending: Buffer = rest
+        while not frame.eof:
+            step = frame.decompress(pending, STEP_BYTES)
+            pending = b""
+            if step:
+                yield step
+            elif not frame.eof and frame.needs_input:
+                raise EOFError("lz4 frame is cut off")
+        rest = frame.unused_data or b""
+
+
+def _snappy_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
+    view = memoryview(data)
+    if bytes(view[: len(_XERIAL_MAGIC)]) != _XERIAL_MAGIC:
+        yield _snappy_block(view, bytes_max)
+        return
+    position = _XERIAL_HEADER_BYTES
+    while position < len(view):
+        size = struct.unpack_from(">i", view, position)[0]
+        position += 4
+        if size <= 0 or position + size > len(view):
+            raise EOFError(f"snappy block says {size} bytes, {len(view) - position} are there")
+        yield _snappy_block(view[position : position + size], bytes_max)
+        position += size
+
+
+def _snappy_block(block: memoryview, bytes_max: int) -> Buffer:
+    size = cramjam.snappy.decompress_raw_len(block)
+    if size > bytes_max or size > len(block) * _SNAPPY_RATIO_MAX:
+        raise TooLarge(f"snappy block of {len(block)} bytes says it holds {size}; at most {bytes_max} are allowed")
+    return memoryview(cramjam.snappy.decompress_raw(block))
+
+
+_STEPS = {1: _gzip_steps, 2: _snappy_steps, 3: _lz4_steps, 4: _zstd_steps}
+
+
+def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_BATCH_BYTES_MAX) -> list[Record]:
+    """The records of one whole batch, with absolute offsets and timestamps (ms).
+
+    Raises:
+        InvalidRecord: the bytes are not what the header says.
+        TooLarge: more than `decompressed_bytes_max` bytes of records.
+        Corrupt: fewer bytes than a header.
+    """
+    header = batches.header_at(batch)
+    if header.codec not in batches.CODECS:
+        raise InvalidRecord(f"unknown compression codec {header.codec}; 0 to 4 are known")
+    if header.size > len(batch) or header.length < BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES:
+        raise InvalidRecord(f"batch at offset {header.base_offset} says {header.size} bytes, {len(batch)} are there")
+    view = memoryview(batch)[: header.size]
+    body = decompress(header.codec, view[BATCH_HEADER_BYTES:], bytes_max=decompressed_bytes_max)
+    if header.record_count < 0 or header.record_count * RECORD_BYTES_MIN > len(body):
+        raise InvalidRecord(f"batch at offset {header.base_offset} says {header.record_count} records in {len(body)} bytes")
+    plain = bytearray(BATCH_HEADER_BYTES + len(body))
+    plain[:BATCH_HEADER_BYTES] = view[:BATCH_HEADER_BYTES]
+    plain[BATCH_HEADER_BYTES:] = body
+    struct.pack_into(">h", plain, batches.ATTRIBUTES_OFFSET, header.attributes & ~batches.CODEC_MASK)
+    try:
+        return list(DefaultRecordBatch(plain))
+    except (CorruptRecordException, ValueError, OverflowError, IndexError) as error:
+        raise InvalidRecord(f"batch at offset {header.base_offset} holds a malformed record: {error}") from None
+
+
+def encode_batch(
+    records: Sequence[NewRecord],
+    codec: str | int = "none",
+    base_offset: int = 0,
+    *,
+    producer_id: int = -1,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+    leader_epoch: int = -1,
+    is_transactional: bool = False,
+) -> bytearray:
+    """One batch of `records` (at least one), CRC included; writable, so that an append may stamp it in place."""
+    assert records, "a batch has at least one record"
+    number = _CODEC_NUMBERS[codec] if isinstance(codec, str) else codec
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=number,
+        is_transactional=int(is_transactional),
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
+        batch_size=2**31 - 1,
+    )
+    delta = -1
+    for record in records:
+        delta = delta + 1 if record.offset_delta is None else record.offset_delta
+        builder.append(delta, record.timestamp, record.key, record.value, list(record.headers))
+    data: bytearray = builder.build()
+    length = batches.header_at(data).length
+    struct.pack_into(">qii", data, 0, base_offset, length, leader_epoch)
+    return data
