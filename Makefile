@@ -1,0 +1,56 @@
+# Hotlog's workshop.  `make` lists what can be done; every target sets itself up.
+.DEFAULT_GOAL := help
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/pytest: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(BIN)/pytest ## virtual environment with everything for development
+	@git config core.excludesFile .ci/gitignore
+
+demo: setup ## a year of flights: load, tier, replay, export, cost
+	$(BIN)/hotlog demo
+
+serve: setup ## a broker on 127.0.0.1:9092, data in ./hotlog-data
+	$(BIN)/hotlog serve
+
+check: setup ## formatting, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## let ruff format the tree
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## all tests, with a real object store (MinIO where it can be had)
+	$(BIN)/pytest -n 2
+
+sim: setup ## the simulator over more seeds: make sim SEEDS=200
+	HOTLOG_SIM_SEEDS=$(or $(SEEDS),50) $(BIN)/pytest tests/sim
+
+bench: setup ## throughput, latency, cold replay; against Apache Kafka where Java is at hand
+	$(BIN)/python -m tests.bench
+
+docs: setup ## print the generated pages of docs/ anew
+	$(BIN)/python -m tests.house.generate
+
+minio: ## a MinIO on 127.0.0.1:9000 without Docker
+	infra/minio/run.sh
+
+hooks: setup ## check before every commit
+	$(BIN)/pre-commit install --config .ci/pre-commit.yaml
+
+clean: ## remove caches and build products (data directories stay)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help setup demo serve check format test sim bench docs minio hooks clean

@@ -1,0 +1,63 @@
+"""The verbs that talk to a broker do so as any Kafka client: librdkafka through confluent-kafka.
+
+Invariants: a client error leaves as HotlogError with the broker's own words; nothing here knows Hotlog's internals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from hotlog.kernel.errors import HotlogError, NotFound, Retry
+
+T = TypeVar("T")
+WAIT_SECONDS = 30
+
+
+class ClientError(HotlogError):
+    """What the broker (or the way to it) answered."""
+
+
+def admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, "logger": _quiet(), "socket.connection.setup.timeout.ms": 5000})
+
+
+def producer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Producer:
+    """An idempotent producer with batches up to 1 MB; `extra` are librdkafka properties."""
+    base: dict[str, Any] = {
+        "bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 20, "batch.size": 1_000_000,
+        "queue.buffering.max.messages": 500_000, "compression.type": "zstd", "logger": _quiet(),
+    }  # fmt: skip
+    return Producer(base | dict(extra or {}))
+
+
+def consumer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Consumer:
+    base: dict[str, Any] = {
+        "bootstrap.servers": bootstrap, "group.id": "hotlog-cli", "enable.auto.commit": False, "auto.offset.reset": "earliest",
+        "enable.partition.eof": True, "fetch.message.max.bytes": 8 << 20, "logger": _quiet(),
+    }  # fmt: skip
+    return Consumer(base | dict(extra or {}))
+
+
+def answered(call: Callable[[], T]) -> T:
+    """Run a client call; its KafkaException becomes a ClientError (or NotFound, Retry) with the broker's message."""
+    try:
+        return call()
+    except KafkaException as failure:
+        error = failure.args[0]
+        name, text = error.name(), error.str()
+        if name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"):
+            raise NotFound(text) from None
+        if name in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE"):
+            raise Retry(f"no broker answered: {text} (is `hotlog serve` running? --bootstrap names another address)") from None
+        raise ClientError(f"{name}: {text}") from None
+
+
+def _quiet() -> Any:
+    """librdkafka's log lines go to a logger of their own instead of stderr."""
+    import logging
+
+    return logging.getLogger("hotlog.client")
