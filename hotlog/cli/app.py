@@ -39,7 +39,13 @@ VERBS = {
 
 
 class LazyVerbs(typer.core.TyperGroup):
-    """Loads a verb's module on first use."""
+    """Loads a verb's module on first use; the listing of verbs needs none of them."""
+
+    listing = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.listing = True
+        super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
@@ -48,15 +54,11 @@ class LazyVerbs(typer.core.TyperGroup):
         if cmd_name not in VERBS:
             return None
         module, help_line = VERBS[cmd_name]
-        if _is_listing(ctx):
+        if self.listing:
             return click.Command(cmd_name, help=help_line, short_help=help_line)
         command: Any = typer.main.get_command(importlib.import_module(f"hotlog.cli.{module}").app)
         command.name = cmd_name
         return command
-
-
-def _is_listing(ctx: Any) -> bool:
-    return not ctx.protected_args and not ctx.args if hasattr(ctx, "protected_args") else not ctx.args
 
 
 app = typer.Typer(
