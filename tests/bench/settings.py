@@ -19,6 +19,7 @@ INFLIGHT_REQUESTS = 5
 FETCH_PARTITION_BYTES = 1 * MiB
 FETCH_BYTES = 50 * MiB
 SEGMENT_BYTES = 256 * MiB
+COLD_SEGMENT_BYTES = 32 * MiB
 
 
 class Durability(StrEnum):
@@ -43,10 +44,15 @@ class Workload(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """How much of everything. `total_bytes` is uncompressed payload for each throughput workload."""
+    """How much of everything.
 
-    total_bytes: int = 2048 * MiB
-    warm_bytes: int = 512 * MiB
+    `total_bytes` is uncompressed payload for each throughput workload, `warm_bytes` what is sent unmeasured before
+    (a JVM compiles meanwhile), `touch_bytes` how much page cache is filled and freed before each broker starts.
+    """
+
+    total_bytes: int = 1024 * MiB
+    warm_bytes: int = 1024 * MiB
+    touch_bytes: int = 6144 * MiB
     rounds: int = 5
     latency_rate: int = 5_000
     latency_seconds: int = 20
@@ -67,7 +73,8 @@ class BenchSettings:
 FULL = BenchSettings()
 QUICK = BenchSettings(
     total_bytes=512 * MiB,
-    warm_bytes=256 * MiB,
+    warm_bytes=512 * MiB,
+    touch_bytes=3072 * MiB,
     rounds=1,
     latency_seconds=6,
     latency_warm_seconds=3,

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from tests.bench.settings import SEGMENT_BYTES, Durability
 from tests.tools.kafka_jars import kafka_jars
@@ -72,7 +73,8 @@ class Target(ABC):
         wait_partitions(self.bootstrap, partitions, topic=topic)
 
     def delete_topic(self, topic: str) -> None:
-        for future in self.admin().delete_topics([topic], operation_timeout=REQUEST_SECONDS_MAX).values():
+        admin = self.admin()  # kept alive: its futures die with it
+        for future in admin.delete_topics([topic], operation_timeout=REQUEST_SECONDS_MAX).values():
             future.result(REQUEST_SECONDS_MAX)
 
     def admin(self) -> AdminClient:

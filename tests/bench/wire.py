@@ -4,7 +4,7 @@ Any library client costs more CPU than a broker does, so on a small machine it m
 built once and sent many times, and of a fetched batch only the header is looked at.
 
 Invariants:
-- The same bytes go to every broker; versions are ones every broker of the last years has (Produce 9, Fetch 12).
+- The same bytes go to every broker; versions are ones every broker of the last years has (Produce 9, Fetch 12, ListOffsets 8).
 - An error code in any answer raises; a bench never counts what was refused.
 """
 
@@ -20,13 +20,13 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kio.schema.errors import ErrorCode
 from kio.schema.fetch.v12 import request as fetch_request
 from kio.schema.fetch.v12 import response as fetch_response
-from kio.schema.list_offsets.v5 import request as offsets_request
-from kio.schema.list_offsets.v5 import response as offsets_response
+from kio.schema.list_offsets.v8 import request as offsets_request
+from kio.schema.list_offsets.v8 import response as offsets_response
 from kio.schema.produce.v9 import request as produce_request
 from kio.schema.produce.v9 import response as produce_response
 from kio.schema.types import BrokerId, TopicName
 from kio.serial import entity_reader, entity_writer
-from kio.static.primitive import i8, i16, i32, i32Timedelta, i64
+from kio.static.primitive import Records, i8, i16, i32, i32Timedelta, i64
 
 from tests.bench.settings import FETCH_BYTES, FETCH_PARTITION_BYTES
 
@@ -69,7 +69,7 @@ class Connection:
             if count == 0:
                 raise ConnectionError("the broker closed the connection in the middle of an answer")
             got += count
-        return view
+        return view.toreadonly()
 
     def close(self) -> None:
         self._socket.close()
@@ -118,7 +118,7 @@ def record_batch(values: list[bytes], codec: str = "none") -> bytes:
 
 def produce_frame(topic: str, partition: int, batch: bytes) -> bytes:
     """A Produce v9 frame with acks=all and one batch."""
-    data = produce_request.PartitionProduceData(index=i32(partition), records=batch)
+    data = produce_request.PartitionProduceData(index=i32(partition), records=Records(batch))
     return frame_of(
         produce_request.ProduceRequest(
             transactional_id=None,
@@ -188,7 +188,7 @@ def _walk_batches(records: bytes | memoryview) -> tuple[int, int]:
 
 
 def list_offset(connection: Connection, topic: str, partition: int, timestamp: int) -> int:
-    """ListOffsets v5 for a timestamp or one of the special values (-1 latest, -2 earliest). Raises Refused."""
+    """ListOffsets v8 for a timestamp or one of the special values (-1 latest, -2 earliest, -4 earliest local). Raises Refused."""
     wanted = offsets_request.ListOffsetsPartition(partition_index=i32(partition), timestamp=i64(timestamp))
     topics = (offsets_request.ListOffsetsTopic(name=TopicName(topic), partitions=(wanted,)),)
     request = offsets_request.ListOffsetsRequest(replica_id=BrokerId(-1), isolation_level=i8(0), topics=topics)

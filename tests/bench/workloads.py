@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from statistics import quantiles
 from typing import Any
 
@@ -37,6 +38,7 @@ from tests.bench.wire import (
 WORDS = b"order paid shipped returned user session click view search basket checkout europe-west retry ok failed ".split()
 RECORD_OVERHEAD_BYTES = 12
 CHUNK_MESSAGES = 1_000
+LATEST = -1
 FLUSH_SECONDS_MAX = 300
 IDLE_SECONDS_MAX = 30
 _DUE = struct.Struct(">qq")
@@ -74,14 +76,17 @@ def produce_wire(bootstrap: str, topic: str, messages: int) -> dict[str, float]:
     return _throughput(requests * CONNECTIONS * batch_messages, seconds)
 
 
-def fetch_wire(bootstrap: str, topic: str, messages: int) -> dict[str, float]:
-    """Read all partitions from offset 0 to their end over several connections, one request in flight on each."""
+def fetch_wire(bootstrap: str, topic: str, messages: int, until: int = LATEST) -> dict[str, float]:
+    """Read all partitions from offset 0 over several connections, one request in flight on each.
+
+    `until` is a special timestamp of ListOffsets: -1 reads to the end, -4 to where the local log begins.
+    """
     totals = [0] * CONNECTIONS
 
     def run(number: int) -> None:
         connection = Connection(bootstrap)
         own = range(number, PARTITIONS, CONNECTIONS)
-        ends = {partition: list_offset(connection, topic, partition, -1) for partition in own}
+        ends = {partition: list_offset(connection, topic, partition, until) for partition in own}
         at = dict.fromkeys(own, 0)
         while pending := {partition: offset for partition, offset in at.items() if offset < ends[partition]}:
             connection.send(fetch_frame(topic, pending))
@@ -130,13 +135,13 @@ def produce_library(bootstrap: str, topic: str, messages: int, codec: str = "non
         }
     )
     chunk = [{"value": value} for value in payloads(CHUNK_MESSAGES)]
-    before = _end_offsets(bootstrap, topic)
+    before = sum(_end_offsets(bootstrap, topic).values())
     began = time.perf_counter()
     for number in range(messages // CHUNK_MESSAGES):
         _queue_all(producer, topic, chunk, number % PARTITIONS)
     left = producer.flush(FLUSH_SECONDS_MAX)
     seconds = time.perf_counter() - began
-    delivered = _end_offsets(bootstrap, topic) - before
+    delivered = sum(_end_offsets(bootstrap, topic).values()) - before
     expected = messages // CHUNK_MESSAGES * CHUNK_MESSAGES
     assert left == 0 and delivered == expected, f"{delivered} of {expected} messages delivered, {left} left"
     return _throughput(delivered, seconds)
@@ -145,31 +150,32 @@ def produce_library(bootstrap: str, topic: str, messages: int, codec: str = "non
 def _queue_all(producer: Producer, topic: str, chunk: list[dict[str, Any]], partition: int) -> None:
     wanted = chunk
     while wanted:
-        try:
+        with suppress(BufferError):
             producer.produce_batch(topic, wanted, partition=partition)
-        except BufferError:
-            pass
         wanted = [each for each in wanted if each.pop("_error", None) is not None]
         if wanted:
             producer.poll(0.005)
 
 
-def _end_offsets(bootstrap: str, topic: str) -> int:
+def _end_offsets(bootstrap: str, topic: str, until: int = LATEST) -> dict[int, int]:
     connection = Connection(bootstrap)
-    total = sum(list_offset(connection, topic, partition, -1) for partition in range(PARTITIONS))
+    ends = {partition: list_offset(connection, topic, partition, until) for partition in range(PARTITIONS)}
     connection.close()
-    return total
+    return ends
 
 
-def fetch_library(bootstrap: str, topic: str, messages: int) -> dict[str, float]:
-    """librdkafka consumer with its default fetch sizes, all partitions assigned from offset 0."""
+def fetch_library(bootstrap: str, topic: str, messages: int, until: int = LATEST) -> dict[str, float]:
+    """librdkafka consumer with its default fetch sizes, all partitions assigned from offset 0; `until` as above."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False})
-    wanted = _end_offsets(bootstrap, topic)
+    ends = _end_offsets(bootstrap, topic, until)
+    wanted = sum(ends.values())
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
     got, size, began = 0, 0, time.perf_counter()
     while got < wanted:
         batch = consumer.consume(CHUNK_MESSAGES, timeout=IDLE_SECONDS_MAX)
         assert batch, f"no message for {IDLE_SECONDS_MAX} s after {got} of {wanted}"
+        if until != LATEST:
+            batch = [each for each in batch if each.offset() < ends[each.partition()]]
         got += len(batch)
         size += sum(map(len, batch))
     seconds = time.perf_counter() - began
@@ -227,8 +233,7 @@ def _throughput(messages: int, seconds: float) -> dict[str, float]:
 
 
 CALLS: dict[str, Callable[..., dict[str, float]]] = {
-    each.__name__: each
-    for each in (produce_wire, fetch_wire, produce_library, fetch_library, latency_send, latency_receive)
+    each.__name__: each for each in (produce_wire, fetch_wire, produce_library, fetch_library, latency_send, latency_receive)
 }
 
 

@@ -1,0 +1,73 @@
+"""Cold replay: how fast a topic is read whose local segments are gone (Hotlog only; Kafka ships no store).
+
+Invariants:
+- The local copies are proved gone (earliest local offset above what is read) before the clock starts.
+- Before every reading the broker is restarted and its cache removed: each byte comes from the object store.
+- Hot and cold are read by the same client, from the same broker settings; the ratio is of one run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+
+from tests.bench.settings import COLD_SEGMENT_BYTES, MESSAGE_BYTES, PARTITIONS
+from tests.bench.targets import Hotlog, TargetFailed
+from tests.bench.wire import Connection, list_offset
+
+TIERING_SECONDS_MAX = 300
+POLL_SECONDS = 0.5
+LATEST, EARLIEST, EARLIEST_LOCAL = -1, -2, -4
+CACHE_FOLDERS = ("cache", "cold-cache", "chunk-cache")
+TIERED = {"remote.storage.enable": "true", "segment.bytes": str(COLD_SEGMENT_BYTES)}
+DROP_LOCAL = {"local.retention.bytes": "1", "local.retention.ms": "1000"}
+
+Client = Callable[..., dict[str, float]]
+
+
+def measure_cold_replay(target: Hotlog, size: int, client: Client) -> dict[str, float]:
+    """GB/s of the same bytes read hot, then cold, by the bare protocol and by librdkafka; and their ratios.
+
+    Raises TargetFailed when the local copies do not go in time.
+    """
+    target.start()
+    messages = size // MESSAGE_BYTES
+    target.create_topic("hot", PARTITIONS, {"segment.bytes": str(COLD_SEGMENT_BYTES)})
+    target.create_topic("cold", PARTITIONS, TIERED | DROP_LOCAL)
+    metrics: dict[str, float] = {}
+    for topic in ("hot", "cold"):
+        client("produce_wire", bootstrap=target.bootstrap, topic=topic, messages=messages)
+    wait_local_gone(target, "cold")
+    for topic, until in (("hot", LATEST), ("cold", EARLIEST_LOCAL)):
+        for call in ("fetch_wire", "fetch_library"):
+            _restart_without_cache(target)
+            read = client(call, bootstrap=target.bootstrap, topic=topic, messages=messages, until=until)
+            metrics[f"{topic}_{call}_gb_per_s"] = read["gb_per_s"]
+    for call in ("fetch_wire", "fetch_library"):
+        metrics[f"{call}_cold_over_hot"] = metrics[f"cold_{call}_gb_per_s"] / metrics[f"hot_{call}_gb_per_s"]
+    return metrics | {"rss_mib": target.rss_bytes() / 2**20}
+
+
+def wait_local_gone(target: Hotlog, topic: str) -> None:
+    """Wait until each partition keeps no more than its open segment. Raises TargetFailed."""
+    give_up = time.monotonic() + TIERING_SECONDS_MAX
+    connection = Connection(target.bootstrap)
+    try:
+        for partition in range(PARTITIONS):
+            end = list_offset(connection, topic, partition, LATEST)
+            open_max = COLD_SEGMENT_BYTES // MESSAGE_BYTES + 1
+            while end - (local := list_offset(connection, topic, partition, EARLIEST_LOCAL)) > open_max:
+                if time.monotonic() > give_up:
+                    text = f"{topic}-{partition} still has {local}..{end} on the local disk"
+                    raise TargetFailed(f"{text} after {TIERING_SECONDS_MAX} s")
+                time.sleep(POLL_SECONDS)
+    finally:
+        connection.close()
+
+
+def _restart_without_cache(target: Hotlog) -> None:
+    target.stop()
+    for name in CACHE_FOLDERS:
+        shutil.rmtree(target.data / name, ignore_errors=True)
+    target.start()
