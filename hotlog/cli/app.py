@@ -13,7 +13,6 @@ import os
 import sys
 from typing import Any
 
-import click
 import typer
 
 from hotlog import __version__
@@ -55,7 +54,7 @@ class LazyVerbs(typer.core.TyperGroup):
             return None
         module, help_line = VERBS[cmd_name]
         if self.listing:
-            return click.Command(cmd_name, help=help_line, short_help=help_line)
+            return typer.core.TyperCommand(cmd_name, help=help_line, short_help=help_line)
         command: Any = typer.main.get_command(importlib.import_module(f"hotlog.cli.{module}").app)
         command.name = cmd_name
         return command
@@ -85,13 +84,10 @@ def root(
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; return the exit code."""
     try:
-        code = typer.main.get_command(app).main(args=arguments, prog_name="hotlog", standalone_mode=False)
-    except (click.exceptions.Exit, typer.Exit) as leave:
-        return leave.exit_code
-    except click.ClickException as wrong:
-        wrong.show()
-        return EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
+        typer.main.get_command(app).main(args=arguments, prog_name="hotlog")
+    except SystemExit as leave:  # typer has told the person what was wrong with the words
+        return leave.code if isinstance(leave.code, int) else int(bool(leave.code))
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         fail(_words(failure))
         return _code(failure)
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _words(failure: BaseException) -> str:

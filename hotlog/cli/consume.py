@@ -19,7 +19,7 @@ from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap
 from hotlog.cli.times import Position, parse_position
 from hotlog.kernel.errors import NotFound
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 Printer = Callable[[Any], str]
 
 

@@ -18,7 +18,7 @@ from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap
 from hotlog.cli.output import say
 from hotlog.kernel.errors import Invalid
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

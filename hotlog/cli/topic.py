@@ -25,7 +25,7 @@ from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ConfigPairs, Json, 
 from hotlog.cli.output import say, show_json, show_rows
 from hotlog.kernel.errors import Invalid, NotFound, Retry
 
-app = typer.Typer(no_args_is_help=True, help="Create, list, describe, alter and delete topics.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create, list, describe, alter and delete topics.")
 Name = Annotated[str, typer.Argument(metavar="TOPIC")]
 
 

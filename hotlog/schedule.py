@@ -1,0 +1,71 @@
+"""APScheduler gives each worker's tick a jittered beat.
+
+Invariants: one tick of a worker at a time; a failing tick is counted and told, never ends the beat; a tick that has more to do is called again
+at once, a bounded number of times, so that one worker cannot keep the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from hotlog.kernel.errors import Fenced, StoreUnavailable
+from hotlog.kernel.metrics import Metrics
+
+log = logging.getLogger("hotlog.schedule")
+TICKS_IN_A_ROW_MAX = 64
+
+
+class Beat(NamedTuple):
+    """A worker's tick (True: more to do) and how often it is due, in seconds."""
+
+    name: str
+    tick: Callable[[], Awaitable[bool]]
+    interval_s: float
+
+
+class Schedule:
+    """Runs beats until closed."""
+
+    def __init__(self, beats: list[Beat], metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC", job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+        )
+        self._running: set[asyncio.Task[None]] = set()
+        for beat in beats:
+            trigger = IntervalTrigger(seconds=beat.interval_s, jitter=beat.interval_s * 0.2, timezone="UTC")
+            self._scheduler.add_job(self._run, trigger, args=[beat], id=beat.name, name=beat.name)
+
+    def start(self) -> None:
+        self._scheduler.start()
+
+    async def close(self) -> None:
+        """No new ticks; wait for those that run."""
+        self._scheduler.shutdown(wait=False)
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _run(self, beat: Beat) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            for _ in range(TICKS_IN_A_ROW_MAX):
+                if not await beat.tick():
+                    break
+            self._metrics.worker_ticks.labels(beat.name, "done").inc()
+        except (StoreUnavailable, Fenced) as weather:
+            self._metrics.worker_ticks.labels(beat.name, "retry").inc()
+            log.warning("%s: %s", beat.name, weather)
+        except Exception:
+            self._metrics.worker_ticks.labels(beat.name, "failed").inc()
+            log.exception("%s failed", beat.name)
+        finally:
+            self._running.discard(task)
