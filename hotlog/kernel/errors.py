@@ -35,6 +35,14 @@ class InvalidRecord(Corrupt):
     """A produced batch that lies about itself (CRC, lengths, counts, compression)."""
 
 
+class CrcMismatch(InvalidRecord):
+    """A produced batch whose CRC-32C does not match: damaged on the way, so the same batch may be sent again."""
+
+
+class InvalidTimestamp(Invalid):
+    """A record timestamp outside what the topic allows."""
+
+
 class NotFound(HotlogError):
     """The named thing does not exist."""
 

@@ -63,7 +63,7 @@ class File(Protocol):
         """Up to `length` bytes; shorter only at the end of the file."""
         ...
 
-    def read_at_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_at_nowait(self, offset: int, length: int) -> Buffer | None:
         """The same from the page cache only (preadv2 RWF_NOWAIT); None if it would touch the device."""
         ...
 
@@ -116,6 +116,10 @@ class Disk(Protocol):
     def sync_dir(self, path: str) -> None: ...
 
     def free_bytes(self, path: str) -> int: ...
+
+    def lock(self, path: str) -> File:
+        """Create `path` and hold it exclusively until the returned file is closed (flock).  BlockingIOError if it is held."""
+        ...
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking function off the event loop (a small thread pool; the simulator decides when it completes)."""

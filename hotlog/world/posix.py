@@ -1,0 +1,244 @@
+"""The real clock, entropy and disk: the only threads of the broker start here.
+
+Invariants: files are opened close-on-exec and never through a symbolic link at the last element; a failed or short append leaves the
+file at its old size; `write_atomic` shows old or new content, never a mix, and is on the device when it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import random
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from hotlog.world.ports import Buffer, File
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+_BUFFERS_MAX = 512  # well under IOV_MAX (1024)
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+THREADS_MAX = 16
+
+
+class SystemClock:
+    """Wall and monotonic time of the machine."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class SystemEntropy:
+    """The machine's randomness; uuids are version 4."""
+
+    def uuid(self) -> uuid.UUID:
+        return uuid.uuid4()
+
+    def uniform(self, low: float, high: float) -> float:
+        return random.uniform(low, high)
+
+    def bytes(self, count: int) -> bytes:
+        return secrets.token_bytes(count)
+
+
+class PosixFile:
+    """One descriptor.  `size` is kept here, so the file must not be written through another descriptor at the same time."""
+
+    __slots__ = ("_descriptor", "_nowait", "path", "size")
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self.size = os.fstat(descriptor).st_size
+        self._descriptor = descriptor
+        self._nowait = _NOWAIT != 0
+
+    def append(self, buffers: Sequence[Buffer]) -> int:
+        before = position = self.size
+        try:
+            for start in range(0, len(buffers), _BUFFERS_MAX):
+                position = self._write_all(list(buffers[start : start + _BUFFERS_MAX]), position)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                os.ftruncate(self._descriptor, before)
+            raise
+        self.size = position
+        return position - before
+
+    def _write_all(self, buffers: list[Buffer], position: int) -> int:
+        """Write at `position`; go on after a short write, which ends in the error that made it short."""
+        wanted = sum(map(len, buffers))
+        written = os.pwritev(self._descriptor, buffers, position)
+        if written != wanted:
+            rest = memoryview(b"".join(buffers))[written:]
+            while rest:
+                count = os.pwrite(self._descriptor, rest, position + written)
+                if count == 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+                written += count
+                rest = rest[count:]
+        return position + wanted
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        end = self._write_all([data], offset)
+        self.size = max(self.size, end)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        offset, length = offset + len(data), length - len(data)
+        while length > 0 and (data := os.pread(self._descriptor, length, offset)):
+            parts.append(data)
+            offset, length = offset + len(data), length - len(data)
+        return b"".join(parts)
+
+    def read_at_nowait(self, offset: int, length: int) -> Buffer | None:
+        if not self._nowait:
+            return os.pread(self._descriptor, length, offset)  # such as tmpfs, which is memory already
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        buffer = bytearray(length)
+        try:
+            count = os.preadv(self._descriptor, (buffer,), offset, _NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            self._nowait = False
+            return os.pread(self._descriptor, length, offset)
+        return buffer if count == length else None  # short: the rest is on the device
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+        self.size = size
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def fileno(self) -> int | None:
+        return self._descriptor if self._descriptor >= 0 else None
+
+
+class PosixDisk:
+    """The machine's file system.  `threads_max` bounds the blocking calls in flight."""
+
+    def __init__(self, threads_max: int = THREADS_MAX) -> None:
+        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="hotlog-disk")
+        self._temporary = itertools.count()
+
+    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        return PosixFile(path, os.open(path, flags | _FLAGS | (os.O_CREAT if create else 0), 0o644))
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def size(self, path: str) -> int:
+        return os.stat(path).st_size
+
+    def modified_ms(self, path: str) -> int:
+        return os.stat(path).st_mtime_ns // 1_000_000
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def make_dirs(self, path: str) -> None:
+        """Create `path` and its parents; each new name is on the device when this returns."""
+        missing = []
+        walk = os.path.abspath(path)
+        while not os.path.isdir(walk):
+            missing.append(walk)
+            walk = os.path.dirname(walk)
+        os.makedirs(path, exist_ok=True)
+        for made in reversed(missing):
+            self.sync_dir(os.path.dirname(made))
+
+    def read(self, path: str) -> bytes:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+        try:
+            return b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
+        finally:
+            os.close(descriptor)
+
+    def write_atomic(self, path: str, data: Buffer) -> None:
+        temporary = f"{path}.{os.getpid()}.{next(self._temporary)}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, path)
+        except OSError:
+            self.remove(temporary)
+            raise
+        self.sync_dir(os.path.dirname(path) or ".")
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def remove_tree(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def sync_dir(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self, path: str) -> int:
+        figures = os.statvfs(path)
+        return figures.f_bavail * figures.f_frsize
+
+    def lock(self, path: str) -> File:
+        """Hold `path` for this process until the file is closed; BlockingIOError if another process holds it."""
+        file = self.open(path, create=True)
+        descriptor = file.fileno()
+        assert descriptor is not None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def close(self) -> None:
+        """End the threads; calls in work are waited for."""
+        self._pool.shutdown(wait=True)
