@@ -1,0 +1,184 @@
+"""Deadlines and retries around any store: an attempt deadline, a total deadline, full-jitter backoff.
+
+What may be repeated is repeated: reads, listings, deletes, and puts without a condition (an object's key carries a nonce, so the same
+bytes go to the same place).  A conditional put is repeated only when the store said that it did nothing (StoreUnavailable); when that is
+not known it leaves as OutcomeUnknown, and so does a lost precondition after an attempt that failed, since that attempt may have been
+the winner.  The caller reads back (hotlog.world.register).
+
+Deadlines grow with the bytes that are moved, at BYTES_PER_SECOND_MIN: a large upload over a slow line ends, a trickle does not hold a
+caller for ever.
+
+Invariants: no call outlives its total deadline by more than the clock's grain; waits go through asyncio.sleep and jitter through Entropy,
+so a virtual-time run replays; cancellation passes through at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import tenacity
+
+from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
+from hotlog.kernel.limits import MiB
+from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, ObjectStore, PendingUpload, Purpose
+
+T = TypeVar("T")
+BYTES_PER_SECOND_MIN = 1 * MiB
+
+
+class Refused(StoreUnavailable):
+    """The store answered that it will not serve us (credentials, permissions, missing bucket): retrying at once is no use."""
+
+
+class Policy(NamedTuple):
+    """Seconds.  The wait before attempt n + 1 is uniform in [0, min(pause_max, pause_base * 2**n)] (full jitter)."""
+
+    attempt: float = 30.0
+    total: float = 120.0
+    pause_base: float = 0.1
+    pause_max: float = 10.0
+
+    def extended(self, moved: int) -> Policy:
+        """The policy for a call that moves `moved` bytes."""
+        extra = moved / BYTES_PER_SECOND_MIN
+        return self._replace(attempt=self.attempt + extra, total=self.total + extra)
+
+
+class Retrier:
+    """Runs calls under a policy.  Stateless between calls."""
+
+    def __init__(self, policy: Policy, clock: Clock, entropy: Entropy) -> None:
+        self.policy = policy
+        self._clock = clock
+        self._entropy = entropy
+
+    async def run(self, what: str, call: Callable[[], Awaitable[T]], *, moved: int = 0, conditional: bool = False) -> T:
+        """`call()` until it succeeds, fails for good, or time is up.  `what` names it in messages.
+
+        Raises:
+            StoreUnavailable: not done in time; for a conditional call: and nothing happened.
+            OutcomeUnknown: a conditional call that may have happened.
+        """
+        policy = self.policy.extended(moved)
+        ends = self._clock.monotonic() + policy.total
+        attempts = tenacity.AsyncRetrying(
+            sleep=asyncio.sleep,
+            wait=lambda state: self._pause(policy, state.attempt_number),
+            stop=lambda state: self._clock.monotonic() + (state.upcoming_sleep or 0.0) >= ends,
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, Refused)
+            ),
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                seconds = max(0.0, min(policy.attempt, ends - self._clock.monotonic()))
+                return await self._attempt(what, call, seconds, conditional=conditional, repeated=number > 1)
+        raise AssertionError("tenacity leaves its loop by return or raise")
+
+    def _pause(self, policy: Policy, attempt: int) -> float:
+        return self._entropy.uniform(0.0, min(policy.pause_max, policy.pause_base * 2 ** min(attempt, 30)))
+
+    async def _attempt(
+        self, what: str, call: Callable[[], Awaitable[T]], seconds: float, *, conditional: bool, repeated: bool
+    ) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call()
+        except TimeoutError as late:
+            message = f"{what}: no answer from the store in {seconds:.1f} s"
+            if conditional:
+                raise OutcomeUnknown(message) from late
+            raise StoreUnavailable(message) from late
+        except (PreconditionFailed, NotFound) as lost:
+            if conditional and repeated:
+                raise OutcomeUnknown(f"{what}: refused after an attempt that failed, which may have been done: {lost}") from lost
+            raise
+        except OutcomeUnknown:
+            # The caller reads back and tries again: pace it here, so that a store in trouble is not asked in a tight loop.
+            await asyncio.sleep(self._entropy.uniform(0.0, self.policy.pause_base))
+            raise
+
+
+class ResilientStore:
+    """Any ObjectStore, with deadlines and retries."""
+
+    def __init__(self, store: ObjectStore, retrier: Retrier) -> None:
+        self._store = store
+        self._retrier = retrier
+
+    def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> ResilientStore:
+        return ResilientStore(self._store.bind(topic=topic, purpose=purpose), self._retrier)
+
+    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+        return await self._retrier.run(
+            f"put {key}",
+            lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent),
+            moved=memoryview(body).nbytes,
+            conditional=if_absent or if_match is not None,
+        )
+
+    async def put_source(self, key: str, source: ByteSource) -> str:
+        return await self._retrier.run(f"put {key}", lambda: self._store.put_source(key, source), moved=source.size)
+
+    async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
+        moved = 0 if end is None else end - start
+        return await self._retrier.run(f"get {key}", lambda: self._store.get(key, start, end), moved=moved)
+
+    async def get_tail(self, key: str, length: int) -> Blob:
+        return await self._retrier.run(f"get {key}", lambda: self._store.get_tail(key, length), moved=length)
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._retrier.run(f"head {key}", lambda: self._store.head(key))
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """A listing that fails half way goes on after the last key it gave."""
+        while True:
+            pages = self._store.list(prefix, after=after)
+            while True:
+                found = await self._step(f"list {prefix}", pages)
+                if isinstance(found, StoreUnavailable):
+                    break  # the iterator is spent; a new one starts after the last key
+                if found is None:
+                    return
+                after = found.key
+                yield found
+            first = await self._retrier.run(f"list {prefix}", lambda after=after: self._first(prefix, after))  # type: ignore[misc]
+            if first is None:
+                return
+            after = first.key
+            yield first
+
+    async def _first(self, prefix: str, after: str) -> ObjectInfo | None:
+        async for info in self._store.list(prefix, after=after):
+            return info
+        return None
+
+    async def _step(self, what: str, pages: AsyncIterator[ObjectInfo]) -> ObjectInfo | StoreUnavailable | None:
+        try:
+            async with asyncio.timeout(self._retrier.policy.attempt):
+                return await anext(pages, None)
+        except TimeoutError as late:
+            return StoreUnavailable(f"{what}: {late}")
+        except StoreUnavailable as away:
+            return away
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._retrier.run(f"delete {len(keys)} objects", lambda: self._store.delete(keys))
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[PendingUpload]:
+        for upload in await self._retrier.run(f"list uploads {prefix}", lambda: _gather(self._store.list_uploads(prefix))):
+            yield upload
+
+    async def abort_upload(self, upload: PendingUpload) -> None:
+        await self._retrier.run(f"abort upload of {upload.key}", lambda: self._store.abort_upload(upload))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+async def _gather(pages: AsyncIterator[PendingUpload]) -> tuple[PendingUpload, ...]:
+    return tuple([upload async for upload in pages])
