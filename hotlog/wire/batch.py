@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, InvalidRecord, TooLarge, UnsupportedFormat
+from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, TooLarge, UnsupportedFormat
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
 from hotlog.world.ports import Buffer
 
@@ -148,6 +148,7 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
     Raises:
         UnsupportedFormat: magic 0 or 1 (KIP-724: old formats are refused).
         TooLarge: a batch above `batch_bytes_max` bytes (max.message.bytes).
+        CrcMismatch: the CRC-32C does not match.
         InvalidRecord: everything else.
     """
     headers: list[BatchHeader] = []
@@ -167,7 +168,7 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
         header = BatchHeader._make(_HEADER.unpack_from(data, position))
         _check_header(header, position, end, batch_bytes_max)
         if header.crc != crc32c(data[position + ATTRIBUTES_OFFSET : position + header.size]):
-            raise InvalidRecord(f"batch at byte {position} fails its CRC-32C")
+            raise CrcMismatch(f"batch at byte {position} fails its CRC-32C")
         headers.append(header)
         position += header.size
     return headers

@@ -1,0 +1,60 @@
+"""What an API is: its number, its versions, the function behind it, and what every handler is told about a request.
+
+Invariants: one module per API (`kNN_name.py`) defines exactly one `Api`; a handler that need not wait is a plain function and is answered
+without a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hotlog.world.ports import Buffer
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """Who asks for what.  `arrived` is monotonic seconds; `peer` the client's (host, port)."""
+
+    api_key: int
+    version: int
+    correlation_id: int
+    client_id: str | None
+    peer: tuple[str, int]
+    connection_id: int
+    arrived: float
+    listener: str = "PLAINTEXT"
+    has_failed: bool = False  # set by a handler that answers with an error code, for the metrics
+
+
+class Spliced(NamedTuple):
+    """A response body that is already bytes: buffers in order, spliced into the connection untouched; `size` is their sum in bytes."""
+
+    buffers: list[Buffer]
+    size: int
+
+
+Handler = Callable[["Broker", RequestContext, Any], Awaitable[Any] | Any]
+Decode = Callable[[int, memoryview, int], Any]  # (version, frame, position of the body) -> request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """One Kafka API.
+
+    `handle` takes a kio request entity (or what `decode` makes) and returns a kio response entity, a `Spliced`, or None for "no reply"
+    (Produce with acks=0).  It may return an awaitable instead.  An error that leaves it closes the connection, unless `refuse` makes a
+    response of it.  `omits` names parts of the API that are not built.
+    """
+
+    key: int
+    name: str
+    versions: range
+    handle: Handler
+    decode: Decode | None = None
+    refuse: Callable[[RequestContext, Any, BaseException], Any] | None = None
+    omits: tuple[str, ...] = ()

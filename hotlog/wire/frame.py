@@ -1,0 +1,121 @@
+"""Bytes to request frames, sans-IO: the connection receives straight into the frame's own buffer.
+
+A frame is a signed 32-bit size and that many bytes.  Small frames pass through a scratch buffer that all connections share (ten thousand
+idle connections must not hold ten thousand buffers) and are copied out of it; the rest of a frame that is larger than the scratch is
+received into place, so that the record batches of a 1 MB produce request are views of what the kernel wrote.
+
+Invariants: a returned frame is writable and belongs to its receiver alone; memory held follows bytes received, never sizes claimed; after
+an error the reader is of no further use.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from hotlog.kernel.errors import Invalid, TooLarge
+from hotlog.kernel.limits import KiB, MiB
+
+SCRATCH_BYTES = 256 * KiB
+FRAME_BYTES_FIRST = 2 * MiB  # a larger frame starts with this and doubles as bytes come in
+FRAME_BYTES_MIN = 8  # API key, version, correlation id
+SIZE_BYTES = 4
+_SIZE = struct.Struct(">i")
+
+assert SCRATCH_BYTES < FRAME_BYTES_FIRST
+
+
+class FrameReader:
+    """One connection's frames.  `buffer()` is where to receive next; `received(count)` returns the frames that became whole."""
+
+    __slots__ = ("_bytes_max", "_filled", "_frame", "_head", "_scratch", "_size", "_view")
+
+    def __init__(self, scratch: memoryview, bytes_max: int) -> None:
+        self._scratch = scratch
+        self._bytes_max = bytes_max
+        self._head = b""  # the first 1 to 3 bytes of a size
+        self._frame: bytearray | None = None
+        self._view: memoryview | None = None  # of the frame; kept so that receiving makes no object
+        self._filled = 0
+        self._size = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of an unfinished frame."""
+        return self._filled if self._frame is not None else len(self._head)
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes go: the rest of a large frame, or the shared scratch (consumed before anybody else's turn)."""
+        if self._view is not None:
+            return self._view[self._filled :]
+        return self._scratch
+
+    def received(self, count: int) -> list[memoryview]:
+        """`count` bytes were put into `buffer()`.
+
+        Raises:
+            Invalid: a size below 8.
+            TooLarge: a size above the limit.
+        """
+        if self._view is None:
+            return self._split(self._scratch[:count])
+        self._filled += count
+        if self._filled == self._size:
+            return [self._finish()]
+        if self._filled == len(self._view):
+            self._grow()
+        return []
+
+    def _split(self, data: memoryview) -> list[memoryview]:
+        frames: list[memoryview] = []
+        position, end = 0, len(data)
+        if self._head:
+            position = min(SIZE_BYTES - len(self._head), end)
+            self._head += bytes(data[:position])
+            if len(self._head) < SIZE_BYTES:
+                return frames
+            size = self._checked(_SIZE.unpack(self._head)[0])
+            self._head = b""
+        elif end >= SIZE_BYTES:
+            size = self._checked(_SIZE.unpack_from(data)[0])
+            position = SIZE_BYTES
+        else:
+            self._head = bytes(data)
+            return frames
+        while position + size <= end:
+            frames.append(memoryview(bytearray(data[position : position + size])))
+            position += size
+            if end - position < SIZE_BYTES:
+                self._head = bytes(data[position:])
+                return frames
+            size = self._checked(_SIZE.unpack_from(data, position)[0])
+            position += SIZE_BYTES
+        self._begin(size, data[position:])
+        return frames
+
+    def _checked(self, size: int) -> int:
+        if size < FRAME_BYTES_MIN:
+            raise Invalid(f"request size {size} is not possible; at least {FRAME_BYTES_MIN} bytes are needed")
+        if size > self._bytes_max:
+            raise TooLarge(f"request of {size} bytes; at most {self._bytes_max} are allowed (socket.request.max.bytes)")
+        return size
+
+    def _begin(self, size: int, rest: memoryview) -> None:
+        self._size = size
+        self._frame = bytearray(min(size, FRAME_BYTES_FIRST))
+        self._view = memoryview(self._frame)
+        self._view[: len(rest)] = rest
+        self._filled = len(rest)
+
+    def _grow(self) -> None:
+        assert self._view is not None
+        larger = bytearray(min(self._size, 2 * len(self._view)))
+        view = memoryview(larger)
+        view[: self._filled] = self._view
+        self._frame, self._view = larger, view
+
+    def _finish(self) -> memoryview:
+        view = self._view
+        assert view is not None
+        self._frame = self._view = None
+        self._filled = 0
+        return view
