@@ -38,6 +38,12 @@ class Spliced(NamedTuple):
     size: int
 
 
+class Later(NamedTuple):
+    """The ordered part of a request is done, the reply comes when `reply` completes; the connection's next request may begin before."""
+
+    reply: Awaitable[Any]
+
+
 Handler = Callable[["Broker", RequestContext, Any], Awaitable[Any] | Any]
 Decode = Callable[[int, memoryview, int], Any]  # (version, frame, position of the body) -> request
 
@@ -47,8 +53,10 @@ class Api:
     """One Kafka API.
 
     `handle` takes a kio request entity (or what `decode` makes) and returns a kio response entity, a `Spliced`, or None for "no reply"
-    (Produce with acks=0).  It may return an awaitable instead.  An error that leaves it closes the connection, unless `refuse` makes a
-    response of it.  `omits` names parts of the API that are not built.
+    (Produce with acks=0).  It may return an awaitable of these instead (the connection's next request then waits for it), or a `Later`.
+    An error that leaves it is answered by `refuse`, or by a response that holds only the error code; where the protocol has no place for
+    that, the connection is closed.  `ends_with_connection`: cancel the wait when the client is gone (a long poll).  `omits` names parts
+    of the API that are not built.
     """
 
     key: int
@@ -57,4 +65,5 @@ class Api:
     handle: Handler
     decode: Decode | None = None
     refuse: Callable[[RequestContext, Any, BaseException], Any] | None = None
+    ends_with_connection: bool = False
     omits: tuple[str, ...] = ()

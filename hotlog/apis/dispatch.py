@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -48,13 +49,14 @@ class Door(NamedTuple):
     seconds: Histogram
 
 
-def load_apis() -> list[Api]:
+@cache
+def load_apis() -> tuple[Api, ...]:
     """Every API in MODULES, by key."""
-    found = []
+    found: list[Api] = []
     for name in MODULES:
         if importlib.util.find_spec(f"hotlog.apis.{name}") is not None:
             found.append(importlib.import_module(f"hotlog.apis.{name}").API)
-    return found
+    return tuple(found)
 
 
 class Dispatch:
@@ -107,6 +109,14 @@ class Dispatch:
         if door.api.refuse is not None:
             return door.api.refuse(context, request, error)
         return default_refusal(door.api.key, context.version, code_for(error))
+
+    def unknown_version(self, correlation_id: int) -> bytes:
+        """ApiVersions in a version above ours: error 35 in version 0, with ApiVersions' own range so that the client can choose."""
+        shapes = apis.responses(apis.API_VERSIONS_KEY, 0)
+        served = self.apis[apis.API_VERSIONS_KEY].versions
+        own = shapes.ApiVersion(api_key=apis.API_VERSIONS_KEY, min_version=served.start, max_version=served.stop - 1)
+        response = shapes.ApiVersionsResponse(error_code=ErrorCode.unsupported_version, api_keys=(own,))
+        return apis.encode_response(apis.API_VERSIONS_KEY, 0, correlation_id, response)
 
     def encode(self, context: RequestContext, response: Any) -> list[Buffer]:
         """A response as buffers, size first."""

@@ -1,0 +1,296 @@
+"""One client connection: frames in, replies out in request order.
+
+A request whose handler need not wait is answered inside the receive callback, without a task.  A handler that waits holds back the
+requests behind it on the same connection (as Kafka does), unless it says `Later`: then only the replies keep their order, so that
+pipelined produce requests share a group commit.
+
+Invariants: replies leave in request order; a malformed request costs this connection and nothing else; nothing is read while replies
+do not drain; bytes held here are counted in the listener's budget until their request is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from hotlog.apis.api import Later, RequestContext
+from hotlog.apis.dispatch import Door, UnknownApi
+from hotlog.kernel.errors import Invalid, TooLarge
+from hotlog.kernel.limits import KiB, MiB
+from hotlog.wire.apis import API_VERSIONS_KEY, parse_header
+from hotlog.wire.frame import SIZE_BYTES, FrameReader
+from hotlog.world.ports import Buffer
+
+if TYPE_CHECKING:
+    from hotlog.apis.listener import Listener
+
+LOG = logging.getLogger(__name__)
+
+REQUESTS_WAITING_MAX = 64  # frames of one connection that wait for the request before them; reading pauses above
+WRITE_BUFFER_BYTES_MAX = 1 * MiB
+JOIN_BYTES_MAX = 16 * KiB  # replies up to this size go out as one buffer
+
+
+class Slot:
+    """A request that was begun: its place in the order of replies."""
+
+    __slots__ = ("buffers", "context", "door", "frame_bytes", "request")
+
+    def __init__(self, context: RequestContext, door: Door, request: Any, frame_bytes: int) -> None:
+        self.context = context
+        self.door = door
+        self.request = request
+        self.frame_bytes = frame_bytes
+        self.buffers: list[Buffer] | None = None  # None until the reply is known; empty for "no reply"
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The asyncio side; created by Listener."""
+
+    def __init__(self, listener: Listener, number: int) -> None:
+        self.number = number
+        self.peer: tuple[str, int] = ("", 0)
+        self.last_request = 0.0  # monotonic seconds of the last whole request
+        self.is_counted = False
+        self.transport: asyncio.Transport | None = None
+        self._listener = listener
+        self._reader = FrameReader(listener.scratch, listener.request_bytes_max)
+        self._frames: deque[memoryview] = deque()  # bounded: reading pauses above REQUESTS_WAITING_MAX, one receive may overshoot
+        self._slots: deque[Slot] = deque()  # bounded by the frames and by write_paused
+        self._waiting: dict[asyncio.Task[None], Slot] = {}
+        self._held = 0
+        self._is_busy = False  # a handler that keeps order is being waited for
+        self._is_working = False
+        self._is_read_paused = False
+        self._is_write_paused = False
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        peer = transport.get_extra_info("peername") or ("", 0)
+        self.peer = (str(peer[0]), int(peer[1]))
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        self._listener.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._frames.clear()
+        self._listener.release(self._held)
+        self._held = 0
+        for task, slot in list(self._waiting.items()):
+            if slot.door.api.ends_with_connection:
+                task.cancel()
+        self._listener.lost(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._held += nbytes
+        self._listener.hold(nbytes)
+        try:
+            frames = self._reader.received(nbytes)
+        except (Invalid, TooLarge) as error:
+            self.fail("size", error)
+            return
+        if frames:
+            self.last_request = self._listener.touch(self)
+            self._frames.extend(frames)
+            self._work()
+        if len(self._frames) > REQUESTS_WAITING_MAX or self._listener.is_over_budget:
+            self._pause_reading()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        self._work()
+
+    # Reading on and off
+
+    def _pause_reading(self) -> None:
+        if not self._is_read_paused and self.transport is not None and not self.transport.is_closing():
+            self._is_read_paused = True
+            self.transport.pause_reading()
+            if self._listener.is_over_budget:
+                self._listener.wait_for_budget(self)
+
+    def resume_reading(self) -> None:
+        """Read again, unless frames still wait here."""
+        if self._is_read_paused and len(self._frames) <= REQUESTS_WAITING_MAX // 2:
+            self._is_read_paused = False
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # Requests
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._slots and not self._frames
+
+    def _work(self) -> None:
+        """Serve frames until one must be waited for."""
+        if self._is_working:
+            return
+        self._is_working = True
+        try:
+            while self._frames and not self._is_busy and not self._is_write_paused and self.transport is not None:
+                self._serve(self._frames.popleft())
+        finally:
+            self._is_working = False
+        if self._is_read_paused:
+            if self._listener.is_over_budget:
+                self._listener.wait_for_budget(self)
+            else:
+                self.resume_reading()
+
+    def _serve(self, frame: memoryview) -> None:
+        dispatch = self._listener.dispatch
+        try:
+            header, position = parse_header(frame)
+            try:
+                door = dispatch.door(header.api_key, header.version)
+            except UnknownApi as error:
+                self._answer_unknown(header.api_key, header.correlation_id, error)
+                self._done(len(frame))
+                return
+            request = dispatch.decode(door, header.version, frame, position)
+        except Invalid as error:
+            self.fail("request", error)
+            return
+        context = RequestContext(
+            header.api_key,
+            header.version,
+            header.correlation_id,
+            header.client_id,
+            self.peer,
+            self.number,
+            self.last_request,
+            self._listener.name,
+        )
+        slot = Slot(context, door, request, len(frame))
+        self._slots.append(slot)
+        self._listener.working += 1
+        try:
+            response = door.api.handle(self._listener.broker, context, request)
+        except Exception as error:
+            self._refused(slot, error)
+            return
+        self._take(slot, response)
+
+    def _answer_unknown(self, key: int, correlation_id: int, error: UnknownApi) -> None:
+        if key != API_VERSIONS_KEY:
+            self.fail("api", error)
+        elif self._slots:
+            self.fail("order", error)  # ApiVersions is the first request of a connection; nobody pipelines before it
+        elif self.transport is not None:
+            self.transport.write(self._listener.dispatch.unknown_version(correlation_id))
+
+    def _take(self, slot: Slot, response: Any) -> None:
+        """What a handler returned, or what it was waited for."""
+        if type(response) is Later:
+            self._wait(slot, response.reply)
+        elif hasattr(response, "__await__"):
+            self._is_busy = True
+            self._wait(slot, self._in_order(slot, response))
+        else:
+            self._reply(slot, response)
+
+    async def _in_order(self, slot: Slot, awaitable: Awaitable[Any]) -> Any:
+        try:
+            return await awaitable
+        finally:
+            self._is_busy = False
+
+    def _wait(self, slot: Slot, awaitable: Awaitable[Any]) -> None:
+        task = asyncio.get_running_loop().create_task(self._finish(slot, awaitable))
+        self._waiting[task] = slot
+        self._listener.own(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._waiting.pop(task, None)
+        self._listener.disown(task)
+
+    async def _finish(self, slot: Slot, awaitable: Awaitable[Any]) -> None:
+        try:
+            response = await awaitable
+        except asyncio.CancelledError:
+            self._listener.working -= 1
+            self._done(slot.frame_bytes)
+            raise
+        except Exception as error:
+            self._refused(slot, error)
+        else:
+            self._take(slot, response)
+        self._work()
+
+    def _refused(self, slot: Slot, error: Exception) -> None:
+        response = self._listener.dispatch.refuse(slot.door, slot.context, slot.request, error)
+        if response is None:
+            self._finished(slot, [])
+            self.fail("refused", error)
+        else:
+            self._reply(slot, response)
+
+    def _reply(self, slot: Slot, response: Any) -> None:
+        try:
+            buffers = [] if response is None else self._listener.dispatch.encode(slot.context, response)
+        except Exception as error:  # a handler's bug must not take the process with it
+            LOG.exception("%s version %d cannot be encoded", slot.door.api.name, slot.context.version)
+            self._finished(slot, [])
+            self.fail("encode", error)
+            return
+        self._finished(slot, buffers)
+
+    def _finished(self, slot: Slot, buffers: list[Buffer]) -> None:
+        slot.buffers = buffers
+        slot.request = None
+        door = slot.door
+        door.requests.inc()
+        if slot.context.has_failed:
+            door.errors.inc()
+        door.seconds.observe(self._listener.clock.monotonic() - slot.context.arrived)
+        self._listener.working -= 1
+        self._done(slot.frame_bytes)
+        slots = self._slots
+        while slots and slots[0].buffers is not None:
+            self._write(slots.popleft().buffers or [])
+
+    def _write(self, buffers: list[Buffer]) -> None:
+        if not buffers or self.transport is None or self.transport.is_closing():
+            return
+        if len(buffers) == 1:
+            self.transport.write(buffers[0])
+        elif sum(map(len, buffers)) <= JOIN_BYTES_MAX:
+            self.transport.write(b"".join(buffers))
+        else:
+            self.transport.writelines(buffers)
+
+    def _done(self, frame_bytes: int) -> None:
+        size = min(frame_bytes + SIZE_BYTES, self._held)
+        self._held -= size
+        self._listener.release(size)
+
+    def fail(self, reason: str, error: BaseException) -> None:
+        """Close this connection for what it sent."""
+        self._listener.metrics.connections_failed.labels(reason).inc()
+        LOG.info("connection %d of %s:%d is closed (%s): %s", self.number, *self.peer, reason, error)
+        self.close()
+
+    def close(self) -> None:
+        """Close after the replies that were written have gone out."""
+        self._frames.clear()
+        if self.transport is not None:
+            self.transport.close()

@@ -1,0 +1,41 @@
+"""ApiVersions (18): what is served, in which versions.  KIP-35, KIP-511, KIP-584.
+
+Versions 0 to 4.  A version above is answered by dispatch with error 35 in the layout of version 0.  Features: none is finalized, so that
+clients keep to transaction version 1 and the classic group protocol.
+
+Invariants: the answer is the table of dispatch, nothing else.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.wire import apis
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """The table, as this version writes it."""
+    return _table(context.version)
+
+
+@cache
+def _table(version: int) -> Any:
+    from hotlog.apis.dispatch import load_apis  # the table names this module too
+
+    shapes = apis.responses(API.key, version)
+    keys = tuple(
+        shapes.ApiVersion(api_key=api.key, min_version=api.versions.start, max_version=api.versions.stop - 1)
+        for api in load_apis()
+    )
+    return shapes.ApiVersionsResponse(error_code=ErrorCode.none, api_keys=keys, throttle_time=timedelta(0))
+
+
+API = Api(key=18, name="ApiVersions", versions=range(5), handle=handle)
