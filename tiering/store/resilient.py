@@ -26,6 +26,7 @@ from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectI
 
 T = TypeVar("T")
 BYTES_PER_SECOND_MIN = 1 * MiB
+LIST_PAGE = 1000  # what adapters ask for with one request
 
 
 class Refused(StoreUnavailable):
@@ -135,36 +136,22 @@ class ResilientStore:
         return await self._retrier.run(f"head {key}", lambda: self._store.head(key))
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
-        """A listing that fails half way goes on after the last key it gave."""
+        """Page by page, so that a page that fails is asked for again after the last key that was given."""
         while True:
-            pages = self._store.list(prefix, after=after)
-            while True:
-                found = await self._step(f"list {prefix}", pages)
-                if isinstance(found, StoreUnavailable):
-                    break  # the iterator is spent; a new one starts after the last key
-                if found is None:
-                    return
-                after = found.key
-                yield found
-            first = await self._retrier.run(f"list {prefix}", lambda after=after: self._first(prefix, after))  # type: ignore[misc]
-            if first is None:
+            page = await self._retrier.run(f"list {prefix}", lambda last=after: self._page(prefix, last))  # type: ignore[misc]
+            for info in page:
+                yield info
+            if len(page) < LIST_PAGE:
                 return
-            after = first.key
-            yield first
+            after = page[-1].key
 
-    async def _first(self, prefix: str, after: str) -> ObjectInfo | None:
+    async def _page(self, prefix: str, after: str) -> tuple[ObjectInfo, ...]:
+        found = []
         async for info in self._store.list(prefix, after=after):
-            return info
-        return None
-
-    async def _step(self, what: str, pages: AsyncIterator[ObjectInfo]) -> ObjectInfo | StoreUnavailable | None:
-        try:
-            async with asyncio.timeout(self._retrier.policy.attempt):
-                return await anext(pages, None)
-        except TimeoutError as late:
-            return StoreUnavailable(f"{what}: {late}")
-        except StoreUnavailable as away:
-            return away
+            found.append(info)
+            if len(found) == LIST_PAGE:
+                break  # before the adapter asks for the next page
+        return tuple(found)
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._retrier.run(f"delete {len(keys)} objects", lambda: self._store.delete(keys))

@@ -15,7 +15,7 @@ from hotlog.kernel.errors import Invalid
 from tiering.store.keys import check_prefix
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_OPTIONS = ("endpoint", "region", "addressing")
+_OPTIONS = ("endpoint", "region", "addressing", "checksum")
 _FORMS = "file:///path or s3://bucket/prefix?endpoint=http://HOST:PORT&region=REGION"
 
 
@@ -35,9 +35,8 @@ class S3Url(NamedTuple):
     prefix: str
     endpoint: str | None = None
     region: str | None = None
-    addressing: str = (
-        "auto"  # "path", "virtual" or "auto": path where an endpoint is given, as small S3 servers have no wildcard DNS
-    )
+    checksum: str = "crc32c"  # "none" for servers that do not know x-amz-checksum-crc32c
+    addressing: str = "auto"  # or "path", "virtual"; path where an endpoint is given: small S3 servers have no wildcard DNS
 
     def __str__(self) -> str:
         options = [f"{name}={value}" for name in ("endpoint", "region") if (value := getattr(self, name))]
@@ -93,9 +92,14 @@ def _s3(url: str, bucket: str, path: str, query: str) -> S3Url:
     if endpoint is not None:
         _check_endpoint(url, endpoint)
     addressing = options.get("addressing", "path" if endpoint else "auto")
-    if addressing not in ("path", "virtual", "auto"):
-        raise Invalid(f"store URL {url!r} has addressing={addressing}; path, virtual or auto are allowed")
-    return S3Url(bucket, prefix, endpoint, options.get("region"), addressing)
+    checksum = options.get("checksum", "crc32c")
+    for name, value, allowed in (
+        ("addressing", addressing, ("path", "virtual", "auto")),
+        ("checksum", checksum, ("crc32c", "none")),
+    ):
+        if value not in allowed:
+            raise Invalid(f"store URL {url!r} has {name}={value}; allowed is {' or '.join(allowed)}")
+    return S3Url(bucket, prefix, endpoint, options.get("region"), checksum, addressing)
 
 
 def _check_endpoint(url: str, endpoint: str) -> None:

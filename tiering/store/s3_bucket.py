@@ -1,0 +1,47 @@
+"""One prefix of one bucket, as everything that talks to it shares it.
+
+Invariants: `full` is the only way a key becomes an S3 key; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from hotlog.kernel.limits import MiB
+from tiering.store.resilient import Retrier
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+
+class UploadLimits(NamedTuple):
+    """Bytes, and how many parts of one object are sent at once."""
+
+    single_put_bytes_max: int = 64 * MiB
+    part_bytes: int = 64 * MiB
+    parts_in_flight: int = 4
+
+
+class Bucket(NamedTuple):
+    """What every view of one store shares."""
+
+    client: S3Client
+    name: str
+    prefix: str  # "" or "a/b/"
+    checksum: bool
+    retrier: Retrier
+    limits: UploadLimits
+    stack: AsyncExitStack
+
+    def full(self, key: str) -> str:
+        return self.prefix + key
+
+    def says(self, verb: str, key: str) -> str:
+        return f"{verb} {key} in s3://{self.name}/{self.prefix}"
+
+
+def crc_header(crc: int) -> str:
+    """A CRC-32C as S3 writes it: base64 of the 4 big-endian bytes."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
