@@ -1,0 +1,155 @@
+"""Archive pages: immutable Parquet objects that hold older rows of a manifest.  Built and parsed here only; pure.
+
+One row per segment object or hole, ascending by offset, one column per field of Entry, zstd.  DuckDB and pandas read them as they are.
+Lookups work on the columns; a row becomes an Entry only when asked for, so a page of 10^5 rows costs no 10^5 Python objects.
+
+Invariants: rows are disjoint, ascending and without gaps from the page's start to its end (asserted on build, raised on parse); the
+reference in the root carries the page's size and CRC-32C, and a page that does not match it is Corrupt.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from crc32c import crc32c
+
+from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.ids import PartitionId
+from hotlog.world.ports import Buffer
+from tiering.manifest import Entry, PageRef, Totals, row_problem, span_problem, totals_of
+
+PAGE_VERSION = 1
+_SCHEMA = pa.schema(
+    [
+        ("base_offset", pa.int64()), ("end_offset", pa.int64()), ("epoch", pa.int32()), ("nonce", pa.string()), ("size", pa.int64()),
+        ("log_bytes", pa.int64()), ("records", pa.int64()), ("min_timestamp", pa.int64()), ("max_timestamp", pa.int64()),
+        ("max_timestamp_offset", pa.int64()), ("appended_ms", pa.int64()), ("closed_ms", pa.int64()), ("created_ms", pa.int64()),
+        ("epochs", pa.list_(pa.struct([("epoch", pa.int32()), ("start_offset", pa.int64())]))), ("aborted", pa.int64()),
+        ("storage_class", pa.string()), ("crc", pa.int64()), ("hole", pa.string()), ("prefix_max_timestamp", pa.int64()),
+    ]
+)  # fmt: skip
+_FIELDS = Entry._fields
+
+
+class Page:
+    """Rows of a parsed page.  `start_offset` and `end_offset` are those of the whole file."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table.combine_chunks()
+        self._bases: list[int] = self._table.column("base_offset").to_pylist()
+        self._ends: list[int] = self._table.column("end_offset").to_pylist()
+        self._prefix_max: list[int] = self._table.column("prefix_max_timestamp").to_pylist()
+
+    def __len__(self) -> int:
+        return len(self._bases)
+
+    @property
+    def start_offset(self) -> int:
+        return self._bases[0]
+
+    @property
+    def end_offset(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Roughly what keeping it costs, for a cache's budget."""
+        return int(self._table.nbytes) + 200 * len(self)
+
+    def row(self, index: int) -> Entry:
+        return self.rows(index, index + 1)[0]
+
+    def rows(self, first: int = 0, last: int | None = None) -> tuple[Entry, ...]:
+        """Rows by index, half open."""
+        part = self._table.slice(first, (len(self) if last is None else last) - first).select(_FIELDS).to_pylist()
+        return tuple(
+            Entry(**{**row, "epochs": tuple((pair["epoch"], pair["start_offset"]) for pair in row["epochs"])}) for row in part
+        )
+
+    def rows_between(self, start: int, end: int) -> tuple[Entry, ...]:
+        """Rows that begin inside [start, end)."""
+        return self.rows(bisect_left(self._bases, start), bisect_left(self._bases, end))
+
+    def row_covering(self, offset: int) -> Entry:
+        """The row (or hole) that has `offset`, which must lie inside the page."""
+        assert self.start_offset <= offset < self.end_offset, (self.start_offset, offset, self.end_offset)
+        return self.row(bisect_right(self._bases, offset) - 1)
+
+    def row_reaching(self, timestamp_ms: int, *, start_offset: int = 0) -> Entry | None:
+        """The first row with a timestamp >= `timestamp_ms` that reaches above `start_offset`; None if there is none."""
+        first = bisect_right(self._ends, start_offset)
+        index = max(first, bisect_left(self._prefix_max, timestamp_ms))
+        while index < len(self):  # rows below the start may have hidden the answer: their maxima are in the prefix too
+            row = self.row(index)
+            if not row.hole and row.max_timestamp >= timestamp_ms:
+                return row
+            index += 1
+        return None
+
+    def totals(self, start: int, end: int) -> Totals:
+        """Sums over the rows that begin inside [start, end)."""
+        return totals_of(self.rows_between(start, end))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.rows())
+
+
+def build_page(pid: PartitionId, rows: Sequence[Entry]) -> bytes:
+    """Parquet bytes of a page."""
+    assert rows, "a page has rows"
+    assert not span_problem([(row.base_offset, row.end_offset) for row in rows]), "rows of a page follow each other"
+    columns: dict[str, list[Any]] = {name: [row[index] for row in rows] for index, name in enumerate(_FIELDS)}
+    columns["epochs"] = [[{"epoch": epoch, "start_offset": start} for epoch, start in row.epochs] for row in rows]
+    columns["prefix_max_timestamp"] = list(accumulate((row.max_timestamp for row in rows), max))
+    schema = _SCHEMA.with_metadata(
+        {
+            "hotlog.version": str(PAGE_VERSION), "hotlog.topic_id": str(pid.topic_id), "hotlog.partition": str(pid.partition),
+            "hotlog.start_offset": str(rows[0].base_offset), "hotlog.end_offset": str(rows[-1].end_offset),
+        }
+    )  # fmt: skip
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def parse_page(data: Buffer, pid: PartitionId, ref: PageRef | None = None) -> Page:
+    """Rows of a page, checked against its reference.
+
+    Raises:
+        Corrupt: wrong size or CRC-32C, not Parquet, another partition's page, an unknown version, or rows that do not follow each other.
+    """
+    where = f"archive page {ref.name if ref else '(unnamed)'} of {pid}"
+    if ref is not None and (len(data) != ref.size or crc32c(data) != ref.crc):
+        raise Corrupt(
+            f"{where}: {len(data)} bytes with CRC-32C {crc32c(data):08x}, the manifest says {ref.size} and {ref.crc:08x}"
+        )
+    try:
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        version, owner = int(meta["hotlog.version"]), (meta["hotlog.topic_id"], int(meta["hotlog.partition"]))
+        if version != PAGE_VERSION or owner != (str(pid.topic_id), pid.partition):
+            raise Corrupt(f"{where}: version {version} of partition {owner}; version {PAGE_VERSION} of {pid} is expected")
+        page = Page(table.select([*_FIELDS, "prefix_max_timestamp"]))
+    except (pa.ArrowException, KeyError, ValueError, OSError) as failure:
+        raise Corrupt(f"{where} does not parse: {failure}") from None
+    problem = span_problem(list(zip(page._bases, page._ends, strict=True))) or ("no rows" if not len(page) else None)
+    if not problem and ref is not None and (page.start_offset, page.end_offset) != (ref.file_start, ref.end_offset):
+        problem = f"rows cover [{page.start_offset}, {page.end_offset})"
+    if problem:
+        raise Corrupt(f"{where}: {problem}")
+    return page
+
+
+def page_ref(rows: Sequence[Entry], body: bytes, *, nonce: str, level: int) -> PageRef:
+    """The reference to a page just built."""
+    return PageRef(
+        rows[0].base_offset, rows[0].base_offset, rows[-1].end_offset, nonce, level, len(body), crc32c(body), totals_of(rows)
+    )
+
+
+__all__ = ["PAGE_VERSION", "Page", "build_page", "page_ref", "parse_page", "row_problem"]

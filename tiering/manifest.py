@@ -1,0 +1,349 @@
+"""The root manifest of one partition as frozen values, and how an offset or a timestamp is found in it.  Pure.
+
+A row (`Entry`) is a segment object, or a recorded hole with its reason.  The newest rows are inline; older ones lie in immutable archive
+pages (tiering.archive), which the root knows by reference with their totals.  Pages merge like an LSM tree (PAGE_FANOUT pages of a level
+become one of the next), so the root stays small whatever the history, and whatever is looked for is in the root or in exactly one page.
+
+Rows below `log_start_offset` are dead: no reader may be served from them, and they become garbage as fast as the root has room.
+
+Invariants (`check`): rows are disjoint, ascending and without gaps, from `start_offset` to `end_offset`, a hole being a row with a
+reason; totals are the sums of what they total; `log_start_offset` never goes back; encoded size stays below MANIFEST_ROOT_BYTES_MAX.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+from uuid import UUID
+
+from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.ids import PartitionId
+from tiering.keys import page_name, segment_name
+
+NO_TIMESTAMP = -1
+STANDARD = "STANDARD"
+ENTRIES_MAX = 192  # inline rows at which the oldest SPILL_ENTRIES go to an archive page
+ENTRIES_HARD_MAX = 224  # appends are refused above: spill first
+SPILL_ENTRIES = 128
+PAGE_FANOUT = 8
+PAGES_PER_LEVEL_MAX = 2 * PAGE_FANOUT
+EPOCHS_PER_ENTRY_MAX = 16
+GARBAGE_OBJECTS_MAX = 192
+GARBAGE_RANGES_MAX = 96
+GARBAGE_BUCKET_MS = 60 * 60 * 1000  # neighbouring doomed ranges whose times lie in one bucket become one
+
+
+class Entry(NamedTuple):
+    """A row: one segment object, or a hole (`hole` is the reason; then sizes and records are 0).
+
+    Offsets are half open, sizes bytes, times ms since the epoch.  `epoch` and `nonce` are those of the key.  `max_timestamp_offset` is the
+    last offset of the first batch that has the largest timestamp.  `epochs` are (leader epoch, first offset here) of the batches inside,
+    the EPOCHS_PER_ENTRY_MAX newest of them (the footer has all).  `aborted` counts the footer's aborted transactions.  `crc` is the
+    CRC-32C of the log bytes.  `appended_ms` and `closed_ms` are the local segment's first append and close: retention clocks.
+    """
+
+    base_offset: int
+    end_offset: int
+    epoch: int
+    nonce: str
+    size: int
+    log_bytes: int
+    records: int
+    min_timestamp: int
+    max_timestamp: int
+    max_timestamp_offset: int
+    appended_ms: int
+    closed_ms: int
+    created_ms: int
+    epochs: tuple[tuple[int, int], ...]
+    aborted: int
+    storage_class: str
+    crc: int
+    hole: str = ""
+
+    @property
+    def is_hole(self) -> bool:
+        return bool(self.hole)
+
+    @property
+    def name(self) -> str:
+        """Object name relative to the partition (tiering.keys.PartitionKeys.object makes the key)."""
+        assert not self.hole, "a hole has no object"
+        return segment_name(self.base_offset, self.epoch, self.nonce)
+
+    @property
+    def footer_position(self) -> int:
+        """Byte of the object where the footer begins; it ends at `size`."""
+        return self.log_bytes
+
+
+def hole(start_offset: int, end_offset: int, reason: str, *, epoch: int, created_ms: int) -> Entry:
+    """The row of offsets that are known to be in no tier."""
+    assert reason, "a hole has a reason"
+    return Entry(
+        base_offset=start_offset, end_offset=end_offset, epoch=epoch, nonce="", size=0, log_bytes=0, records=0,
+        min_timestamp=NO_TIMESTAMP, max_timestamp=NO_TIMESTAMP, max_timestamp_offset=-1, appended_ms=created_ms,
+        closed_ms=created_ms, created_ms=created_ms, epochs=(), aborted=0, storage_class="", crc=0, hole=reason[:200],
+    )  # fmt: skip
+
+
+class Totals(NamedTuple):
+    """Sums over rows.  `rows` counts holes too; timestamps are NO_TIMESTAMP where no row has records."""
+
+    rows: int = 0
+    object_bytes: int = 0
+    log_bytes: int = 0
+    records: int = 0
+    min_timestamp: int = NO_TIMESTAMP
+    max_timestamp: int = NO_TIMESTAMP
+    aborted: int = 0
+    holes: int = 0
+
+
+NOTHING = Totals()
+
+
+def totals_of(rows: Iterable[Entry]) -> Totals:
+    """Sums over rows."""
+    return join_totals(
+        Totals(1, row.size, row.log_bytes, row.records, row.min_timestamp, row.max_timestamp, row.aborted, int(row.is_hole))
+        for row in rows
+    )
+
+
+def join_totals(parts: Iterable[Totals]) -> Totals:
+    """Sum of sums."""
+    rows = objects = log = records = aborted = holes = 0
+    low, high = None, NO_TIMESTAMP
+    for part in parts:
+        rows += part.rows
+        objects += part.object_bytes
+        log += part.log_bytes
+        records += part.records
+        aborted += part.aborted
+        holes += part.holes
+        high = max(high, part.max_timestamp)
+        if part.rows > part.holes:
+            low = part.min_timestamp if low is None else min(low, part.min_timestamp)
+    return Totals(rows, objects, log, records, NO_TIMESTAMP if low is None else low, high, aborted, holes)
+
+
+class PageRef(NamedTuple):
+    """An archive page: rows [start_offset, end_offset) of it are live here (its file begins at `file_start`); totals are of those.
+
+    `size` and `crc` are of the page object's bytes.
+    """
+
+    file_start: int
+    start_offset: int
+    end_offset: int
+    nonce: str
+    level: int
+    size: int
+    crc: int
+    totals: Totals
+
+    @property
+    def name(self) -> str:
+        return page_name(self.file_start, self.end_offset, self.nonce)
+
+
+class GarbageObject(NamedTuple):
+    """An object that nothing refers to any more: delete it once `not_before_ms` has passed, then clear this."""
+
+    name: str
+    size: int
+    not_before_ms: int
+
+
+class GarbageRange(NamedTuple):
+    """The objects of rows [start_offset, end_offset) of an archive page, doomed together."""
+
+    page: PageRef
+    start_offset: int
+    end_offset: int
+    not_before_ms: int
+
+
+Garbage = GarbageObject | GarbageRange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The root.  `topic` is a hint for people; ids decide.  `end_offset` is -1 until something was tiered."""
+
+    topic_id: UUID
+    partition: int
+    topic: str
+    epoch: int
+    generation: int = 0
+    nonces: tuple[str, ...] = ()
+    created_ms: int = 0
+    deleted_ms: int = -1
+    log_start_offset: int = 0
+    end_offset: int = -1
+    totals: Totals = NOTHING
+    entries: tuple[Entry, ...] = ()
+    archive: tuple[PageRef, ...] = ()
+    garbage: tuple[GarbageObject, ...] = ()
+    garbage_ranges: tuple[GarbageRange, ...] = ()
+
+    @property
+    def pid(self) -> PartitionId:
+        return PartitionId(self.topic_id, self.partition)
+
+    @property
+    def start_offset(self) -> int:
+        """First offset that a row covers; `end_offset` when there is no row."""
+        if self.archive:
+            return self.archive[0].start_offset
+        return self.entries[0].base_offset if self.entries else self.end_offset
+
+    @property
+    def inline_start_offset(self) -> int:
+        """First offset of the inline rows; below it rows are in pages."""
+        return self.entries[0].base_offset if self.entries else self.end_offset
+
+    @property
+    def readable_start_offset(self) -> int:
+        """First offset that readers may be served from here; `end_offset` when nothing is."""
+        return min(max(self.start_offset, self.log_start_offset), self.end_offset)
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.deleted_ms >= 0
+
+    @property
+    def has_dead_rows(self) -> bool:
+        """Whether `advance_start` (also to the same offset) may find rows to doom, room permitting."""
+        if self.archive:
+            return self.archive[0].start_offset < self.log_start_offset
+        return bool(self.entries) and self.entries[0].end_offset <= self.log_start_offset
+
+    def rows_after(self, offset: int) -> tuple[Entry, ...]:
+        """Inline rows whose end is above `offset`."""
+        return self.entries[bisect_right(self.entries, offset, key=_end) :]
+
+
+def _base(row: Entry) -> int:
+    return row.base_offset
+
+
+def _end(row: Entry) -> int:
+    return row.end_offset
+
+
+def find_offset(manifest: Manifest, offset: int) -> Entry | PageRef | None:
+    """The row that covers `offset` (a hole too), or the one page that has that row; None outside [start, end)."""
+    if not manifest.start_offset <= offset < manifest.end_offset:
+        return None
+    if offset >= manifest.inline_start_offset:
+        return manifest.entries[bisect_right(manifest.entries, offset, key=_base) - 1]
+    return manifest.archive[bisect_right(manifest.archive, offset, key=lambda ref: ref.start_offset) - 1]
+
+
+def find_timestamp(manifest: Manifest, timestamp_ms: int) -> Entry | PageRef | None:
+    """The first row that reaches above the log start and has a timestamp >= `timestamp_ms`, or the one page that has that row.
+
+    Linear over references and inline rows, which are few by construction: this is the search over prefix maxima.
+    """
+    start = manifest.log_start_offset
+    for ref in manifest.archive:
+        if ref.end_offset > start and ref.totals.max_timestamp >= timestamp_ms and ref.totals.records:
+            return ref
+    for row in manifest.entries:
+        if row.end_offset > start and not row.hole and row.max_timestamp >= timestamp_ms:
+            return row
+    return None
+
+
+def find_max_timestamp(manifest: Manifest) -> Entry | PageRef | None:
+    """The first row (or its page) that has the largest timestamp among what reaches above the log start; None when empty."""
+    live: list[tuple[int, Entry | PageRef]] = [
+        (ref.totals.max_timestamp, ref)
+        for ref in manifest.archive
+        if ref.end_offset > manifest.log_start_offset and ref.totals.records
+    ]
+    live += [(row.max_timestamp, row) for row in manifest.entries if row.end_offset > manifest.log_start_offset and not row.hole]
+    return max(live, key=lambda pair: pair[0])[1] if live else None
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """The same with `totals` set from rows and pages: every edit ends here."""
+    parts = [ref.totals for ref in manifest.archive]
+    return replace(manifest, totals=join_totals([*parts, totals_of(manifest.entries)]))
+
+
+def check(manifest: Manifest) -> None:
+    """Hold a manifest to its invariants (encoding asserts it, decoding raises it).
+
+    Raises:
+        Corrupt: naming the partition and what is wrong.
+    """
+    problem = _rows_problem(manifest) or _counts_problem(manifest)
+    if problem:
+        raise Corrupt(f"manifest of {manifest.pid} generation {manifest.generation}: {problem}")
+
+
+def _rows_problem(m: Manifest) -> str | None:
+    spans = [(ref.start_offset, ref.end_offset) for ref in m.archive] + [(row.base_offset, row.end_offset) for row in m.entries]
+    problem = span_problem(spans)
+    if problem:
+        return problem
+    if spans and spans[-1][1] != m.end_offset:
+        return f"rows end at offset {spans[-1][1]}, the root says {m.end_offset}"
+    if m.end_offset < -1 or m.log_start_offset < 0:
+        return f"end offset {m.end_offset}, log start offset {m.log_start_offset}"
+    for row in m.entries:
+        problem = row_problem(row)
+        if problem:
+            return problem
+    levels = [ref.level for ref in m.archive]
+    if levels != sorted(levels, reverse=True) or any(ref.start_offset < ref.file_start for ref in m.archive):
+        return "archive pages are out of order"
+    if sealed(m).totals != m.totals:
+        return f"totals {m.totals} differ from the sum {sealed(m).totals}"
+    return None
+
+
+def _counts_problem(m: Manifest) -> str | None:
+    if len(m.entries) > ENTRIES_HARD_MAX:
+        return f"{len(m.entries)} inline rows; at most {ENTRIES_HARD_MAX} are allowed"
+    if m.is_deleted and (m.entries or m.archive):
+        return "marked deleted, but rows are left"
+    live = {row.name for row in m.entries if not row.hole} | {ref.name for ref in m.archive}
+    pinned = {part.page.name for part in m.garbage_ranges}
+    doomed = [item.name for item in m.garbage]
+    if len(doomed) != len(set(doomed)):
+        return "an object is listed twice as garbage"
+    if live.intersection(doomed) or pinned.intersection(doomed):
+        return f"objects are garbage and in use at once: {sorted((live | pinned).intersection(doomed))[:3]}"
+    for part in m.garbage_ranges:
+        if not part.page.file_start <= part.start_offset < part.end_offset <= part.page.end_offset:
+            return f"garbage range [{part.start_offset}, {part.end_offset}) lies outside its page"
+    return None
+
+
+def span_problem(spans: Sequence[tuple[int, int]]) -> str | None:
+    """What is wrong with half-open ranges that must follow each other without gap or overlap."""
+    expected = spans[0][0] if spans else 0
+    for start, end in spans:
+        if start != expected:
+            return f"rows {'overlap' if start < expected else 'leave a gap'} at offset {min(start, expected)}"
+        if end <= start or start < 0:
+            return f"a row covers [{start}, {end})"
+        expected = end
+    return None
+
+
+def row_problem(row: Entry) -> str | None:
+    """What is wrong with one row by itself."""
+    if row.hole:
+        return "a hole has bytes" if row.size or row.log_bytes or row.records else None
+    if row.log_bytes <= 0 or row.size <= row.log_bytes or row.records <= 0 or len(row.nonce) != 32 or row.epoch < 0:
+        return f"row at offset {row.base_offset} has {row.log_bytes} log bytes of {row.size}, {row.records} records, nonce {row.nonce!r}"
+    if row.records > row.end_offset - row.base_offset or len(row.epochs) > EPOCHS_PER_ENTRY_MAX:
+        return f"row [{row.base_offset}, {row.end_offset}) has {row.records} records and {len(row.epochs)} epochs"
+    return None
