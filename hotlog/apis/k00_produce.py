@@ -1,0 +1,233 @@
+"""Produce (0): check the header, append, wait as acks demand.
+
+Versions 3 to 13 (topic ids from 13).  One batch per partition, as Kafka demands from version 3 on; magic 0 and 1 are refused (KIP-724).
+acks=1 is answered after the append, acks=-1 when it is durable as the topic's configuration says, acks=0 not at all (an error then
+closes the connection: there is no other way to tell).
+
+Invariants: a batch is appended whole or not at all, in the order of the connection's requests; nothing with acks=-1 is answered before
+`wait_durable`; an error of one partition is that partition's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, Later, RequestContext, Spliced
+from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
+from hotlog.kernel.errors import InvalidRecord
+from hotlog.wire.batch import BatchHeader, check_produced
+from hotlog.wire.inspect import inspect
+from hotlog.wire.produce import TOPIC_ID_FROM, VERSIONS, PartitionResult, ProduceRequest, TopicResult, decode, encode
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker, Partition
+
+LOG = logging.getLogger(__name__)
+
+ZSTD_FROM_VERSION = 7  # KIP-110
+_ZSTD = 4
+ACKS_ALLOWED = (0, 1, -1)
+
+
+class _Batch(NamedTuple):
+    """One partition's part of a request, checked as far as its header; `refusal` if it was refused."""
+
+    number: int
+    partition: Partition | None
+    records: memoryview | None
+    headers: list[BatchHeader]
+    refusal: Exception | None
+
+
+class _Plan(NamedTuple):
+    name: str | None
+    batches: list[_Batch]
+
+
+def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> Any:
+    """Append every partition's batch; the reply may come `Later`."""
+    plans = [_plan_topic(broker, context, request, topic) for topic in request.topics]
+    if broker.settings.text("hotlog.batch.inspect") == "compressed":
+        rest: list[tuple[_Plan, int]] = []
+        for plan in plans:
+            for at, batch in enumerate(plan.batches):
+                if batch.refusal is None and not _inspect_inline(plan, at, batch):
+                    rest.append((plan, at))
+        if rest:
+            return _inspect_then_append(broker, context, request, plans, rest)
+    return _append(broker, context, request, plans)
+
+
+def _plan_topic(broker: Broker, context: RequestContext, request: ProduceRequest, topic: Any) -> _Plan:
+    name = topic.name
+    unknown: Exception = Refused(ErrorCode.unknown_topic_or_partition, f"topic {name!r} is not known")
+    if context.version >= TOPIC_ID_FROM:
+        found = broker.topic_by_id(topic.topic_id)
+        name = found.name if found is not None else None
+        unknown = Refused(ErrorCode.unknown_topic_id, f"topic id {topic.topic_id} is not known")
+    batches = []
+    for data in topic.partitions:
+        partition = None if name is None else broker.partition(name, data.partition)
+        headers: list[BatchHeader] = []
+        refusal: Exception | None = None
+        try:
+            if partition is None:
+                raise unknown if name is None or broker.topic(name) is None else _not_here(name, data.partition)
+            headers = _check(context.version, request, partition, data.records)
+        except Exception as error:
+            refusal = error
+        batches.append(_Batch(data.partition, partition, data.records, headers, refusal))
+    return _Plan(name, batches)
+
+
+def _not_here(name: str, index: int) -> Refused:
+    return Refused(ErrorCode.unknown_topic_or_partition, f"partition {name}-{index} is not here")
+
+
+def _check(version: int, request: ProduceRequest, partition: Partition, records: memoryview | None) -> list[BatchHeader]:
+    """Everything that can be told from the request and the batch header.
+
+    Raises:
+        Refused, UnsupportedFormat, TooLarge, InvalidRecord
+    """
+    if request.acks not in ACKS_ALLOWED:
+        raise Refused(ErrorCode.invalid_required_acks, f"acks={request.acks} is not allowed; 0, 1 and -1 are")
+    if records is None:
+        raise InvalidRecord("records are null; one batch is needed")
+    headers = check_produced(records, batch_bytes_max=partition.log.config.message_bytes_max)
+    if len(headers) != 1:
+        raise InvalidRecord(f"{len(headers)} batches for {partition.tp}; exactly one is allowed")
+    header = headers[0]
+    if header.codec == _ZSTD and version < ZSTD_FROM_VERSION:
+        raise Refused(ErrorCode.unsupported_compression_type, f"zstd needs Produce version {ZSTD_FROM_VERSION}, not {version}")
+    if header.is_transactional or request.transactional_id is not None:
+        raise Refused(ErrorCode.invalid_txn_state, "transactions are not supported by this broker yet")
+    return headers
+
+
+def _inspect_inline(plan: _Plan, at: int, batch: _Batch) -> bool:
+    """False: too much for the event loop."""
+    assert batch.records is not None
+    try:
+        return inspect(batch.records, batch.headers[0], is_inline=True)
+    except Exception as error:
+        plan.batches[at] = batch._replace(refusal=error)
+        return True
+
+
+async def _inspect_then_append(
+    broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan], rest: list[tuple[_Plan, int]]
+) -> Any:
+    """Look into the larger compressed batches off the loop; the connection's next request waits, so order is kept."""
+    for plan, at in rest:
+        batch = plan.batches[at]
+        assert batch.records is not None
+        try:
+            await broker.disk.run(inspect, batch.records, batch.headers[0])
+        except Exception as error:
+            plan.batches[at] = batch._replace(refusal=error)
+    return _append(broker, context, request, plans)
+
+
+def _append(broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan]) -> Any:
+    now_ms = broker.clock.now_ms()
+    results: list[TopicResult] = []
+    waits: list[tuple[list[PartitionResult], int, Partition, int]] = []
+    for topic, plan in zip(request.topics, plans, strict=True):
+        answers: list[PartitionResult] = []
+        for batch in plan.batches:
+            answer, wait_end = _append_one(broker, plan.name, batch, now_ms)
+            if wait_end >= 0 and request.acks == -1:
+                assert batch.partition is not None
+                waits.append((answers, len(answers), batch.partition, wait_end))
+            if answer.code:
+                context.has_failed = True
+            answers.append(answer)
+        results.append(TopicResult(topic.name, topic.topic_id, answers))
+    if request.acks == 0:
+        if context.has_failed:
+            raise next(Refused(p.code, p.message or "") for t in results for p in t.partitions if p.code)
+        return None
+    if waits:
+        return Later(_when_durable(context, request.timeout_ms, results, waits))
+    return _response(context.version, results)
+
+
+def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -> tuple[PartitionResult, int]:
+    """The answer for one partition, and the offset up to which it must become durable first (-1: it is, or it was refused)."""
+    try:
+        if batch.refusal is not None:
+            raise batch.refusal
+        assert batch.partition is not None
+        assert batch.records is not None
+        log = batch.partition.log
+        appended = log.append(batch.records, batch.headers, now_ms=now_ms)
+    except Exception as error:
+        return _refused(broker, topic, batch.number, error), -1
+    if not appended.is_duplicate:
+        broker.metrics.bytes_in.labels(topic).inc(len(batch.records))
+        broker.metrics.messages_in.labels(topic).inc(batch.headers[0].record_count)
+    end = appended.last_offset + 1
+    result = PartitionResult(
+        batch.number, ErrorCode.none, appended.base_offset, appended.append_time_ms, batch.partition.log_start_offset
+    )
+    return result, end if log.high_watermark < end else -1
+
+
+def _refused(broker: Broker, topic: str | None, index: int, error: Exception) -> PartitionResult:
+    if not is_expected(error):
+        LOG.error("produce to %s-%d failed", topic, index, exc_info=error)
+    if topic is not None and broker.topic(topic) is not None:
+        broker.metrics.produce_failed.labels(topic).inc()
+    return PartitionResult(index, code_for(error), message=message_for(error))
+
+
+async def _when_durable(
+    context: RequestContext,
+    timeout_ms: int,
+    results: list[TopicResult],
+    waits: list[tuple[list[PartitionResult], int, Partition, int]],
+) -> Spliced:
+    """The reply once every appended batch is durable; a partition that is not in time answers REQUEST_TIMED_OUT."""
+    waiting = [partition.log.wait_durable(end) for _, _, partition, end in waits]
+    outcomes: list[BaseException | None]
+    try:
+        async with asyncio.timeout(max(timeout_ms, 1) / 1000):
+            if len(waiting) == 1:
+                await waiting[0]
+                outcomes = [None]
+            else:
+                outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    except Exception as error:
+        outcomes = [None if p.log.high_watermark >= end else error for _, _, p, end in waits]
+    for (answers, at, _, _), outcome in zip(waits, outcomes, strict=True):
+        if outcome is not None:
+            context.has_failed = True
+            answers[at] = PartitionResult(answers[at].partition, code_for(outcome), message=message_for(outcome))
+    return _response(context.version, results)
+
+
+def _response(version: int, results: list[TopicResult]) -> Spliced:
+    body = encode(version, results)
+    return Spliced([body], len(body))
+
+
+def refuse(context: RequestContext, request: ProduceRequest, error: BaseException) -> Any:
+    """An error that belongs to no partition; with acks=0 there is nothing to say."""
+    if request.acks == 0:
+        return None
+    code, message = code_for(error), message_for(error)
+    results = [
+        TopicResult(t.name, t.topic_id, [PartitionResult(p.partition, code, message=message) for p in t.partitions])
+        for t in request.topics
+    ]
+    return _response(context.version, results)
+
+
+API = Api(
+    key=0, name="Produce", versions=VERSIONS, handle=handle, decode=decode, refuse=refuse, omits=("transactions", "record_errors")
+)

@@ -1,0 +1,65 @@
+"""A look inside a produced batch without opening a record: does it decompress, within limits, to what it says it holds?
+
+Kafka decompresses what it is sent as well (LogValidator); garbage that is stored once fails every consumer for ever.
+
+Invariants: at most DECOMPRESSED_BATCH_BYTES_MAX bytes come out of a batch, one step of them in memory; cost follows bytes, never records.
+"""
+
+from __future__ import annotations
+
+from hotlog.kernel.errors import InvalidRecord
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, DECOMPRESSED_BATCH_BYTES_MAX, KiB, MiB
+from hotlog.wire.batch import BatchHeader
+from hotlog.wire.records import RECORD_BYTES_MIN, decompressed_steps
+from hotlog.world.ports import Buffer
+
+INLINE_INPUT_BYTES_MAX = 32 * KiB  # compressed bytes that may be looked at on the event loop
+INLINE_OUTPUT_BYTES_MAX = 1 * MiB  # decompressed bytes after which the rest is for a thread
+
+
+def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False) -> bool:
+    """Check one batch whose header was checked.  False: too much for the event loop, call again off it (only with `is_inline`).
+
+    Raises:
+        InvalidRecord: it does not decompress, or cannot hold the records it says it holds.
+        TooLarge: it decompresses to more than the limit.
+    """
+    body = batch[BATCH_HEADER_BYTES:]
+    if header.codec == 0:
+        _check_records(header, len(body), body)
+        return True
+    if is_inline and len(body) > INLINE_INPUT_BYTES_MAX:
+        return False
+    total = 0
+    first: Buffer = b""
+    for step in decompressed_steps(header.codec, body, bytes_max=DECOMPRESSED_BATCH_BYTES_MAX):
+        first = first or step
+        total += len(step)
+        if is_inline and total > INLINE_OUTPUT_BYTES_MAX:
+            return False
+    _check_records(header, total, first)
+    return True
+
+
+def _check_records(header: BatchHeader, size: int, start: Buffer) -> None:
+    """Whether `size` bytes that begin with `start` can be the records that `header` counts."""
+    if header.record_count * RECORD_BYTES_MIN > size:
+        raise InvalidRecord(f"batch says {header.record_count} records; its {size} bytes hold at most {size // RECORD_BYTES_MIN}")
+    length, width = _zigzag(start)
+    rest = (header.record_count - 1) * RECORD_BYTES_MIN
+    if length < RECORD_BYTES_MIN - 1 or width + length + rest > size:
+        raise InvalidRecord(f"first record says {length} bytes; {size - width - rest} are possible")
+    if header.record_count == 1 and width + length != size:
+        raise InvalidRecord(f"the only record says {length} bytes; {size - width} are there")
+
+
+def _zigzag(data: Buffer) -> tuple[int, int]:
+    """A signed varint at the start of `data` and its width; (-1, 0) if there is none."""
+    value = shift = 0
+    for at in range(min(5, len(data))):
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), at + 1
+        shift += 7
+    return -1, 0
