@@ -2,13 +2,12 @@
 
 Invariants:
 - The local copies are proved gone (earliest local offset above what is read) before the clock starts.
-- Before every reading the broker is restarted and its cache removed: each byte comes from the object store.
+- The disk cache is off and the broker is restarted before every reading: each byte comes from the object store.
 - Hot and cold are read by the same client, from the same broker settings; the ratio is of one run.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 
@@ -19,8 +18,12 @@ from tests.bench.wire import Connection, list_offset
 TIERING_SECONDS_MAX = 300
 POLL_SECONDS = 0.5
 LATEST, EARLIEST, EARLIEST_LOCAL = -1, -2, -4
-CACHE_FOLDERS = ("cache", "cold-cache", "chunk-cache")
 TIERED = {"remote.storage.enable": "true", "segment.bytes": str(COLD_SEGMENT_BYTES)}
+COLD_SETTINGS = (
+    "remote.log.manager.task.interval.ms=500",
+    "log.retention.check.interval.ms=500",
+    "hotlog.cache.disk.bytes=0",
+)
 DROP_LOCAL = {"local.retention.bytes": "1", "local.retention.ms": "1000"}
 
 Client = Callable[..., dict[str, float]]
@@ -33,7 +36,8 @@ def measure_cold_replay(target: Hotlog, size: int, client: Client) -> dict[str, 
     """
     target.start()
     messages = size // MESSAGE_BYTES
-    target.create_topic("hot", PARTITIONS, {"segment.bytes": str(COLD_SEGMENT_BYTES)})
+    untiered = {"segment.bytes": str(COLD_SEGMENT_BYTES), "remote.storage.enable": "false"}
+    target.create_topic("hot", PARTITIONS, untiered)
     target.create_topic("cold", PARTITIONS, TIERED | DROP_LOCAL)
     metrics: dict[str, float] = {}
     for topic in ("hot", "cold"):
@@ -41,7 +45,8 @@ def measure_cold_replay(target: Hotlog, size: int, client: Client) -> dict[str, 
     wait_local_gone(target, "cold")
     for topic, until in (("hot", LATEST), ("cold", EARLIEST_LOCAL)):
         for call in ("fetch_wire", "fetch_library"):
-            _restart_without_cache(target)
+            target.stop()
+            target.start()
             read = client(call, bootstrap=target.bootstrap, topic=topic, messages=messages, until=until)
             metrics[f"{topic}_{call}_gb_per_s"] = read["gb_per_s"]
     for call in ("fetch_wire", "fetch_library"):
@@ -64,10 +69,3 @@ def wait_local_gone(target: Hotlog, topic: str) -> None:
                 time.sleep(POLL_SECONDS)
     finally:
         connection.close()
-
-
-def _restart_without_cache(target: Hotlog) -> None:
-    target.stop()
-    for name in CACHE_FOLDERS:
-        shutil.rmtree(target.data / name, ignore_errors=True)
-    target.start()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.cold import measure_cold_replay
+from tests.bench.cold import COLD_SETTINGS, measure_cold_replay
 from tests.bench.settings import MESSAGE_BYTES, PARTITIONS, BenchSettings, Durability, MiB, Workload
 from tests.bench.targets import ApacheKafka, Hotlog, Target, wait_partitions
 
@@ -119,7 +119,7 @@ class Runner:
             self._note(name, durability, number, "load", {"rss_mib": peak})
 
     def _warm(self, target: Target) -> None:
-        target.create_topic("warm", PARTITIONS, {})
+        target.create_topic("warm", PARTITIONS, HOT_TOPIC)
         messages = self.settings.warm_bytes // MESSAGE_BYTES
         for call in ("produce_wire", "fetch_wire", "fetch_library"):
             _client(call, bootstrap=target.bootstrap, topic="warm", messages=messages)
@@ -128,7 +128,7 @@ class Runner:
     def _measure(self, target: Target, workload: Workload) -> dict[str, float]:
         topic = TOPIC_OF[workload]
         if workload not in READS:
-            target.create_topic(topic, PARTITIONS, {})
+            target.create_topic(topic, PARTITIONS, HOT_TOPIC)
         os.sync()
         with sampled(target) as sample, self._profiled(target, workload):
             if workload is Workload.LATENCY:
@@ -173,7 +173,7 @@ class Runner:
             self._note(name, Durability.PAGE_CACHE, number, Workload.STARTUP, metrics)
 
     def _cold(self, number: int) -> None:
-        with self._fresh("hotlog", Durability.PAGE_CACHE, store=self.store) as target:
+        with self._fresh("hotlog", Durability.PAGE_CACHE, store=self.store, extra=COLD_SETTINGS) as target:
             assert isinstance(target, Hotlog)
             metrics = measure_cold_replay(target, self.settings.cold_bytes, _client)
             self._note("hotlog", Durability.PAGE_CACHE, number, Workload.COLD_REPLAY, metrics)
@@ -201,6 +201,7 @@ class Runner:
             spy.wait(60)
 
 
+HOT_TOPIC = {"remote.storage.enable": "false"}  # Kafka's default, not Hotlog's: nothing is copied to a store
 TOPIC_OF = {
     Workload.PRODUCE_WIRE: "wire",
     Workload.FETCH_WIRE: "wire",

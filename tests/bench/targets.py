@@ -8,15 +8,12 @@ Invariants:
 
 from __future__ import annotations
 
-import os
-import re
-import selectors
+import platform
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -25,12 +22,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.bench.settings import SEGMENT_BYTES, Durability
+from tests.tools.hotlog_server import HotlogServer
 from tests.tools.kafka_jars import kafka_jars
 from tests.tools.kafka_server import KafkaServer
-from tests.tools.ports import free_ports
 
 READY_SECONDS_MAX = 120
-STOP_SECONDS_MAX = 60
 REQUEST_SECONDS_MAX = 60
 POLL_SECONDS = 0.02
 
@@ -146,9 +142,6 @@ class ApacheKafka(Target):
         return f"Apache Kafka {kafka_jars().version} ({java}, -Xmx1G, G1), {how}"
 
 
-READY_LINE = re.compile(r"hotlog ready on (\S+:\d+)")
-
-
 @dataclass(kw_only=True)
 class Hotlog(Target):
     """`python -m hotlog serve` from this checkout, in the interpreter that runs the bench."""
@@ -157,78 +150,45 @@ class Hotlog(Target):
     durability: Durability = Durability.PAGE_CACHE
     store: str | None = None
     extra: tuple[str, ...] = ()
-    profile: Path | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
     name: str = "hotlog"
-    _process: subprocess.Popen[bytes] | None = None
-    _bootstrap: str = ""
+    _server: HotlogServer | None = None
 
     @property
     def bootstrap(self) -> str:
-        return self._bootstrap
+        return self._started().bootstrap
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "started"
-        return self._process.pid
+        process = self._started().process
+        assert process is not None, "started"
+        return process.pid
 
     @property
     def data(self) -> Path:
-        return self.folder / "hotlog"
-
-    def command(self) -> list[str]:
-        port, http = free_ports(2)
-        sets = [f"flush.mode={FLUSH_MODES[self.durability]}", f"log.segment.bytes={SEGMENT_BYTES}", *self.extra]
-        command = [sys.executable, "-m", "hotlog", "serve", "--data-dir", str(self.data)]
-        command += ["--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http}"]
-        if self.store is not None:
-            command += ["--store", self.store]
-        return command + [part for each in sets for part in ("--set", each)]
+        return self._started().data
 
     def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "hotlog.err").open("ab") as errors:
-            self._process = subprocess.Popen(
-                self.command(),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **self.environment},
-            )
-        self._bootstrap = self._await_ready_line()
-        wait_partitions(self._bootstrap, 0)
-
-    def _await_ready_line(self) -> str:
-        assert self._process is not None and self._process.stdout is not None, "just started"
-        said, give_up = b"", time.monotonic() + READY_SECONDS_MAX
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while time.monotonic() < give_up:
-                if not selector.select(timeout=0.2):
-                    continue
-                chunk = os.read(self._process.stdout.fileno(), 65_536)
-                said += chunk
-                if ready := READY_LINE.search(said.decode(errors="replace")):
-                    return ready.group(1)
-                if not chunk:
-                    break
-        self.stop()
-        errors = (self.folder / "hotlog.err").read_text(errors="replace")
-        raise TargetFailed(f"hotlog did not say that it is ready: {said[-1_000:]!r} {errors[-2_000:]}")
+        if self._server is None:
+            settings = {"log.segment.bytes": str(SEGMENT_BYTES), **FLUSH_SETTINGS[self.durability]}
+            settings |= dict(each.split("=", 1) for each in self.extra)
+            self._server = HotlogServer(folder=self.folder / "hotlog", settings=settings, store=self.store)
+        self._server.start()
+        wait_partitions(self.bootstrap, 0)
 
     def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.communicate(timeout=STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-        self._process = None
+        if self._server is not None:
+            self._server.stop()
 
     def describe(self) -> str:
-        return f"Hotlog ({sys.version.split()[0]}), flush.mode={FLUSH_MODES[self.durability]}"
+        how = ", ".join(f"{key}={value}" for key, value in FLUSH_SETTINGS[self.durability].items())
+        return f"Hotlog ({platform.python_implementation()} {platform.python_version()}), {how} {' '.join(self.extra)}"
+
+    def _started(self) -> HotlogServer:
+        assert self._server is not None, "started"
+        return self._server
 
 
-FLUSH_MODES = {Durability.PAGE_CACHE: "page-cache", Durability.FSYNC: "fsync"}
+FLUSH_SETTINGS = {
+    Durability.PAGE_CACHE: {"hotlog.durability": "page-cache"},
+    Durability.FSYNC: {"hotlog.durability": "fsync"},
+}

@@ -175,7 +175,7 @@ def fetch_library(bootstrap: str, topic: str, messages: int, until: int = LATEST
         batch = consumer.consume(CHUNK_MESSAGES, timeout=IDLE_SECONDS_MAX)
         assert batch, f"no message for {IDLE_SECONDS_MAX} s after {got} of {wanted}"
         if until != LATEST:
-            batch = [each for each in batch if each.offset() < ends[each.partition()]]
+            batch = [each for each in batch if (each.offset() or 0) < ends[each.partition() or 0]]
         got += len(batch)
         size += sum(map(len, batch))
     seconds = time.perf_counter() - began

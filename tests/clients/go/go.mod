@@ -1,0 +1,3 @@
+module hotlog.dev/client
+
+go 1.23

@@ -1,0 +1,113 @@
+"""`python -m hotlog serve` from this checkout as a process of its own, on loopback.
+
+Invariants:
+- Ready means the line `hotlog ready on HOST:PORT` was printed, not that some time went by.
+- A server that was started is stopped through its own process handle; `kill` is kill -9.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.tools.ports import free_ports
+
+READY_LINE = re.compile(r"hotlog ready on (\S+:\d+)")
+READY_SECONDS_MAX = 120
+STOP_SECONDS_MAX = 60
+
+
+class ServerFailed(Exception):
+    """Hotlog did not start; the message has its last words."""
+
+
+@dataclass(kw_only=True)
+class HotlogServer:
+    """One broker whose data and output live under `folder`; can be started again on the same data and port."""
+
+    folder: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    store: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    port: int = 0
+    http_port: int = 0
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def errors(self) -> Path:
+        return self.folder / "hotlog.err"
+
+    def command(self) -> list[str]:
+        """The argv; ports are chosen at the first start and kept."""
+        if self.port == 0:
+            self.port, self.http_port = free_ports(2)
+        command = [sys.executable, "-m", "hotlog", "serve", "--data-dir", str(self.data)]
+        command += ["--listen", self.bootstrap, "--http", f"127.0.0.1:{self.http_port}"]
+        if self.store is not None:
+            command += ["--store", self.store]
+        return command + [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
+
+    def start(self) -> None:
+        """Start and wait for the ready line. Raises ServerFailed with what it said."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
+            )
+        said = self._read_until_ready()
+        if READY_LINE.search(said) is None:
+            self.stop()
+            tail = self.errors.read_text(errors="replace")[-2_000:]
+            raise ServerFailed(f"hotlog did not say that it is ready: {said[-1_000:]!r} {tail}")
+
+    def _read_until_ready(self) -> str:
+        assert self.process is not None and self.process.stdout is not None, "just started"
+        said, give_up = "", time.monotonic() + READY_SECONDS_MAX
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while time.monotonic() < give_up and READY_LINE.search(said) is None:
+                if not selector.select(timeout=0.2):
+                    continue
+                chunk = os.read(self.process.stdout.fileno(), 65_536)
+                if not chunk:
+                    break
+                said += chunk.decode(errors="replace")
+        return said
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when it does not end in time."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.communicate(timeout=STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        self.process = None
+
+    def kill(self) -> None:
+        """kill -9, as a machine that loses its power would not be kinder."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
