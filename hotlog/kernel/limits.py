@@ -20,9 +20,14 @@ RANGE_BYTES_MAX = 16 * MiB  # one GET reads at most this much (limits.md: reques
 GARBAGE_GRACE_MS = 24 * 60 * 60 * 1000
 FETCH_WALL_MS_MAX = 10 * 60 * 1000  # no read may outlive this
 
+# Metadata: a request cannot make a broker open more than it can hold
+PARTITIONS_PER_TOPIC_MAX = 10_000
+PARTITIONS_PER_BROKER_MAX = 50_000
+
 # Decompression (faults.md, "Decompression bombs")
 DECOMPRESSED_BATCH_BYTES_MAX = 128 * MiB
 ZSTD_WINDOW_BYTES_MAX = 8 * MiB
 
 assert CHUNK_BYTES <= RANGE_BYTES_MAX and RANGE_BYTES_MAX % CHUNK_BYTES == 0, "a range is whole chunks"
 assert GARBAGE_GRACE_MS > FETCH_WALL_MS_MAX, "an object outlives every read that may have started on it"
+assert PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_PER_BROKER_MAX

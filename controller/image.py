@@ -1,0 +1,209 @@
+"""ClusterImage: the cluster as a pure fold of the metadata log.
+
+Invariants: an image and all in it are frozen, so a reader holds one for as long as it likes; `fold(image, a + b) ==
+fold(fold(image, a), b)`; unchanged topics are the same objects in the next image, so a driver finds what changed by identity;
+`topics` and `topics_by_id` hold the same values; a deleted topic stays in `doomed` until its data was given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from controller.records import (
+    BrokerConfigsChanged,
+    BrokerStarted,
+    ControllerClaimed,
+    PartitionsAdded,
+    ProducerIdsAllocated,
+    Record,
+    Replicas,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicDeleted,
+    TopicPurged,
+)
+from hotlog.kernel.errors import Corrupt
+
+ALL_BROKERS = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionImage:
+    """One partition: who holds it, who leads it at which epoch."""
+
+    replicas: Replicas
+    leader: int
+    leader_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicImage:
+    """One topic.  `configs` are its own settings as text; `created_ms` is wall time, for people."""
+
+    topic_id: UUID
+    name: str
+    partitions: tuple[PartitionImage, ...]
+    configs: Mapping[str, str]
+    created_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerImage:
+    """One broker as it last registered."""
+
+    node_id: int
+    incarnation: UUID
+    rack: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterImage:
+    """Everything the metadata log says up to (not including) `offset`."""
+
+    offset: int = 0
+    controller_epoch: int = 0
+    controller_id: int = -1
+    topics: Mapping[str, TopicImage] = field(default_factory=dict)
+    doomed: Mapping[UUID, TopicImage] = field(default_factory=dict)
+    brokers: Mapping[int, BrokerImage] = field(default_factory=dict)
+    broker_configs: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    producer_id_next: int = 0
+
+    @cached_property
+    def topics_by_id(self) -> Mapping[UUID, TopicImage]:
+        return {topic.topic_id: topic for topic in self.topics.values()}
+
+
+def fold(image: ClusterImage, records: Iterable[Record]) -> ClusterImage:
+    """The image after `records`.
+
+    Raises:
+        Corrupt: a record that cannot follow what came before it.
+    """
+    draft = _Draft(image)
+    for record in records:
+        draft.apply(record)
+    return draft.image()
+
+
+class _Draft:
+    """A mutable copy that takes many records, so that a fold of n records copies each table once."""
+
+    def __init__(self, image: ClusterImage) -> None:
+        self._base = image
+        self.offset = image.offset
+        self.controller = (image.controller_epoch, image.controller_id)
+        self.topics = dict(image.topics)
+        self.names = {topic.topic_id: name for name, topic in image.topics.items()}
+        self.doomed = dict(image.doomed)
+        self.brokers = dict(image.brokers)
+        self.broker_configs = dict(image.broker_configs)
+        self.producer_id_next = image.producer_id_next
+
+    def image(self) -> ClusterImage:
+        return ClusterImage(
+            offset=self.offset,
+            controller_epoch=self.controller[0],
+            controller_id=self.controller[1],
+            topics=self.topics,
+            doomed=self.doomed,
+            brokers=self.brokers,
+            broker_configs=self.broker_configs,
+            producer_id_next=self.producer_id_next,
+        )
+
+    def apply(self, record: Record) -> None:
+        _APPLY[type(record)](self, record)
+        self.offset += 1
+
+    def topic(self, topic_id: UUID) -> TopicImage:
+        name = self.names.get(topic_id)
+        if name is None:
+            raise Corrupt(f"metadata record {self.offset} names topic id {topic_id}, which does not exist then")
+        return self.topics[name]
+
+    def controller_claimed(self, record: ControllerClaimed) -> None:
+        if record.epoch <= self.controller[0]:
+            raise Corrupt(f"controller epoch {record.epoch} at {self.offset} is not above {self.controller[0]}")
+        self.controller = (record.epoch, record.node_id)
+
+    def broker_started(self, record: BrokerStarted) -> None:
+        node = record.node_id
+        self.brokers[node] = BrokerImage(node_id=node, incarnation=record.incarnation, rack=record.rack)
+        if not record.raises_epochs:
+            return
+        for name, topic in self.topics.items():
+            if any(partition.leader == node for partition in topic.partitions):
+                raised = tuple(_raised(partition) if partition.leader == node else partition for partition in topic.partitions)
+                self.topics[name] = replace(topic, partitions=raised)
+
+    def topic_created(self, record: TopicCreated) -> None:
+        if record.name in self.topics:
+            raise Corrupt(f"topic {record.name} is created at {self.offset} though it exists")
+        self.topics[record.name] = TopicImage(
+            topic_id=record.topic_id,
+            name=record.name,
+            partitions=_partitions(record.partitions),
+            configs=record.configs,
+            created_ms=record.created_ms,
+        )
+        self.names[record.topic_id] = record.name
+
+    def topic_deleted(self, record: TopicDeleted) -> None:
+        topic = self.topic(record.topic_id)
+        del self.topics[topic.name]
+        del self.names[record.topic_id]
+        self.doomed[record.topic_id] = topic
+
+    def topic_purged(self, record: TopicPurged) -> None:
+        self.doomed.pop(record.topic_id, None)
+
+    def partitions_added(self, record: PartitionsAdded) -> None:
+        topic = self.topic(record.topic_id)
+        self.topics[topic.name] = replace(topic, partitions=topic.partitions + _partitions(record.partitions))
+
+    def topic_configs_changed(self, record: TopicConfigsChanged) -> None:
+        topic = self.topic(record.topic_id)
+        self.topics[topic.name] = replace(topic, configs=_merged(topic.configs, record.configs))
+
+    def broker_configs_changed(self, record: BrokerConfigsChanged) -> None:
+        merged = _merged(self.broker_configs.get(record.node_id, {}), record.configs)
+        self.broker_configs.pop(record.node_id, None)
+        if merged:
+            self.broker_configs[record.node_id] = merged
+
+    def producer_ids_allocated(self, record: ProducerIdsAllocated) -> None:
+        if record.start < self.producer_id_next or record.end <= record.start:
+            raise Corrupt(f"producer ids [{record.start}, {record.end}) at {self.offset} begin below {self.producer_id_next}")
+        self.producer_id_next = record.end
+
+
+def _raised(partition: PartitionImage) -> PartitionImage:
+    return replace(partition, leader_epoch=partition.leader_epoch + 1)
+
+
+def _partitions(assigned: tuple[Replicas, ...]) -> tuple[PartitionImage, ...]:
+    return tuple(PartitionImage(replicas=replicas, leader=replicas[0], leader_epoch=0) for replicas in assigned)
+
+
+def _merged(old: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = {name: text for name, text in old.items() if name not in changes}
+    merged.update({name: text for name, text in changes.items() if text is not None})
+    return dict(sorted(merged.items()))
+
+
+_APPLY: dict[type[Record], Callable[[_Draft, Any], None]] = {
+    ControllerClaimed: _Draft.controller_claimed,
+    BrokerStarted: _Draft.broker_started,
+    TopicCreated: _Draft.topic_created,
+    TopicDeleted: _Draft.topic_deleted,
+    TopicPurged: _Draft.topic_purged,
+    PartitionsAdded: _Draft.partitions_added,
+    TopicConfigsChanged: _Draft.topic_configs_changed,
+    BrokerConfigsChanged: _Draft.broker_configs_changed,
+    ProducerIdsAllocated: _Draft.producer_ids_allocated,
+}

@@ -1,0 +1,238 @@
+"""The controller of this node: opens the metadata log, claims it, commits to it, and goes on without the store for a while.
+
+    OFFLINE --tick: claim--> ACTIVE --a newer epoch--> FENCED
+
+Offline it serves the image of the local copy and refuses changes (retriable).  Fenced it refuses changes until restart.
+
+Invariants: a change is committed under the epoch that this process claimed; the cluster id of the data directory and of the store
+are the same, or nothing is written; a data directory whose node id was taken over by another one never leads again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from enum import Enum
+from uuid import UUID
+
+from controller import codec
+from controller.image import ClusterImage
+from controller.journal import Decide, Journal
+from controller.keys import CLUSTER_KEY
+from controller.mirror import Mirror
+from controller.records import BrokerStarted, ProducerIdsAllocated, Record
+from hotlog.kernel.errors import Fenced, ForeignStore, NotFound, NotReady, OutcomeUnknown, PreconditionFailed, Retry
+from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
+
+PRODUCER_ID_BLOCK = 1000
+OPEN_WAIT_S = 15.0
+
+
+class State(Enum):
+    """What this controller may do."""
+
+    OFFLINE = "offline"
+    ACTIVE = "active"
+    FENCED = "fenced"
+
+
+class Controller:
+    """Metadata for one broker.  `directory` is its own place in the data directory."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        clock: Clock,
+        disk: Disk,
+        entropy: Entropy,
+        directory: str,
+        node_id: int,
+        rack: str = "",
+        open_wait_s: float = OPEN_WAIT_S,
+    ) -> None:
+        self.node_id = node_id
+        self.state = State.OFFLINE
+        self.epoch = -1
+        self.cluster_id = ""
+        self._store = store.bind(purpose="meta")
+        self._clock = clock
+        self._entropy = entropy
+        self._mirror = Mirror(disk, directory)
+        self._rack = rack
+        self._open_wait_s = open_wait_s
+        self._incarnation = UUID(int=0)
+        self._journal: Journal | None = None
+        self._producer_ids = range(0)
+        self._producer_lock = asyncio.Lock()
+
+    @property
+    def image(self) -> ClusterImage:
+        """The newest committed image this node knows."""
+        return self._opened.image
+
+    @property
+    def _opened(self) -> Journal:
+        assert self._journal is not None, "open() comes first"
+        return self._journal
+
+    async def open(self, expected_cluster_id: str | None = None) -> None:
+        """Find or found the cluster, claim its metadata, or start from the local copy if the store is away.
+
+        `expected_cluster_id` is what the data directory says it belongs to.
+
+        Raises:
+            ForeignStore: the store belongs to another cluster, was wiped, was set back, or another data directory has taken
+                over this node id.  StoreUnavailable: no store and no local copy, as at the very first start.
+        """
+        local = await self._mirror.head()
+        known = expected_cluster_id or (local.cluster_id if local else None)
+        if local is not None and known != local.cluster_id:
+            raise ForeignStore(f"the data directory is of cluster {known}, its metadata copy is of cluster {local.cluster_id}")
+        self._incarnation = self._entropy.uuid()
+        try:
+            async with asyncio.timeout(self._open_wait_s):
+                self.cluster_id = await adopt_cluster(self._store, known, self._clock, self._entropy, local is not None)
+                await self._load()
+                await self._claim(raises_epochs=True)
+        except (Retry, OutcomeUnknown, TimeoutError):
+            if local is None:
+                raise
+            self.cluster_id = local.cluster_id
+            if self._journal is None:
+                await self._load()
+
+    async def _load(self) -> None:
+        self._journal = Journal(self._store, self._mirror, self.cluster_id, clock=self._clock, entropy=self._entropy)
+        await self._journal.load_mirror()
+
+    async def _claim(self, *, raises_epochs: bool) -> None:
+        own = await self._mirror.incarnations()
+        await self._mirror.add_incarnation(str(self._incarnation))
+        was_here = self._opened.image.offset > 0
+
+        def started(image: ClusterImage) -> list[Record]:
+            last = image.brokers.get(self.node_id)
+            if was_here and last is not None and str(last.incarnation) not in own and last.incarnation != self._incarnation:
+                raise ForeignStore(
+                    f"node.id {self.node_id} of cluster {self.cluster_id} was taken over by another data directory since this one"
+                    " was last used; it must not lead again: give it another node.id or an empty directory"
+                )
+            return [
+                BrokerStarted(node_id=self.node_id, incarnation=self._incarnation, rack=self._rack, raises_epochs=raises_epochs)
+            ]
+
+        self.epoch = await self._opened.claim(self.node_id, started)
+        self.state = State.ACTIVE
+
+    async def commit(self, decide: Decide) -> ClusterImage:
+        """Append what `decide` makes of the newest image; the image after it.
+
+        Raises:
+            NotReady: the store has been away since the start.  StoreUnavailable, OutcomeUnknown: retriable, see Journal.commit.
+            Fenced: another controller took over.  Whatever `decide` raises.
+        """
+        if self.state is State.FENCED:
+            raise Fenced(f"controller epoch {self.epoch} of node {self.node_id} was deposed")
+        if self.state is State.OFFLINE:
+            raise NotReady("the object store has been away since this broker started; metadata cannot change until it is back")
+        try:
+            return await self._opened.commit(self.epoch, decide)
+        except Fenced:
+            self.state = State.FENCED
+            raise
+
+    async def tick(self) -> bool:
+        """Claim if that is still to be done; delete what was retired.  True if something was done."""
+        if self.state is State.OFFLINE:
+            try:
+                cluster_id = await adopt_cluster(self._store, self.cluster_id, self._clock, self._entropy, True)
+                assert cluster_id == self.cluster_id
+                await self._claim(raises_epochs=False)
+            except (Retry, OutcomeUnknown):
+                return False
+            return True
+        if self.state is State.ACTIVE:
+            try:
+                if self._opened.head is None:  # the outcome of a commit is still unknown
+                    await self._opened.catch_up()
+                    return True
+                return await self._opened.reap()
+            except Retry:
+                return False
+        return False
+
+    async def allocate_producer_id(self) -> int:
+        """A producer id that was never given out before, here or elsewhere (blocks of PRODUCER_ID_BLOCK in the log)."""
+        async with self._producer_lock:
+            if not self._producer_ids:
+                start = 0
+
+                def block(image: ClusterImage) -> list[Record]:
+                    nonlocal start
+                    start = image.producer_id_next
+                    return [ProducerIdsAllocated(node_id=self.node_id, start=start, end=start + PRODUCER_ID_BLOCK)]
+
+                await self.commit(block)
+                self._producer_ids = range(start, start + PRODUCER_ID_BLOCK)
+            producer_id = self._producer_ids[0]
+            self._producer_ids = self._producer_ids[1:]
+            return producer_id
+
+
+def new_cluster_id(entropy: Entropy) -> str:
+    """22 characters of URL-safe base64, as Kafka's Uuid.toString; never one that begins with "-" (option parsers)."""
+    while True:
+        text = base64.urlsafe_b64encode(entropy.uuid().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
+async def read_cluster(store: ObjectStore) -> str:
+    """The id of the cluster that this bucket (and prefix) belongs to.
+
+    Raises:
+        NotFound: none has been founded here.  Corrupt.
+    """
+    body = codec.unseal(codec.MARKER, bytes((await store.get(CLUSTER_KEY)).data))
+    return str(body.get("cluster_id"))
+
+
+async def adopt_cluster(store: ObjectStore, expected: str | None, clock: Clock, entropy: Entropy, was_here: bool) -> str:
+    """The store's cluster id; founds one in an empty store.
+
+    Raises:
+        ForeignStore: the store is not that of the `expected` cluster; or it has no marker though this data directory was there
+            before (`was_here`).
+    """
+    for _ in range(3):
+        try:
+            found = await read_cluster(store)
+        except NotFound:
+            found = None
+        if found is not None and expected is not None and found != expected:
+            raise ForeignStore(
+                f"the object store holds cluster {found}, but this data directory belongs to cluster {expected}:"
+                " nothing will be written there; check --store and --data-dir"
+            )
+        if found is not None:
+            return found
+        if was_here:
+            raise ForeignStore(
+                f"the object store has no cluster marker, but this data directory has metadata of cluster {expected}:"
+                " the bucket was wiped, or bucket or prefix is wrong"
+            )
+        body = {"cluster_id": expected or new_cluster_id(entropy), "created_ms": clock.now_ms(), "nonce": entropy.uuid().hex}
+        try:
+            await store.put(CLUSTER_KEY, codec.seal(codec.MARKER, body), if_absent=True)
+        except (PreconditionFailed, OutcomeUnknown):
+            continue  # whoever was first named it: read it
+    return await read_cluster(store)
+
+
+async def read_image(store: ObjectStore, mirror: Mirror, clock: Clock, entropy: Entropy) -> tuple[str, ClusterImage]:
+    """(cluster id, image) from the bucket alone, without a claim: for commands that work without a broker."""
+    bound = store.bind(purpose="meta")
+    cluster_id = await read_cluster(bound)
+    journal = Journal(bound, mirror, cluster_id, clock=clock, entropy=entropy)
+    return cluster_id, await journal.catch_up()

@@ -1,0 +1,238 @@
+"""What a classic consumer group is, what happens to it, and what it asks of its driver: values only.
+
+Invariants: frozen; a Member waits for at most one of join and sync; a Token is answered by exactly one Reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import NamedTuple
+
+Token = Hashable
+Protocols = tuple[tuple[str, bytes], ...]
+PENDING_MEMBERS_MAX = 10_000
+
+
+class State(Enum):
+    """The names that DescribeGroups and ListGroups tell."""
+
+    EMPTY = "Empty"
+    PREPARING = "PreparingRebalance"
+    COMPLETING = "CompletingRebalance"
+    STABLE = "Stable"
+
+
+class Code(StrEnum):
+    """Kafka's error codes that a group answers with, by the names kio gives them."""
+
+    NONE = "none"
+    UNKNOWN_MEMBER_ID = "unknown_member_id"
+    ILLEGAL_GENERATION = "illegal_generation"
+    INCONSISTENT_GROUP_PROTOCOL = "inconsistent_group_protocol"
+    INVALID_SESSION_TIMEOUT = "invalid_session_timeout"
+    REBALANCE_IN_PROGRESS = "rebalance_in_progress"
+    MEMBER_ID_REQUIRED = "member_id_required"
+    FENCED_INSTANCE_ID = "fenced_instance_id"
+    GROUP_MAX_SIZE_REACHED = "group_max_size_reached"
+    COORDINATOR_NOT_AVAILABLE = "coordinator_not_available"
+    INVALID_GROUP_ID = "invalid_group_id"
+    GROUP_ID_NOT_FOUND = "group_id_not_found"
+    NON_EMPTY_GROUP = "non_empty_group"
+    GROUP_SUBSCRIBED_TO_TOPIC = "group_subscribed_to_topic"
+    UNKNOWN_TOPIC_OR_PARTITION = "unknown_topic_or_partition"
+    OFFSET_METADATA_TOO_LARGE = "offset_metadata_too_large"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One member.  `join_token`/`sync_token` are set while its request waits for an answer."""
+
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    client_host: str
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    protocols: Protocols
+    assignment: bytes = b""
+    join_token: Token | None = None
+    sync_token: Token | None = None
+
+    def metadata(self, protocol: str | None) -> bytes:
+        """What the member says under `protocol`."""
+        return next((data for name, data in self.protocols if name == protocol), b"")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One group.  `pending` are ids given out that have not joined yet (KIP-394)."""
+
+    group_id: str
+    state: State = State.EMPTY
+    generation: int = 0
+    protocol_type: str | None = None
+    protocol: str | None = None
+    leader: str | None = None
+    members: Mapping[str, Member] = field(default_factory=dict)
+    pending: frozenset[str] = frozenset()
+    is_storing: bool = False  # an assignment is on its way to the log
+    initial_ms_left: int = 0  # how much longer the first rebalance may be put off (KIP-134)
+    initial_grew: bool = False  # a member came since the delay was last armed
+
+    @property
+    def static(self) -> dict[str, str]:
+        """Member id by group.instance.id."""
+        return {member.instance_id: member.member_id for member in self.members.values() if member.instance_id is not None}
+
+
+class Limits(NamedTuple):
+    """What the broker's settings allow, in ms and members."""
+
+    session_ms_min: int
+    session_ms_max: int
+    initial_delay_ms: int
+    members_max: int
+
+
+# Events
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """JoinGroup.  `fresh_id` is an id that was never used, in case one is needed."""
+
+    token: Token
+    member_id: str
+    fresh_id: str
+    instance_id: str | None
+    client_id: str
+    client_host: str
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    protocol_type: str
+    protocols: Protocols
+    needs_known_id: bool
+    can_skip_assignment: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sync:
+    """SyncGroup; `assignments` come from the leader only."""
+
+    token: Token
+    member_id: str
+    instance_id: str | None
+    generation: int
+    protocol_type: str | None
+    protocol: str | None
+    assignments: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """Heartbeat."""
+
+    token: Token
+    member_id: str
+    instance_id: str | None
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """LeaveGroup: (member id, instance id) of each who leaves."""
+
+    token: Token
+    members: tuple[tuple[str, str | None], ...]
+
+
+class MemberDue(NamedTuple):
+    """A member's session, or a given-out id, has run out."""
+
+    member_id: str
+
+
+class JoinDue(NamedTuple):
+    """Members have had their time to join."""
+
+
+class SyncDue(NamedTuple):
+    """Members have had their time to sync."""
+
+
+class Stored(NamedTuple):
+    """The log has the assignment of `generation`, or could not take it."""
+
+    generation: int
+    is_ok: bool
+
+
+Event = Join | Sync | Heartbeat | Leave | MemberDue | JoinDue | SyncDue | Stored
+
+# Effects
+
+
+class Joined(NamedTuple):
+    """Answer to a Join; `members` (id, instance id, metadata) for the leader only."""
+
+    code: Code
+    member_id: str
+    generation: int = -1
+    protocol_type: str | None = None
+    protocol: str | None = None
+    leader: str = ""
+    members: tuple[tuple[str, str | None, bytes], ...] = ()
+    skip_assignment: bool = False
+
+
+class Synced(NamedTuple):
+    """Answer to a Sync."""
+
+    code: Code
+    protocol_type: str | None = None
+    protocol: str | None = None
+    assignment: bytes = b""
+
+
+class Left(NamedTuple):
+    """Answer to a Leave: (member id, instance id, code) of each."""
+
+    members: tuple[tuple[str, str | None, Code], ...]
+
+
+class Reply(NamedTuple):
+    """Answer the request that came with `token`."""
+
+    token: Token
+    result: Joined | Synced | Left | Code
+
+
+class Store(NamedTuple):
+    """Write the group to the log; tell the outcome with Stored if `generation` is still awaited."""
+
+    group: Group
+    is_awaited: bool
+
+
+class Arm(NamedTuple):
+    """(Re)start the timer `key`; when it is due it sends `event`."""
+
+    key: Hashable
+    delay_ms: int
+    event: Event
+
+
+class Disarm(NamedTuple):
+    """Stop the timer `key`, if it runs."""
+
+    key: Hashable
+
+
+Effect = Reply | Store | Arm | Disarm
+JOIN_TIMER, SYNC_TIMER = "join", "sync"
+
+
+def member_timer(member_id: str) -> Hashable:
+    return ("member", member_id)

@@ -1,0 +1,221 @@
+"""Keys and values of __consumer_offsets, in Kafka's own formats (GroupMetadataKey/Value and OffsetCommitKey/Value schemas).
+
+Written: offset key 1 with value 3, group key 2 with value 3.  Read: offset keys 0 and 1 with values 0 to 3, group key 2 with values
+0 to 3.  Schemas: https://github.com/apache/kafka/tree/trunk/group-coordinator/src/main/resources/common/message
+
+Invariants: pure; what is written here is read back equal; an unknown key version is None (as Kafka, skipped), cut-off bytes are
+Corrupt.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from hotlog.coordinators.group_types import Group, Member, State
+from hotlog.kernel.errors import Corrupt, Invalid
+
+OFFSET_KEY_VERSION, OFFSET_VALUE_VERSION = 1, 3
+GROUP_KEY_VERSION, GROUP_VALUE_VERSION = 2, 3
+VALUE_VERSION_MAX = 3
+STRING_BYTES_MAX = 32767
+
+
+class OffsetKey(NamedTuple):
+    """A group's place in a partition."""
+
+    group_id: str
+    topic: str
+    partition: int
+
+
+class GroupKey(NamedTuple):
+    """A group itself."""
+
+    group_id: str
+
+
+class OffsetValue(NamedTuple):
+    """A committed offset; `commit_ms` wall time; leader epoch -1 if the client did not say."""
+
+    offset: int
+    leader_epoch: int
+    metadata: str
+    commit_ms: int
+
+
+class GroupValue(NamedTuple):
+    """A group as stored, and when it came to this state (wall ms, -1 unknown)."""
+
+    group: Group
+    state_ms: int
+
+
+class _Reader:
+    def __init__(self, raw: bytes, what: str) -> None:
+        self._raw = raw
+        self._position = 0
+        self._what = what
+
+    def number(self, form: str) -> int:
+        try:
+            value: int = struct.unpack_from(">" + form, self._raw, self._position)[0]
+        except struct.error:
+            raise Corrupt(f"{self._what} of {len(self._raw)} bytes is cut off at {self._position}") from None
+        self._position += struct.calcsize(">" + form)
+        return value
+
+    def take(self, size: int) -> bytes:
+        piece = self._raw[self._position : self._position + size]
+        if size < 0 or len(piece) != size:
+            raise Corrupt(f"{self._what} of {len(self._raw)} bytes is cut off at {self._position}: {size} more are expected")
+        self._position += size
+        return piece
+
+    def text(self) -> str:
+        return self.take(self.number("h")).decode("utf-8", "replace")
+
+    def text_or_none(self) -> str | None:
+        size = self.number("h")
+        return None if size < 0 else self.take(size).decode("utf-8", "replace")
+
+    def bytes(self) -> bytes:
+        return self.take(self.number("i"))
+
+
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return struct.pack(">h", -1)
+    raw = value.encode("utf-8", "replace")
+    if len(raw) > STRING_BYTES_MAX:
+        raise Invalid(f"a string of {len(raw)} bytes does not fit in a group record; at most {STRING_BYTES_MAX} are allowed")
+    return struct.pack(">h", len(raw)) + raw
+
+
+def _bytes(value: bytes) -> bytes:
+    return struct.pack(">i", len(value)) + value
+
+
+def encode_key(key: OffsetKey | GroupKey) -> bytes:
+    if isinstance(key, GroupKey):
+        return struct.pack(">h", GROUP_KEY_VERSION) + _text(key.group_id)
+    return struct.pack(">h", OFFSET_KEY_VERSION) + _text(key.group_id) + _text(key.topic) + struct.pack(">i", key.partition)
+
+
+def decode_key(raw: bytes) -> OffsetKey | GroupKey | None:
+    """The key, or None for a version that is not ours to read (newer kinds of groups)."""
+    reader = _Reader(raw, "group record key")
+    version = reader.number("h")
+    if version in (0, OFFSET_KEY_VERSION):
+        return OffsetKey(reader.text(), reader.text(), reader.number("i"))
+    if version == GROUP_KEY_VERSION:
+        return GroupKey(reader.text())
+    return None
+
+
+def encode_offset(value: OffsetValue) -> bytes:
+    head = struct.pack(">hqi", OFFSET_VALUE_VERSION, value.offset, value.leader_epoch)
+    return head + _text(value.metadata) + struct.pack(">q", value.commit_ms)
+
+
+def decode_offset(raw: bytes) -> OffsetValue:
+    reader = _Reader(raw, "offset value")
+    version = reader.number("h")
+    _check_version(version, "offset value")
+    offset = reader.number("q")
+    epoch = reader.number("i") if version >= 3 else -1
+    metadata = reader.text()
+    return OffsetValue(offset, epoch, metadata, reader.number("q"))
+
+
+def _check_version(version: int, what: str) -> None:
+    if not 0 <= version <= VALUE_VERSION_MAX:
+        raise Corrupt(f"{what} has version {version}; 0 to {VALUE_VERSION_MAX} are read")
+
+
+def encode_group(group: Group, state_ms: int) -> bytes:
+    """A group whose rebalance is complete (or that is empty); waiting requests are not part of it."""
+    parts = [
+        struct.pack(">h", GROUP_VALUE_VERSION),
+        _text(group.protocol_type or ""),
+        struct.pack(">i", group.generation),
+        _text(group.protocol),
+        _text(group.leader),
+        struct.pack(">qi", state_ms, len(group.members)),
+    ]
+    for member in group.members.values():
+        parts += [
+            _text(member.member_id),
+            _text(member.instance_id),
+            _text(member.client_id),
+            _text(member.client_host),
+            struct.pack(">ii", member.rebalance_timeout_ms, member.session_timeout_ms),
+            _bytes(member.metadata(group.protocol)),
+            _bytes(member.assignment),
+        ]
+    return b"".join(parts)
+
+
+def decode_group(group_id: str, raw: bytes) -> GroupValue:
+    reader = _Reader(raw, "group value")
+    version = reader.number("h")
+    _check_version(version, "group value")
+    protocol_type = reader.text()
+    generation = reader.number("i")
+    protocol, leader = reader.text_or_none(), reader.text_or_none()
+    state_ms = reader.number("q") if version >= 2 else -1
+    members = [_member(reader, version, protocol) for _ in range(reader.number("i"))]
+    group = Group(
+        group_id=group_id,
+        state=State.STABLE if members else State.EMPTY,
+        generation=generation,
+        protocol_type=protocol_type or None,
+        protocol=protocol,
+        leader=leader,
+        members={member.member_id: member for member in members},
+    )
+    return GroupValue(group, state_ms)
+
+
+def _member(reader: _Reader, version: int, protocol: str | None) -> Member:
+    member_id = reader.text()
+    instance_id = reader.text_or_none() if version >= 3 else None
+    client_id, client_host = reader.text(), reader.text()
+    rebalance_ms = reader.number("i") if version >= 1 else -1
+    session_ms = reader.number("i")
+    metadata = reader.bytes()
+    return Member(
+        member_id=member_id,
+        instance_id=instance_id,
+        client_id=client_id,
+        client_host=client_host,
+        session_timeout_ms=session_ms,
+        rebalance_timeout_ms=rebalance_ms if version >= 1 else session_ms,
+        protocols=((protocol or "", metadata),),
+        assignment=reader.bytes(),
+    )
+
+
+def subscribed_topics(group: Group) -> frozenset[str] | None:
+    """Topics that members of a consumer group subscribe to (ConsumerProtocolSubscription); None if that cannot be told."""
+    if group.protocol_type != "consumer" or group.protocol is None:
+        return None
+    topics: set[str] = set()
+    for member in group.members.values():
+        try:
+            reader = _Reader(member.metadata(group.protocol), "subscription")
+            reader.number("h")
+            topics.update(reader.text() for _ in range(reader.number("i")))
+        except Corrupt:
+            return None
+    return frozenset(topics)
+
+
+def partition_for(group_id: str, count: int) -> int:
+    """The partition of __consumer_offsets that holds a group: Java's String.hashCode, made positive, modulo `count`."""
+    code = 0
+    raw = group_id.encode("utf-16-be", "surrogatepass")
+    for high, low in zip(raw[::2], raw[1::2], strict=True):
+        code = (31 * code + (high << 8 | low)) & 0xFFFFFFFF
+    signed = code - (1 << 32) if code >= 1 << 31 else code
+    return (0 if signed == -(1 << 31) else abs(signed)) % count

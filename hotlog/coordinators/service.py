@@ -1,0 +1,539 @@
+"""The group coordinator: drives the group machines with timers and the log.
+
+Every group belongs to one partition of __consumer_offsets, found by its name.  This module owns what the machines do not: futures for
+waiting requests, loop timers (monotonic), and appends.
+
+Invariants: a group changes only through `step`; effects are carried out in their order; a commit is answered after it is durable;
+what is not loaded is answered COORDINATOR_LOAD_IN_PROGRESS, what cannot be read COORDINATOR_NOT_AVAILABLE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from hotlog.coordinators.group import step
+from hotlog.coordinators.group_types import (
+    Arm,
+    Code,
+    Disarm,
+    Effect,
+    Event,
+    Group,
+    Heartbeat,
+    Join,
+    Joined,
+    Leave,
+    Left,
+    Limits,
+    MemberDue,
+    Reply,
+    State,
+    Store,
+    Stored,
+    Sync,
+    Synced,
+    Token,
+    member_timer,
+)
+from hotlog.coordinators.offset_log import Entry, OffsetLog
+from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue, partition_for, subscribed_topics
+from hotlog.kernel.errors import HotlogError, Invalid, NotReady
+from hotlog.kernel.settings import Settings
+from hotlog.log.partition_log import PartitionLog
+from hotlog.world.ports import Clock, Entropy
+
+LOG = logging.getLogger(__name__)
+GROUP_ID_BYTES_MAX = 32_000
+PROTOCOL_BYTES_MAX = 8 * 1024 * 1024
+
+
+class GroupNotServed(NotReady):
+    """The group's partition is not loaded, or cannot be read."""
+
+
+class Commit(NamedTuple):
+    """One partition of an OffsetCommit; leader epoch -1 if not said."""
+
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int
+    metadata: str | None
+
+
+class Described(NamedTuple):
+    """A group for DescribeGroups and ListGroups; `code` is not NONE if it is unknown."""
+
+    group: Group
+    code: Code
+
+
+@dataclass
+class _Live:
+    """A group with what drives it."""
+
+    group: Group
+    table: OffsetLog
+    timers: dict[Hashable, asyncio.TimerHandle] = field(default_factory=dict)
+    store_order: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class GroupCoordinator:
+    """All groups of this node.  The callables reach the broker: the log of a partition of __consumer_offsets, its creation, its number
+    of partitions, and the number of partitions of any topic."""
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        clock: Clock,
+        entropy: Entropy,
+        log_of: Callable[[int], PartitionLog | None],
+        ensure_topic: Callable[[], Awaitable[None]],
+        partition_count: Callable[[], int],
+        topic_partitions: Callable[[str], int],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._entropy = entropy
+        self._log_of = log_of
+        self._ensure_topic = ensure_topic
+        self._partition_count = partition_count
+        self._topic_partitions = topic_partitions
+        self._tables: dict[int, OffsetLog] = {}
+        self._broken: set[int] = set()
+        self._loading = asyncio.Lock()
+        self._live: dict[str, _Live] = {}
+        self._waiting: dict[Token, asyncio.Future[Any]] = {}
+        self._tokens = itertools.count()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._started = (clock.now_ms(), clock.monotonic())
+
+    # Life
+
+    async def start(self) -> None:
+        """Load every partition of __consumer_offsets that is here."""
+        await self._load_all()
+
+    async def close(self) -> None:
+        """Stop timers; waiting requests end with their connections."""
+        for live in self._live.values():
+            for timer in live.timers.values():
+                timer.cancel()
+            live.timers.clear()
+        for task in reversed(list(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for future in self._waiting.values():
+            future.cancel()
+        self._waiting.clear()
+
+    async def ensure(self) -> None:
+        """Create and load __consumer_offsets if it is missing (FindCoordinator)."""
+        if self._partition_count() == 0:
+            await self._ensure_topic()
+        await self._load_all()
+
+    async def _load_all(self) -> None:
+        async with self._loading:
+            for index in range(self._partition_count()):
+                log = self._log_of(index)
+                if log is None or index in self._broken or (index in self._tables and self._tables[index].log is log):
+                    continue
+                table = OffsetLog(log, self._clock)
+                try:
+                    await table.replay()
+                except HotlogError:
+                    LOG.exception("groups of %s cannot be read and are not served", log.tp)
+                    self._broken.add(index)
+                    continue
+                self._tables[index] = table
+                for group_id, value in table.groups.items():
+                    self._revive(group_id, value, table)
+
+    def _revive(self, group_id: str, value: GroupValue, table: OffsetLog) -> None:
+        """A group as it was when it was last stored; its members have one session to show up."""
+        live = self._live[group_id] = _Live(value.group, table)
+        for member in value.group.members.values():
+            self._arm(live, Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id)))
+
+    # Finding a group
+
+    def _table(self, group_id: str) -> OffsetLog:
+        """The table of the group's partition.
+
+        Raises:
+            GroupNotServed: not loaded (yet), or broken.
+        """
+        count = self._partition_count()
+        if count == 0:
+            raise GroupNotServed("__consumer_offsets does not exist yet; ask for the coordinator first")
+        index = partition_for(group_id, count)
+        table = self._tables.get(index)
+        if table is None:
+            state = "cannot be read" if index in self._broken else "is not loaded yet"
+            raise GroupNotServed(f"__consumer_offsets-{index}, which holds group {group_id!r}, {state}")
+        return table
+
+    async def _table_for_writing(self, group_id: str) -> OffsetLog:
+        try:
+            return self._table(group_id)
+        except GroupNotServed:
+            await self.ensure()
+            return self._table(group_id)
+
+    def _limits(self) -> Limits:
+        settings = self._settings()
+        return Limits(
+            settings.number("group.min.session.timeout.ms"),
+            settings.number("group.max.session.timeout.ms"),
+            settings.number("group.initial.rebalance.delay.ms"),
+            settings.number("group.max.size"),
+        )
+
+    # Driving
+
+    def _take(self, live: _Live, event: Event) -> None:
+        """One step and its effects; a plain function, so nothing comes in between."""
+        live.group, effects = step(live.group, event, self._limits())
+        for effect in effects:
+            self._carry_out(live, effect)
+
+    def _carry_out(self, live: _Live, effect: Effect) -> None:
+        match effect:
+            case Reply(token, result):
+                future = self._waiting.pop(token, None)
+                if future is not None and not future.done():
+                    future.set_result(result)
+            case Arm():
+                self._arm(live, effect)
+            case Disarm(key):
+                timer = live.timers.pop(key, None)
+                if timer is not None:
+                    timer.cancel()
+            case Store(group, is_awaited):
+                self._spawn(self._store(live, group, is_awaited))
+
+    def _arm(self, live: _Live, effect: Arm) -> None:
+        old = live.timers.pop(effect.key, None)
+        if old is not None:
+            old.cancel()
+
+        def due() -> None:
+            live.timers.pop(effect.key, None)
+            self._take(live, effect.event)
+
+        live.timers[effect.key] = asyncio.get_running_loop().call_later(effect.delay_ms / 1000, due)
+
+    async def _store(self, live: _Live, group: Group, is_awaited: bool) -> None:
+        is_ok = True
+        async with live.store_order:
+            try:
+                await live.table.append([(GroupKey(group.group_id), GroupValue(group, self._clock.now_ms()))])
+            except (HotlogError, OSError) as problem:
+                LOG.warning("group %s generation %d could not be stored: %s", group.group_id, group.generation, problem)
+                is_ok = False
+        if is_awaited:
+            self._take(live, Stored(group.generation, is_ok))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def _ask(self, live: _Live, token: Token, event: Event) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        self._take(live, event)
+        try:
+            return await future
+        finally:
+            self._waiting.pop(token, None)
+
+    # Membership
+
+    async def join(
+        self,
+        group_id: str,
+        *,
+        member_id: str,
+        instance_id: str | None,
+        client_id: str,
+        client_host: str,
+        session_timeout_ms: int,
+        rebalance_timeout_ms: int,
+        protocol_type: str,
+        protocols: tuple[tuple[str, bytes], ...],
+        needs_known_id: bool,
+        can_skip_assignment: bool,
+    ) -> Joined:
+        """JoinGroup; waits for the rebalance.
+
+        Raises:
+            GroupNotServed
+        """
+        if not _is_group_id(group_id):
+            return Joined(Code.INVALID_GROUP_ID, member_id)
+        if sum(len(data) for _, data in protocols) > PROTOCOL_BYTES_MAX:
+            raise Invalid(f"protocol metadata of group {group_id!r} is above {PROTOCOL_BYTES_MAX} bytes")
+        table = await self._table_for_writing(group_id)
+        live = self._live.get(group_id)
+        if live is None:
+            if member_id:
+                return Joined(Code.UNKNOWN_MEMBER_ID, member_id)
+            live = self._live[group_id] = _Live(Group(group_id=group_id), table)
+        token = next(self._tokens)
+        event = Join(
+            token=token,
+            member_id=member_id,
+            fresh_id=f"{(instance_id or client_id)[:200]}-{self._entropy.uuid()}",
+            instance_id=instance_id,
+            client_id=client_id,
+            client_host=client_host,
+            session_timeout_ms=session_timeout_ms,
+            rebalance_timeout_ms=rebalance_timeout_ms,
+            protocol_type=protocol_type,
+            protocols=protocols,
+            needs_known_id=needs_known_id,
+            can_skip_assignment=can_skip_assignment,
+        )
+        result: Joined = await self._ask(live, token, event)
+        return result
+
+    async def sync(
+        self,
+        group_id: str,
+        *,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        protocol_type: str | None,
+        protocol: str | None,
+        assignments: Mapping[str, bytes],
+    ) -> Synced:
+        """SyncGroup; waits for the leader's assignment."""
+        live = self._known(group_id)
+        if live is None:
+            return Synced(Code.UNKNOWN_MEMBER_ID)
+        token = next(self._tokens)
+        event = Sync(
+            token=token,
+            member_id=member_id,
+            instance_id=instance_id,
+            generation=generation,
+            protocol_type=protocol_type,
+            protocol=protocol,
+            assignments=assignments,
+        )
+        result: Synced = await self._ask(live, token, event)
+        return result
+
+    async def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
+        """Heartbeat."""
+        live = self._known(group_id)
+        if live is None:
+            return Code.UNKNOWN_MEMBER_ID
+        token = next(self._tokens)
+        event = Heartbeat(token=token, member_id=member_id, instance_id=instance_id, generation=generation)
+        code: Code = await self._ask(live, token, event)
+        return code
+
+    async def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
+        """LeaveGroup."""
+        live = self._known(group_id)
+        if live is None:
+            return Left(tuple((member_id, instance_id, Code.UNKNOWN_MEMBER_ID) for member_id, instance_id in members))
+        token = next(self._tokens)
+        result: Left = await self._ask(live, token, Leave(token=token, members=members))
+        return result
+
+    def _known(self, group_id: str) -> _Live | None:
+        self._table(group_id)
+        return self._live.get(group_id)
+
+    # Offsets
+
+    async def commit(
+        self, group_id: str, *, member_id: str, instance_id: str | None, generation: int, commits: Iterable[Commit]
+    ) -> dict[tuple[str, int], Code]:
+        """OffsetCommit: a code for each (topic, partition); durable when it returns.
+
+        Raises:
+            GroupNotServed, StorageFailed, DiskFull
+        """
+        wanted = list(commits)
+        if not _is_group_id(group_id) and group_id != "":
+            return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
+        table = await self._table_for_writing(group_id)
+        code = self._commit_refusal(group_id, member_id, instance_id, generation)
+        if code is not Code.NONE:
+            return {(commit.topic, commit.partition): code for commit in wanted}
+        metadata_max = min(self._settings().number("offset.metadata.max.bytes"), GROUP_ID_BYTES_MAX)
+        codes: dict[tuple[str, int], Code] = {}
+        entries: list[Entry] = []
+        now_ms = self._clock.now_ms()
+        for commit in wanted:
+            metadata = commit.metadata or ""
+            place = (commit.topic, commit.partition)
+            if not 0 <= commit.partition < self._topic_partitions(commit.topic):
+                codes[place] = Code.UNKNOWN_TOPIC_OR_PARTITION
+            elif len(metadata.encode("utf-8", "replace")) > metadata_max:
+                codes[place] = Code.OFFSET_METADATA_TOO_LARGE
+            else:
+                codes[place] = Code.NONE
+                value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
+                entries.append((OffsetKey(group_id, *place), value))
+        if entries:
+            self._live.setdefault(group_id, _Live(Group(group_id=group_id), table))
+            await table.append(entries)
+        return codes
+
+    def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
+        live = self._live.get(group_id)
+        if live is None:
+            return Code.NONE if generation < 0 else Code.ILLEGAL_GENERATION
+        group = live.group
+        if generation < 0 and group.state is State.EMPTY:
+            return Code.NONE
+        if generation < 0 and not member_id and instance_id is None:
+            return Code.UNKNOWN_MEMBER_ID
+        if instance_id is not None and group.static.get(instance_id, member_id) != member_id:
+            return Code.FENCED_INSTANCE_ID
+        member = group.members.get(member_id)
+        if member is None:
+            return Code.UNKNOWN_MEMBER_ID
+        if generation != group.generation:
+            return Code.ILLEGAL_GENERATION
+        if member.join_token is None and member.sync_token is None:
+            self._arm(live, Arm(member_timer(member_id), member.session_timeout_ms, MemberDue(member_id)))
+        return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
+
+    def offsets(self, group_id: str) -> dict[tuple[str, int], OffsetValue]:
+        """All committed offsets of a group.
+
+        Raises:
+            GroupNotServed
+        """
+        if self._partition_count() == 0:
+            return {}
+        return self._table(group_id).offsets(group_id)
+
+    # Administration
+
+    def describe(self, group_id: str) -> Described:
+        """A group's state; GROUP_ID_NOT_FOUND (with an empty group) if it is unknown."""
+        live = self._live.get(group_id) if self._partition_count() == 0 else self._known(group_id)
+        if live is not None:
+            return Described(live.group, Code.NONE)
+        code = Code.NONE if self._partition_count() and self.offsets(group_id) else Code.GROUP_ID_NOT_FOUND
+        return Described(Group(group_id=group_id), code)
+
+    def all(self) -> list[Group]:
+        """Every group that has members or offsets."""
+        found = {group_id: live.group for group_id, live in self._live.items()}
+        for table in self._tables.values():
+            for group_id in table.group_ids:
+                found.setdefault(group_id, Group(group_id=group_id))
+        return [found[group_id] for group_id in sorted(found)]
+
+    async def delete(self, group_id: str) -> Code:
+        """DeleteGroups: only a group without members."""
+        if not _is_group_id(group_id):
+            return Code.INVALID_GROUP_ID
+        if self._partition_count() == 0:
+            return Code.GROUP_ID_NOT_FOUND
+        table = self._table(group_id)
+        live = self._live.get(group_id)
+        if live is not None and live.group.state is not State.EMPTY:
+            return Code.NON_EMPTY_GROUP
+        if live is None and group_id not in table.group_ids:
+            return Code.GROUP_ID_NOT_FOUND
+        await self._forget(group_id, table)
+        return Code.NONE
+
+    async def _forget(self, group_id: str, table: OffsetLog) -> None:
+        live = self._live.get(group_id)
+        before = live.group if live is not None else None
+        entries: list[Entry] = [(OffsetKey(group_id, *place), None) for place in table.offsets(group_id)]
+        if group_id in table.groups:
+            entries.append((GroupKey(group_id), None))
+        await table.append(entries)
+        if live is not None and live.group is before:  # nobody joined meanwhile
+            for timer in live.timers.values():
+                timer.cancel()
+            del self._live[group_id]
+
+    async def delete_offsets(self, group_id: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Code]:
+        """OffsetDelete (KIP-496): not for topics that a member still subscribes to.
+
+        Raises:
+            GroupNotServed
+        """
+        wanted = list(places)
+        described = self.describe(group_id)
+        if described.code is not Code.NONE:
+            return {place: described.code for place in wanted}
+        topics: frozenset[str] | None = frozenset()
+        if described.group.state is not State.EMPTY:
+            topics = subscribed_topics(described.group)
+            if topics is None:
+                return {place: Code.NON_EMPTY_GROUP for place in wanted}
+        table = self._table(group_id)
+        known = table.offsets(group_id)
+        codes = {}
+        for place in wanted:
+            is_subscribed = place[0] in (topics or ())
+            codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else Code.NONE
+        await table.append([(OffsetKey(group_id, *p), None) for p, code in codes.items() if code is Code.NONE and p in known])
+        return codes
+
+    async def forget_topic(self, topic: str) -> None:
+        """A topic was deleted: its offsets mean nothing any more."""
+        for table in self._tables.values():
+            for group_id in table.group_ids:
+                gone: list[Entry] = [
+                    (OffsetKey(group_id, *place), None) for place in table.offsets(group_id) if place[0] == topic
+                ]
+                if gone:
+                    await table.append(gone)
+
+    def _steady_now_ms(self) -> int:
+        """Wall time that a step of the clock since the start cannot push forward: a wrong clock must not expire everything."""
+        elapsed_ms = int((self._clock.monotonic() - self._started[1]) * 1000)
+        return min(self._clock.now_ms(), self._started[0] + elapsed_ms)
+
+    async def tick(self) -> bool:
+        """Expire the offsets of groups that have been empty for long, keep the logs short; True if something was done."""
+        done = False
+        idle = [key for key, live in self._live.items() if _is_nothing(live)]
+        for group_id in idle:
+            del self._live[group_id]
+        oldest_ms = self._steady_now_ms() - self._settings().number("offsets.retention.minutes") * 60_000
+        for table in list(self._tables.values()):
+            for group_id in table.group_ids:
+                live = self._live.get(group_id)
+                if live is not None and (live.group.state is not State.EMPTY or live.group.pending):
+                    continue
+                value = table.groups.get(group_id)
+                newest_ms = max([offset.commit_ms for offset in table.offsets(group_id).values()], default=0)
+                if max(newest_ms, value.state_ms if value is not None else 0) < oldest_ms:
+                    await self._forget(group_id, table)
+                    done = True
+            done = await table.checkpoint_if_long() or done
+        return done
+
+
+def _is_nothing(live: _Live) -> bool:
+    """Whether a group was only ever asked for: no members, no ids given out, no record."""
+    group = live.group
+    is_idle = group.state is State.EMPTY and not group.pending and not live.timers
+    return is_idle and group.group_id not in live.table.groups and not live.table.offsets(group.group_id)
+
+
+def _is_group_id(group_id: str) -> bool:
+    return 0 < len(group_id.encode("utf-8", "replace")) <= GROUP_ID_BYTES_MAX
