@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -50,6 +51,11 @@ def run_quietly(command: Sequence[str], *, folder: Path) -> None:
     if done.returncode != 0:
         tail = (done.stdout + done.stderr)[-2_000:]
         raise ToolMissing(f"{command[0]} failed with exit code {done.returncode}: {tail}")
+
+
+def digest(*parts: str) -> str:
+    """A short name for what a folder is built from, so that a change builds it anew."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def built_folder(name: str, build: Callable[[Path], None]) -> Path:

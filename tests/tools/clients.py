@@ -18,7 +18,6 @@ Invariants:
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.tools.cache import built_folder, require_program, run_quietly
+from tests.tools.cache import built_folder, digest, require_program, run_quietly
 from tests.tools.kafka_jars import kafka_jars
 
 SOURCES = Path(__file__).parent.parent / "clients"
@@ -167,7 +166,7 @@ def kafkajs() -> CommandClient:
         (folder / "package.json").write_text('{"private": true}\n')
         run_quietly([npm, "install", "--no-audit", "--no-fund", *KAFKAJS_PACKAGES], folder=folder)
 
-    modules = built_folder(f"kafkajs-{_digest(*KAFKAJS_PACKAGES)}", install)
+    modules = built_folder(f"kafkajs-{digest(*KAFKAJS_PACKAGES)}", install)
     return CommandClient(
         name="kafkajs",
         command=(node, str(SOURCES / "node" / "client.mjs")),
@@ -179,7 +178,7 @@ def kafkajs() -> CommandClient:
 def franz_go() -> CommandClient:
     """franz-go, compiled once into the cache. Raises ToolMissing."""
     source = SOURCES / "go"
-    digest = _digest(*(file.read_text() for file in sorted(source.iterdir())), *FRANZ_GO_MODULES)
+    made_of = digest(*(file.read_text() for file in sorted(source.iterdir())), *FRANZ_GO_MODULES)
 
     def build(folder: Path) -> None:
         go = require_program("go", why="franz-go is compiled with Go")
@@ -188,7 +187,7 @@ def franz_go() -> CommandClient:
         run_quietly([go, "get", *FRANZ_GO_MODULES], folder=folder)
         run_quietly([go, "build", "-o", "client", "."], folder=folder)
 
-    return CommandClient(name="franz-go", command=(str(built_folder(f"franz-go-{digest}", build) / "client"),))
+    return CommandClient(name="franz-go", command=(str(built_folder(f"franz-go-{made_of}", build) / "client"),))
 
 
 def java_client() -> CommandClient:
@@ -200,14 +199,10 @@ def java_client() -> CommandClient:
         javac = require_program("javac", why="the Java client's command is compiled once")
         run_quietly([javac, "-cp", jars.classpath, "-d", str(folder), str(source)], folder=folder)
 
-    classes = built_folder(f"java-client-{_digest(source.read_text(), jars.version)}", build)
+    classes = built_folder(f"java-client-{digest(source.read_text(), jars.version)}", build)
     options = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
     command = (jars.java, *options, "-cp", f"{classes}:{jars.classpath}", "Client")
     return CommandClient(name="java", command=command)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)

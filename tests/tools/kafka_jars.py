@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.tools.cache import ToolMissing, built_folder, require_program, run_quietly
+from tests.tools.cache import ToolMissing, built_folder, digest, require_program, run_quietly
 
 KAFKA_VERSION = "4.3.0"
 SCALA_VERSION = "2.13"
@@ -33,6 +33,7 @@ _DEPENDENCY = """
 _LOG4J = """status = warn
 appender.console.type = Console
 appender.console.name = console
+appender.console.target = SYSTEM_ERR
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d %p %c: %m%n
 rootLogger.level = warn
@@ -42,7 +43,7 @@ rootLogger.appenderRef.console.ref = console
 
 @dataclass(frozen=True, kw_only=True)
 class KafkaJars:
-    """The jars of one Kafka version, with a log4j2.properties that prints warnings to stdout."""
+    """The jars of one Kafka version, with a log4j2.properties that prints warnings to stderr."""
 
     java: str
     version: str
@@ -73,21 +74,21 @@ def kafka_jars(version: str = KAFKA_VERSION) -> KafkaJars:
     """Kafka's server, tools and clients with all runtime dependencies. Raises ToolMissing with the reason."""
     java = require_program("java", why="Apache Kafka 4.x needs Java 17 or newer")
     _check_java(java)
+    wanted = (
+        ("org.apache.kafka", f"kafka_{SCALA_VERSION}", version),
+        ("org.apache.kafka", "kafka-tools", version),
+        ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_SLF4J_VERSION),
+    )
+    pom = _POM.format(dependencies="".join(_DEPENDENCY.format(*each) for each in wanted))
 
     def fetch(folder: Path) -> None:
         maven = require_program("mvn", why="Maven fetches Apache Kafka's jars")
-        wanted = (
-            ("org.apache.kafka", f"kafka_{SCALA_VERSION}", version),
-            ("org.apache.kafka", "kafka-tools", version),
-            ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_SLF4J_VERSION),
-        )
-        dependencies = "".join(_DEPENDENCY.format(*each) for each in wanted)
-        (folder / "pom.xml").write_text(_POM.format(dependencies=dependencies))
+        (folder / "pom.xml").write_text(pom)
         (folder / "log4j2.properties").write_text(_LOG4J)
         goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
         run_quietly([maven, "-q", "-B", *goal], folder=folder)
 
-    return KafkaJars(java=java, version=version, folder=built_folder(f"kafka-{version}", fetch))
+    return KafkaJars(java=java, version=version, folder=built_folder(f"kafka-{version}-{digest(pom, _LOG4J)}", fetch))
 
 
 def _check_java(java: str) -> None:
