@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import tenacity
 
@@ -27,6 +27,14 @@ from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectI
 T = TypeVar("T")
 BYTES_PER_SECOND_MIN = 1 * MiB
 LIST_PAGE = 1000  # what adapters ask for with one request
+
+
+class UploadLimits(NamedTuple):
+    """When and how a large object goes in parts: bytes, and how many parts of one object are sent at once."""
+
+    single_put_bytes_max: int = 64 * MiB
+    part_bytes: int = 64 * MiB
+    parts_in_flight: int = 4
 
 
 class Refused(StoreUnavailable):
@@ -104,6 +112,13 @@ class Retrier:
             raise
 
 
+@runtime_checkable
+class InParts(Protocol):
+    """A form of store that uploads large objects in parts."""
+
+    def limited(self, limits: UploadLimits) -> ObjectStore: ...
+
+
 class ResilientStore:
     """Any ObjectStore, with deadlines and retries."""
 
@@ -113,6 +128,11 @@ class ResilientStore:
 
     def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> ResilientStore:
         return ResilientStore(self._store.bind(topic=topic, purpose=purpose), self._retrier)
+
+    def limited(self, limits: UploadLimits) -> ResilientStore:
+        """A view that uploads in parts by other limits; the same where the form has no parts."""
+        inner = self._store
+        return ResilientStore(inner.limited(limits), self._retrier) if isinstance(inner, InParts) else self
 
     async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
         return await self._retrier.run(

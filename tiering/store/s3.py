@@ -26,8 +26,8 @@ from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, PendingUplo
 from tiering.cost.meter import Kind
 from tiering.store.keys import check_key, check_prefix, check_range
 from tiering.store.metered import Account, Call
-from tiering.store.resilient import Refused, Retrier
-from tiering.store.s3_bucket import Bucket, UploadLimits, crc_header
+from tiering.store.resilient import Refused, Retrier, UploadLimits
+from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.s3_errors import translate
 from tiering.store.s3_upload import Upload
 from tiering.store.urls import S3Url
@@ -78,6 +78,10 @@ class S3Store:
 
     def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> S3Store:
         return S3Store(self._bucket, self._account.bind(topic=topic, purpose=purpose))
+
+    def limited(self, limits: UploadLimits) -> S3Store:
+        """A view with other limits for uploads in parts."""
+        return S3Store(self._bucket._replace(limits=limits), self._account)
 
     async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
         check_key(key)

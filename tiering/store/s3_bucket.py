@@ -9,19 +9,10 @@ import base64
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
-from hotlog.kernel.limits import MiB
-from tiering.store.resilient import Retrier
+from tiering.store.resilient import Retrier, UploadLimits
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
-
-
-class UploadLimits(NamedTuple):
-    """Bytes, and how many parts of one object are sent at once."""
-
-    single_put_bytes_max: int = 64 * MiB
-    part_bytes: int = 64 * MiB
-    parts_in_flight: int = 4
 
 
 class Bucket(NamedTuple):
