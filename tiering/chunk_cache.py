@@ -1,7 +1,7 @@
 """Aligned chunks of segment objects: memory, then disk, then one ranged GET for however many readers want it.
 
-A chunk is bytes [i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES) of an object's log data (the last one shorter).  Objects are immutable and
-their keys are never used twice, so a chunk never goes stale.
+A chunk is bytes [i * chunk_bytes, (i + 1) * chunk_bytes) of an object's log data (the last one shorter), the unit of the checksums in its
+footer.  Objects are immutable and their keys are never used twice, so a chunk never goes stale.
 
 Invariants: N readers of one chunk cost one GET; a started GET ends in the cache, whoever went away meanwhile; a chunk is returned only
 after its source's check passed; memory and disk stay within hotlog.cache.memory.bytes and hotlog.cache.disk.bytes, what is in flight
@@ -26,7 +26,6 @@ from tiering.chunk_disk import ChunkDisk
 from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
 
 Check = Callable[[int, memoryview], bool]
-_RUN_CHUNKS = RANGE_BYTES_MAX // CHUNK_BYTES
 _DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk: a cache must not hold memory hostage
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retries are below this
 
@@ -40,15 +39,25 @@ class ChunkSource:
     object_bytes: int
     topic: str
     check: Check | None = None
+    chunk_bytes: int = CHUNK_BYTES
 
     @property
     def chunk_count(self) -> int:
-        return -(-self.data_bytes // CHUNK_BYTES)
+        return -(-self.data_bytes // self.chunk_bytes)
 
-    def chunk_range(self, index: int) -> tuple[int, int]:
-        """Byte range [start, end) of a chunk."""
-        start = index * CHUNK_BYTES
-        return start, min(start + CHUNK_BYTES, self.data_bytes)
+    @property
+    def run_chunks_max(self) -> int:
+        """Chunks that one GET brings at most."""
+        return max(1, RANGE_BYTES_MAX // self.chunk_bytes)
+
+    def run_end(self, stop: int) -> int:
+        """The chunk after the aligned run that holds byte `stop` - 1: neighbours that are fetched together."""
+        run_bytes = self.run_chunks_max * self.chunk_bytes
+        return min(-(-stop // run_bytes) * self.run_chunks_max, self.chunk_count)
+
+    def byte_range(self, first: int, end: int) -> tuple[int, int]:
+        """Bytes [start, stop) of chunks [first, end)."""
+        return first * self.chunk_bytes, min(end * self.chunk_bytes, self.data_bytes)
 
 
 @dataclass(slots=True)
@@ -93,9 +102,17 @@ class ChunkCache:
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
-    def peek(self, source: ChunkSource, index: int) -> memoryview | None:
-        """The chunk if it is in memory."""
-        return self._memory.get((source.key, index))
+    def peek(self, source: ChunkSource, first: int, end: int) -> list[memoryview]:
+        """The chunks [first, end) that are in memory, up to the first that is not."""
+        result = []
+        for index in range(first, end):
+            chunk = self._memory.get((source.key, index))
+            if chunk is None:
+                break
+            result.append(chunk)
+        else:
+            self._metrics.cache_hits.labels("memory").inc(len(result))
+        return result
 
     async def get(
         self, source: ChunkSource, first: int, end: int, *, lane: Lane = Lane.FETCH, wait_s: float | None = None
@@ -128,7 +145,7 @@ class ChunkCache:
             return 0
         before = len(self._flights)
         self._plan(source, first, end, lane, {})
-        return (len(self._flights) - before) * CHUNK_BYTES
+        return (len(self._flights) - before) * source.chunk_bytes
 
     async def drop(self, source: ChunkSource, index: int) -> None:
         """Forget a chunk whose content proved wrong, in every layer."""
@@ -169,7 +186,7 @@ class ChunkCache:
                     flights.append(flight)
             else:
                 run.append(index)
-                if len(run) < _RUN_CHUNKS:
+                if len(run) < source.run_chunks_max:
                     continue
             if run:
                 flights.append(self._launch(source, run, lane))
@@ -222,7 +239,7 @@ class ChunkCache:
         return missing
 
     async def _from_store(self, source: ChunkSource, first: int, end: int, ticket: Ticket, chunks: dict[int, memoryview]) -> None:
-        start, stop = first * CHUNK_BYTES, min(end * CHUNK_BYTES, source.data_bytes)
+        start, stop = source.byte_range(first, end)
         self._metrics.cache_misses.inc()
         for attempt in range(_GET_ATTEMPTS):
             async with self.gate.slot(ticket):
@@ -249,14 +266,14 @@ class ChunkCache:
 
         A run of several is copied, so that one chunk kept in memory does not hold the buffer of four.
         """
-        expected = min(end * CHUNK_BYTES, source.data_bytes) - first * CHUNK_BYTES
-        if len(blob.data) != expected or blob.size != source.object_bytes:
+        start, stop = source.byte_range(first, end)
+        if len(blob.data) != stop - start or blob.size != source.object_bytes:
             return None
         view = memoryview(blob.data)
         cut = {}
         for index in range(first, end):
-            start = (index - first) * CHUNK_BYTES
-            piece = view[start : start + CHUNK_BYTES]
+            at = (index - first) * source.chunk_bytes
+            piece = view[at : at + source.chunk_bytes]
             if not self._is_good(source, index, piece):
                 return None
             cut[index] = piece if end - first == 1 else memoryview(bytes(piece))
@@ -264,7 +281,7 @@ class ChunkCache:
 
     @staticmethod
     def _is_good(source: ChunkSource, index: int, chunk: memoryview) -> bool:
-        start, stop = source.chunk_range(index)
+        start, stop = source.byte_range(index, index + 1)
         return len(chunk) == stop - start and (source.check is None or source.check(index, chunk))
 
     def _remember(self, key: str, index: int, chunk: memoryview) -> None:

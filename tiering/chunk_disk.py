@@ -17,7 +17,6 @@ from hashlib import blake2b
 
 from crc32c import crc32c
 
-from hotlog.kernel.limits import CHUNK_BYTES
 from hotlog.world.ports import Buffer, Disk
 
 _MAGIC = b"HLC1"
@@ -138,7 +137,6 @@ def _name(key: str, index: int) -> str:
 
 def build_head(key: str, index: int, data: Buffer) -> bytes:
     """The bytes before the chunk's data."""
-    assert 0 < len(data) <= CHUNK_BYTES
     name = key.encode()
     rest = struct.pack(">IIH", len(data), index, len(name)) + name
     return _MAGIC + struct.pack(">I", crc32c(data, crc32c(rest))) + rest

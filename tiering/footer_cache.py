@@ -12,11 +12,15 @@ from typing import Generic, TypeVar
 
 from cachetools import LRUCache
 
-from hotlog.kernel.errors import NotReady
+from hotlog.kernel.errors import NotReady, Retry
 from hotlog.world.tasks import TaskScope
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+class NotYet(Retry):
+    """It is on its way; whoever asked did not want to wait longer."""
 
 
 class FooterCache(Generic[K, V]):
@@ -35,13 +39,19 @@ class FooterCache(Generic[K, V]):
     def peek(self, key: K) -> V | None:
         return self._values.get(key)
 
-    async def get(self, key: K, load: Callable[[], Awaitable[V]]) -> V:
-        """The value, loaded by `load` if it is not here; what `load` raises reaches everyone who waits for this load."""
+    async def get(self, key: K, load: Callable[[], Awaitable[V]], *, wait_s: float | None = None) -> V:
+        """The value, loaded by `load` if it is not here; what `load` raises reaches everyone who waits for this load.
+
+        Raises:
+            NotYet: `wait_s` seconds went by; the load goes on.
+        """
         value = self._values.get(key)
         if value is not None:
             return value
         arrived = self._loads.get(key) or self._start(key, load)
-        await asyncio.wait({arrived})
+        await asyncio.wait({arrived}, timeout=wait_s)
+        if not arrived.done():
+            raise NotYet(f"{key} is still being loaded")
         if arrived.cancelled():
             raise NotReady("the cold tier is closing")
         return arrived.result()

@@ -1,0 +1,73 @@
+"""Whole batches out of a window of log bytes, by their length fields.  Pure.
+
+Invariants: costs per batch, never per record; nothing is copied; a batch whose offsets leave the bounds or go back is Corrupt.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
+from hotlog.world.ports import Buffer
+
+_SHORT = struct.Struct(">qi11xi")  # base offset, length, (leader epoch, magic, crc, attributes), last offset delta
+_LENGTH_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
+assert _SHORT.size == 27
+
+
+class Slice(NamedTuple):
+    """Result of a read: batches, and the offset that nothing inside reaches."""
+
+    data: Buffer
+    end_offset_limit: int
+
+
+class Taken(NamedTuple):
+    """Bytes [start, end) of the window are whole batches; the next batch begins at byte `end`, at `next_offset` or later.
+
+    Skipped batches may end beyond the window: then start == end > its length.  `needed` is how long the window must be to show more than it does; 0 when it was the budget that ended the run.
+    """
+
+    start: int
+    end: int
+    next_offset: int
+    needed: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+def take(window: memoryview, offset: int, bytes_max: int, *, min_one: bool, low: int, high: int, where: str) -> Taken:
+    """Whole batches from the one that holds `offset` (or the first after it), at most `bytes_max` bytes, one at least if `min_one`.
+
+    The window begins at a batch; offsets of all batches in it lie in [low, high).
+
+    Raises:
+        Corrupt: a header that cannot be; `where` names the object.
+    """
+    at, start, length_all = 0, -1, len(window)
+    next_offset = offset
+    while at + BATCH_HEADER_BYTES <= length_all:
+        base, length, delta = _SHORT.unpack_from(window, at)
+        last, size = base + delta, length + BATCH_OVERHEAD_BYTES
+        if length < _LENGTH_MIN or delta < 0 or base < low or last >= high:
+            raise Corrupt(
+                f"{where}: batch at offset {base} with {delta + 1} offsets and length {length}; [{low}, {high}) is expected"
+            )
+        low = last + 1
+        if last < offset:
+            at += size
+            continue
+        if start < 0:
+            start = at
+        is_first = at == start
+        if at + size - start > bytes_max and not (is_first and min_one):
+            return Taken(start, at, next_offset, 0)
+        if at + size > length_all:
+            return Taken(start, at, next_offset, at + size)
+        at += size
+        next_offset = low
+    return Taken(at if start < 0 else start, at, next_offset, at + BATCH_HEADER_BYTES)

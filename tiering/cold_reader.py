@@ -1,0 +1,377 @@
+"""Reads of the cold tier: offset -> row of the manifest -> footer -> chunks -> whole batches, over chunk and object borders.
+
+One ColdReader serves all partitions of a process.  A read that has waited `wait_ms` answers with what is there (nothing, perhaps) while
+its GETs go on into the cache; the next read finds them there (field note 6).  Sequential readers are recognised by the offset at which
+their last read ended, and read ahead of in offset space, over objects (field note 8).
+
+Invariants: batches are whole, ascending, and start with the one that holds the offset, or with the first one after a recorded hole;
+bytes are served only after their chunk's CRC-32C agreed; an object that a live row names and the store has not is Corrupt, never skipped,
+and the error reaches only reads of that range.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from cachetools import LRUCache, TTLCache
+
+from hotlog.kernel.errors import Corrupt, HotlogError, NotFound, OutOfRange
+from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.limits import KiB
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
+from hotlog.world.tasks import TaskScope
+from tiering.batch_runs import Slice, take
+from tiering.chunk_cache import ChunkCache, ChunkSource
+from tiering.cold_lookup import Lookup
+from tiering.footer_cache import NotYet
+from tiering.history import History, MissingObject, Shelf
+from tiering.keys import PartitionKeys
+from tiering.lanes import Lane
+from tiering.manifest import Entry, Manifest
+from tiering.readahead import Stream, on_read
+from tiering.segment_object import Footer
+
+T = TypeVar("T")
+CURSORS_MAX = 1024
+_SKIP_BYTES = 128 * KiB  # the wanted batch lies at most this far behind where a sparse index points, roughly
+_ACTIVE_S = 10.0
+
+
+class ColdSource(Protocol):
+    """A partition as the reader needs it: ColdPartition in a broker, a plain manifest elsewhere."""
+
+    keys: PartitionKeys
+    topic: str
+
+    @property
+    def view(self) -> Manifest | None: ...
+
+    async def reload(self) -> Manifest | None:
+        """The newest root from the store."""
+        ...
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where a sequential reader goes on: row, footer and exact byte position of its next batch, and its readahead."""
+
+    row: Entry
+    footer: Footer
+    position: int
+    stream: Stream
+    reader: int  # number of the sequential reader, for counting them
+    ahead: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One read under way."""
+
+    history: History
+    offset: int
+    bytes_left: int
+    min_one: bool
+    deadline: float | None
+    pieces: list[Buffer] = field(default_factory=list)
+    taken: int = 0
+    has_waited: bool = False
+
+
+class ColdReader:
+    """Reads of the cold tier."""
+
+    def __init__(
+        self, *, store: ObjectStore, clock: Clock, disk: Disk, settings: Settings, metrics: Metrics, cache_dir: str | None
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._readahead_bytes_max = settings.number("hotlog.readahead.bytes")
+        self._memory_bytes = settings.number("hotlog.cache.memory.bytes")
+        self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
+        self.chunks = ChunkCache(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
+        self.shelf = Shelf.of(store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"))
+        self._cursors: LRUCache[tuple[PartitionId, int], Cursor] = LRUCache(maxsize=CURSORS_MAX)
+        self._active: TTLCache[int, None] = TTLCache(CURSORS_MAX, _ACTIVE_S, timer=clock.monotonic)  # sequential readers of late
+        self._readers = 0
+        self._scope = TaskScope("cold-readahead")
+
+    async def start(self) -> None:
+        """Take over the disk cache of an earlier run."""
+        await self.chunks.start()
+
+    async def close(self) -> None:
+        await self._scope.cancel()
+        await self.chunks.close()
+        await self.shelf.close()
+
+    # -- reads ----------------------------------------------------------------------------------------------------------
+
+    async def read(
+        self, source: ColdSource, offset: int, bytes_max: int, *, min_one: bool = True, wait_ms: int | None = None
+    ) -> Slice:
+        """Whole batches from the one that holds `offset` on, at most `bytes_max` bytes (the first one whole if `min_one`).
+
+        Empty when `offset` is the tiered end, when nothing came within `wait_ms` (None: remote.fetch.max.wait.ms; the store's own
+        deadlines still hold for a larger one), or when not `min_one` and the first batch is larger than `bytes_max`.
+
+        Raises:
+            OutOfRange: `offset` is not in the tiered range.
+            StoreUnavailable: the store did not answer.
+            Corrupt: bytes or objects are not what was uploaded; nothing of that range is served.
+        """
+        self._metrics.remote_fetch_requests.labels(source.topic).inc()
+        wait_ms = self._wait_ms_default if wait_ms is None else wait_ms
+        deadline = self._clock.monotonic() + wait_ms / 1000
+        try:
+            return await self._tried(source, lambda history: self._read(history, offset, bytes_max, min_one, deadline))
+        except NotYet:
+            return Slice(b"", offset)
+
+    async def _tried(self, source: ColdSource, work: Callable[[History], Awaitable[T]]) -> T:
+        """Run `work` over the committed view; a missing object makes it look at the newest root once (it may have been replaced)."""
+        try:
+            try:
+                return await work(self.history(source, source.view))
+            except MissingObject as missing:
+                newest = await source.reload()
+                if await self._is_live(source, newest, missing):
+                    raise Corrupt(f"{missing}, though the manifest of {source.keys.pid} refers to it") from None
+                return await work(self.history(source, newest))
+        except MissingObject as missing:
+            self._count_error(source, "missing-object")
+            raise Corrupt(f"{missing}, though the manifest of {source.keys.pid} refers to it") from None
+        except Corrupt:
+            self._count_error(source, "cold-read")
+            raise
+        except (NotYet, OutOfRange):
+            raise
+        except HotlogError:
+            self._metrics.remote_fetch_errors.labels(source.topic).inc()
+            raise
+
+    def _count_error(self, source: ColdSource, where: str) -> None:
+        self._metrics.corruption.labels(where).inc()
+        self._metrics.remote_fetch_errors.labels(source.topic).inc()
+
+    async def _is_live(self, source: ColdSource, newest: Manifest | None, missing: MissingObject) -> bool:
+        if newest is None:
+            return False
+        if missing.row is None:
+            return any(source.keys.object(ref.name) == missing.key for ref in newest.archive)
+        start = max(missing.row.base_offset, newest.readable_start_offset)
+        if not start < min(missing.row.end_offset, newest.end_offset):
+            return False
+        row = await self.history(source, newest).row_at(start)
+        return not row.is_hole and source.keys.object(row.name) == missing.key
+
+    def history(self, source: ColdSource, manifest: Manifest | None) -> History:
+        """A partition as one manifest has it, for look-ups of one request.
+
+        Raises:
+            OutOfRange: there is no manifest: nothing is tiered.
+        """
+        if manifest is None:
+            raise OutOfRange(f"nothing of {source.topic}-{source.keys.pid.partition} is tiered")
+        return History(self.shelf, source.keys, source.topic, manifest)
+
+    async def _read(self, history: History, offset: int, bytes_max: int, min_one: bool, deadline: float | None) -> Slice:
+        if offset == history.end_offset:
+            return Slice(b"", offset)
+        if not history.start_offset <= offset < history.end_offset:
+            raise OutOfRange(f"offset {offset}: [{history.start_offset}, {history.end_offset}) of {history.topic} is tiered")
+        reading = _Reading(history, offset, bytes_max, min_one, deadline)
+        before = self._cursors.pop((history.keys.pid, offset), None)
+        try:
+            cursor = await self._fill(reading, before)
+        except NotYet:
+            if before is not None:
+                self._cursors[history.keys.pid, offset] = before
+            raise
+        if reading.taken and cursor is not None:
+            self._went_on(reading, before, cursor)
+        pieces = reading.pieces
+        return Slice(pieces[0] if len(pieces) == 1 else b"".join(pieces), reading.offset)
+
+    def _went_on(self, reading: _Reading, before: Cursor | None, cursor: Cursor) -> None:
+        """Remember where this reader is now, and read ahead of it if it goes on from where it was."""
+        if before is None:
+            self._readers += 1
+        cursor.reader = before.reader if before is not None else self._readers
+        cursor.ahead = before.ahead if before is not None else None
+        cursor.stream = on_read(
+            before.stream if before is not None else None,
+            now_s=self._clock.monotonic(),
+            size=reading.taken,
+            has_waited=reading.has_waited,
+            get_seconds=self.chunks.get_seconds,
+            window_bytes_max=self._window_bytes_max(),
+        )
+        if cursor.stream.reads > 1:
+            self._active[cursor.reader] = None
+        self._cursors[reading.history.keys.pid, reading.offset] = cursor
+        self._read_ahead(reading.history, cursor)
+
+    async def _fill(self, reading: _Reading, cursor: Cursor | None) -> Cursor | None:
+        """Collect batches into `reading`; return where to go on, or None at the tiered end."""
+        row, footer, position = (cursor.row, cursor.footer, cursor.position) if cursor is not None else (None, None, -1)
+        try:
+            while True:
+                if row is None or footer is None or position >= row.log_bytes:
+                    found = await self._row_with_data(reading)
+                    if found is None:
+                        return None
+                    row, footer, position = found
+                position, is_done = await self._take(reading, row, footer, position)
+                if is_done or reading.bytes_left <= 0:
+                    break
+                reading.offset = max(reading.offset, row.end_offset)
+        except NotYet:
+            if not reading.taken or row is None or footer is None:
+                raise
+        return Cursor(row, footer, position, Stream(), 0)
+
+    async def _row_with_data(self, reading: _Reading) -> tuple[Entry, Footer, int] | None:
+        """The row that holds the wanted offset, or the first one after a hole there; its footer; a position to search from."""
+        history, offset = reading.history, reading.offset
+        while offset < history.end_offset:
+            history.wait_s = self._wait_s(reading)
+            row = await history.row_at(offset)
+            if row.is_hole:
+                offset = row.end_offset
+                continue
+            reading.has_waited |= self.shelf.footers.peek(history.keys.object(row.name)) is None
+            footer = await history.footer(row)
+            return row, footer, footer.position_for(offset)
+        return None
+
+    async def _take(self, reading: _Reading, row: Entry, footer: Footer, position: int) -> tuple[int, bool]:
+        """Take what fits from one object; return the position after it and whether the read is complete."""
+        source = reading.history.chunks_of(row, footer)
+        wanted = min(reading.bytes_left + (0 if reading.taken else _SKIP_BYTES), row.log_bytes - position)
+        while True:
+            window = await self._window(reading, row, source, position, wanted)
+            took = take(
+                window, reading.offset, reading.bytes_left, min_one=reading.min_one and not reading.taken,
+                low=row.base_offset, high=row.end_offset, where=source.key,
+            )  # fmt: skip
+            if took.size:
+                reading.pieces.append(window[took.start : took.end])
+                reading.taken += took.size
+                reading.bytes_left -= took.size
+                reading.offset = took.next_offset
+            position += took.end
+            if position == row.log_bytes:
+                return position, False
+            needed = took.needed - took.end
+            if took.needed and position + needed > row.log_bytes:
+                raise Corrupt(
+                    f"{source.key}: the batch at byte {position} goes beyond the {row.log_bytes} log bytes of the object"
+                )
+            if not took.needed or took.size or reading.taken:
+                return position, True
+            if len(window) < wanted:
+                raise NotYet(f"{source.key} is still being loaded")
+            wanted = min(max(needed, wanted), row.log_bytes - position)
+
+    async def _window(self, reading: _Reading, row: Entry, source: ChunkSource, position: int, size: int) -> memoryview:
+        """Up to `size` bytes from `position`: fewer when the rest has not come in time.
+
+        Raises:
+            NotYet: not even the first chunk is there.
+        """
+        first, end = position // source.chunk_bytes, -(-(position + size) // source.chunk_bytes)
+        found = self.chunks.peek(source, first, end)
+        if len(found) < end - first:
+            reading.has_waited = True
+            try:
+                found = await self.chunks.get(source, first, end, lane=reading.history.lane, wait_s=self._wait_s(reading))
+            except NotFound:
+                raise MissingObject(source.key, row) from None
+        if not found:
+            raise NotYet(f"{source.key} is still being loaded")
+        start = position - first * source.chunk_bytes
+        if len(found) == 1:
+            return found[0][start : start + size]
+        return memoryview(b"".join([found[0][start:], *found[1:]]))[:size]
+
+    def _wait_s(self, reading: _Reading) -> float | None:
+        return None if reading.deadline is None else max(0.0, reading.deadline - self._clock.monotonic())
+
+    # -- readahead ------------------------------------------------------------------------------------------------------
+
+    def _window_bytes_max(self) -> int:
+        """A reader's share: all windows together stay within half of the memory cache."""
+        return min(self._readahead_bytes_max, self._memory_bytes // 2 // max(1, len(self._active)))
+
+    def _read_ahead(self, history: History, cursor: Cursor) -> None:
+        if cursor.stream.window_bytes and (cursor.ahead is None or cursor.ahead.done()):
+            cursor.ahead = self._scope.start(
+                self._go_ahead(history, cursor.row, cursor.footer, cursor.position, cursor.stream.window_bytes)
+            )
+
+    async def _go_ahead(self, history: History, row: Entry, footer: Footer, position: int, window: int) -> None:
+        """Start GETs for `window` bytes from `position` on, over as many objects as that covers, in whole aligned ranges."""
+        ahead = History(self.shelf, history.keys, history.topic, history.manifest, lane=Lane.READAHEAD)
+        left = window
+        try:
+            while left > 0:
+                source = ahead.chunks_of(row, footer)
+                stop = min(position + left, row.log_bytes)
+                if stop > position:
+                    first = position // source.chunk_bytes
+                    end = source.run_end(stop)
+                    self.chunks.prefetch(source, first, end)
+                left -= max(0, stop - position)
+                following = await self._following(ahead, row)
+                if following is None:
+                    return
+                row, position = following, 0
+                footer = await ahead.footer(row)
+        except HotlogError:
+            return  # the read that needs it will say so
+
+    @staticmethod
+    async def _following(history: History, row: Entry) -> Entry | None:
+        offset = row.end_offset
+        while offset < history.end_offset:
+            row = await history.row_at(offset)
+            if not row.is_hole:
+                return row
+            offset = row.end_offset
+        return None
+
+    # -- look-ups -------------------------------------------------------------------------------------------------------
+
+    async def offset_for_timestamp(self, source: ColdSource, timestamp_ms: int) -> tuple[int, int, int] | None:
+        """(offset, timestamp, leader epoch) of the first tiered record with a timestamp >= `timestamp_ms`; None if there is none.
+
+        Raises as read().
+        """
+        return await self._looked_up(source, lambda lookup: lookup.offset_for_timestamp(timestamp_ms))
+
+    async def offset_of_max_timestamp(self, source: ColdSource) -> tuple[int, int, int] | None:
+        """(offset, timestamp, leader epoch) of the first record with the largest timestamp; None when nothing is tiered."""
+        return await self._looked_up(source, lambda lookup: lookup.offset_of_max_timestamp())
+
+    async def end_offset_for_epoch(self, source: ColdSource, epoch: int) -> tuple[int, int]:
+        """(epoch, end offset) as OffsetForLeaderEpoch answers it (KIP-101, KIP-279); (-1, -1) if unknown here."""
+        return await self._looked_up(source, lambda lookup: lookup.end_offset_for_epoch(epoch)) or (-1, -1)
+
+    async def aborted_transactions(self, source: ColdSource, start: int, end: int) -> list[tuple[int, int]]:
+        """(producer id, first offset) of aborted transactions with data in [start, end), by first offset."""
+        return await self._looked_up(source, lambda lookup: lookup.aborted_transactions(start, end)) or []
+
+    async def _looked_up(self, source: ColdSource, ask: Callable[[Lookup], Awaitable[T]]) -> T | None:
+        if source.view is None or source.view.readable_start_offset >= source.view.end_offset:
+            return None
+        return await self._tried(source, lambda history: ask(Lookup(history, self.batch_window)))
+
+    async def batch_window(self, history: History, row: Entry, footer: Footer, position: int, size: int) -> memoryview:
+        """Up to `size` bytes of a row's log from `position`, through the cache, waited for to the end."""
+        reading = _Reading(history, 0, size, True, None)
+        return await self._window(reading, row, history.chunks_of(row, footer), position, min(size, row.log_bytes - position))

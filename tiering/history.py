@@ -1,0 +1,212 @@
+"""What one committed manifest says a partition's history is: rows by offset and time, footers, and where batches lie.
+
+Shared by the cold reader (in a broker), direct replay and export (without one).  Archive pages and footers come through caches that many
+partitions share; every object read is checked against the row that named it.
+
+Invariants: one History looks at one manifest value to its end; rows come ascending, holes included; a footer is used only after its CRC
+and its identity (partition, offsets, nonce) agreed with the row (fault 29).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from crc32c import crc32c
+
+from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange
+from hotlog.world.ports import Blob, ObjectStore
+from tiering.archive import Page, parse_page
+from tiering.chunk_cache import ChunkSource
+from tiering.footer_cache import FooterCache
+from tiering.keys import PartitionKeys
+from tiering.lanes import Lane, LaneGate, Ticket
+from tiering.manifest import Entry, Manifest, PageRef, find_offset, find_timestamp
+from tiering.segment_object import Footer, check_identity, parse_footer
+
+T = TypeVar("T")
+_READ_ATTEMPTS = 2  # wrong bytes may be the path's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What the histories of one process share."""
+
+    store: ObjectStore
+    gate: LaneGate
+    pages: FooterCache[str, Page]
+    footers: FooterCache[str, Footer]
+
+    @classmethod
+    def of(cls, store: ObjectStore, gate: LaneGate, bytes_max: int) -> Shelf:
+        """`bytes_max` bounds footers; pages have as much again."""
+        return cls(
+            store,
+            gate,
+            FooterCache(bytes_max, lambda page: page.memory_bytes),
+            FooterCache(bytes_max, lambda footer: footer.memory_bytes),
+        )
+
+    async def close(self) -> None:
+        await self.pages.close()
+        await self.footers.close()
+
+
+class MissingObject(NotFound):
+    """The store has no object where a row says there is one; `row` is that row (None: an archive page)."""
+
+    def __init__(self, key: str, row: Entry | None) -> None:
+        super().__init__(f"object {key} is missing")
+        self.key = key
+        self.row = row
+
+
+class History:
+    """One partition as one manifest has it."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        keys: PartitionKeys,
+        topic: str,
+        manifest: Manifest,
+        *,
+        lane: Lane = Lane.FETCH,
+        wait_s: float | None = None,
+    ) -> None:
+        self.shelf = shelf
+        self.keys = keys
+        self.topic = topic
+        self.manifest = manifest
+        self.lane = lane
+        self.wait_s = wait_s  # bounds each wait for a page or footer; NotYet beyond it
+
+    @property
+    def start_offset(self) -> int:
+        return self.manifest.readable_start_offset
+
+    @property
+    def end_offset(self) -> int:
+        return self.manifest.end_offset
+
+    # -- rows -----------------------------------------------------------------------------------------------------------
+
+    async def row_at(self, offset: int) -> Entry:
+        """The row (or hole) that covers `offset`.
+
+        Raises:
+            OutOfRange: outside [start, end).
+        """
+        found = find_offset(self.manifest, offset)
+        if found is None:
+            raise OutOfRange(
+                f"offset {offset} of {self.topic}-{self.keys.pid.partition}: [{self.start_offset}, {self.end_offset}) is tiered"
+            )
+        if isinstance(found, Entry):
+            return found
+        return (await self.page(found)).row_covering(offset)
+
+    async def rows(self, start: int, end: int) -> AsyncIterator[Entry]:
+        """Rows and holes that overlap [start, end), ascending."""
+        for ref in self.manifest.archive:
+            if ref.end_offset > start and ref.start_offset < end:
+                page = await self.page(ref)
+                for row in page.rows_between(ref.start_offset, ref.end_offset):
+                    if row.end_offset > start and row.base_offset < end:
+                        yield row
+        for row in self.manifest.rows_after(start):
+            if row.base_offset >= end:
+                break
+            yield row
+
+    async def row_reaching(self, timestamp_ms: int, start_offset: int) -> Entry | None:
+        """The first row with a timestamp >= `timestamp_ms` that reaches above `start_offset`."""
+        manifest = self.manifest
+        if start_offset > manifest.log_start_offset:
+            manifest = _started_at(manifest, start_offset)
+        while True:
+            found = find_timestamp(manifest, timestamp_ms)
+            if found is None or isinstance(found, Entry):
+                return found
+            page = await self.page(found)
+            row = page.row_reaching(timestamp_ms, start_offset=max(manifest.log_start_offset, found.start_offset))
+            if row is not None:
+                return row
+            manifest = _started_at(manifest, found.end_offset)  # its maximum lies below the start: look behind the page
+
+    # -- objects --------------------------------------------------------------------------------------------------------
+
+    async def page(self, ref: PageRef) -> Page:
+        """An archive page.
+
+        Raises:
+            MissingObject, Corrupt, StoreUnavailable.
+        """
+        key = self.keys.object(ref.name)
+
+        async def load() -> Page:
+            return await self._checked(key, 0, ref.size, None, lambda blob: parse_page(blob.data, self.keys.pid, ref))
+
+        return await self.shelf.pages.get(key, load, wait_s=self.wait_s)
+
+    async def footer(self, row: Entry) -> Footer:
+        """The footer of a row's object.
+
+        Raises:
+            MissingObject, Corrupt, StoreUnavailable.
+        """
+        return await self.shelf.footers.get(self.keys.object(row.name), lambda: self._load_footer(row), wait_s=self.wait_s)
+
+    def prefetch_footer(self, row: Entry) -> None:
+        self.shelf.footers.prefetch(self.keys.object(row.name), lambda: self._load_footer(row))
+
+    async def _load_footer(self, row: Entry) -> Footer:
+        key = self.keys.object(row.name)
+        return await self._checked(key, row.footer_position, row.size, row, lambda blob: self.parse_footer(row, blob))
+
+    def parse_footer(self, row: Entry, blob: Blob) -> Footer:
+        """The footer from a read that ends at the object's end.  Raises Corrupt."""
+        key = self.keys.object(row.name)
+        if blob.size != row.size:
+            raise Corrupt(f"{key} has {blob.size} bytes, the manifest says {row.size}")
+        footer = parse_footer(blob.data, where=key)
+        check_identity(footer.trailer, self.keys.pid, row.base_offset, row.end_offset, row.nonce, where=key)
+        return footer
+
+    async def _checked(self, key: str, start: int, end: int, row: Entry | None, parse: Callable[[Blob], T]) -> T:
+        for attempt in range(_READ_ATTEMPTS):
+            blob = await self.get(key, start, end, row)
+            try:
+                return parse(blob)
+            except Corrupt:
+                if attempt == _READ_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def get(self, key: str, start: int, end: int, row: Entry | None) -> Blob:
+        """One GET in this history's lane."""
+        store = self.shelf.store.bind(topic=self.topic, purpose=self.lane.purpose)
+        async with self.shelf.gate.slot(Ticket(self.lane)):
+            try:
+                return await store.get(key, start, end)
+            except NotFound:
+                raise MissingObject(key, row) from None
+
+    def chunks_of(self, row: Entry, footer: Footer) -> ChunkSource:
+        """The row's log bytes as the chunk cache sees them: each chunk provable by the footer's checksums."""
+        return chunk_source(self.keys.object(row.name), self.topic, row, footer)
+
+
+def chunk_source(key: str, topic: str, row: Entry, footer: Footer) -> ChunkSource:
+    """A segment object for the chunk cache."""
+
+    def is_good(index: int, chunk: memoryview) -> bool:
+        return crc32c(chunk) == footer.chunk_crcs[index]
+
+    return ChunkSource(key, row.log_bytes, row.size, topic, is_good, footer.trailer.chunk_bytes)
+
+
+def _started_at(manifest: Manifest, offset: int) -> Manifest:
+    """The same manifest for a search above `offset`."""
+    return replace(manifest, log_start_offset=max(manifest.log_start_offset, offset))
