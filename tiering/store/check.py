@@ -191,7 +191,8 @@ class _Trial:
 
     async def _race(self, key: str, *, if_absent: bool, etag: str | None) -> str:
         """RACERS writers at once; the etag of the only winner."""
-        bodies = [f"writer {number} of {key}".encode() for number in range(RACERS)]
+        # An S3 etag is a hash of the content: a body of an earlier round would leave the etag as it was, and a second writer could win.
+        bodies = [f"writer {number} of {key} after {etag}".encode() for number in range(RACERS)]
         outcomes = await asyncio.gather(
             *(self.store.put(key, body, if_absent=if_absent, if_match=etag) for body in bodies), return_exceptions=True
         )
