@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hotlog.kernel.age import segment_time_ms
 from hotlog.kernel.topic_config import TopicConfig
 
 DELETES_PER_REQUEST = 1000  # S3 DeleteObjects
@@ -149,9 +150,9 @@ def age_reference_ms(piece: Piece, clock: str) -> int | None:
     `record`: its largest timestamp, but no later than its close, so that a timestamp in the future pins nothing for ever.  `append` and
     `close`: its close, before which its last record was appended.
     """
-    if clock == "record" and piece.max_timestamp >= 0:
-        return piece.max_timestamp if piece.closed_ms < 0 else min(piece.max_timestamp, piece.closed_ms)
-    return None if piece.closed_ms < 0 else piece.closed_ms
+    if piece.closed_ms < 0 and (clock != "record" or piece.max_timestamp < 0):
+        return None
+    return segment_time_ms(clock, max_timestamp=piece.max_timestamp, appended_ms=piece.closed_ms, closed_ms=piece.closed_ms)
 
 
 def _is_expired(piece: Piece, clock: str, retention_ms: int, now_ms: int) -> bool:

@@ -49,6 +49,7 @@ class Machine:
         self.page_cache = 0.9  # share of reads that need no device
         self.delay_seconds_max = 0.003  # of a call that leaves the loop
         self.used_bytes = 0
+        self.temporaries = 0
 
     def fail(self, op: str, number: int = errno.EIO, *, pattern: str = "*", skip: int = 0, times: int = 1) -> None:
         self.faults.append(DiskFault(op, pattern, number, skip, times))
@@ -181,6 +182,7 @@ class SimDisk:
             made = Dir()
             self.machine.tree.change(None, (home, base(one), made))
             self._log("mkdir", one)
+            self.sync_dir(parent(one))
             home = made
 
     def read(self, path: str) -> bytes:
@@ -191,8 +193,8 @@ class SimDisk:
         """As the port says, in the steps of the real one: each is a call that can fail or be the last."""
         if isinstance(self._find(path), Dir):
             raise _error(errno.EISDIR, path)
-        temporary = path + ".tmp"
-        self.remove(temporary)
+        self.machine.temporaries += 1
+        temporary = f"{path}.{self.machine.temporaries}.tmp"  # a name of its own, which a crash leaves behind
         file = self.open(temporary, create=True)
         try:
             file.append([data])
@@ -250,6 +252,13 @@ class SimDisk:
         self._enter("sync_dir", name)
         self.machine.tree.sync_dir(home)
         self._log("sync_dir", name)
+
+    def lock(self, path: str) -> File:
+        """The only process there is always gets it."""
+        return self.open(path, create=True)
+
+    def close(self) -> None:
+        """No threads to end."""
 
     def free_bytes(self, path: str) -> int:
         self._fuse.check()
@@ -348,10 +357,11 @@ class SimFile:
 
     def read_at_nowait(self, offset: int, length: int) -> bytes | None:
         self._open()
+        self._disk._fuse.check()
         if self._disk.machine.random.random() >= self._disk.machine.page_cache:
-            self._disk._fuse.check()
             return None
-        return self.read_at(offset, length)
+        length = min(length, len(self._node.data) - offset)
+        return self.read_at(offset, length) if length > 0 else b""
 
     def sync(self) -> None:
         self._open()

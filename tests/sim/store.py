@@ -20,6 +20,7 @@ from tests.sim.bucket import Bucket, Stored, Violation
 from tests.sim.fuse import Crashed, Fuse
 from tests.sim.trace import Trace
 from tiering.store.keys import check_key, check_prefix, check_range
+from tiering.store.resilient import UploadLimits
 from tiering.store.sources import read_exactly
 
 T = TypeVar("T")
@@ -56,6 +57,12 @@ class SimStore:
             topic=self._topic if topic is None else topic,
             purpose=self._purpose if purpose is None else purpose,
             part_bytes=self._part_bytes,
+        )
+
+    def limited(self, limits: UploadLimits) -> ObjectStore:
+        """A view that uploads in parts of another size (tiering.store.resilient.InParts)."""
+        return SimStore(
+            self.bucket, self._trace, self._fuse, topic=self._topic, purpose=self._purpose, part_bytes=limits.part_bytes
         )
 
     # -- one request
@@ -115,7 +122,7 @@ class SimStore:
     async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
         check_key(key)
         if if_match is not None and if_absent:
-            raise Invalid(f"put of {key}: at most one of if_match and if_absent")
+            raise Invalid(f"put of {key}: if_match and if_absent exclude each other")
         data = bytes(body)
         conditional = if_match is not None or if_absent
         etag, _ = await self._request(
@@ -136,7 +143,7 @@ class SimStore:
         except Crashed:
             raise
         except BaseException:
-            if not self._fuse.blown and self.bucket.random.random() < 0.5:  # best effort, as everywhere
+            if not self._fuse.blown and not self.bucket.fate_of("abort", key, conditional=False):  # best effort, as everywhere
                 self.bucket.abort_upload(key, upload_id)
             raise
 
@@ -147,12 +154,14 @@ class SimStore:
         stored, fate = await self._request("get", key, lambda: self.bucket.get(key))
         size = len(stored.body)
         stop = size if end is None else end
-        if start > size or stop > size:
+        if stop > size or (start >= size and start > 0):
             raise Corrupt(f"object {key} has {size} bytes; [{start}, {stop}) was asked for")
         return self._blob(key, stored, start, stop, fate)
 
     async def get_tail(self, key: str, length: int) -> Blob:
         check_key(key)
+        if length <= 0:
+            raise Invalid(f"tail of object {key}: a length of {length} is not above 0")
         stored, fate = await self._request("get", key, lambda: self.bucket.get(key))
         size = len(stored.body)
         return self._blob(key, stored, max(0, size - length), size, fate)

@@ -1,0 +1,54 @@
+"""The simulated ports held to the same contract suites as the real ones, in virtual time."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from hotlog.world.ports import ObjectStore
+from tests.sim.bucket import Bucket
+from tests.sim.clock import SimClock
+from tests.sim.entropy import SimEntropy, stream
+from tests.sim.fuse import Fuse
+from tests.sim.loop import SimLoop, run
+from tests.sim.store import SimStore
+from tests.sim.trace import Trace
+from tests.store import test_contract as store_contract
+from tiering.store.resilient import Policy, ResilientStore, Retrier
+
+Test = Callable[..., Coroutine[Any, Any, None]]
+
+
+def cases(suite: Any) -> Iterator[Any]:
+    """Every test of a suite with every combination of its parameters."""
+    for name, test in sorted(vars(suite).items()):
+        if not name.startswith("test_") or not inspect.iscoroutinefunction(test):
+            continue
+        axes = [_axis(mark) for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+        for number, choice in enumerate(itertools.product(*axes)):
+            values = {key: value for part in choice for key, value in part.items()}
+            yield pytest.param(test, values, id=f"{name}-{number}")
+
+
+def _axis(mark: pytest.Mark) -> list[dict[str, Any]]:
+    names = [name.strip() for name in mark.args[0].split(",")] if isinstance(mark.args[0], str) else list(mark.args[0])
+    return [dict(zip(names, value if len(names) > 1 else [value], strict=True)) for value in mark.args[1]]
+
+
+@pytest.mark.parametrize(("test", "values"), cases(store_contract))
+def test_store_contract(test: Test, values: dict[str, Any]) -> None:
+    async def main(loop: SimLoop) -> None:
+        clock = SimClock(loop)
+        bucket = Bucket(clock, stream(0, "store"))
+
+        async def open_store(url: str = "", **more: Any) -> ObjectStore:
+            return ResilientStore(SimStore(bucket, Trace(loop), Fuse()), Retrier(Policy(), clock, SimEntropy(0)))
+
+        given: dict[str, Any] = {"store": await open_store(), "store_url": "sim:", "open_test_store": open_store, **values}
+        await test(**{name: given[name] for name in inspect.signature(test).parameters})
+
+    run(main)
