@@ -1,6 +1,6 @@
 """Options that several verbs share, defined once.
 
-Invariants: the environment variables are HOTLOG_BOOTSTRAP, HOTLOG_STORE and HOTLOG_CLUSTER; a flag wins over them.
+Invariants: the environment variables are HOTLOG_BOOTSTRAP and HOTLOG_STORE; a flag wins over them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,10 @@ StoreUrl = Annotated[
         "--store",
         envvar="HOTLOG_STORE",
         metavar="URL",
-        help="file:///path or s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=us-east-1",
+        help="file:///path or s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=us-east-1  [default: file://…/hotlog-data/store]",
     ),
 ]
-STORE_DEFAULT = "file:./hotlog-data/store"
-ClusterId = Annotated[
-    str,
-    typer.Option("--cluster", envvar="HOTLOG_CLUSTER", metavar="ID", help="Cluster id; needed only if the bucket holds several."),
-]
+STORE_DEFAULT = ""  # the directory below ./hotlog-data, see hotlog.cli.bucket.store_url
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ConfigPairs = Annotated[
     list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Topic configuration; may be repeated.")

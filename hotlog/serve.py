@@ -1,0 +1,123 @@
+"""Runs one broker in the real world until a signal: settings, store, node, schedule, HTTP.
+
+Invariants: `hotlog ready on HOST:PORT` is printed once, when clients are answered; a signal stops cleanly (flush, snapshots, clean-shutdown
+marker); everything the node touches outside was opened here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hotlog.compose import Node, build_node
+from hotlog.kernel.errors import Invalid
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.observe.http import HttpDoor
+from hotlog.schedule import Schedule
+from hotlog.world.ports import World
+from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
+from tiering.cost.meter import Meter
+from tiering.store import open_store
+
+log = logging.getLogger("hotlog.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """What `hotlog serve` was asked for.  `listen` and `http` are (host, port); port 0 picks a free one."""
+
+    data_dir: str
+    listen: tuple[str, int]
+    http: tuple[str, int] | None
+    store_url: str
+    settings: Settings
+
+
+def parse_address(text: str, *, what: str) -> tuple[str, int]:
+    """`HOST:PORT`, `[::1]:PORT` or `NAME://HOST:PORT` -> (host, port).
+
+    Raises:
+        Invalid: naming `what`, the value and the form.
+    """
+    host, mark, port = text.rpartition("://")[2].rpartition(":")
+    if not mark or not port.isdigit() or int(port) > 65535:
+        raise Invalid(f"{what} {text!r} is not HOST:PORT with a port of 0 to 65535")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def run(options: ServeOptions) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    logging.basicConfig(
+        level=os.environ.get("HOTLOG_LOG", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    for name in options.settings.ignored:
+        log.warning("configuration %s is accepted but has no effect here", name)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(options))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, unless HOTLOG_LOOP=asyncio."""
+    if os.environ.get("HOTLOG_LOOP") == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(options: ServeOptions) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    metrics, clock, disk, entropy = Metrics(), SystemClock(), PosixDisk(), SystemEntropy()
+    disk.make_dirs(options.data_dir)
+    meter = Meter(clock)
+    store = await open_store(
+        options.store_url, settings=options.settings, metrics=metrics, clock=clock, entropy=entropy, disk=disk, meter=meter
+    )
+    node = build_node(
+        options.settings, World(clock, disk, store, entropy), metrics=metrics, data_dir=options.data_dir, meter=meter
+    )
+    http = HttpDoor(metrics, reasons=node.reasons_not_ready, refresh=node.refresh_metrics)
+    schedule = Schedule(node.beats(), metrics)
+    try:
+        if options.http is not None:
+            log.info("http on %s:%d", *await http.start(*options.http))
+        host, port = await node.start(*options.listen)
+        schedule.start()
+        _settle_memory()
+        sys.stdout.write(f"hotlog ready on {host}:{port}\n")
+        sys.stdout.flush()
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        await schedule.close()
+        await http.close()
+        await _close(node)
+        await store.close()
+
+
+async def _close(node: Node) -> None:
+    try:
+        await node.close()
+    except Exception:
+        log.exception("stopping did not end cleanly; the next start recovers")
+
+
+def _settle_memory() -> None:
+    """Move what start-up made out of the collector's sight: full collections would show in p99.9."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
