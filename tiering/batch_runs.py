@@ -10,24 +10,16 @@ from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
-from hotlog.world.ports import Buffer
 
 _SHORT = struct.Struct(">qi11xi")  # base offset, length, (leader epoch, magic, crc, attributes), last offset delta
 _LENGTH_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
 assert _SHORT.size == 27
 
 
-class Slice(NamedTuple):
-    """Result of a read: batches, and the offset that nothing inside reaches."""
-
-    data: Buffer
-    end_offset_limit: int
-
-
 class Taken(NamedTuple):
     """Bytes [start, end) of the window are whole batches; the next batch begins at byte `end`, at `next_offset` or later.
 
-    Skipped batches may end beyond the window: then start == end > its length.  `needed` is how long the window must be to show more than it does; 0 when it was the budget that ended the run.
+    Skipped batches may end beyond the window: then start == end > its length.  `needed` is how long the window must be to show more than it does; 0 when the budget or `until` ended the run.
     """
 
     start: int
@@ -40,8 +32,14 @@ class Taken(NamedTuple):
         return self.end - self.start
 
 
-def take(window: memoryview, offset: int, bytes_max: int, *, min_one: bool, low: int, high: int, where: str) -> Taken:
-    """Whole batches from the one that holds `offset` (or the first after it), at most `bytes_max` bytes, one at least if `min_one`.
+OFFSET_MAX = 2**63 - 1
+
+
+def take(
+    window: memoryview, offset: int, bytes_max: int, *, min_one: bool, low: int, high: int, where: str, until: int = OFFSET_MAX
+) -> Taken:
+    """Whole batches from the one that holds `offset` (or the first after it), at most `bytes_max` bytes, one at least if `min_one`,
+    none that begins at or above offset `until`.
 
     The window begins at a batch; offsets of all batches in it lie in [low, high).
 
@@ -64,6 +62,8 @@ def take(window: memoryview, offset: int, bytes_max: int, *, min_one: bool, low:
         if start < 0:
             start = at
         is_first = at == start
+        if base >= until:
+            return Taken(start, at, next_offset, 0)
         if at + size - start > bytes_max and not (is_first and min_one):
             return Taken(start, at, next_offset, 0)
         if at + size > length_all:

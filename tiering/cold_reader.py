@@ -23,9 +23,10 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import KiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.log.partition_log import Slice
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.batch_runs import Slice, take
+from tiering.batch_runs import take
 from tiering.chunk_cache import ChunkCache, ChunkSource
 from tiering.cold_lookup import Lookup
 from tiering.footer_cache import NotYet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -307,7 +308,7 @@ async def test_epochs_end_where_the_next_one_begins() -> None:
     reader = reader_of(lake)
     lineage = lake.lineage
     assert len(lineage) > 2
-    for (epoch, _), (_, following) in zip(lineage, lineage[1:], strict=False):
+    for (epoch, _), (_, following) in pairwise(lineage):
         assert await reader.end_offset_for_epoch(lake, epoch) == (epoch, following)
     newest = lineage[-1][0]
     assert await reader.end_offset_for_epoch(lake, newest) == (newest, lake.next_offset)
