@@ -18,7 +18,7 @@ from tests.bench.wire import Connection, list_offset
 TIERING_SECONDS_MAX = 300
 POLL_SECONDS = 0.5
 LATEST, EARLIEST, EARLIEST_LOCAL = -1, -2, -4
-TIERED = {"remote.storage.enable": "true", "segment.bytes": str(COLD_SEGMENT_BYTES)}
+TIERED = {"remote.storage.enable": "true", "retention.ms": "-1", "segment.bytes": str(COLD_SEGMENT_BYTES)}
 COLD_SETTINGS = (
     "remote.log.manager.task.interval.ms=500",
     "log.retention.check.interval.ms=500",
@@ -36,7 +36,7 @@ def measure_cold_replay(target: Hotlog, size: int, client: Client) -> dict[str, 
     """
     target.start()
     messages = size // MESSAGE_BYTES
-    untiered = {"segment.bytes": str(COLD_SEGMENT_BYTES), "remote.storage.enable": "false"}
+    untiered = {"segment.bytes": str(COLD_SEGMENT_BYTES), "remote.storage.enable": "false", "retention.ms": "-1"}
     target.create_topic("hot", PARTITIONS, untiered)
     target.create_topic("cold", PARTITIONS, TIERED | DROP_LOCAL)
     metrics: dict[str, float] = {}

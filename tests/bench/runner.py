@@ -201,7 +201,8 @@ class Runner:
             spy.wait(60)
 
 
-HOT_TOPIC = {"remote.storage.enable": "false"}  # Kafka's default, not Hotlog's: nothing is copied to a store
+# Nothing is copied to a store (Kafka's default, not Hotlog's), and ready-made frames with old timestamps are kept.
+HOT_TOPIC = {"remote.storage.enable": "false", "retention.ms": "-1"}
 TOPIC_OF = {
     Workload.PRODUCE_WIRE: "wire",
     Workload.FETCH_WIRE: "wire",

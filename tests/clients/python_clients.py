@@ -27,6 +27,9 @@ from tests.tools.clients import CLIENT_SECONDS_MAX, Client, ClientFailed, Record
 
 T = TypeVar("T")
 
+# The sample records are from 2013; without this the retention worker rightly removes them while a test reads.
+KEEP = {"retention.ms": "-1"}
+
 
 class ConfluentKafka:
     """confluent-kafka: librdkafka from Python."""

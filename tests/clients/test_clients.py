@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from tests.clients.conftest import CLIENT_NAMES, get_client
+from tests.clients.python_clients import KEEP
 from tests.tools.clients import ALL_CODECS, CODECS_OF, Client, Record
 
 BASE_MS = 1_357_000_000_000  # New Year 2013
@@ -76,7 +77,7 @@ def test_what_a_client_produces_is_what_everybody_reads(
     name: str, codec: str, bootstrap: str, topic: str, reference: Client
 ) -> None:
     client = get_client(name)
-    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs={})
+    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs=KEEP)
     records = sample_records(client)
     expected = with_offsets(records, client.produce(bootstrap, topic, records, codec=codec))
     assert_dense(expected)
@@ -87,14 +88,14 @@ def test_what_a_client_produces_is_what_everybody_reads(
 @pytest.mark.parametrize(("name", "codec"), CODEC_CASES)
 def test_a_client_reads_what_librdkafka_produced(name: str, codec: str, bootstrap: str, topic: str, reference: Client) -> None:
     client = get_client(name)
-    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs={})
+    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs=KEEP)
     records = sample_records(client)
     expected = with_offsets(records, reference.produce(bootstrap, topic, records, codec=codec))
     assert in_order(client.consume(bootstrap, topic, count=len(records))) == expected
 
 
 def test_a_group_joins_commits_resumes_and_leaves(client: Client, bootstrap: str, topic: str, reference: Client) -> None:
-    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs={})
+    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs=KEEP)
     records = sample_records(client)
     expected = with_offsets(records, reference.produce(bootstrap, topic, records))
     group = f"group-{uuid.uuid4().hex[:8]}"
@@ -107,7 +108,7 @@ def test_a_group_joins_commits_resumes_and_leaves(client: Client, bootstrap: str
 def test_a_seek_by_timestamp_lands_on_the_first_record_at_or_after_it(
     client: Client, bootstrap: str, topic: str, reference: Client
 ) -> None:
-    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs={})
+    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs=KEEP)
     records = sample_records(client)
     expected = with_offsets(records, reference.produce(bootstrap, topic, records))
     start_ms = BASE_MS + 30_500  # between two records
@@ -116,7 +117,7 @@ def test_a_seek_by_timestamp_lands_on_the_first_record_at_or_after_it(
 
 
 def test_an_idempotent_producer_is_accepted(client: Client, bootstrap: str, topic: str, reference: Client) -> None:
-    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs={})
+    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs=KEEP)
     records = sample_records(client)
     expected = with_offsets(records, client.produce(bootstrap, topic, records, idempotent=True))
     assert_dense(expected)

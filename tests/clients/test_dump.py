@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.python_clients import PYTHON_CLIENTS
+from tests.clients.python_clients import KEEP, PYTHON_CLIENTS
 from tests.tools.clients import Record
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.kafka_jars import KafkaJars, dump_segments
@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[HotlogServer]:
 def fill(server: HotlogServer) -> None:
     """Several segments of one partition, by an idempotent producer, in many small batches."""
     client = PYTHON_CLIENTS["confluent-kafka"]
-    client.create_topic(server.bootstrap, TOPIC, partitions=1, configs={})
+    client.create_topic(server.bootstrap, TOPIC, partitions=1, configs=KEEP)
     for start in range(0, MESSAGES, 100):
         records = [
             Record(partition=0, key=b"k%d" % n, value=b"v%d-" % n + b"x" * 300, timestamp=BASE_MS + n)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from tests.clients.python_clients import KEEP
 from tests.tools.clients import Client, Record
 
 SETTLE_SECONDS_MAX = 60
@@ -42,7 +43,7 @@ def settle(members: list[Consumer], wanted: list[int]) -> list[list[int]]:
 
 
 def share_and_return(bootstrap: str, topic: str, reference: Client, strategy: str) -> None:
-    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs={})
+    reference.create_topic(bootstrap, topic, partitions=PARTITIONS, configs=KEEP)
     group = f"group-{uuid.uuid4().hex[:8]}"
     with member(bootstrap, topic, group, strategy) as first:
         assert settle([first], [4]) == [[0, 1, 2, 3]]
@@ -61,7 +62,7 @@ def test_cooperative_members_share_a_topic_too(bootstrap: str, topic: str, refer
 
 
 def test_committed_offsets_are_listed_and_the_group_is_described(bootstrap: str, topic: str, reference: Client) -> None:
-    reference.create_topic(bootstrap, topic, partitions=1, configs={})
+    reference.create_topic(bootstrap, topic, partitions=1, configs=KEEP)
     records = [Record(partition=0, key=None, value=b"%d" % n, timestamp=1_357_000_000_000) for n in range(10)]
     reference.produce(bootstrap, topic, records)
     group = f"group-{uuid.uuid4().hex[:8]}"

@@ -6,12 +6,13 @@ import uuid
 
 import pytest
 
+from tests.clients.python_clients import KEEP
 from tests.tools.clients import ALL_CODECS, Client, Kcat, Record
 
 
 @pytest.mark.parametrize("codec", ALL_CODECS)
 def test_kcat_writes_and_reads(codec: str, kcat_client: Kcat, bootstrap: str, topic: str, reference: Client) -> None:
-    reference.create_topic(bootstrap, topic, partitions=2, configs={})
+    reference.create_topic(bootstrap, topic, partitions=2, configs=KEEP)
     sent = [
         Record(partition=1, key=b"k", value=b"hello", headers=(("a", b"1"), ("b", b"2")), timestamp=0),
         Record(partition=1, key=b"gone", value=None, timestamp=0),
@@ -26,7 +27,7 @@ def test_kcat_writes_and_reads(codec: str, kcat_client: Kcat, bootstrap: str, to
 
 
 def test_kcat_seeks_by_timestamp(kcat_client: Kcat, bootstrap: str, topic: str, reference: Client) -> None:
-    reference.create_topic(bootstrap, topic, partitions=1, configs={})
+    reference.create_topic(bootstrap, topic, partitions=1, configs=KEEP)
     start_ms = 1_357_000_000_000
     records = [Record(partition=0, key=None, value=b"%d" % n, timestamp=start_ms + n * 1_000) for n in range(10)]
     reference.produce(bootstrap, topic, records)
@@ -36,7 +37,7 @@ def test_kcat_seeks_by_timestamp(kcat_client: Kcat, bootstrap: str, topic: str, 
 
 
 def test_kcat_in_a_group_resumes(kcat_client: Kcat, bootstrap: str, topic: str, reference: Client) -> None:
-    reference.create_topic(bootstrap, topic, partitions=1, configs={})
+    reference.create_topic(bootstrap, topic, partitions=1, configs=KEEP)
     group = f"kcat-{uuid.uuid4().hex[:8]}"
     for value in (b"first", b"second"):
         reference.produce(bootstrap, topic, [Record(partition=0, key=None, value=value, timestamp=1_357_000_000_000)])
