@@ -67,8 +67,14 @@ class TaskScope:
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
-            while self._tasks and self._failure is None:
-                await asyncio.wait(list(self._tasks), return_when=asyncio.FIRST_EXCEPTION)
+            try:
+                while self._tasks and self._failure is None:
+                    await asyncio.wait(list(self._tasks), return_when=asyncio.FIRST_EXCEPTION)
+            except asyncio.CancelledError:
+                if self._failure is None:  # from outside
+                    await self.cancel()
+                    raise
+                kind = asyncio.CancelledError  # our own: a child failed while the scope was waiting here
         await self.cancel()
         if self._failure is not None and (kind is None or kind is asyncio.CancelledError):
             if self._owner is not None and kind is asyncio.CancelledError:
