@@ -356,7 +356,8 @@ class Broker:
             log = await self.logs.create(tp, topic.topic_id, config, leader_epoch=epoch)
         elif log.config is not config:
             log.reconfigure(config)
-        log.leader_epoch = epoch
+        if log.leader_epoch != epoch:
+            log.set_leader_epoch(epoch)
         partition = self._partitions.get(tp)
         if partition is None or partition.log is not log:
             partition = self._partitions[tp] = Partition(tp, topic.topic_id, epoch, log)

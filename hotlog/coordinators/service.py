@@ -255,6 +255,13 @@ class GroupCoordinator:
         finally:
             self._waiting.pop(token, None)
 
+    def _ask_now(self, live: _Live, token: Token, event: Heartbeat | Leave) -> Any:
+        """For events that are answered in the same step."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        self._take(live, event)
+        return future.result()
+
     # Membership
 
     async def join(
@@ -333,23 +340,25 @@ class GroupCoordinator:
         result: Synced = await self._ask(live, token, event)
         return result
 
-    async def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
+    def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
         """Heartbeat."""
         live = self._known(group_id)
         if live is None:
             return Code.UNKNOWN_MEMBER_ID
         token = next(self._tokens)
         event = Heartbeat(token=token, member_id=member_id, instance_id=instance_id, generation=generation)
-        code: Code = await self._ask(live, token, event)
+        code = self._ask_now(live, token, event)
+        assert isinstance(code, Code)
         return code
 
-    async def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
+    def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
         """LeaveGroup."""
         live = self._known(group_id)
         if live is None:
             return Left(tuple((member_id, instance_id, Code.UNKNOWN_MEMBER_ID) for member_id, instance_id in members))
         token = next(self._tokens)
-        result: Left = await self._ask(live, token, Leave(token=token, members=members))
+        result = self._ask_now(live, token, Leave(token=token, members=members))
+        assert isinstance(result, Left)
         return result
 
     def _known(self, group_id: str) -> _Live | None:

@@ -1,0 +1,34 @@
+"""What the group APIs share: codes of the coordinator as Kafka's, and its refusals as top-level errors.
+
+Invariants: every Code of the state machine has the kio ErrorCode of the same name (checked on import).
+"""
+
+from __future__ import annotations
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import RequestContext
+from hotlog.apis.error_codes import Refused
+from hotlog.apis.replies import refusal
+from hotlog.coordinators.group_types import Code
+from hotlog.coordinators.service import GroupNotServed
+
+CODES: dict[Code, ErrorCode] = {code: ErrorCode[code.value] for code in Code}
+
+
+def code_of(context: RequestContext, code: Code) -> ErrorCode:
+    """The protocol's code; marks the request as failed if it is one."""
+    if code is not Code.NONE:
+        context.has_failed = True
+    return CODES[code]
+
+
+def coordinator_error(context: RequestContext, error: Exception) -> ErrorCode:
+    """The code for an error of the coordinator itself: what is retriable makes a client look for the coordinator again or wait."""
+    if isinstance(error, GroupNotServed):
+        context.has_failed = True
+        return ErrorCode.coordinator_not_available
+    code = refusal(context, error).code
+    if isinstance(error, Refused):
+        return ErrorCode.coordinator_not_available if code is ErrorCode.request_timed_out else code
+    return ErrorCode.coordinator_not_available if code.retriable else code

@@ -1,0 +1,127 @@
+"""Metadata (3): brokers, topics, who leads what.
+
+Versions 0 to 13.  An empty list means all topics in version 0, none later (null is all).  Topics are named by id from version 12 on
+(KIP-516; the field exists from 10).  A topic that is missing is created if client and broker allow it (version 4 on; before, the
+broker alone decides).
+
+Invariants: one image answers a whole request; an unknown id is UNKNOWN_TOPIC_ID and never creates anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from controller.image import TopicImage
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.error_codes import Refused
+from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
+from hotlog.apis.topic_rules import INTERNAL_TOPICS
+from hotlog.kernel.errors import HotlogError, Invalid
+from hotlog.kernel.ids import parse_topic_name
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 3
+AUTO_CREATE_FROM = 4
+TOPICS_NULLABLE_FROM = 1
+ANYTHING_WRONG = (HotlogError, OSError, TimeoutError)
+UNKNOWN_NAME = Refusal(ErrorCode.unknown_topic_or_partition, "")
+UNKNOWN_ID = Refusal(ErrorCode.unknown_topic_id, "")
+
+
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Answer for all topics, or for those asked for."""
+    version = context.version
+    shapes = responses(KEY, version)
+    if request.topics is None or (version < TOPICS_NULLABLE_FROM and not request.topics):
+        topics = [_known(broker, version, topic) for topic in broker.image.topics.values()]
+    else:
+        may_create = broker.settings.flag("auto.create.topics.enable")
+        may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
+        topics = [await _asked(broker, context, wanted, may_create) for wanted in request.topics]
+    host, port = broker.advertised
+    return shapes.MetadataResponse(
+        throttle_time=NO_THROTTLE,
+        brokers=(shapes.MetadataResponseBroker(node_id=broker.node_id, host=host, port=port, rack=broker.rack or None),),
+        cluster_id=broker.cluster_id,
+        controller_id=broker.node_id,
+        topics=tuple(topics),
+        cluster_authorized_operations=NO_OPERATIONS,
+        error_code=ErrorCode.none,
+    )
+
+
+async def _asked(broker: Broker, context: RequestContext, wanted: Any, may_create: bool) -> Any:
+    version = context.version
+    name, topic_id = wanted.name, getattr(wanted, "topic_id", None)
+    if topic_id is not None:
+        topic = broker.topic_by_id(topic_id)
+        return _known(broker, version, topic) if topic else _missing(version, None, topic_id, UNKNOWN_ID)
+    topic = broker.topic(name or "")
+    if topic is not None:
+        return _known(broker, version, topic)
+    try:
+        parse_topic_name(name)
+    except Invalid as problem:
+        return _missing(version, name, None, Refusal(ErrorCode.invalid_topic_exception, str(problem)))
+    if not may_create:
+        return _missing(version, name, None, UNKNOWN_NAME)
+    return await _created(broker, context, name)
+
+
+async def _created(broker: Broker, context: RequestContext, name: str) -> Any:
+    try:
+        return _known(broker, context.version, await broker.ensure_topic(name))
+    except Refused as problem:
+        code = problem.code
+        if code is ErrorCode.request_timed_out:  # the store is away: the client is to ask again
+            code = ErrorCode.leader_not_available
+        return _missing(context.version, name, None, Refusal(code, str(problem)))
+    except ANYTHING_WRONG as problem:
+        return _missing(context.version, name, None, refusal(context, problem))
+
+
+def _missing(version: int, name: str | None, topic_id: Any, why: Refusal) -> Any:
+    name_nullable_from = 12
+    return responses(KEY, version).MetadataResponseTopic(
+        error_code=why.code,
+        name=name if version >= name_nullable_from else name or "",
+        topic_id=topic_id,
+        is_internal=False,
+        partitions=(),
+        topic_authorized_operations=NO_OPERATIONS,
+    )
+
+
+def _known(broker: Broker, version: int, topic: TopicImage) -> Any:
+    shapes = responses(KEY, version)
+    return shapes.MetadataResponseTopic(
+        error_code=ErrorCode.none,
+        name=topic.name,
+        topic_id=topic.topic_id,
+        is_internal=topic.name in INTERNAL_TOPICS,
+        partitions=tuple(_partition(broker, shapes, topic, index) for index in range(len(topic.partitions))),
+        topic_authorized_operations=NO_OPERATIONS,
+    )
+
+
+def _partition(broker: Broker, shapes: Any, topic: TopicImage, index: int) -> Any:
+    image = topic.partitions[index]
+    hosted = broker.partition(topic.name, index)
+    is_here = hosted is not None and hosted.topic_id == topic.topic_id
+    return shapes.MetadataResponsePartition(
+        error_code=ErrorCode.none if is_here else ErrorCode.leader_not_available,
+        partition_index=index,
+        leader_id=image.leader if is_here else -1,
+        leader_epoch=image.leader_epoch,
+        replica_nodes=image.replicas,
+        isr_nodes=image.replicas if is_here else (),
+        offline_replicas=() if is_here else image.replicas,
+    )
+
+
+API = Api(key=KEY, name="Metadata", versions=range(14), handle=handle, omits=("authorized operations",))

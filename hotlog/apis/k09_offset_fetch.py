@@ -1,0 +1,131 @@
+"""OffsetFetch (9): how far a group has read.
+
+Versions 1 to 10: all topics by null from 2, leader epochs from 5, stable offsets only from 7 (there are no open transactions to wait for
+yet), many groups from 8, topic ids from 10.
+
+Invariants: a partition without a commit is answered with offset -1 and no error, as Kafka does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.group_replies import coordinator_error
+from hotlog.apis.replies import NO_THROTTLE
+from hotlog.coordinators.offset_records import OffsetValue
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 9
+GROUPS_FROM = 8
+BY_ID_FROM = 10
+ERROR_FROM = 2
+NOTHING = OffsetValue(-1, -1, "", -1)
+Offsets = Mapping[tuple[str, int], OffsetValue]
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Look up each group's offsets."""
+    shapes = responses(KEY, context.version)
+    if context.version >= GROUPS_FROM:
+        groups = tuple(_group(broker, context, shapes, group) for group in request.groups)
+        return shapes.OffsetFetchResponse(throttle_time=NO_THROTTLE, groups=groups)
+    offsets, code = _offsets(broker, context, request.group_id)
+    topics = (
+        [(topic.name, tuple(topic.partition_indexes)) for topic in request.topics]
+        if request.topics is not None
+        else _all(offsets)
+    )
+    return shapes.OffsetFetchResponse(
+        throttle_time=NO_THROTTLE,
+        error_code=code,
+        topics=tuple(
+            shapes.OffsetFetchResponseTopic(
+                name=name,
+                partitions=tuple(
+                    _partition(shapes.OffsetFetchResponsePartition, offsets, name, index, _early_code(context, code))
+                    for index in indexes
+                ),
+            )
+            for name, indexes in topics
+        ),
+    )
+
+
+def _early_code(context: RequestContext, code: ErrorCode) -> ErrorCode:
+    """Version 1 has no top-level error: it goes into every partition."""
+    return code if context.version < ERROR_FROM else ErrorCode.none
+
+
+def _offsets(broker: Broker, context: RequestContext, group_id: str) -> tuple[Offsets, ErrorCode]:
+    try:
+        return broker.groups.offsets(group_id), ErrorCode.none
+    except Exception as problem:
+        return {}, coordinator_error(context, problem)
+
+
+def _all(offsets: Offsets) -> list[tuple[str, tuple[int, ...]]]:
+    names = sorted({name for name, _ in offsets})
+    return [(name, tuple(sorted(index for other, index in offsets if other == name))) for name in names]
+
+
+def _partition(shape: Any, offsets: Offsets, name: str, index: int, code: ErrorCode) -> Any:
+    value = offsets.get((name, index), NOTHING)
+    return shape(
+        partition_index=index,
+        committed_offset=value.offset,
+        committed_leader_epoch=value.leader_epoch,
+        metadata=value.metadata,
+        error_code=code,
+    )
+
+
+def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any) -> Any:
+    offsets, code = _offsets(broker, context, group.group_id)
+    if group.topics is None:
+        listed = [(name, _id(broker, name), indexes, ErrorCode.none) for name, indexes in _all(offsets)]
+    else:
+        listed = [(*_named(broker, context, topic), tuple(topic.partition_indexes), ErrorCode.none) for topic in group.topics]
+    if context.version >= BY_ID_FROM:
+        listed = [
+            (name, topic_id, indexes, ErrorCode.none if name else ErrorCode.unknown_topic_id)
+            for name, topic_id, indexes, _ in listed
+            if topic_id is not None
+        ]
+    return shapes.OffsetFetchResponseGroup(
+        group_id=group.group_id,
+        error_code=code,
+        topics=tuple(
+            shapes.OffsetFetchResponseTopics(
+                name=name,
+                topic_id=topic_id,
+                partitions=tuple(
+                    _partition(shapes.OffsetFetchResponsePartitions, offsets, name, index, wrong) for index in indexes
+                ),
+            )
+            for name, topic_id, indexes, wrong in listed
+        )
+        if code is ErrorCode.none
+        else (),
+    )
+
+
+def _id(broker: Broker, name: str) -> Any:
+    topic = broker.topic(name)
+    return topic.topic_id if topic is not None else None
+
+
+def _named(broker: Broker, context: RequestContext, topic: Any) -> tuple[str, Any]:
+    if context.version < BY_ID_FROM:
+        return str(topic.name), None
+    known = broker.topic_by_id(topic.topic_id) if topic.topic_id is not None else None
+    return (known.name if known is not None else ""), topic.topic_id
+
+
+API = Api(key=KEY, name="OffsetFetch", versions=range(1, 11), handle=handle, omits=("members of the new protocol (KIP-848)",))

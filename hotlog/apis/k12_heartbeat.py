@@ -1,0 +1,34 @@
+"""Heartbeat (12): a member is alive; it learns here that a rebalance has begun.
+
+Versions 0 to 4: static members from 3 (KIP-345).
+
+Invariants: never waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.group_replies import code_of, coordinator_error
+from hotlog.apis.replies import NO_THROTTLE
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 12
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Prolong the member's session."""
+    instance_id = getattr(request, "group_instance_id", None)
+    try:
+        answer = broker.groups.heartbeat(request.group_id, request.member_id, instance_id, request.generation_id)
+        code = code_of(context, answer)
+    except Exception as problem:
+        code = coordinator_error(context, problem)
+    return responses(KEY, context.version).HeartbeatResponse(throttle_time=NO_THROTTLE, error_code=code)
+
+
+API = Api(key=KEY, name="Heartbeat", versions=range(5), handle=handle)

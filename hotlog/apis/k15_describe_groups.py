@@ -1,0 +1,68 @@
+"""DescribeGroups (15): state and members of classic groups.
+
+Versions 0 to 6: an unknown group is "Dead" without an error up to version 5, GROUP_ID_NOT_FOUND from 6 (KIP-1043).
+
+Invariants: metadata and assignments are told only when the group is stable, as Kafka does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.group_replies import coordinator_error
+from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.coordinators.group_types import Code, Group, State
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 15
+NOT_FOUND_FROM = 6
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Describe each group."""
+    groups = tuple(_describe(broker, context, group_id) for group_id in request.groups)
+    return responses(KEY, context.version).DescribeGroupsResponse(throttle_time=NO_THROTTLE, groups=groups)
+
+
+def _describe(broker: Broker, context: RequestContext, group_id: str) -> Any:
+    code, message = ErrorCode.none, None
+    group, state = Group(group_id=group_id), "Dead"
+    try:
+        described = broker.groups.describe(group_id)
+        if described.code is Code.NONE:
+            group, state = described.group, described.group.state.value
+        elif context.version >= NOT_FOUND_FROM:
+            code, message = ErrorCode.group_id_not_found, f"group {group_id!r} does not exist"
+    except Exception as problem:
+        code, message, state = coordinator_error(context, problem), str(problem), ""
+    shapes = responses(KEY, context.version)
+    is_stable = group.state is State.STABLE
+    return shapes.DescribedGroup(
+        error_code=code,
+        error_message=message,
+        group_id=group_id,
+        group_state=state,
+        protocol_type=group.protocol_type or "",
+        protocol_data=(group.protocol or "") if is_stable else "",
+        members=tuple(
+            shapes.DescribedGroupMember(
+                member_id=member.member_id,
+                group_instance_id=member.instance_id,
+                client_id=member.client_id,
+                client_host=member.client_host,
+                member_metadata=member.metadata(group.protocol) if is_stable else b"",
+                member_assignment=member.assignment if is_stable else b"",
+            )
+            for member in group.members.values()
+        ),
+        authorized_operations=NO_OPERATIONS,
+    )
+
+
+API = Api(key=KEY, name="DescribeGroups", versions=range(7), handle=handle, omits=("authorized operations",))

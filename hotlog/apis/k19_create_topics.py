@@ -1,0 +1,102 @@
+"""CreateTopics (19).
+
+Versions 2 to 7: the error in words from 1, the created configuration from 5 (KIP-525), the topic id from 7 (KIP-516).
+
+Invariants: topics are judged one by one, in the order asked; a name given twice is refused both times and creates nothing;
+`validate_only` changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from controller.image import TopicImage
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.config_entries import topic_entries
+from hotlog.apis.error_codes import Refused
+from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 19
+
+
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Create each topic."""
+    counts = Counter(wanted.name for wanted in request.topics)
+    results = []
+    for wanted in request.topics:
+        try:
+            if counts[wanted.name] > 1:
+                raise Refused(
+                    ErrorCode.invalid_request, f"topic {wanted.name!r} is named {counts[wanted.name]} times in one request"
+                )
+            topic = await broker.create_topic(
+                wanted.name,
+                wanted.num_partitions,
+                _configs(wanted),
+                replication_factor=wanted.replication_factor,
+                assignments=[(part.partition_index, tuple(part.broker_ids)) for part in wanted.assignments],
+                validate_only=request.validate_only,
+            )
+        except Exception as problem:
+            results.append(_failed(context, wanted.name, problem))
+        else:
+            results.append(_created(broker, context, topic))
+    return responses(KEY, context.version).CreateTopicsResponse(throttle_time=NO_THROTTLE, topics=tuple(results))
+
+
+def _configs(wanted: Any) -> dict[str, str | None]:
+    given: dict[str, str | None] = {}
+    for config in wanted.configs:
+        if config.name in given:
+            raise Refused(ErrorCode.invalid_config, f"topic {wanted.name!r}: configuration {config.name!r} is given twice")
+        given[config.name] = config.value
+    return given
+
+
+def _failed(context: RequestContext, name: str, problem: Exception) -> Any:
+    why = refusal(context, problem)
+    return responses(KEY, context.version).CreatableTopicResult(
+        name=name,
+        topic_id=None,
+        error_code=why.code,
+        error_message=why.message,
+        num_partitions=-1,
+        replication_factor=-1,
+        configs=(),
+    )
+
+
+def _created(broker: Broker, context: RequestContext, topic: TopicImage) -> Any:
+    shapes = responses(KEY, context.version)
+    configs_from = 5
+    configs = []
+    if context.version >= configs_from:
+        configs = [
+            shapes.CreatableTopicConfigs(
+                name=entry.name,
+                value=entry.value,
+                read_only=entry.is_read_only,
+                config_source=entry.source,
+                is_sensitive=entry.is_sensitive,
+            )
+            for entry in topic_entries(broker, topic)
+        ]
+    return shapes.CreatableTopicResult(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        error_code=ErrorCode.none,
+        error_message=None,
+        num_partitions=len(topic.partitions),
+        replication_factor=len(topic.partitions[0].replicas),
+        configs=tuple(configs),
+    )
+
+
+API = Api(key=KEY, name="CreateTopics", versions=range(2, 8), handle=handle, omits=("timeout: the answer comes when it is done",))

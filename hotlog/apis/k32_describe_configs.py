@@ -1,0 +1,98 @@
+"""DescribeConfigs (32): topics and brokers (KIP-133, KIP-226, KIP-524, KIP-569).
+
+Versions 1 to 4: source and synonyms from 1, type and documentation from 3.  A broker is named by its id; the empty name is what is set
+for all brokers.
+
+Invariants: every key there is, sorted, or those asked for; a password is answered as null.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from controller.image import ALL_BROKERS
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.config_entries import Entry, broker_entries, topic_entries
+from hotlog.apis.error_codes import Refused
+from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 32
+TOPIC, BROKER = 2, 4  # ConfigResource.Type
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Describe each resource."""
+    shapes = responses(KEY, context.version)
+    with_docs = getattr(request, "include_documentation", False)
+    results = []
+    for resource in request.resources:
+        code, message = ErrorCode.none, None
+        entries: list[Entry] = []
+        try:
+            entries = _entries(broker, resource)
+        except Exception as problem:
+            code, message = refusal(context, problem)
+        results.append(
+            shapes.DescribeConfigsResult(
+                error_code=code,
+                error_message=message,
+                resource_type=resource.resource_type,
+                resource_name=resource.resource_name,
+                configs=tuple(_result(shapes, entry, request.include_synonyms, with_docs) for entry in entries),
+            )
+        )
+    return shapes.DescribeConfigsResponse(throttle_time=NO_THROTTLE, results=tuple(results))
+
+
+def _entries(broker: Broker, resource: Any) -> list[Entry]:
+    if resource.resource_type == TOPIC:
+        topic = broker.topic(resource.resource_name)
+        if topic is None:
+            raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {resource.resource_name!r} does not exist")
+        entries = topic_entries(broker, topic)
+    elif resource.resource_type == BROKER:
+        entries = broker_entries(broker, broker_named(broker, resource.resource_name))
+    else:
+        raise Refused(
+            ErrorCode.invalid_request, f"resource type {resource.resource_type} has no configurations here; 2 and 4 have"
+        )
+    asked = resource.configuration_keys
+    return entries if asked is None or not asked else [entry for entry in entries if entry.name in asked]
+
+
+def broker_named(broker: Broker, name: str) -> int:
+    """The node a BROKER resource means; ALL_BROKERS for the empty name.
+
+    Raises:
+        Refused: another node, or not a number.
+    """
+    if name == "":
+        return ALL_BROKERS
+    if name != str(broker.node_id):
+        raise Refused(ErrorCode.invalid_request, f"broker {name!r} is not this one; the only broker is {broker.node_id}")
+    return broker.node_id
+
+
+def _result(shapes: Any, entry: Entry, with_synonyms: bool, with_docs: bool) -> Any:
+    synonyms = entry.synonyms if with_synonyms else ()
+    return shapes.DescribeConfigsResourceResult(
+        name=entry.name,
+        value=entry.value,
+        read_only=entry.is_read_only,
+        config_source=entry.source,
+        is_sensitive=entry.is_sensitive,
+        synonyms=tuple(shapes.DescribeConfigsSynonym(name=s.name, value=s.value, source=s.source) for s in synonyms),
+        config_type=entry.kind,
+        documentation=entry.doc if with_docs else None,
+    )
+
+
+API = Api(
+    key=KEY, name="DescribeConfigs", versions=range(1, 5), handle=handle, omits=("broker loggers", "client metrics", "groups")
+)

@@ -1,0 +1,36 @@
+"""DeleteGroups (42): forget groups and their offsets (KIP-229).
+
+Versions 0 to 2.
+
+Invariants: a group with members is NON_EMPTY_GROUP and stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.group_replies import code_of, coordinator_error
+from hotlog.apis.replies import NO_THROTTLE
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 42
+
+
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Delete each group."""
+    shapes = responses(KEY, context.version)
+    results = []
+    for group_id in request.groups_names:
+        try:
+            code = code_of(context, await broker.groups.delete(group_id))
+        except Exception as problem:
+            code = coordinator_error(context, problem)
+        results.append(shapes.DeletableGroupResult(group_id=group_id, error_code=code))
+    return shapes.DeleteGroupsResponse(throttle_time=NO_THROTTLE, results=tuple(results))
+
+
+API = Api(key=KEY, name="DeleteGroups", versions=range(3), handle=handle)

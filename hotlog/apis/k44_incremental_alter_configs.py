@@ -1,0 +1,67 @@
+"""IncrementalAlterConfigs (44): set, delete, append to and subtract from single configurations (KIP-339).
+
+Versions 0 and 1.
+
+Invariants: what is not named stays as it is; APPEND and SUBTRACT are for lists only; a refused resource changes nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.error_codes import Refused
+from hotlog.apis.k32_describe_configs import BROKER, TOPIC, broker_named
+from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.apis.topic_rules import ConfigChange
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 44
+
+
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Change each resource."""
+    shapes = responses(KEY, context.version)
+    results = []
+    for resource in request.resources:
+        code, message = ErrorCode.none, None
+        try:
+            await _alter(broker, resource, request.validate_only)
+        except Exception as problem:
+            code, message = refusal(context, problem)
+        results.append(
+            shapes.AlterConfigsResourceResponse(
+                error_code=code,
+                error_message=message,
+                resource_type=resource.resource_type,
+                resource_name=resource.resource_name,
+            )
+        )
+    return shapes.IncrementalAlterConfigsResponse(throttle_time=NO_THROTTLE, responses=tuple(results))
+
+
+async def _alter(broker: Broker, resource: Any, validate_only: bool) -> None:
+    changes = [ConfigChange(config.name, config.config_operation, config.value) for config in resource.configs]
+    if resource.resource_type == TOPIC:
+        await broker.step_configs(resource.resource_name, changes, validate_only=validate_only)
+    elif resource.resource_type == BROKER:
+        node_id = broker_named(broker, resource.resource_name)
+        await broker.step_broker_configs(node_id, changes, validate_only=validate_only)
+    else:
+        raise Refused(
+            ErrorCode.invalid_request, f"resource type {resource.resource_type} has no configurations here; 2 and 4 have"
+        )
+
+
+API = Api(
+    key=KEY,
+    name="IncrementalAlterConfigs",
+    versions=range(2),
+    handle=handle,
+    omits=("broker loggers", "client metrics", "groups"),
+)

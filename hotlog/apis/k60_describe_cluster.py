@@ -1,0 +1,46 @@
+"""DescribeCluster (60): brokers, controller and cluster id (KIP-700).
+
+Versions 0 to 2.  Endpoint type 2 (controllers, KIP-919) is refused: there are no controller listeners.
+
+Invariants: tells the same brokers as Metadata.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.wire.apis import responses
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+KEY = 60
+BROKERS = 1
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Describe the cluster."""
+    shapes = responses(KEY, context.version)
+    endpoint = getattr(request, "endpoint_type", BROKERS)
+    is_served = endpoint == BROKERS
+    host, port = broker.advertised
+    brokers = (
+        shapes.DescribeClusterBroker(broker_id=broker.node_id, host=host, port=port, rack=broker.rack or None, is_fenced=False),
+    )
+    return shapes.DescribeClusterResponse(
+        throttle_time=NO_THROTTLE,
+        error_code=ErrorCode.none if is_served else ErrorCode.unsupported_endpoint_type,
+        error_message=None if is_served else f"endpoint type {endpoint} is not served; 1 (brokers) is",
+        endpoint_type=endpoint,
+        cluster_id=broker.cluster_id,
+        controller_id=broker.node_id if is_served else -1,
+        brokers=brokers if is_served else (),
+        cluster_authorized_operations=NO_OPERATIONS,
+    )
+
+
+API = Api(key=KEY, name="DescribeCluster", versions=range(3), handle=handle, omits=("authorized operations",))

@@ -1,0 +1,42 @@
+"""Small things that many handlers share: durations, nodes, and an error as a (code, message) pair.
+
+Invariants: an error nobody foresaw is logged here with its trace and answered without its text.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import RequestContext
+from hotlog.apis.error_codes import code_for, is_expected, message_for
+
+LOG = logging.getLogger(__name__)
+NO_THROTTLE = timedelta(0)
+NO_OPERATIONS = -(2**31)  # "authorized operations were not asked for" (KIP-430)
+
+
+def milliseconds(duration: timedelta) -> int:
+    """Whole milliseconds."""
+    return duration // timedelta(milliseconds=1)
+
+
+class Refusal(NamedTuple):
+    """An error as clients see it."""
+
+    code: ErrorCode
+    message: str
+
+
+NO_ERROR = Refusal(ErrorCode.none, "")
+
+
+def refusal(context: RequestContext, error: Exception) -> Refusal:
+    """The code and message of `error`; marks the request as failed."""
+    context.has_failed = True
+    if not is_expected(error):
+        LOG.error("API %d version %d failed", context.api_key, context.version, exc_info=error)
+    return Refusal(code_for(error), message_for(error))
