@@ -1,0 +1,123 @@
+"""Group commit: one fsync in flight per log; appends that come while it runs join the next one.
+
+Invariants: what is reported as durable was covered by an fsync that began after it was written; after a failed fsync nothing is reported
+as durable any more and no file is synced again (a retried fsync may lie: the kernel has marked the pages clean).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hotlog.world.ports import Disk, File
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class FlushJob(NamedTuple):
+    """What one trip to the disk does, in this order: sync log files, sync index files, sync the directory, write small files.
+
+    When it is done everything below `end` is durable: (offset, base of the segment, byte in it).
+    """
+
+    writes: tuple[tuple[str, bytes], ...]
+    logs: tuple[File, ...]
+    index_paths: tuple[str, ...]
+    directory: str | None
+    end: tuple[int, int, int]
+    closed: tuple[str, ...]  # log files that need no writer afterwards
+
+
+def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
+    """Do the job; return the small files that found no space (they can be rebuilt, so the log goes on).  Blocks; raises OSError."""
+    for log in job.logs:
+        log.sync()
+    for path in job.index_paths:
+        file = disk.open(path)
+        try:
+            file.sync()
+        finally:
+            file.close()
+    if job.directory is not None:
+        disk.sync_dir(job.directory)
+    unwritten = []
+    for path, data in job.writes:
+        try:
+            disk.write_atomic(path, data)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            unwritten.append((path, data))
+    return tuple(unwritten)
+
+
+class Flusher:
+    """Runs jobs one after another while `plan` has any."""
+
+    __slots__ = ("_disk", "_fail", "_note", "_plan", "_task", "_waiting")
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        plan: Callable[[], FlushJob | None],
+        note: Callable[[FlushJob, tuple[tuple[str, bytes], ...]], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._disk = disk
+        self._plan = plan
+        self._note = note
+        self._fail = fail
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None
+
+    def kick(self) -> None:
+        """See to it that a job runs soon; the caller's other appends of this turn of the loop join it."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="flusher")
+
+    async def _run(self) -> None:
+        try:
+            while (job := self._plan()) is not None:
+                try:
+                    unwritten = await self._disk.run(run_job, self._disk, job)
+                except Exception as error:
+                    self._fail(error)
+                    return
+                self._note(job, unwritten)
+        finally:
+            self._task = None
+
+    async def wait(self, end_offset: int) -> None:
+        """Until everything below `end_offset` was reported by `release`; raises what `refuse` was given."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((end_offset, future))
+        await future
+
+    def release(self, end_offset: int) -> None:
+        """Everything below `end_offset` is durable."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for wanted, future in waiting:
+                if wanted > end_offset:
+                    self._waiting.append((wanted, future))
+                elif not future.done():
+                    future.set_result(None)
+
+    def refuse(self, error: Exception) -> None:
+        """Nothing more will be durable."""
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    async def idle(self) -> None:
+        """Until no job is in flight."""
+        while self._task is not None:
+            await asyncio.wait([self._task])

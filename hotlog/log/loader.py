@@ -1,0 +1,380 @@
+"""Opening one partition's directory: what is there, what an unclean stop left of it, what must be rebuilt.  Blocks: disk threads.
+
+After a clean stop only names, sizes and the last few batches are read.  After an unclean one every segment from the recovery point on
+is walked: headers from its start (indexes, epochs, producers), CRCs from the recovery point; what is accepted is fsynced before it is
+served.  Files that are missing or wrong (indexes, leader epochs, producer snapshots) are rebuilt from the log.
+
+Invariants: nothing below the recovery point is ever cut; bytes that may have been acked are reported, not dropped (recovery.py); when
+`load` returns without a problem, log, indexes and directory are on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from uuid import UUID
+
+from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.ids import ZERO_UUID, TopicPartition
+from hotlog.log import checkpoints, files
+from hotlog.log.epochs import LeaderEpochs
+from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY, is_sane
+from hotlog.log.producers import Producers
+from hotlog.log.reader import SegmentReader
+from hotlog.log.recovery import Verdict, plan_tail
+from hotlog.log.scan import Stop, Tail, look_behind, scan
+from hotlog.log.segment import IndexPart, Segment
+from hotlog.wire.batch import BatchHeader
+from hotlog.world.ports import Disk, File
+
+
+@dataclass(kw_only=True)
+class Loader:
+    """What loading needs besides the directory.  `recovery_point` and `log_start` are offsets, None where no checkpoint names them."""
+
+    disk: Disk
+    reader: SegmentReader
+    report: Callable[[str, str], None]
+    clean: bool
+    recovery_point: int
+    log_start: int | None
+    now_ms: int
+    interval_bytes: int
+    producer_expiry_ms: int
+
+
+@dataclass
+class Loaded:
+    """A partition as found.  `readable_end` is below `log_end` only where a problem was found."""
+
+    topic_id: UUID
+    producers: Producers
+    segments: list[Segment] = field(default_factory=list)
+    epochs: LeaderEpochs = field(default_factory=LeaderEpochs)
+    log_end: int = 0
+    readable_end: int = 0
+    problem: Exception | None = None
+    epochs_dirty: bool = False
+    snapshot_offset: int = -1  # newest producer snapshot that was taken over
+
+
+def load(ctx: Loader, directory: str, tp: TopicPartition) -> Loaded:
+    """Open the directory of `tp`.
+
+    Raises:
+        OSError: as the disk does.
+        Corrupt: the directory has no segment, or no readable partition.metadata.
+    """
+    names = ctx.disk.listdir(directory)
+    topic_id = _topic_id(ctx, directory, names)
+    result = Loaded(topic_id, Producers(ctx.producer_expiry_ms))
+    result.segments = _segments(ctx, directory, names)
+    if not result.segments:
+        raise Corrupt(
+            f"{directory} has no segment; offsets from {max(ctx.recovery_point, ctx.log_start or 0)} on may have been used"
+        )
+    _read_epochs(ctx, result, directory, names)
+    first = _first_to_recover(ctx, result.segments)
+    snapshots = _snapshots(names)
+    start = _read_snapshot(ctx, result, directory, snapshots, result.segments[first].base_offset if first is not None else None)
+    if first is None:
+        try:
+            _open_tail(ctx, result)
+        except Corrupt as error:
+            ctx.report("log-tail", f"{error}, though the stop was clean: the log is recovered")
+            return load(
+                replace(ctx, clean=False, recovery_point=max(ctx.recovery_point, result.segments[-1].base_offset)), directory, tp
+            )
+    else:
+        _replay(ctx, result, start, first)
+        _recover(ctx, result, directory, first, start)
+    result.snapshot_offset = start
+    _settle(ctx, result, directory, snapshots, start, replayed=first is not None)
+    return result
+
+
+def _topic_id(ctx: Loader, directory: str, names: list[str]) -> UUID:
+    if files.METADATA_FILE not in names:
+        return ZERO_UUID
+    return checkpoints.parse_metadata(ctx.disk.read(f"{directory}/{files.METADATA_FILE}"))
+
+
+def _segments(ctx: Loader, directory: str, names: list[str]) -> list[Segment]:
+    """Segments by base offset with their index files' lengths; left-overs are removed."""
+    found: dict[int, set[str]] = {}
+    for name in names:
+        if name.endswith((files.DELETED, ".tmp", ".cleaned")):
+            ctx.disk.remove(f"{directory}/{name}")
+        elif (parsed := files.parse_segment_name(name)) is not None:
+            found.setdefault(parsed[0], set()).add(parsed[1])
+    segments: list[Segment] = []
+    for base, suffixes in sorted(found.items()):
+        if files.LOG not in suffixes:
+            for suffix in suffixes - {files.SNAPSHOT}:
+                ctx.disk.remove(files.segment_path(directory, base, suffix))
+            continue
+        segment = Segment(directory, base, created_ms=ctx.now_ms)
+        segment.size = ctx.disk.size(segment.log_path)
+        segment.has_txn = files.TXN_INDEX in suffixes
+        offsets = ctx.disk.size(segment.path(files.INDEX)) if files.INDEX in suffixes else -1
+        times = ctx.disk.size(segment.path(files.TIME_INDEX)) if files.TIME_INDEX in suffixes else -1
+        segment.index_broken = offsets % OFFSET_BYTES != 0 or times % TIME_BYTES != 0 or offsets < 0 or times < 0
+        segment.offsets = IndexPart(max(offsets, 0), bytearray())
+        segment.times = IndexPart(max(times, 0), bytearray())
+        segments.append(segment)
+    for segment, after in pairwise(segments):
+        segment.end_offset = after.base_offset
+        segment.first_append_ms = segment.closed_ms = ctx.disk.modified_ms(segment.log_path)
+    if segments and segments[-1].size:
+        segments[-1].first_append_ms = ctx.disk.modified_ms(segments[-1].log_path)
+    return segments
+
+
+def _first_to_recover(ctx: Loader, segments: list[Segment]) -> int | None:
+    """Index of the first segment that must be walked; None after a clean stop with whole indexes."""
+    broken = next((index for index, segment in enumerate(segments) if segment.index_broken), None)
+    if ctx.clean:
+        return broken
+    first = max((index for index, segment in enumerate(segments) if segment.base_offset <= ctx.recovery_point), default=0)
+    return first if broken is None else min(first, broken)
+
+
+def _read_epochs(ctx: Loader, result: Loaded, directory: str, names: list[str]) -> None:
+    """leader-epoch-checkpoint; rebuilt from all batches if it is missing or cannot be."""
+    if files.EPOCHS_FILE in names:
+        try:
+            result.epochs = LeaderEpochs(checkpoints.parse_epochs(ctx.disk.read(f"{directory}/{files.EPOCHS_FILE}")))
+            return
+        except Corrupt as error:
+            ctx.report("leader-epochs", f"{directory}: {error}; rebuilt from the batches")
+    result.epochs_dirty = True
+    for segment in result.segments[:-1]:
+        for _, header in ctx.reader.walk(segment, 0, segment.size):
+            result.epochs.assign(header.leader_epoch, header.base_offset)
+
+
+def _snapshots(names: list[str]) -> list[int]:
+    parsed = (files.parse_segment_name(name) for name in names)
+    return sorted((entry[0] for entry in parsed if entry is not None and entry[1] == files.SNAPSHOT), reverse=True)
+
+
+def _read_snapshot(ctx: Loader, result: Loaded, directory: str, snapshots: list[int], before: int | None) -> int:
+    """Take over the newest good producer snapshot (at most `before`); return the offset it stands for, -1 if there is none."""
+    for offset in list(snapshots):
+        if before is not None and offset > before:
+            continue
+        path = files.segment_path(directory, offset, files.SNAPSHOT)
+        try:
+            result.producers.load(ctx.disk.read(path))
+            return offset
+        except Corrupt as error:
+            ctx.report("producer-snapshot", f"{path}: {error}; rebuilt from the batches")
+            result.producers = Producers(ctx.producer_expiry_ms)
+            ctx.disk.remove(path)
+            snapshots.remove(offset)
+    return -1
+
+
+def _replay(ctx: Loader, result: Loaded, start: int, until: int) -> None:
+    """Bring producers from offset `start` up to the base of segment `until` by headers."""
+    for segment in result.segments[:until]:
+        if segment.end_offset > start:
+            for _, header in ctx.reader.walk(segment, 0, segment.size):
+                if header.base_offset >= start:
+                    note_producer(result.producers, header)
+
+
+def note_producer(producers: Producers, header: BatchHeader) -> None:
+    if header.producer_id >= 0 and not header.is_control:
+        producers.update(header)
+
+
+def _open_tail(ctx: Loader, result: Loaded) -> None:
+    """Clean stop: find the log's end from the last index entry.
+
+    Raises:
+        Corrupt: the active segment does not end as a clean stop leaves it.
+    """
+    active = result.segments[-1]
+    _load_times(ctx, active)
+    start, last_offset = _last_entry(ctx, active)
+    end, latest, next_start = active.base_offset, -1, start
+    for position, header in ctx.reader.walk(active, start, active.size):
+        if (position == start and last_offset not in (-1, header.last_offset)) or header.base_offset < end:
+            raise Corrupt(f"{active.log_path}: unexpected batch at byte {position}")
+        end, latest, next_start = header.next_offset, header.leader_epoch, position + header.size
+        active.since_index = next_start - start
+        if header.max_timestamp > active.max_timestamp:
+            active.max_timestamp, active.max_timestamp_offset = header.max_timestamp, header.last_offset
+    if next_start != active.size or end < ctx.recovery_point:
+        raise Corrupt(f"{active.log_path} ends at byte {next_start} of {active.size}, offset {end}")
+    active.end_offset = result.log_end = result.readable_end = end
+    if latest > result.epochs.latest or (result.epochs_dirty and active.size):
+        result.epochs_dirty = True
+        for _, header in ctx.reader.walk(active, 0, active.size):
+            result.epochs.assign(header.leader_epoch, header.base_offset)
+    if active.size:
+        active.first_timestamp = _first_timestamp(ctx, active)
+
+
+def _first_timestamp(ctx: Loader, segment: Segment) -> int:
+    return next((header.max_timestamp for _, header in ctx.reader.walk(segment, 0, segment.size)), -1)
+
+
+def _load_times(ctx: Loader, segment: Segment) -> None:
+    """The largest timestamp of a segment, from the last entry of its time index."""
+    if segment.times.length == 0:
+        return
+    timestamp, relative = TIME_ENTRY.unpack(_tail_of(ctx, segment.path(files.TIME_INDEX), segment.times.length, TIME_BYTES))
+    segment.last_time = segment.max_timestamp = timestamp
+    segment.max_timestamp_offset = segment.base_offset + relative
+
+
+def _last_entry(ctx: Loader, segment: Segment) -> tuple[int, int]:
+    """(position, last offset of the batch there) of the last offset index entry; (0, -1) if there is none."""
+    if segment.offsets.length == 0:
+        return 0, -1
+    relative, position = OFFSET_ENTRY.unpack(_tail_of(ctx, segment.path(files.INDEX), segment.offsets.length, OFFSET_BYTES))
+    if not 0 < position < segment.size:
+        raise Corrupt(f"{segment.path(files.INDEX)} points to byte {position} of {segment.size}")
+    return position, segment.base_offset + relative
+
+
+def _tail_of(ctx: Loader, path: str, length: int, count: int) -> bytes:
+    file = ctx.disk.open(path, read_only=True)
+    try:
+        return file.read_at(length - count, count)
+    finally:
+        file.close()
+
+
+def _recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: int) -> None:
+    """Walk segments from `first` on; cut, or note the problem, where the log stops being one."""
+    walked = len(result.segments)
+    for index in range(first, len(result.segments)):
+        segment = result.segments[index]
+        file = ctx.disk.open(segment.log_path)
+        try:
+            stop = _rescan(ctx, result, segment, file, snapshot)
+            if not stop.reason:
+                file.sync()
+                continue
+            tail = look_behind(file, stop, result.epochs.latest)
+            later = any(after.size for after in result.segments[index + 1 :])
+            verdict = plan_tail(
+                below_recovery_point=stop.offset < ctx.recovery_point,
+                one_bit=tail.one_bit,
+                valid_follows=tail.next_valid >= 0 or later,
+                unwritten=tail.unwritten,
+            )
+            if verdict is Verdict.DAMAGED:
+                _note_damage(ctx, result, segment, stop)
+                walked = index + 1
+                break
+            _cut(ctx, result, index, file, stop, tail)
+            break
+        finally:
+            file.close()
+    _write_indexes(ctx, result.segments[first:walked])
+    ctx.disk.sync_dir(directory)
+    if result.problem is None:
+        result.log_end = result.readable_end = result.segments[-1].end_offset
+
+
+def _rescan(ctx: Loader, result: Loaded, segment: Segment, file: File, snapshot: int) -> Stop:
+    segment.forget_indexes()
+    segment.size, segment.end_offset = 0, segment.base_offset
+    epochs, producers = result.epochs, result.producers
+
+    def visit(position: int, header: BatchHeader) -> None:
+        segment.note((header,), ctx.interval_bytes)
+        if epochs.assign(header.leader_epoch, header.base_offset):
+            result.epochs_dirty = True
+        if header.base_offset >= snapshot:
+            note_producer(producers, header)
+
+    return scan(file, segment.base_offset, ctx.recovery_point, visit)
+
+
+def _note_damage(ctx: Loader, result: Loaded, segment: Segment, stop: Stop) -> None:
+    """Quarantine: serve what lies before, take no appends, keep every byte."""
+    message = f"{segment.log_path}: at byte {stop.position}, offset {stop.offset}: {stop.reason}"
+    ctx.report("log", message + "; bytes that were acked may follow: the partition is served up to there and takes no appends")
+    result.problem = Corrupt(message)
+    result.readable_end = stop.offset
+    result.log_end = max([stop.offset, ctx.recovery_point, *(after.base_offset for after in result.segments)])
+    segment.end_offset = stop.offset
+
+
+def _cut(ctx: Loader, result: Loaded, index: int, file: File, stop: Stop, tail: Tail) -> None:
+    """Truncate a torn tail; segments behind it hold nothing that was acked."""
+    lost = file.size - stop.position
+    if lost:
+        ctx.report("log-tail", f"{file.path}: {stop.reason} at byte {stop.position}, offset {stop.offset}: {lost} torn bytes cut")
+    file.truncate(stop.position)
+    file.sync()
+    for segment in result.segments[index + 1 :]:
+        for suffix in (files.LOG, files.INDEX, files.TIME_INDEX, files.TXN_INDEX):
+            ctx.disk.remove(segment.path(suffix))
+    del result.segments[index + 1 :]
+    result.segments[index].closed_ms = -1
+
+
+def _write_indexes(ctx: Loader, segments: list[Segment]) -> None:
+    """Replace the index files of the recovered segments."""
+    for segment in segments:
+        if segment.is_closed:
+            segment.note_time()
+        for suffix, part in ((files.INDEX, segment.offsets), (files.TIME_INDEX, segment.times)):
+            file = ctx.disk.open(segment.path(suffix), create=True)
+            try:
+                file.truncate(0)
+                if part.pending:
+                    file.append([part.pending])
+                file.sync()
+            finally:
+                file.close()
+        segment.offsets = IndexPart(segment.offsets.total, bytearray())
+        segment.times = IndexPart(segment.times.total, bytearray())
+        segment.index_broken = False
+
+
+def _settle(ctx: Loader, result: Loaded, directory: str, snapshots: list[int], start: int, *, replayed: bool) -> None:
+    """Drop what lies beyond the end; bring producers up to it."""
+    if result.epochs.truncate_end(result.log_end + 1):
+        ctx.report("leader-epochs", f"{directory}: entries beyond the log's end {result.log_end} were dropped")
+        result.epochs_dirty = True
+    if not replayed and start < result.log_end:
+        _replay(ctx, result, start, len(result.segments))
+    for offset in snapshots:
+        if offset > result.log_end:
+            ctx.disk.remove(files.segment_path(directory, offset, files.SNAPSHOT))
+    result.producers.expire(ctx.now_ms)
+
+
+def rebuild_indexes(reader: SegmentReader, segment: Segment, interval_bytes: int) -> tuple[bytes, bytes, int, int]:
+    """(offset index, time index, largest timestamp, its offset) of a closed segment, from its headers."""
+    copy = Segment(segment.directory, segment.base_offset, created_ms=0)
+    for _, header in reader.walk(segment, 0, segment.size):
+        copy.note((header,), interval_bytes)
+    copy.note_time()
+    return bytes(copy.offsets.pending), bytes(copy.times.pending), copy.max_timestamp, copy.max_timestamp_offset
+
+
+def rebuild_producers(reader: SegmentReader, segments: tuple[Segment, ...], producers: Producers, end_offset: int) -> None:
+    """Replay the batches below `end_offset` into `producers`."""
+    for segment in segments:
+        if segment.base_offset < end_offset:
+            for _, header in reader.walk(segment, 0, segment.size):
+                if header.last_offset < end_offset:
+                    note_producer(producers, header)
+
+
+def index_files_are_sane(disk: Disk, segment: Segment) -> bool:
+    """Whether a segment's index files can be what we wrote (one pass over each)."""
+    try:
+        offsets, times = disk.read(segment.path(files.INDEX)), disk.read(segment.path(files.TIME_INDEX))
+    except FileNotFoundError:
+        return False
+    return is_sane(offsets, OFFSET_ENTRY, log_size=segment.size) and is_sane(times, TIME_ENTRY)

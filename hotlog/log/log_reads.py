@@ -1,0 +1,171 @@
+"""Reads: what a fetch gets, and lookups by time.
+
+Invariants: nothing at or beyond the watermark is returned; the first batch is whole and holds the offset asked for; the event loop never
+waits for the device (`read` answers None instead).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from operator import attrgetter
+from typing import NamedTuple
+
+from hotlog.kernel.errors import Corrupt, OutOfRange, StorageFailed
+from hotlog.log import files
+from hotlog.log.index import parse_txn
+from hotlog.log.log_state import LogState
+from hotlog.log.reader import Found, NotCached
+from hotlog.log.segment import Segment
+from hotlog.wire.batch import BatchHeader
+from hotlog.wire.records import decode_batch
+from hotlog.world.ports import Buffer
+
+_BASE = attrgetter("base_offset")
+
+
+class Slice(NamedTuple):
+    """Bytes of batches, the first one whole and holding the offset asked for; the last may be cut off.  Empty at the end."""
+
+    data: Buffer
+    end_offset_limit: int  # nothing at or above this offset is inside
+
+
+class LogReads(LogState):
+    """The reading half of a log."""
+
+    def read(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Slice | None:
+        """Batches from `offset` on, from the page cache; None if the device is needed: use read_blocking.
+
+        At most `bytes_max` bytes, but at least the first batch if `min_one` (KIP-74).
+
+        Raises:
+            OutOfRange: outside [local_log_start, log_end].
+            Corrupt, StorageFailed: damage, or the disk failed.
+        """
+        try:
+            return self._read(offset, bytes_max, min_one, committed_only, False)
+        except NotCached:
+            return None
+
+    async def read_blocking(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Slice:
+        """The same in a disk thread, from the device if need be."""
+        return await self._parts.disk.run(self._read, offset, bytes_max, min_one, committed_only, True)
+
+    def _read(self, offset: int, bytes_max: int, min_one: bool, committed_only: bool, wait: bool) -> Slice:
+        mark = self._watermark
+        end = min(self.last_stable_offset, mark.offset) if committed_only else mark.offset
+        if not self.local_log_start_offset <= offset < end:
+            self._check_range(offset)
+            return Slice(b"", end)
+        reader = self._parts.reader
+        try:
+            segment, limit, found = self._find(offset, wait)
+            if found is None or found.base_offset >= end:
+                return Slice(b"", end)
+            if end < mark.offset:
+                stable = reader.locate(segment, end, limit, wait=wait)
+                limit = limit if stable is None else stable.position
+            length = bytes_max
+            if found.size > length:
+                if not min_one:
+                    return Slice(b"", end)
+                length = found.size
+            return Slice(reader.read(segment, found.position, min(length, limit - found.position), wait=wait), end)
+        except FileNotFoundError as error:
+            self._check_range(offset)  # dropped meanwhile
+            raise Corrupt(f"{self.tp}: {error.filename} is gone") from error
+        except OSError as error:
+            raise StorageFailed(f"{self.tp}: cannot read at offset {offset}: {error}") from error
+
+    def _check_range(self, offset: int) -> None:
+        if not self.local_log_start_offset <= offset <= self.log_end_offset:
+            raise OutOfRange(
+                f"{self.tp}: offset {offset} is outside the local log, {self.local_log_start_offset} to {self.log_end_offset}"
+            )
+
+    def _limit(self, segment: Segment) -> int:
+        """Readable bytes of a segment."""
+        mark = self._watermark
+        if segment.base_offset == mark.base:
+            return mark.position
+        return segment.size if segment.base_offset < mark.base else 0
+
+    def _find(self, offset: int, wait: bool) -> tuple[Segment, int, Found | None]:
+        """(segment, its readable bytes, the batch that holds `offset` or the next one)."""
+        segments = self._segments
+        index = max(bisect_right(segments, offset, key=_BASE) - 1, 0)
+        while True:
+            segment = segments[index]
+            limit = self._limit(segment)
+            found = self._parts.reader.locate(segment, offset, limit, wait=wait)
+            index += 1
+            if found is not None or index == len(segments):
+                return segment, limit, found
+
+    # -- by time
+
+    async def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
+        """First record with a timestamp >= `timestamp_ms`: (offset, timestamp, leader epoch); the local part only (KIP-79)."""
+        return await self._parts.disk.run(self._offset_for_timestamp, timestamp_ms)
+
+    def _offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
+        reader, start = self._parts.reader, self.local_log_start_offset
+        for segment in self._segments:
+            limit = self._limit(segment)
+            if segment.max_timestamp < timestamp_ms or limit == 0:
+                continue
+            found = reader.locate(segment, max(reader.time_floor(segment, timestamp_ms, wait=True), start), limit, wait=True)
+            if found is None:
+                continue
+            for position, header in reader.walk(segment, found.position, limit):
+                if header.max_timestamp >= timestamp_ms and not header.is_control:
+                    for offset, timestamp in self._times(segment, position, header):
+                        if timestamp >= timestamp_ms and offset >= start:
+                            return offset, timestamp, header.leader_epoch
+        return None
+
+    async def offset_of_max_timestamp(self) -> tuple[int, int, int] | None:
+        """The first record with the largest timestamp: (offset, timestamp, leader epoch); the local part only (KIP-734)."""
+        return await self._parts.disk.run(self._offset_of_max_timestamp)
+
+    def _offset_of_max_timestamp(self) -> tuple[int, int, int] | None:
+        best: tuple[int, Segment, int, BatchHeader] | None = None
+        start = self.local_log_start_offset
+        for segment in self._segments:
+            if segment.max_timestamp < 0 or (best is not None and segment.max_timestamp <= best[0]):
+                continue
+            limit = self._limit(segment)
+            whole = segment.max_timestamp_offset < self.high_watermark and segment.max_timestamp_offset >= start
+            found = self._parts.reader.locate(segment, segment.max_timestamp_offset if whole else start, limit, wait=True)
+            if found is None:
+                continue
+            until = found.position + found.size if whole else limit
+            for position, header in self._parts.reader.walk(segment, found.position, until):
+                if best is None or header.max_timestamp > best[0]:
+                    best = header.max_timestamp, segment, position, header
+        if best is None:
+            return None
+        times = [entry for entry in self._times(*best[1:]) if entry[0] >= start]
+        offset, timestamp = max(times, key=lambda entry: (entry[1], -entry[0]))
+        return offset, timestamp, best[3].leader_epoch
+
+    def _times(self, segment: Segment, position: int, header: BatchHeader) -> list[tuple[int, int]]:
+        """(offset, timestamp) of each record of one batch: the only place where a batch is opened."""
+        if header.is_log_append_time:
+            return [(header.base_offset + delta, header.max_timestamp) for delta in range(header.last_offset_delta + 1)]
+        batch = self._parts.reader.read(segment, position, header.size, wait=True)
+        return [(record.offset, record.timestamp) for record in decode_batch(memoryview(batch))]
+
+    # -- transactions
+
+    def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(producer id, first offset) of aborted transactions that overlap [start, end)."""
+        found = []
+        for segment in self._segments:
+            if segment.has_txn and segment.end_offset > start:
+                for entry in parse_txn(self._parts.disk.read(segment.path(files.TXN_INDEX))):
+                    if entry.last_offset >= start and entry.first_offset < end:
+                        found.append((entry.producer_id, entry.first_offset))
+                    if entry.last_stable_offset >= end:
+                        return found
+        return found

@@ -1,0 +1,319 @@
+"""All logs of one data directory: open, create, delete, tick, close; and the checkpoint files they share.
+
+Order that matters: a partition's directory gets its partition.metadata last, so a directory without one was never handed out; the
+clean-shutdown marker is removed before anything is opened and written last of all; recovery points are written after what they
+promise is on the device.
+
+Invariants: two processes never open one data directory (.lock); a directory of another node or cluster is refused; a log is in `all()`
+from the moment its files are durable until its directory is renamed for deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+from hotlog.kernel.errors import AlreadyExists, Corrupt, HotlogError, Invalid, NotFound, StorageFailed
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log import checkpoints, files
+from hotlog.log.loader import Loaded, Loader, load
+from hotlog.log.partition_log import PartitionLog, Parts
+from hotlog.log.pool import FilePool, IndexCache
+from hotlog.log.reader import SegmentReader
+from hotlog.log.space import Space
+from hotlog.world.ports import Clock, Disk, Entropy, File
+
+LOADED_AT_ONCE = 64
+TICKED_AT_ONCE = 256
+ConfigOf = Callable[[TopicPartition], TopicConfig]
+
+
+class LogManager:
+    """See the module's head.  `config_of` gives a partition's settings while logs are opened (default: the broker's defaults)."""
+
+    def __init__(self, clock: Clock, disk: Disk, entropy: Entropy, settings: Settings, metrics: Metrics, directory: str) -> None:
+        self.directory = directory
+        self.cluster_id: str | None = None
+        self.failures: dict[TopicPartition, Exception] = {}  # directories that could not be opened
+        self.damage: list[tuple[str, str]] = []  # (where, message) of what was found wrong, newest last, bounded
+        self._clock = clock
+        self._disk = disk
+        self._entropy = entropy
+        self._settings = settings
+        self._metrics = metrics
+        self._logs: dict[TopicPartition, PartitionLog] = {}
+        pool = FilePool(disk)
+        reader = SegmentReader(pool, IndexCache(), self._report)
+        space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
+        self._parts = Parts(disk, clock, entropy, metrics, pool, reader, space, self._save_log_starts)
+        self._lock: File | None = None
+        self._round: list[PartitionLog] = []
+        self._condemned: list[tuple[int, str]] = []  # (due, directory)
+        self._checkpointed_ms = 0
+        self._saved_starts: dict[TopicPartition, int] = {}
+        self._saving = asyncio.Lock()
+
+    # -- open
+
+    async def open(self, *, cluster_id: str | None = None, config_of: ConfigOf | None = None) -> None:
+        """Open the data directory and every log in it; recover after an unclean stop.
+
+        Raises:
+            Invalid: another process has it, or it belongs to another node or cluster, or it is not writable.
+        """
+        await self._disk.run(self._open_directory, cluster_id)
+        names = await self._disk.run(self._disk.listdir, self.directory)
+        clean = files.CLEAN_SHUTDOWN in names
+        if clean:
+            await self._disk.run(self._remove_marker)
+        defaults = TopicConfig.resolve({}, self._settings.topic_defaults())
+        points, starts = self._read_offsets(names, files.RECOVERY_POINTS), self._read_offsets(names, files.LOG_STARTS)
+        self._saved_starts = starts
+        found: list[tuple[TopicPartition, str]] = []
+        for name in names:
+            if files.is_condemned_directory(name):
+                self._condemned.append((0, f"{self.directory}/{name}"))
+            elif (tp := files.parse_partition_directory(name)) is not None:
+                found.append((tp, f"{self.directory}/{name}"))
+        for start in range(0, len(found), LOADED_AT_ONCE):
+            piece = [(tp, path, (config_of(tp) if config_of else defaults)) for tp, path in found[start : start + LOADED_AT_ONCE]]
+            for log in await self._disk.run(self._load_piece, piece, clean, points, starts):
+                self._logs[log.tp] = log
+        self._checkpointed_ms = self._clock.now_ms()
+        self._metrics.partitions.set_function(lambda: len(self._logs))
+
+    def _open_directory(self, cluster_id: str | None) -> None:
+        disk, path = self._disk, f"{self.directory}/{files.META_PROPERTIES}"
+        try:
+            disk.make_dirs(self.directory)
+            self._lock = disk.lock(f"{self.directory}/{files.LOCK}")
+        except BlockingIOError:
+            raise Invalid(f"{self.directory} is in use by another process") from None
+        except OSError as error:
+            raise Invalid(f"{self.directory} cannot be used as a data directory: {error}") from error
+        node_id = str(self._settings.number("node.id"))
+        if not disk.exists(path):
+            if any(files.parse_partition_directory(name) for name in disk.listdir(self.directory)):
+                raise Invalid(f"{self.directory} holds partitions but no {files.META_PROPERTIES}: whose are they?")
+            self._write_meta(cluster_id)
+            return
+        meta = checkpoints.parse_properties(disk.read(path))
+        if meta.get("node.id") != node_id:
+            raise Invalid(f"{self.directory} belongs to node.id={meta.get('node.id')}; this broker is node.id={node_id}")
+        self.cluster_id = meta.get("cluster.id") or None
+        if cluster_id is not None and self.cluster_id not in (None, cluster_id):
+            raise Invalid(f"{self.directory} belongs to cluster {self.cluster_id}; this broker is of cluster {cluster_id}")
+        if cluster_id is not None and self.cluster_id is None:
+            self._write_meta(cluster_id)
+
+    def _write_meta(self, cluster_id: str | None) -> None:
+        values = {"version": "1", "node.id": str(self._settings.number("node.id"))}
+        values["directory.id"] = checkpoints.print_uuid(self._entropy.uuid())
+        if cluster_id is not None:
+            values["cluster.id"] = cluster_id
+        self._disk.write_atomic(f"{self.directory}/{files.META_PROPERTIES}", checkpoints.print_properties(values))
+        self.cluster_id = cluster_id
+
+    async def bind_cluster(self, cluster_id: str) -> None:
+        """Mark the directory as this cluster's, once the cluster's id is known.  Raises Invalid if it is another's."""
+        if self.cluster_id not in (None, cluster_id):
+            raise Invalid(f"{self.directory} belongs to cluster {self.cluster_id}, not to {cluster_id}")
+        if self.cluster_id is None:
+            await self._disk.run(self._write_meta, cluster_id)
+
+    def _remove_marker(self) -> None:
+        self._disk.remove(f"{self.directory}/{files.CLEAN_SHUTDOWN}")
+        self._disk.sync_dir(self.directory)
+
+    def _read_offsets(self, names: list[str], name: str) -> dict[TopicPartition, int]:
+        if name not in names:
+            return {}
+        try:
+            return checkpoints.parse_offsets(self._disk.read(f"{self.directory}/{name}"))
+        except Corrupt as error:
+            self._report(name, f"{self.directory}/{name}: {error}; ignored")
+            return {}
+
+    def _load_piece(
+        self,
+        piece: list[tuple[TopicPartition, str, TopicConfig]],
+        clean: bool,
+        points: dict[TopicPartition, int],
+        starts: dict[TopicPartition, int],
+    ) -> list[PartitionLog]:
+        logs = []
+        for tp, path, config in piece:
+            try:
+                if self._is_unfinished(path):
+                    self._disk.remove_tree(path)
+                    continue
+                logs.append(self._load(tp, path, config, clean, points.get(tp, 0), starts.get(tp)))
+            except (HotlogError, OSError) as error:
+                self._report("log", f"{path} cannot be opened: {error}")
+                self.failures[tp] = error
+        return logs
+
+    def _is_unfinished(self, path: str) -> bool:
+        """Whether a crash came while the partition was being created: nothing was ever appended to it."""
+        names = self._disk.listdir(path)
+        if files.METADATA_FILE in names:
+            return False
+        return all(self._disk.size(f"{path}/{name}") == 0 for name in names if name.endswith(files.LOG))
+
+    def _load(
+        self, tp: TopicPartition, path: str, config: TopicConfig, clean: bool, point: int, start: int | None
+    ) -> PartitionLog:
+        ctx = Loader(
+            disk=self._disk,
+            reader=self._parts.reader,
+            report=self._report,
+            clean=clean,
+            recovery_point=point,
+            log_start=start,
+            now_ms=self._clock.now_ms(),
+            interval_bytes=config.index_interval_bytes,
+            producer_expiry_ms=self._settings.number("producer.id.expiration.ms"),
+        )
+        loaded: Loaded = load(ctx, path, tp)
+        first = loaded.segments[0].base_offset
+        log_start = min(first if start is None else start, loaded.readable_end)
+        if not config.remote_enabled:
+            log_start = max(log_start, first)
+        return PartitionLog(self._parts, tp, path, config, loaded, log_start)
+
+    # -- what is here
+
+    def get(self, tp: TopicPartition) -> PartitionLog | None:
+        return self._logs.get(tp)
+
+    def all(self) -> list[PartitionLog]:
+        return list(self._logs.values())
+
+    async def create(
+        self, tp: TopicPartition, topic_id: UUID, config: TopicConfig, *, start_offset: int = 0, leader_epoch: int = 0
+    ) -> PartitionLog:
+        """Make an empty log whose first offset is `start_offset`.
+
+        Raises:
+            AlreadyExists: there is one; Invalid: its directory is there but could not be opened.
+        """
+        if tp in self._logs:
+            raise AlreadyExists(f"{tp} exists already")
+        if tp in self.failures:
+            raise Invalid(f"{tp} has a directory that could not be opened: {self.failures[tp]}")
+        path = f"{self.directory}/{files.partition_directory(tp)}"
+        try:
+            await self._disk.run(self._make, path, topic_id, start_offset)
+            log = await self._disk.run(self._load, tp, path, config, True, start_offset, start_offset)
+        except OSError as error:
+            raise StorageFailed(f"{tp}: cannot create {path}: {error}") from error
+        log.set_leader_epoch(leader_epoch)
+        self._logs[tp] = log
+        return log
+
+    def _make(self, path: str, topic_id: UUID, start_offset: int) -> None:
+        disk = self._disk
+        disk.make_dirs(path)
+        for suffix in (files.LOG, files.INDEX, files.TIME_INDEX):
+            file = disk.open(files.segment_path(path, start_offset, suffix), create=True)
+            file.sync()
+            file.close()
+        disk.write_atomic(f"{path}/{files.METADATA_FILE}", checkpoints.print_metadata(topic_id))
+        disk.sync_dir(self.directory)
+
+    async def delete(self, tp: TopicPartition) -> None:
+        """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""
+        log = self._logs.pop(tp, None)
+        path = f"{self.directory}/{files.partition_directory(tp)}"
+        if log is None and self.failures.pop(tp, None) is None:
+            raise NotFound(f"{tp} is not here")
+        delay = log.config.file_delete_delay_ms if log is not None else 0
+        if log is not None:
+            await log.discard()
+        target = f"{self.directory}/{files.condemned_directory(tp, self._entropy.uuid())}"
+        await self._disk.run(self._condemn, path, target)
+        self._condemned.append((self._clock.now_ms() + delay, target))
+        self._saved_starts.pop(tp, None)
+
+    def _condemn(self, path: str, target: str) -> None:
+        self._disk.rename(path, target)
+        self._disk.sync_dir(self.directory)
+
+    # -- ticks
+
+    async def tick(self) -> bool:
+        """One bounded piece of upkeep; whether the round over all logs goes on.  Call it every second or so."""
+        now_ms = self._clock.now_ms()
+        if not self._round:
+            self._round = self.all()
+        piece, self._round = self._round[:TICKED_AT_ONCE], self._round[TICKED_AT_ONCE:]
+        for log in piece:
+            try:
+                await log.tick(now_ms)
+            except (HotlogError, OSError) as error:
+                self._report("tick", f"{log.tp}: {error}")
+        if self._round:
+            return True
+        due = [path for when, path in self._condemned if when <= now_ms]
+        for path in due:
+            await self._disk.run(self._disk.remove_tree, path)
+        self._condemned = [entry for entry in self._condemned if entry[1] not in due]
+        if now_ms - self._checkpointed_ms >= self._settings.number("log.flush.offset.checkpoint.interval.ms"):
+            self._checkpointed_ms = now_ms
+            await self.checkpoint()
+        return False
+
+    async def checkpoint(self) -> None:
+        """Write the recovery-point, high-watermark and log-start checkpoints; forget expired producers."""
+        now_ms = self._clock.now_ms()
+        for log in self._logs.values():
+            log.producers.expire(now_ms)
+        await self._save(files.RECOVERY_POINTS, {log.tp: log.recovery_point for log in self._logs.values()})
+        await self._save(files.HIGH_WATERMARKS, {log.tp: log.high_watermark for log in self._logs.values()})
+        await self._save_log_starts()
+
+    async def _save_log_starts(self) -> None:
+        """Group commit of the log-start checkpoint; a cancelled caller does not stop it half way."""
+        await asyncio.shield(asyncio.get_running_loop().create_task(self._save_starts()))
+
+    async def _save_starts(self) -> None:
+        async with self._saving:
+            starts = {log.tp: log.log_start_offset for log in self._logs.values() if log.log_start_offset > 0}
+            if starts != self._saved_starts:
+                await self._save(files.LOG_STARTS, starts)
+                self._saved_starts = starts
+
+    async def _save(self, name: str, offsets: dict[TopicPartition, int]) -> None:
+        await self._disk.run(self._disk.write_atomic, f"{self.directory}/{name}", checkpoints.print_offsets(offsets))
+
+    # -- end
+
+    async def close(self) -> None:
+        """Flush and close all logs; write checkpoints and, if every log closed well, the clean-shutdown marker."""
+        logs = self.all()
+        for start in range(0, len(logs), LOADED_AT_ONCE):
+            outcomes = await asyncio.gather(
+                *(log.close() for log in logs[start : start + LOADED_AT_ONCE]), return_exceptions=True
+            )
+            for log, outcome in zip(logs[start:], outcomes, strict=False):
+                if isinstance(outcome, BaseException):
+                    self._report("close", f"{log.tp}: {outcome}")
+                    log.failed = log.failed or StorageFailed(str(outcome))
+        await self.checkpoint()
+        if not any(log.failed for log in logs):
+            marker = f"{self.directory}/{files.CLEAN_SHUTDOWN}"
+            await self._disk.run(self._disk.write_atomic, marker, checkpoints.print_clean_shutdown())
+        self._parts.pool.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _report(self, where: str, message: str) -> None:
+        """Damage is never silent: counted, and kept for whoever shows it."""
+        self._metrics.corruption.labels(where).inc()
+        self.damage.append((where, message))
+        del self.damage[:-1000]

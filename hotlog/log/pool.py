@@ -1,0 +1,132 @@
+"""Open files and index bytes, kept while they are used: few descriptors and bounded memory for thousands of logs.
+
+Called from the event loop and from disk threads, hence the locks.
+
+Invariants: a file is never closed while a reader holds it or a writer has it pinned; at most `open_max` files are open beyond those;
+index bytes stay below their bound.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from cachetools import LRUCache
+
+from hotlog.kernel.limits import MiB
+from hotlog.world.ports import Disk, File
+
+OPEN_FILES_MAX = 512
+INDEX_BYTES_MAX = 64 * MiB
+
+
+class Held:
+    """An open file and who uses it."""
+
+    __slots__ = ("condemned", "file", "users")
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.users = 0
+        self.condemned = False
+
+
+class FilePool:
+    """Open files by path; of those that are not pinned the least recently used is closed first."""
+
+    def __init__(self, disk: Disk, open_max: int = OPEN_FILES_MAX) -> None:
+        self._disk = disk
+        self._open_max = open_max
+        self._idle: OrderedDict[str, Held] = OrderedDict()
+        self._pinned: dict[str, Held] = {}
+        self._lock = threading.Lock()
+
+    def acquire(self, path: str) -> Held:
+        """The file at `path`; it stays open until `release`.  Raises OSError from open."""
+        with self._lock:
+            held = self._pinned.get(path)
+            if held is None:
+                held = self._idle.get(path)
+                if held is None:
+                    held = self._idle[path] = Held(self._disk.open(path, read_only=True))
+                    held.users += 1
+                    self._trim()
+                    return held
+                self._idle.move_to_end(path)
+            held.users += 1
+            return held
+
+    def release(self, held: Held) -> None:
+        with self._lock:
+            held.users -= 1
+            if held.condemned and held.users == 0:
+                held.file.close()
+
+    def pin(self, path: str, *, create: bool = False) -> File:
+        """Open `path` for writing and keep it open until `unpin`.  Raises OSError from open."""
+        with self._lock:
+            held = self._pinned.get(path)
+            if held is None:
+                old = self._idle.pop(path, None)
+                held = self._pinned[path] = Held(self._disk.open(path, create=create))
+                if old is not None:
+                    self._condemn(old)
+            return held.file
+
+    def unpin(self, path: str) -> None:
+        """The writer is done: the file may be closed once nobody reads it."""
+        with self._lock:
+            held = self._pinned.pop(path, None)
+            if held is not None:
+                self._idle[path] = held
+                self._trim()
+
+    def forget(self, path: str) -> None:
+        """The file is gone or was replaced: the next reader opens anew."""
+        with self._lock:
+            for table in (self._idle, self._pinned):
+                held = table.pop(path, None)
+                if held is not None:
+                    self._condemn(held)
+
+    def close(self) -> None:
+        with self._lock:
+            for table in (self._idle, self._pinned):
+                while table:
+                    self._condemn(table.popitem()[1])
+
+    @property
+    def open_count(self) -> int:
+        return len(self._idle) + len(self._pinned)
+
+    def _trim(self) -> None:
+        while len(self._idle) > self._open_max:
+            self._condemn(self._idle.popitem(last=False)[1])
+
+    def _condemn(self, held: Held) -> None:
+        held.condemned = True
+        if held.users == 0:
+            held.file.close()
+
+
+class IndexCache:
+    """Index files (or the part written so far) by path, bounded by bytes."""
+
+    def __init__(self, bytes_max: int = INDEX_BYTES_MAX) -> None:
+        self._entries: LRUCache[str, bytes] = LRUCache(bytes_max, getsizeof=len)
+        self._lock = threading.Lock()
+
+    def get(self, path: str, length: int) -> bytes | None:
+        """The first `length` bytes of the index or more, if they are here."""
+        with self._lock:
+            entry = self._entries.get(path)
+        return entry if entry is not None and len(entry) >= length else None
+
+    def put(self, path: str, entries: bytes) -> None:
+        with self._lock:
+            if len(entries) <= self._entries.maxsize:
+                self._entries[path] = entries
+
+    def forget(self, path: str) -> None:
+        with self._lock:
+            self._entries.pop(path, None)

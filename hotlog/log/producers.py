@@ -1,0 +1,204 @@
+"""Idempotent producers of one partition: the last batches of each, what is a duplicate, what is a gap (KIP-98, KIP-360).  Pure.
+
+Rules (ProducerAppendInfo, ProducerStateEntry in Kafka): the last five batches of a producer are remembered and answered again with
+their old offsets; an older epoch is refused; a new epoch starts at sequence 0; a producer we know nothing of (never seen, expired, or
+its records were deleted) may start anywhere; else the sequence follows the last one, wrapping to 0 after 2^31-1.
+
+The snapshot file is Kafka's (ProducerSnapshot schema, version 1): version i16, CRC-32C u32 over what follows it, count i32, then for
+each producer: id i64, epoch i16, last sequence i32, last offset i64, offset delta i32, timestamp i64, coordinator epoch i32, first
+offset of the open transaction i64 (-1: none).
+
+Invariants: `check` changes nothing; `update` is only called with batches that `check` let pass, or that were accepted before (replay).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence
+from hotlog.wire.batch import BatchHeader
+from hotlog.world.ports import Buffer
+
+BATCHES_KEPT = 5
+SEQUENCE_MAX = 2**31 - 1
+_HEAD = struct.Struct(">hIi")
+_ENTRY = struct.Struct(">qhiqiqiq")
+_VERSION = 1
+_CRC_FROM = 6
+
+
+class Batch(NamedTuple):
+    """What is remembered of a batch: its last sequence and offset, how many offsets before it began, its largest timestamp."""
+
+    last_sequence: int
+    last_offset: int
+    offset_delta: int
+    timestamp: int
+
+    @property
+    def first_sequence(self) -> int:
+        return (self.last_sequence - self.offset_delta) & SEQUENCE_MAX
+
+    @property
+    def first_offset(self) -> int:
+        return self.last_offset - self.offset_delta
+
+
+class Producer:
+    """One producer's state.  `batches` oldest first, at most BATCHES_KEPT; ms."""
+
+    __slots__ = ("batches", "coordinator_epoch", "epoch", "last_timestamp", "transaction_start")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.batches: tuple[Batch, ...] = ()
+        self.last_timestamp = -1
+        self.coordinator_epoch = -1
+        self.transaction_start = -1
+
+
+class Producers:
+    """All producers of a partition by id."""
+
+    __slots__ = ("_states", "expiry_ms")
+
+    def __init__(self, expiry_ms: int) -> None:
+        self._states: dict[int, Producer] = {}
+        self.expiry_ms = expiry_ms
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def get(self, producer_id: int) -> Producer | None:
+        return self._states.get(producer_id)
+
+    def check(self, headers: Sequence[BatchHeader]) -> Batch | None:
+        """Whether batches of idempotent producers may be appended; the remembered batch if the first is a duplicate.
+
+        Raises:
+            OutOfOrderSequence: a gap, or a new epoch that does not start at 0.
+            InvalidProducerEpoch: an epoch older than the newest seen.
+        """
+        ahead: dict[int, tuple[int, int]] = {}  # producer id -> (epoch, last sequence) within this very append
+        for header in headers:
+            producer_id = header.producer_id
+            if producer_id < 0:
+                continue
+            state = self._states.get(producer_id)
+            if state is not None and state.epoch == header.producer_epoch and producer_id not in ahead:
+                for batch in state.batches:
+                    if batch.last_sequence == header.last_sequence and batch.first_sequence == header.base_sequence:
+                        return batch
+            known = ahead.get(producer_id)
+            if known is None and state is not None:
+                known = state.epoch, state.batches[-1].last_sequence if state.batches else -1
+            if known is not None:
+                _check_sequence(header, *known)
+            ahead[producer_id] = header.producer_epoch, header.last_sequence
+        return None
+
+    def update(self, header: BatchHeader) -> None:
+        """Remember a data batch that is in the log, with its real offsets."""
+        state = self._states.get(header.producer_id)
+        if state is None:
+            state = self._states[header.producer_id] = Producer(header.producer_epoch)
+        elif state.epoch != header.producer_epoch:
+            state.epoch = header.producer_epoch
+            state.batches = ()
+        batch = Batch(header.last_sequence, header.last_offset, header.last_offset_delta, header.max_timestamp)
+        state.batches = (*state.batches[-(BATCHES_KEPT - 1) :], batch)
+        state.last_timestamp = header.max_timestamp
+        if header.is_transactional and state.transaction_start < 0:
+            state.transaction_start = header.base_offset
+
+    def end_transaction(self, producer_id: int, epoch: int, coordinator_epoch: int) -> int:
+        """A control marker is in the log: the transaction is over; return the offset it began at, -1 if it had no records."""
+        state = self._states.get(producer_id)
+        if state is None:
+            state = self._states[producer_id] = Producer(epoch)
+        elif state.epoch != epoch:
+            state.epoch = epoch
+            state.batches = ()
+        state.coordinator_epoch = coordinator_epoch
+        started, state.transaction_start = state.transaction_start, -1
+        return started
+
+    @property
+    def first_open_transaction(self) -> int | None:
+        """First offset of the oldest open transaction: the last stable offset."""
+        return min((state.transaction_start for state in self._states.values() if state.transaction_start >= 0), default=None)
+
+    def expire(self, now_ms: int) -> int:
+        """Forget producers without a batch for producer.id.expiration.ms and without an open transaction; how many."""
+        limit = now_ms - self.expiry_ms
+        gone = [
+            producer_id for producer_id, state in self._states.items()
+            if state.last_timestamp < limit and state.transaction_start < 0
+        ]  # fmt: skip
+        for producer_id in gone:
+            del self._states[producer_id]
+        return len(gone)
+
+    def encode(self) -> bytes:
+        """The snapshot file's bytes."""
+        parts = []
+        for producer_id, state in self._states.items():
+            last = state.batches[-1] if state.batches else Batch(-1, -1, 0, state.last_timestamp)
+            parts.append(
+                _ENTRY.pack(
+                    producer_id, state.epoch, last.last_sequence, last.last_offset, last.offset_delta, last.timestamp,
+                    state.coordinator_epoch, state.transaction_start,
+                )
+            )  # fmt: skip
+        body = struct.pack(">i", len(parts)) + b"".join(parts)
+        return struct.pack(">hI", _VERSION, crc32c(body)) + body
+
+    def load(self, raw: Buffer) -> None:
+        """Take over a snapshot's producers.
+
+        Raises:
+            Corrupt: wrong version, CRC or length.
+        """
+        for producer_id, epoch, sequence, offset, delta, timestamp, coordinator, start in parse_snapshot(raw):
+            state = self._states[producer_id] = Producer(epoch)
+            if offset >= 0 and sequence >= 0:
+                state.batches = (Batch(sequence, offset, delta, timestamp),)
+            state.last_timestamp = timestamp
+            state.coordinator_epoch = coordinator
+            state.transaction_start = start
+
+
+def _check_sequence(header: BatchHeader, epoch: int, last_sequence: int) -> None:
+    who = f"producer {header.producer_id} epoch {header.producer_epoch}"
+    if header.producer_epoch < epoch:
+        raise InvalidProducerEpoch(f"{who} is older than epoch {epoch}, the newest seen here")
+    if header.producer_epoch > epoch:
+        if header.base_sequence != 0:
+            raise OutOfOrderSequence(f"{who} is new and begins with sequence {header.base_sequence}; 0 is expected")
+    elif header.base_sequence != (last_sequence + 1) & SEQUENCE_MAX:
+        raise OutOfOrderSequence(
+            f"{who} sent sequence {header.base_sequence} after {last_sequence}; {(last_sequence + 1) & SEQUENCE_MAX} is expected"
+        )
+
+
+def parse_snapshot(raw: Buffer) -> Iterable[tuple[int, int, int, int, int, int, int, int]]:
+    """Entries of a snapshot file in file order: the fields of the schema above.
+
+    Raises:
+        Corrupt: wrong version, CRC or length.
+    """
+    if len(raw) < _HEAD.size:
+        raise Corrupt(f"producer snapshot has {len(raw)} bytes; at least {_HEAD.size} are needed")
+    version, crc, count = _HEAD.unpack_from(raw)
+    if version != _VERSION:
+        raise Corrupt(f"producer snapshot has version {version}; only {_VERSION} is known")
+    if crc != crc32c(memoryview(raw)[_CRC_FROM:]):
+        raise Corrupt("producer snapshot fails its CRC-32C")
+    if count < 0 or len(raw) != _HEAD.size + count * _ENTRY.size:
+        raise Corrupt(f"producer snapshot says {count} producers and has {len(raw)} bytes")
+    entries: Iterable[tuple[int, int, int, int, int, int, int, int]] = _ENTRY.iter_unpack(memoryview(raw)[_HEAD.size :])
+    return entries

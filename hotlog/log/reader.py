@@ -1,0 +1,194 @@
+"""Reads of one segment: index lookup, then headers from there, then the bytes.  Every call exists in two moods.
+
+`wait=False` runs on the event loop and touches only the page cache: it raises NotCached where the device would be needed.  `wait=True`
+blocks, for a disk thread.
+
+Invariants: an index entry is a hint: the batch it points to must end at the offset it names, or the index is marked broken and the
+segment is walked from its start; nothing at or beyond `limit` is read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
+from hotlog.log import files
+from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, floor_offset, floor_time
+from hotlog.log.pool import FilePool, IndexCache
+from hotlog.log.segment import IndexPart, Segment
+from hotlog.wire.batch import BatchHeader, header_at
+from hotlog.world.ports import Buffer, File
+
+CHUNK_BYTES = 8 * 1024
+WALK_BYTES = 256 * 1024
+# base offset, length, (leader epoch, magic, crc, attributes), last offset delta
+_SHORT = struct.Struct(">qi11xi")
+_BODY_BYTES_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
+
+
+class NotCached(Exception):
+    """The page cache has not got it: ask again in a thread."""
+
+
+class Found(NamedTuple):
+    """Where a batch lies: byte position and size in the segment, first and last offset."""
+
+    position: int
+    size: int
+    base_offset: int
+    last_offset: int
+
+
+def _get(file: File, offset: int, length: int, wait: bool) -> Buffer:
+    if wait:
+        return file.read_at(offset, length)
+    data = file.read_at_nowait(offset, length)
+    if data is None:
+        raise NotCached
+    return data
+
+
+class SegmentReader:
+    """Reads of all segments of a data directory; `report` is told of damage: (where, message)."""
+
+    def __init__(self, pool: FilePool, cache: IndexCache, report: Callable[[str, str], None]) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._report = report
+
+    def read(self, segment: Segment, position: int, length: int, *, wait: bool) -> Buffer:
+        """Up to `length` bytes of the log file.  NotCached if not `wait`."""
+        held = self._pool.acquire(segment.log_path)
+        try:
+            return _get(held.file, position, length, wait)
+        finally:
+            self._pool.release(held)
+
+    def locate(self, segment: Segment, offset: int, limit: int, *, wait: bool) -> Found | None:
+        """The first batch whose last offset is >= `offset`, below byte `limit`; None if there is none.
+
+        Raises:
+            NotCached: not `wait` and the device is needed.
+            Corrupt: a header that cannot be.
+        """
+        start, expected = 0, -1
+        if not segment.index_broken:
+            entry = self._floor(segment, segment.offsets, files.INDEX, offset - segment.base_offset, wait)
+            if entry is not None:
+                start, expected = entry[1], segment.base_offset + entry[0]
+        held = self._pool.acquire(segment.log_path)
+        try:
+            found = _scan(held.file, start, offset, limit, expected, wait)
+            if found is not _MISMATCH:
+                return found
+            segment.index_broken = True
+            self._report("index", f"{segment.path(files.INDEX)} points to byte {start} for offset {expected}: not so")
+            return _scan(held.file, 0, offset, limit, -1, wait)
+        finally:
+            self._pool.release(held)
+
+    def time_floor(self, segment: Segment, timestamp_ms: int, *, wait: bool) -> int:
+        """An offset at or before the first record with a timestamp >= `timestamp_ms`."""
+        entry = self._floor(segment, segment.times, files.TIME_INDEX, timestamp_ms - 1, wait)
+        return segment.base_offset + (entry[1] if entry is not None else 0)
+
+    def last_time(self, segment: Segment, *, wait: bool) -> tuple[int, int]:
+        """(largest timestamp, offset) in the time index; (-1, base offset) if it is empty."""
+        entry = self._floor(segment, segment.times, files.TIME_INDEX, 2**63 - 1, wait)
+        return (entry[0], segment.base_offset + entry[1]) if entry is not None else (-1, segment.base_offset)
+
+    def _floor(self, segment: Segment, part: IndexPart, suffix: str, wanted: int, wait: bool) -> tuple[int, int] | None:
+        """Last entry at or below `wanted`: pending ones first, they are the newest."""
+        search = floor_offset if suffix == files.INDEX else floor_time
+        if part.pending:
+            found = search(bytes(part.pending) if wait else part.pending, wanted)
+            if found is not None:
+                return found
+        if part.length == 0:
+            return None
+        path = segment.path(suffix)
+        entries = self._cache.get(path, part.length)
+        if entries is None:
+            entries = self._load(path, part.length, wait)
+        if len(entries) != part.length:
+            size = OFFSET_BYTES if suffix == files.INDEX else TIME_BYTES
+            whole = min(len(entries), part.length) // size * size
+            return search(memoryview(entries)[:whole], wanted)
+        return search(entries, wanted)
+
+    def _load(self, path: str, length: int, wait: bool) -> bytes:
+        self._pool.forget(path)  # index files grow behind the pool's back
+        held = self._pool.acquire(path)
+        try:
+            entries = bytes(_get(held.file, 0, length, wait))
+        finally:
+            self._pool.release(held)
+            self._pool.forget(path)
+        self._cache.put(path, entries)
+        return entries
+
+    def forget_index(self, path: str) -> None:
+        """An index file was replaced."""
+        self._pool.forget(path)
+        self._cache.forget(path)
+
+    def walk(self, segment: Segment, start: int, limit: int) -> Iterator[tuple[int, BatchHeader]]:
+        """(position, header) of each batch in bytes [start, limit), which must begin and end at batches.  Blocks.
+
+        Raises:
+            Corrupt: a header that cannot be.
+        """
+        held = self._pool.acquire(segment.log_path)
+        try:
+            yield from walk_file(held.file, start, limit)
+        finally:
+            self._pool.release(held)
+
+
+_MISMATCH = Found(-1, -1, -1, -1)
+
+
+def _scan(file: File, position: int, offset: int, limit: int, expected: int, wait: bool) -> Found | None:
+    chunk: Buffer = b""
+    at = 0
+    step = CHUNK_BYTES if expected >= 0 or position == 0 else WALK_BYTES
+    while True:
+        if at + BATCH_HEADER_BYTES > len(chunk):
+            position += at
+            if position + BATCH_HEADER_BYTES > limit:
+                return _MISMATCH if expected >= 0 else None
+            chunk, at = _get(file, position, min(step, limit - position), wait), 0
+            if len(chunk) < BATCH_HEADER_BYTES:
+                raise Corrupt(f"{file.path} ends at byte {position + len(chunk)}; {limit} bytes were written")
+        base, length, delta = _SHORT.unpack_from(chunk, at)
+        if expected >= 0:
+            if base + delta != expected or length < _BODY_BYTES_MIN or chunk[at + 16] != 2:
+                return _MISMATCH
+            expected = -1
+        if base + delta >= offset:
+            return Found(position + at, length + BATCH_OVERHEAD_BYTES, base, base + delta)
+        if length < _BODY_BYTES_MIN:
+            raise Corrupt(f"{file.path}: batch at byte {position + at} says length {length}")
+        at += length + BATCH_OVERHEAD_BYTES
+
+
+def walk_file(file: File, position: int, limit: int) -> Iterator[tuple[int, BatchHeader]]:
+    """Headers of the whole batches in [position, limit); reads ahead while batches are small, jumps while they are large."""
+    chunk: Buffer = b""
+    at = 0
+    step = WALK_BYTES
+    while position + at + BATCH_HEADER_BYTES <= limit:
+        if at + BATCH_HEADER_BYTES > len(chunk):
+            step = CHUNK_BYTES if at > 4 * len(chunk) and chunk else WALK_BYTES
+            position += at
+            chunk, at = file.read_at(position, min(step, limit - position)), 0
+            if len(chunk) < BATCH_HEADER_BYTES:
+                raise Corrupt(f"{file.path} ends at byte {position + len(chunk)}; {limit} bytes were written")
+        header = header_at(chunk, at)
+        if header.length < _BODY_BYTES_MIN or position + at + header.size > limit:
+            raise Corrupt(f"{file.path}: batch at byte {position + at} says length {header.length}")
+        yield position + at, header
+        at += header.size
