@@ -49,6 +49,9 @@ def pytest_testnodedown(node: object, error: object) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for kind in sorted(set(config.stash[_SERVED])):
         terminalreporter.write_line(f"S3 server of this run: {kind}", yellow="stands in" in kind)
+    skipped = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)}
+    for reason in sorted(each for each in skipped if "toolchain missing" in each):
+        terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)
 
 
 @pytest.fixture(scope="session")

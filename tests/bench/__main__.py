@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tests.bench.cold import cold_store
 from tests.bench.report import as_json, as_markdown, machine_description
 from tests.bench.rooflines import measure_rooflines
 from tests.bench.runner import Runner
@@ -33,7 +35,7 @@ def main(
     target: Annotated[list[str], typer.Option(help="kafka or hotlog; both unless given.")] = ["kafka", "hotlog"],  # noqa: B006
     durability: Annotated[list[Durability], typer.Option()] = list(Durability),  # noqa: B006
     workload: Annotated[list[Workload], typer.Option()] = list(Workload),  # noqa: B006
-    store: Annotated[str, typer.Option(help="Object store URL of the cold replay, s3://... for MinIO.")] = "",
+    store: Annotated[str, typer.Option(help="Object store of the cold replay; a MinIO is started unless given.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for results.json and results.md.")] = Path("bench-results"),
     scratch: Annotated[Path | None, typer.Option(help="Where the brokers keep their data.")] = None,
     profile: Annotated[Path | None, typer.Option(help="Record Hotlog with py-spy, raw stacks, into this folder.")] = None,
@@ -53,14 +55,16 @@ def main(
         targets=targets,
         durabilities=tuple(durability),
         workloads=frozenset(workload),
-        store=store or None,
-        profile=profile,
         say=console.print,
+        profile=profile,
         extra=tuple(set_),
     )
     roofline = measure_rooflines(folder)
     try:
-        runner.run()
+        with ExitStack() as stack:
+            if Workload.COLD_REPLAY in workload and "hotlog" in targets:
+                runner.store = stack.enter_context(cold_store(store, folder / "minio"))
+            runner.run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         document = as_json(

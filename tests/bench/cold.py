@@ -9,11 +9,17 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from tests.bench.settings import COLD_SEGMENT_BYTES, MESSAGE_BYTES, PARTITIONS
 from tests.bench.targets import Hotlog, TargetFailed
 from tests.bench.wire import Connection, list_offset
+from tests.fixtures.minio import minio_server
 
 TIERING_SECONDS_MAX = 300
 POLL_SECONDS = 0.5
@@ -27,6 +33,30 @@ COLD_SETTINGS = (
 DROP_LOCAL = {"local.retention.bytes": "1", "local.retention.ms": "1000"}
 
 Client = Callable[..., dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdStore:
+    """An object store for cold replay: what it is, where, and the credentials a broker needs for it."""
+
+    kind: str
+    url: str
+    environment: Mapping[str, str]
+
+    def fresh_url(self) -> str:
+        """A URL with a prefix of its own: every round is a new cluster, and clusters do not share a prefix."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/bench-{uuid.uuid4().hex[:12]}"))
+
+
+@contextmanager
+def cold_store(url: str, folder: Path) -> Iterator[ColdStore]:
+    """The store at `url` with the caller's own credentials, or a MinIO started for this run where `url` is empty."""
+    if url:
+        yield ColdStore(kind=urlsplit(url).scheme, url=url, environment={})
+        return
+    with minio_server(folder) as server:
+        yield ColdStore(kind=server.kind, url=server.url(server.make_bucket()), environment=server.environment())
 
 
 def measure_cold_replay(target: Hotlog, size: int, client: Client) -> dict[str, float]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.cold import COLD_SETTINGS, measure_cold_replay
+from tests.bench.cold import COLD_SETTINGS, ColdStore, measure_cold_replay
 from tests.bench.settings import MESSAGE_BYTES, PARTITIONS, BenchSettings, Durability, MiB, Workload
 from tests.bench.targets import ApacheKafka, Hotlog, Target, wait_partitions
 
@@ -53,9 +53,9 @@ class Runner:
     targets: tuple[str, ...]
     durabilities: tuple[Durability, ...]
     workloads: frozenset[Workload]
-    store: str | None
-    profile: Path | None
     say: Callable[[str], None]
+    store: ColdStore | None = None
+    profile: Path | None = None
     extra: tuple[str, ...] = ()
     results: list[Result] = field(default_factory=list)
     descriptions: dict[str, str] = field(default_factory=dict)
@@ -173,8 +173,11 @@ class Runner:
             self._note(name, Durability.PAGE_CACHE, number, Workload.STARTUP, metrics)
 
     def _cold(self, number: int) -> None:
-        with self._fresh("hotlog", Durability.PAGE_CACHE, store=self.store, extra=COLD_SETTINGS) as target:
+        assert self.store is not None, "asked before"
+        more = {"store": self.store.fresh_url(), "environment": self.store.environment, "extra": COLD_SETTINGS}
+        with self._fresh("hotlog", Durability.PAGE_CACHE, **more) as target:
             assert isinstance(target, Hotlog)
+            self.descriptions["cold replay from"] = self.store.kind
             metrics = measure_cold_replay(target, self.settings.cold_bytes, _client)
             self._note("hotlog", Durability.PAGE_CACHE, number, Workload.COLD_REPLAY, metrics)
 

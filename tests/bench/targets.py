@@ -13,7 +13,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -149,6 +149,7 @@ class Hotlog(Target):
     folder: Path
     durability: Durability = Durability.PAGE_CACHE
     store: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     name: str = "hotlog"
     _server: HotlogServer | None = None
@@ -171,7 +172,8 @@ class Hotlog(Target):
         if self._server is None:
             settings = {"log.segment.bytes": str(SEGMENT_BYTES), **FLUSH_SETTINGS[self.durability]}
             settings |= dict(each.split("=", 1) for each in self.extra)
-            self._server = HotlogServer(folder=self.folder / "hotlog", settings=settings, store=self.store)
+            folder = self.folder / "hotlog"
+            self._server = HotlogServer(folder=folder, settings=settings, store=self.store, environment=self.environment)
         self._server.start()
         wait_partitions(self.bootstrap, 0)
 

@@ -5,7 +5,7 @@ the broker, since what they ask of Hotlog must then hold of Kafka itself.
 
 Invariants:
 - One broker a test process serves all its tests; topics and groups have names of their own.
-- A client whose toolchain cannot be had is skipped with the reason, which the last lines of the run repeat; where
+- A client whose toolchain cannot be had is skipped with the reason, which the last lines of the run repeat (tests/conftest.py); where
   CI is set it is an error, because CI installs everything.
 """
 
@@ -27,7 +27,6 @@ from tests.tools.kafka_jars import KafkaJars, kafka_jars
 from tests.tools.kafka_server import KafkaServer
 
 CLIENT_NAMES = (*PYTHON_CLIENTS, *FOREIGN_CLIENTS)
-MISSING: dict[str, str] = {}
 BROKER_SETTINGS = {"group.initial.rebalance.delay.ms": "0", "log.segment.bytes": "1048576"}
 
 
@@ -100,17 +99,11 @@ def jars() -> KafkaJars:
 
 def not_here(name: str, why: ToolMissing) -> NoReturn:
     """A tool that cannot be had: an error in CI, a skip that is told at the end elsewhere."""
-    MISSING[name] = str(why)
     if os.environ.get("CI"):
         pytest.fail(f"CI must have {name}: {why}")
-    pytest.skip(f"{name} is not here: {why}")
+    pytest.skip(f"{name}, toolchain missing: {why}")
 
 
 def data_folder(broker: HotlogServer | KafkaServer) -> Path:
     """Where the broker keeps its partition directories `<topic>-<partition>`, at whatever depth."""
     return broker.folder / "data"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for name, why in sorted(MISSING.items()):
-        terminalreporter.write_line(f"NOT TESTED, toolchain missing: {name} ({why[:200]})")
