@@ -1,0 +1,64 @@
+"""The arithmetic of the bench: medians over rounds, ratios of medians, shares, batches walked, offsets followed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.report import as_json, as_markdown, medians_of, ratios_of
+from tests.bench.runner import Result
+from tests.bench.settings import QUICK, BenchSettings
+from tests.bench.wire import _walk_batches, record_batch
+from tests.bench.workloads import payloads
+
+
+def result(target: str, number: int, value: float) -> Result:
+    return Result(
+        target=target,
+        durability="page-cache",
+        round=number,
+        workload="produce-none",
+        metrics={"gb_per_s": value},
+    )
+
+
+RESULTS = [
+    *(result("kafka", number, value) for number, value in enumerate((0.1, 0.5, 0.2))),
+    *(result("hotlog", number, value) for number, value in enumerate((0.9, 0.3, 0.4))),
+]
+NAME = "page-cache/produce-none/gb_per_s"
+
+
+def test_a_median_is_over_rounds_and_a_ratio_is_of_medians() -> None:
+    medians = medians_of(RESULTS)
+    assert medians == {NAME: {"kafka": 0.2, "hotlog": 0.4}}
+    assert ratios_of(medians) == {NAME: pytest.approx(2.0)}
+
+
+def test_there_is_no_ratio_without_kafka() -> None:
+    assert ratios_of(medians_of(RESULTS[3:])) == {}
+
+
+def test_the_table_shows_both_the_ratio_and_the_share_of_the_roofline() -> None:
+    machine = dict.fromkeys(("cores", "processor", "memory_gib", "kernel", "file_system", "python"), "?")
+    document = as_json(
+        machine=machine,
+        settings=QUICK,
+        roofline={"produce_page_cache": 2.0},
+        descriptions={},
+        results=RESULTS,
+    )
+    assert [row["metrics"] for row in document["results"]] == [each.metrics for each in RESULTS]
+    line = "| produce, librdkafka, no compression, GB/s | 0.2 | 0.4 | 2.00 | >= 1 | hotlog 20%, kafka 10% |"
+    assert line in as_markdown(document)
+
+
+def test_settings_that_share_out_unevenly_are_refused() -> None:
+    with pytest.raises(AssertionError, match="same share"):
+        BenchSettings(total_bytes=1025)
+
+
+def test_batches_are_walked_by_their_headers_and_a_torn_last_one_does_not_count() -> None:
+    batch = record_batch(payloads(5))
+    assert _walk_batches(batch) == (len(batch), 5)
+    assert _walk_batches(batch + batch[:-1]) == (len(batch), 5)
+    assert _walk_batches(batch[:30]) == (0, -1)
