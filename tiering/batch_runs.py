@@ -6,10 +6,12 @@ Invariants: costs per batch, never per record; nothing is copied; a batch whose 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
+from hotlog.wire.batch import CONTROL_MASK, BatchHeader
 
 _SHORT = struct.Struct(">qi11xi")  # base offset, length, (leader epoch, magic, crc, attributes), last offset delta
 _LENGTH_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
@@ -71,3 +73,12 @@ def take(
         at += size
         next_offset = low
     return Taken(at if start < 0 else start, at, next_offset, at + BATCH_HEADER_BYTES)
+
+
+def has_rows(header: BatchHeader, aborted: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether a batch holds committed records.  `aborted`: (producer id, first offset, last offset), inclusive."""
+    if header.attributes & CONTROL_MASK:
+        return False
+    if not header.is_transactional:
+        return True
+    return not any(producer == header.producer_id and first <= header.base_offset <= last for producer, first, last in aborted)

@@ -55,6 +55,14 @@ class ChunkSource:
         run_bytes = self.run_chunks_max * self.chunk_bytes
         return min(-(-stop // run_bytes) * self.run_chunks_max, self.chunk_count)
 
+    def holds(self, start: int, data: memoryview) -> bool:
+        """Whether `data`, which begins at byte `start` of a chunk and ends with one, is what this object holds there."""
+        assert start % self.chunk_bytes == 0
+        if self.check is None:
+            return True
+        step, first = self.chunk_bytes, start // self.chunk_bytes
+        return all(self.check(first + at // step, data[at : at + step]) for at in range(0, len(data), step))
+
     def byte_range(self, first: int, end: int) -> tuple[int, int]:
         """Bytes [start, stop) of chunks [first, end)."""
         return first * self.chunk_bytes, min(end * self.chunk_bytes, self.data_bytes)

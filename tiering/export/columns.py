@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from hotlog.kernel.limits import MiB
-from hotlog.wire import batch as batches
 from hotlog.wire import records
 from hotlog.wire.batch import BatchHeader
 
@@ -104,12 +103,3 @@ def by_bucket(table: pa.Table, bucket_ms: int) -> Iterator[tuple[int, pa.Table]]
         return
     for bucket in np.unique(buckets):
         yield int(bucket), table.filter(pa.array(buckets == bucket))
-
-
-def is_row_batch(header: BatchHeader, aborted: Sequence[tuple[int, int, int]]) -> bool:
-    """Whether a batch holds committed records.  `aborted`: (producer id, first offset, last offset), inclusive."""
-    if header.attributes & batches.CONTROL_MASK:
-        return False
-    if not header.is_transactional:
-        return True
-    return not any(producer == header.producer_id and first <= header.base_offset <= last for producer, first, last in aborted)

@@ -1,0 +1,217 @@
+"""Direct replay: months of history from the bucket to a sink, without a broker, partitions in parallel, order kept in each.
+
+    reading = await direct_replay(store, topic="flights", cluster_id=..., topic_id=..., partitions=range(6), sink=sink,
+                                  start=AtTime(ms), until=AtTime(ms), progress=show)
+
+A sink gets runs of whole, proven batches; the first and last batch of a replay may hold records before `start` or at and after `until`
+(a batch is opaque here): sinks that open batches leave those out (`Sink.begin`).
+
+Invariants: per partition, runs reach the sink in order and one at a time; memory is bounded by RANGES_IN_FLIGHT ranges over all
+partitions; a recorded hole is reported, a missing or damaged object ends the replay with Corrupt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from hotlog.kernel.errors import Invalid, NotFound
+from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.limits import MiB
+from hotlog.world.ports import Clock, Entropy, ObjectStore
+from hotlog.world.tasks import TaskScope
+from tiering.direct import DirectReader, Hole, Progress, Run
+from tiering.history import History, Shelf
+from tiering.keys import PartitionKeys
+from tiering.lanes import Lane, LaneGate
+from tiering.manifest import Manifest
+from tiering.manifest_store import ManifestStore
+
+RANGES_IN_FLIGHT = 12  # times RANGE_BYTES_MAX is the memory of a replay
+PARTITIONS_AT_ONCE_MAX = 6
+FOOTERS_BYTES_MAX = 64 * MiB
+
+
+class AtOffset(NamedTuple):
+    """An offset, per partition the same."""
+
+    offset: int
+
+
+class AtTime(NamedTuple):
+    """Where a consumer would stand that seeks to this time (ms since the epoch): the first offset whose timestamp is not before it."""
+
+    timestamp_ms: int
+
+
+Place = AtOffset | AtTime | None
+
+
+class Sink(Protocol):
+    """Where a replay goes."""
+
+    async def begin(self, partition: int, wanted: range, aborted: Sequence[tuple[int, int, int]]) -> None:
+        """A partition's replay begins.
+
+        Records outside the `wanted` offsets are not part of it, nor are those of `aborted` transactions: (producer id, first offset,
+        last offset), inclusive.
+        """
+        ...
+
+    async def take(self, partition: int, run: Run) -> None:
+        """One run of whole batches, in order."""
+        ...
+
+    async def hole(self, partition: int, hole: Hole) -> None:
+        """Offsets that no tier has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopicHistories:
+    """The tiered partitions of one topic, opened from the bucket."""
+
+    topic: str
+    histories: dict[int, History]
+    shelf: Shelf
+
+    async def close(self) -> None:
+        await self.shelf.close()
+
+
+async def open_histories(
+    store: ObjectStore,
+    *,
+    topic: str,
+    cluster_id: str,
+    topic_id: UUID,
+    partitions: Sequence[int],
+    clock: Clock,
+    entropy: Entropy,
+    lane: Lane,
+) -> TopicHistories:
+    """Load the manifests of `partitions`; those without one (nothing tiered yet) are left out.
+
+    Raises:
+        StoreUnavailable, Corrupt: as reading a manifest does.
+    """
+    gate = LaneGate(RANGES_IN_FLIGHT + 1, waiting_max=4 * RANGES_IN_FLIGHT * PARTITIONS_AT_ONCE_MAX)
+    shelf = Shelf.of(store, gate, FOOTERS_BYTES_MAX)
+    histories: dict[int, History] = {}
+    for partition in partitions:
+        keys = PartitionKeys(cluster_id, PartitionId(topic_id, partition))
+        manifest: Manifest | None = await ManifestStore(store, keys, clock=clock, entropy=entropy, topic=topic).load()
+        if manifest is not None and manifest.end_offset >= 0:
+            histories[partition] = History(shelf, keys, topic, manifest, lane=lane)
+    return TopicHistories(topic, histories, shelf)
+
+
+async def direct_replay(
+    store: ObjectStore,
+    *,
+    topic: str,
+    cluster_id: str,
+    topic_id: UUID,
+    partitions: Sequence[int],
+    sink: Sink,
+    clock: Clock,
+    entropy: Entropy,
+    start: Place = None,
+    until: Place = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Replay [start, until) of the tiered part of a topic; None is the first, and the end of, what is tiered.
+
+    Args:
+        progress: called after each run with the totals so far (bytes read, requests, offsets delivered and to be delivered).
+    Returns:
+        the totals.
+    Raises:
+        NotFound: nothing of the topic is tiered.
+        Invalid: `until` lies before `start`.
+        Corrupt, StoreUnavailable: as reads do; what the sink got before was right.
+    """
+    opened = await open_histories(
+        store, topic=topic, cluster_id=cluster_id, topic_id=topic_id, partitions=partitions, clock=clock, entropy=entropy, lane=Lane.REPLAY
+    )  # fmt: skip
+    try:
+        if not opened.histories:
+            raise NotFound(f"nothing of topic {topic} ({topic_id}) is in the store")
+        work = _Replay(opened, sink, clock, progress)
+        return await work.run(start, until)
+    finally:
+        await opened.close()
+
+
+class _Replay:
+    def __init__(self, opened: TopicHistories, sink: Sink, clock: Clock, show: Callable[[Progress], None] | None) -> None:
+        self._opened = opened
+        self._sink = sink
+        self._clock = clock
+        self._show = show
+        self._begun = clock.monotonic()
+        self._progress = Progress(partitions=len(opened.histories))
+        at_once = min(len(opened.histories), PARTITIONS_AT_ONCE_MAX)
+        self._at_once = at_once
+        self._readers = {
+            partition: DirectReader(history, depth=max(2, RANGES_IN_FLIGHT // at_once), progress=self._progress)
+            for partition, history in opened.histories.items()
+        }
+
+    async def run(self, start: Place, until: Place) -> Progress:
+        ranges = {partition: await self._range(partition, start, until) for partition in self._readers}
+        self._progress.offsets_total = sum(len(wanted) for wanted in ranges.values())
+        self._note()
+        left = list(ranges.items())
+        async with TaskScope("replay") as scope:
+            for _ in range(self._at_once):
+                scope.start(self._work(left))
+        self._note()
+        return self._progress.copy()
+
+    async def _work(self, left: list[tuple[int, range]]) -> None:
+        while left:
+            partition, wanted = left.pop(0)
+            if wanted:
+                await self._partition(partition, wanted)
+            self._progress.partitions_done += 1
+            self._note()
+
+    async def _partition(self, partition: int, wanted: range) -> None:
+        reader = self._readers[partition]
+        await self._sink.begin(partition, wanted, await reader.aborted(wanted.start, wanted.stop))
+        async with aclosing(reader.runs(wanted.start, wanted.stop)) as parts:
+            async for part in parts:
+                if isinstance(part, Hole):
+                    await self._sink.hole(partition, part)
+                else:
+                    await self._sink.take(partition, part)
+                self._note()
+
+    async def _range(self, partition: int, start: Place, until: Place) -> range:
+        history, reader = self._opened.histories[partition], self._readers[partition]
+        first = await offset_of(reader, start, history.start_offset)
+        end = await offset_of(reader, until, history.end_offset)
+        if isinstance(start, AtOffset) and isinstance(until, AtOffset) and until.offset < start.offset:
+            raise Invalid(f"the end, offset {until.offset}, lies before the start, offset {start.offset}")
+        first = min(max(first, history.start_offset), history.end_offset)
+        return range(first, max(first, min(end, history.end_offset)))
+
+    def _note(self) -> None:
+        self._progress.seconds = self._clock.monotonic() - self._begun
+        if self._show is not None:
+            self._show(self._progress)
+
+
+async def offset_of(reader: DirectReader, place: Place, default: int) -> int:
+    """The offset of a place in one partition."""
+    match place:
+        case AtOffset(offset):
+            return offset
+        case AtTime(timestamp_ms):
+            return await reader.offset_at_time(timestamp_ms)
+        case _:
+            return default
