@@ -1,7 +1,7 @@
 """The broker: what this node hosts, and every change to it.
 
 A change to topics goes through the metadata log first; that commit is the instant at which it is true.  Its effects (directories,
-manifests, settings) follow by `_reconcile`, which compares the newest image with what is hosted, so that a crash between commit
+manifests, settings) follow by hotlog.apis.hosting, which compares the newest image with what is hosted, so that a crash between commit
 and effect is repaired by the same code at the next start.
 
 Invariants: a partition is served only while the image has it; a change is answered after its local effects; no log is deleted
@@ -19,13 +19,15 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
-from controller.records import Record, Replicas, TopicPurged
-from controller.service import Controller, State
+from controller.records import Record, Replicas
+from controller.service import Controller
 from hotlog.apis import topic_rules as rules
+from hotlog.apis.cold_fetches import Fetches
 from hotlog.apis.error_codes import Refused
+from hotlog.apis.hosting import Hosting, Partition
 from hotlog.coordinators.service import GroupCoordinator
-from hotlog.kernel.errors import AlreadyExists, Fenced, NotFound, OutcomeUnknown, OutOfRange, Retry
-from hotlog.kernel.ids import PartitionId, TopicPartition
+from hotlog.kernel.errors import AlreadyExists, Fenced, NotFound, Retry
+from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import BROKER_KEYS, Settings
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
@@ -34,49 +36,10 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Clock, Disk, Entropy
 
 if TYPE_CHECKING:
-    from tiering.tier import ColdPartition, ColdTier
+    from tiering.tier import ColdTier
 
 LOG = logging.getLogger(__name__)
 ATTACHES_AT_ONCE = 32
-
-
-class Partition:
-    """A hosted partition in both tiers."""
-
-    __slots__ = ("cold", "leader_epoch", "log", "topic_id", "tp")
-
-    def __init__(self, tp: TopicPartition, topic_id: UUID, leader_epoch: int, log: PartitionLog) -> None:
-        self.tp = tp
-        self.topic_id = topic_id
-        self.leader_epoch = leader_epoch
-        self.log = log
-        self.cold: ColdPartition | None = None
-
-    @property
-    def pid(self) -> PartitionId:
-        return PartitionId(self.topic_id, self.tp.partition)
-
-    @property
-    def log_start_offset(self) -> int:
-        """The earliest offset clients may read, over both tiers."""
-        return self.log.log_start_offset
-
-    async def delete_records(self, offset: int) -> int:
-        """Move the log start up to `offset` (-1: the high watermark) over both tiers (KIP-107); return the log start.
-
-        The local log start moves first: it is what clients are held to, and it is durable before any object is condemned.
-
-        Raises:
-            OutOfRange: `offset` is negative or above the high watermark.
-        """
-        wanted = self.log.high_watermark if offset == -1 else offset
-        if not 0 <= wanted <= self.log.high_watermark:
-            raise OutOfRange(f"{self.tp}: offset {offset} is not within 0 and the high watermark {self.log.high_watermark}")
-        if wanted > self.log.log_start_offset:
-            self.log.advance_log_start(wanted)
-        if self.cold is not None and self.cold.ready:
-            await self.cold.advance_start(wanted)
-        return self.log.log_start_offset
 
 
 class Broker:
@@ -106,10 +69,8 @@ class Broker:
         self.node_id = controller.node_id
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         self.is_ready = False
-        self._partitions: dict[tuple[str, int], Partition] = {}
-        self._applied: dict[UUID, TopicImage] = {}
-        self._configs: dict[UUID, tuple[TopicImage, Settings, TopicConfig]] = {}
         self._lock = asyncio.Lock()
+        self.fetches = Fetches(self)
         self.groups = GroupCoordinator(
             settings=lambda: self.settings,
             clock=clock,
@@ -119,6 +80,7 @@ class Broker:
             partition_count=self._groups_partitions,
             topic_partitions=self._topic_partitions,
         )
+        self._hosting = Hosting(logs=logs, controller=controller, tier=tier, forget_topic=self.groups.forget_topic)
 
     # What is there
 
@@ -136,7 +98,7 @@ class Broker:
         return self.controller.image
 
     def partition(self, topic: str, index: int) -> Partition | None:
-        return self._partitions.get((topic, index))
+        return self._hosting.partitions.get((topic, index))
 
     def topic(self, name: str) -> TopicImage | None:
         return self.image.topics.get(name)
@@ -145,26 +107,18 @@ class Broker:
         return self.image.topics_by_id.get(topic_id)
 
     def hosted(self) -> list[Partition]:
-        return list(self._partitions.values())
+        return list(self._hosting.partitions.values())
 
     def config_of(self, topic: TopicImage) -> TopicConfig:
         """The topic's settings, resolved over this broker's."""
-        known = self._configs.get(topic.topic_id)
-        if known is None or known[0].configs is not topic.configs or known[1] is not self.settings:
-            known = (topic, self.settings, rules.topic_config(topic.configs, self.settings))
-            self._configs[topic.topic_id] = known
-        return known[2]
-
-    def topic_defaults_of(self, name: str) -> TopicConfig:
-        """What a topic would get if it set nothing itself."""
-        return rules.topic_config({}, self.settings)
+        return self._hosting.config_of(topic, self.settings)
 
     # Life
 
     async def start(self) -> None:
         """Open logs and cold tier, and make what is hosted agree with the image."""
         self._apply_broker_configs()
-        await self.logs.open()
+        await self.logs.open(cluster_id=self.cluster_id, config_of=self._config_of_partition)
         if self.tier is not None:
             await self.tier.start()
         async with self._lock:
@@ -176,14 +130,17 @@ class Broker:
         """Stop serving, flush, close; nothing durable depends on this being called."""
         self.is_ready = False
         await self.groups.close()
+        await self.fetches.close()
         if self.tier is not None:
             await self.tier.close()
         await self.logs.close()
+        await self.controller.close()
 
     async def tick(self) -> bool:
         """Upkeep: claim the controller if the store was away, repeat effects that failed.  True if something was done."""
         done = await self.controller.tick()
         async with self._lock:
+            await self._hosting.mend(self.image)
             done = await self._reconcile() or done
         return await self.groups.tick() or done
 
@@ -224,6 +181,7 @@ class Broker:
         if validate_only:
             record = rules.plan_create(self.image, wanted, topic_id, self._scope())
             return _as_image(record)
+        self._hosting.fresh.add(topic_id)
         image = await self._commit(lambda image: [rules.plan_create(image, wanted, topic_id, self._scope())])
         return image.topics_by_id[topic_id]
 
@@ -316,96 +274,16 @@ class Broker:
         if given != dict(self.settings.given):
             self.settings = Settings.resolve(given)
 
+    def _config_of_partition(self, tp: TopicPartition) -> TopicConfig:
+        topic = self.topic(tp.topic)
+        return self.config_of(topic) if topic is not None else rules.topic_config({}, self.settings)
+
     async def _reconcile(self) -> bool:
-        """Make what is hosted agree with the image; repeatable.  True if something was done."""
-        image = self.image
         before = self.settings
         self._apply_broker_configs()
-        work = [
-            topic
-            for topic in image.topics.values()
-            if self._applied.get(topic.topic_id) is not topic or before is not self.settings
-        ]
-        for topic in work:
-            await self._host(topic)
-        doomed = [topic for topic in image.doomed.values() if any(part.leader == self.node_id for part in topic.partitions)]
-        for topic in doomed:
-            await self._purge(topic)
-        self.metrics.partitions.set(len(self._partitions))
-        return bool(work or doomed)
-
-    async def _host(self, topic: TopicImage) -> None:
-        """Open or create every partition of `topic` that this node leads, at its epoch and settings."""
-        config = self.config_of(topic)
-        new = [
-            await self._host_partition(topic, index, config)
-            for index, part in enumerate(topic.partitions)
-            if part.leader == self.node_id
-        ]
-        await self._tier(topic, config, new)
-        self._applied[topic.topic_id] = topic
-
-    async def _host_partition(self, topic: TopicImage, index: int, config: TopicConfig) -> Partition:
-        tp = TopicPartition(topic.name, index)
-        epoch = topic.partitions[index].leader_epoch
-        log = self.logs.get(tp)
-        if log is not None and log.topic_id != topic.topic_id:  # the name was deleted and made again while this node was away
-            await self.logs.delete(tp)
-            log = None
-        if log is None:
-            log = await self.logs.create(tp, topic.topic_id, config, leader_epoch=epoch)
-        elif log.config is not config:
-            log.reconfigure(config)
-        if log.leader_epoch != epoch:
-            log.set_leader_epoch(epoch)
-        partition = self._partitions.get(tp)
-        if partition is None or partition.log is not log:
-            partition = self._partitions[tp] = Partition(tp, topic.topic_id, epoch, log)
-        partition.leader_epoch = epoch
-        return partition
-
-    async def _tier(self, topic: TopicImage, config: TopicConfig, partitions: list[Partition]) -> None:
-        """Attach to or detach from the cold tier as the settings say."""
-        if self.tier is None:
-            return
-        tier = self.tier
-        gate = asyncio.Semaphore(ATTACHES_AT_ONCE)
-
-        async def attach(partition: Partition) -> None:
-            async with gate:
-                partition.cold = await tier.attach(partition.pid, topic.name, partition.log, leader_epoch=partition.leader_epoch)
-
-        if config.remote_enabled:
-            await asyncio.gather(*(attach(partition) for partition in partitions if partition.cold is None))
-            return
-        for partition in partitions:
-            if partition.cold is not None:  # turned off with remote.log.delete.on.disable (KIP-950): the local part remains
-                partition.log.advance_log_start(partition.log.local_log_start_offset)
-                await tier.delete_topic_partition(partition.pid)
-                partition.cold = None
-
-    async def _purge(self, topic: TopicImage) -> None:
-        """Give up a deleted topic's data in both tiers; what fails is repeated by the next tick."""
-        for index in range(len(topic.partitions)):
-            partition = self._partitions.get((topic.name, index))
-            if partition is not None and partition.topic_id == topic.topic_id:
-                del self._partitions[topic.name, index]
-            tp = TopicPartition(topic.name, index)
-            log = self.logs.get(tp)
-            if log is not None and log.topic_id == topic.topic_id:
-                await self.logs.delete(tp)
-        self._applied.pop(topic.topic_id, None)
-        self._configs.pop(topic.topic_id, None)
-        try:
-            if topic.name not in self.image.topics:
-                await self.groups.forget_topic(topic.name)
-            if self.tier is not None:
-                for index in range(len(topic.partitions)):
-                    await self.tier.delete_topic_partition(PartitionId(topic.topic_id, index))
-            if self.controller.state is State.ACTIVE:
-                await self.controller.commit(lambda image: _purged(image, topic.topic_id))
-        except (Retry, OutcomeUnknown, Fenced) as weather:
-            LOG.warning("data of deleted topic %s (%s) is still to be removed: %s", topic.name, topic.topic_id, weather)
+        if before is not self.settings and self.tier is not None:
+            self.tier.reconfigure(self.settings)
+        return await self._hosting.reconcile(self.image, self.settings)
 
     # For the group coordinator
 
@@ -463,6 +341,4 @@ def _by_name(image: ClusterImage, name: str) -> TopicImage:
     return topic
 
 
-def _purged(image: ClusterImage, topic_id: UUID) -> list[Record]:
-    return [TopicPurged(topic_id=topic_id)] if topic_id in image.doomed else []
-
+__all__ = ["Broker", "Partition"]

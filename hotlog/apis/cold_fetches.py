@@ -1,0 +1,131 @@
+"""Cold reads on behalf of fetches: started once, never cancelled, kept until the client asks again.
+
+A fetch is answered when its hot data is there or its time is up; the cold read it started goes on, and its result waits here for the
+client's next fetch of the same offset (field-notes, pain 6).
+
+Invariants: one read in flight per (partition, offset, size, isolation); finished results are bounded in number and bytes; a result is
+handed out once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+from hotlog.apis.fetch_sessions import SESSION_ID_MAX, FetchSessions
+from hotlog.kernel.errors import StoreUnavailable
+from hotlog.kernel.limits import MiB
+from hotlog.log.partition_log import Slice
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker, Partition
+
+RESULTS_MAX = 256
+RESULT_BYTES_MAX = 64 * MiB
+READ_WAIT_MS = 30_000  # how long one read may go on by itself; the store's own deadlines are around it
+
+
+class ColdWish(NamedTuple):
+    """What one partition of a fetch wants from the cold tier."""
+
+    topic_id: UUID
+    partition: int
+    offset: int
+    bytes_max: int
+    is_committed_only: bool
+
+
+class ColdData(NamedTuple):
+    data: Slice
+    aborted: list[tuple[int, int]] | None
+
+
+class ColdFetches:
+    """Reads in flight and their results, oldest first."""
+
+    def __init__(self) -> None:
+        self._reads: OrderedDict[ColdWish, asyncio.Task[ColdData]] = OrderedDict()  # bounded by RESULTS_MAX, results by bytes too
+        self._tasks: dict[asyncio.Task[ColdData], None] = {}
+        self._result_bytes = 0
+
+    def start(self, wish: ColdWish, partition: Partition) -> asyncio.Task[ColdData]:
+        """The read for `wish`: the one in flight or finished, or a new one."""
+        task = self._reads.get(wish)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(_read(wish, partition))
+            self._reads[wish] = task
+            self._tasks[task] = None
+            task.add_done_callback(lambda done: self._finished(wish, done))
+            self._trim()
+        return task
+
+    def peek(self, wish: ColdWish | None) -> asyncio.Task[ColdData] | None:
+        """The read for `wish`, in flight or finished."""
+        return self._reads.get(wish) if wish is not None else None
+
+    def take(self, wish: ColdWish) -> ColdData | None:
+        """The result, if it is there; the next fetch of the same offset reads again.
+
+        Raises:
+            what the read raised.
+        """
+        task = self._reads.get(wish)
+        if task is None or not task.done():
+            return None
+        self._drop(wish)
+        return task.result()
+
+    def _finished(self, wish: ColdWish, task: asyncio.Task[ColdData]) -> None:
+        self._tasks.pop(task, None)
+        if task.cancelled() or self._reads.get(wish) is not task:
+            return
+        if task.exception() is None:
+            self._result_bytes += len(task.result().data.data)
+        self._trim()
+
+    def _drop(self, wish: ColdWish) -> None:
+        task = self._reads.pop(wish)
+        if task.done() and not task.cancelled() and task.exception() is None:
+            self._result_bytes -= len(task.result().data.data)
+
+    def _trim(self) -> None:
+        while self._reads and (len(self._reads) > RESULTS_MAX or self._result_bytes > RESULT_BYTES_MAX):
+            self._drop(next(iter(self._reads)))
+
+    async def close(self) -> None:
+        """Cancel what is in flight (the broker is stopping)."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._reads.clear()
+        self._result_bytes = 0
+
+
+async def _read(wish: ColdWish, partition: Partition) -> ColdData:
+    cold = partition.cold
+    if cold is None:
+        raise StoreUnavailable(f"{partition.tp}: the cold tier was detached")
+    data = await cold.read(wish.offset, wish.bytes_max, min_one=True, wait_ms=READ_WAIT_MS)
+    aborted = None
+    if wish.is_committed_only:
+        aborted = await cold.aborted_transactions(wish.offset, data.end_offset_limit) if len(data.data) else []
+    return ColdData(data, aborted)
+
+
+class Fetches:
+    """What fetching keeps between requests: sessions, and cold reads that outlive the fetch that began them."""
+
+    def __init__(self, broker: Broker) -> None:
+        def new_id() -> int:
+            return int.from_bytes(broker.entropy.bytes(4), "big") % SESSION_ID_MAX + 1
+
+        self.sessions = FetchSessions(lambda: broker.settings.number("max.incremental.fetch.session.cache.slots"), new_id)
+        self.cold = ColdFetches()
+
+    async def close(self) -> None:
+        """Cancel cold reads in flight."""
+        await self.cold.close()

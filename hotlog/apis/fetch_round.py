@@ -1,0 +1,301 @@
+"""One fetch, planned as one byte budget over all its partitions and both tiers.
+
+Hot partitions are answered from the page cache at once; those that are not cached are read by a disk thread; cold ones are started
+concurrently and joined as they come.  Shares: hot and cold split the budget by their number, so that neither starves the other; the
+first partition with data may exceed it by one batch (KIP-74), one such grant per answer.
+
+Invariants: hot data never waits for cold; every partition ends with an answer; data outside [log start, high watermark or last stable
+offset) never leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.cold_fetches import ColdFetches, ColdWish
+from hotlog.apis.error_codes import code_for, is_expected
+from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
+from hotlog.log.partition_log import Slice
+from hotlog.wire.fetch_reply import PartitionReply
+from hotlog.wire.fetch_request import Key, Wanted
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker, Partition
+
+LOG = logging.getLogger(__name__)
+
+READ_COMMITTED = 1
+
+
+class State(Enum):
+    """Where one partition of the fetch stands."""
+
+    ANSWERED = "answered"  # error, or records
+    AT_END = "at end"  # nothing to read yet: wait for an append
+    HOT = "hot"  # local data to read
+    ON_DISK = "on disk"  # local data that is not in the page cache
+    COLD = "cold"  # data in the store
+
+
+class Limits(NamedTuple):
+    """Byte budget and isolation of the request."""
+
+    bytes_max: int
+    bytes_min: int
+    is_committed_only: bool
+
+
+class Part:
+    """One partition of the fetch."""
+
+    __slots__ = ("aborted", "code", "has_given_up", "key", "partition", "records", "state", "wanted", "wish")
+
+    def __init__(self, key: Key, wanted: Wanted) -> None:
+        self.key = key
+        self.wanted = wanted
+        self.partition: Partition | None = None
+        self.state = State.HOT
+        self.code = ErrorCode.none
+        self.records: Slice | None = None
+        self.aborted: list[tuple[int, int]] | None = None
+        self.wish: ColdWish | None = None
+        self.has_given_up = False  # the store had nothing for this fetch: no second try within it
+
+    def fail(self, code: ErrorCode) -> None:
+        self.code = code
+        self.state = State.ANSWERED
+
+    def reply(self, is_committed_only: bool) -> PartitionReply:
+        """The answer as it stands."""
+        partition = self.partition
+        if partition is None or (self.code and self.code is not ErrorCode.offset_out_of_range):
+            return PartitionReply(self.key[1], self.code)
+        log = partition.log
+        aborted = (self.aborted or ()) if is_committed_only else None
+        data = self.records.data if self.records is not None else b""
+        return PartitionReply(
+            self.key[1], self.code, log.high_watermark, log.last_stable_offset, partition.log_start_offset, aborted, data
+        )
+
+
+class Round:
+    """The parts of one fetch and what was found for them so far."""
+
+    def __init__(self, broker: Broker, cold: ColdFetches, wanted: list[tuple[Key, Wanted]], limits: Limits) -> None:
+        self.limits = limits
+        self.parts = [Part(key, each) for key, each in wanted]
+        self.size = 0
+        self.has_error = False
+        self._is_full = False  # something is there that does not fit any more
+        self._broker = broker
+        self._cold = cold
+
+    @property
+    def is_satisfied(self) -> bool:
+        """Whether the answer need not wait: enough bytes, no room for more, or an error the client should hear of."""
+        return self.size >= self.limits.bytes_min or self.has_error or self._is_full
+
+    def in_state(self, state: State) -> list[Part]:
+        return [part for part in self.parts if part.state is state]
+
+    def replies(self) -> list[tuple[Key, PartitionReply]]:
+        return [(part.key, part.reply(self.limits.is_committed_only)) for part in self.parts]
+
+    # Looking
+
+    def look(self) -> None:
+        """Classify every part that has no answer, read the hot ones, start the cold ones and take what they have."""
+        for part in self.parts:
+            if part.state is not State.ANSWERED:
+                self._classify(part)
+        hot, cold = self.in_state(State.HOT), self.in_state(State.COLD)
+        room = self.limits.bytes_max
+        if cold and hot:
+            room = max(room * len(hot) // (len(hot) + len(cold)), 1)
+        for part in hot:
+            self._read_hot(part, room - self.size)
+        for part in cold:
+            self._read_cold(part, self.limits.bytes_max - self.size)
+
+    def _classify(self, part: Part) -> None:
+        partition = part.partition = self._find(part)
+        if partition is None:
+            return
+        log, wanted = partition.log, part.wanted
+        if wanted.leader_epoch >= 0 and wanted.leader_epoch != partition.leader_epoch:
+            is_old = wanted.leader_epoch < partition.leader_epoch
+            self._fail(part, ErrorCode.fenced_leader_epoch if is_old else ErrorCode.unknown_leader_epoch)
+        elif not partition.log_start_offset <= wanted.offset <= log.log_end_offset:
+            self._fail(part, ErrorCode.offset_out_of_range)
+        elif wanted.offset < log.local_log_start_offset:
+            self._classify_cold(part, partition)
+        else:
+            end = log.last_stable_offset if self.limits.is_committed_only else log.high_watermark
+            part.state = State.HOT if wanted.offset < end else State.AT_END
+
+    def _classify_cold(self, part: Part, partition: Partition) -> None:
+        cold = partition.cold
+        part.state = State.COLD
+        if cold is None and self._broker.tier is None:
+            LOG.error("%s: offset %d is neither local nor in a store", partition.tp, part.wanted.offset)
+            self._fail(part, ErrorCode.kafka_storage_error)
+        elif cold is not None and cold.ready and not cold.log_start_offset <= part.wanted.offset < cold.end_offset:
+            LOG.error(
+                "%s: offset %d lies between what the store has, [%d, %d), and the local log from %d",
+                partition.tp, part.wanted.offset, cold.log_start_offset, cold.end_offset, partition.log.local_log_start_offset,
+            )  # fmt: skip
+            self._fail(part, ErrorCode.kafka_storage_error)
+
+    def _find(self, part: Part) -> Partition | None:
+        topic, number = part.key
+        if isinstance(topic, UUID):
+            image = self._broker.topic_by_id(topic)
+            if image is None:
+                self._fail(part, ErrorCode.unknown_topic_id)
+                return None
+            topic = image.name
+        partition = self._broker.partition(topic, number)
+        if partition is None:
+            self._fail(part, ErrorCode.unknown_topic_or_partition)
+        return partition
+
+    def _fail(self, part: Part, code: ErrorCode) -> None:
+        part.fail(code)
+        self.has_error = True
+        if part.partition is not None:
+            self._broker.metrics.fetch_failed.labels(part.partition.tp.topic).inc()
+
+    # Reading
+
+    def _read_hot(self, part: Part, room: int) -> None:
+        """From the page cache, or not at all."""
+        if room <= 0 and self.size:
+            self._is_full = True
+            return
+        assert part.partition is not None
+        try:
+            found = part.partition.log.read(
+                part.wanted.offset,
+                max(min(room, part.wanted.bytes_max), 0),
+                min_one=self.size == 0,
+                committed_only=self.limits.is_committed_only,
+            )
+        except Exception as error:
+            self._failed(part, error)
+            return
+        if found is None:
+            part.state = State.ON_DISK
+        elif not len(found.data) and self.size:
+            self._is_full = True
+        else:
+            self._got(part, found)
+
+    async def read_disk(self) -> None:
+        """The parts that are on disk and not in memory, in disk threads, all at once."""
+        parts = self.in_state(State.ON_DISK)
+        room = max(self.limits.bytes_max - self.size, 0) // len(parts)
+        reads = [
+            part.partition.log.read_blocking(
+                part.wanted.offset,
+                min(room, part.wanted.bytes_max),
+                min_one=self.size == 0 and part is parts[0],
+                committed_only=self.limits.is_committed_only,
+            )
+            for part in parts
+            if part.partition is not None
+        ]
+        for part, found in zip(parts, await asyncio.gather(*reads, return_exceptions=True), strict=True):
+            part.state = State.HOT
+            if isinstance(found, Exception):
+                self._failed(part, found)
+            elif isinstance(found, BaseException):
+                raise found
+            else:
+                self._got(part, found)
+
+    def _got(self, part: Part, found: Slice) -> None:
+        if not len(found.data):
+            return
+        part.records = found
+        part.state = State.ANSWERED
+        self.size += len(found.data)
+        if self.limits.is_committed_only and part.aborted is None:
+            assert part.partition is not None
+            part.aborted = part.partition.log.aborted_transactions(part.wanted.offset, found.end_offset_limit)
+
+    def _failed(self, part: Part, error: Exception) -> None:
+        """An error of a read: the partition's answer, never the request's."""
+        if not is_expected(error):
+            LOG.error("fetch of %s failed", part.key, exc_info=error)
+        if isinstance(error, (Corrupt, StorageFailed)):
+            LOG.error("%s: %s", part.key, error)
+            self._broker.metrics.corruption.labels("fetch").inc()
+        self._fail(part, code_for(error))
+
+    # The cold tier
+
+    def _read_cold(self, part: Part, room: int) -> None:
+        partition = part.partition
+        assert partition is not None
+        if part.has_given_up or (room <= 0 and self.size):
+            return
+        if partition.cold is None or not partition.cold.ready:
+            return  # the store is away: the fetch waits its time and is answered with nothing
+        if part.wish is None:
+            bytes_max = max(min(self.limits.bytes_max, part.wanted.bytes_max), 1)
+            part.wish = ColdWish(
+                partition.topic_id, partition.tp.partition, part.wanted.offset, bytes_max, self.limits.is_committed_only
+            )
+        self._cold.start(part.wish, partition)
+        self._join_cold(part, room)
+
+    def _join_cold(self, part: Part, room: int) -> None:
+        """Take the result if it is there and fits; what does not fit stays for the next fetch."""
+        assert part.wish is not None
+        task = self._cold.peek(part.wish)
+        if task is None or not task.done():
+            return
+        if not task.cancelled() and task.exception() is None and self.size and len(task.result().data.data) > room:
+            self._is_full = True
+            return
+        try:
+            found = self._cold.take(part.wish)
+        except (StoreUnavailable, NotReady):
+            part.has_given_up = True  # weather: an empty answer after the wait is a calm retry, an error at once a loop
+        except OutOfRange:
+            self._fail(part, ErrorCode.offset_out_of_range)
+        except Exception as error:
+            self._failed(part, error)
+        else:
+            if found is not None:
+                part.has_given_up = not len(found.data.data)
+                part.aborted = found.aborted
+                self._got(part, found.data)
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` when something may have changed; returns what undoes it."""
+        logs = [part.partition.log for part in self.in_state(State.AT_END) if part.partition is not None]
+        for log in logs:
+            log.add_waiter(wake)
+        tasks = [task for part in self.in_state(State.COLD) if (task := self._cold.peek(part.wish)) is not None]
+
+        def on_done(_: object) -> None:
+            wake()
+
+        for task in tasks:
+            task.add_done_callback(on_done)
+
+        def unwatch() -> None:
+            for log in logs:
+                log.remove_waiter(wake)
+            for task in tasks:
+                task.remove_done_callback(on_done)
+
+        return unwatch

@@ -1,0 +1,132 @@
+"""Fetch (1): hot log from its local start up, cold tier below it, long poll through the logs' waiters.
+
+Versions 4 to 18 (topic ids from 13).  KIP-227 sessions, KIP-74 limits, KIP-320 leader epochs, KIP-392 and follower fetch not yet (one
+replica).  A fetch that can be answered from the page cache is answered without a task.
+
+Invariants: an answer waits at most max wait, or remote.fetch.max.wait.ms if longer and only cold data is missing; an error of one
+partition is that partition's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext, Spliced
+from hotlog.apis.error_codes import code_for
+from hotlog.apis.fetch_round import READ_COMMITTED, Limits, Round, State
+from hotlog.apis.fetch_sessions import Plan
+from hotlog.wire.fetch_reply import PartitionReply, encode
+from hotlog.wire.fetch_request import TOPIC_ID_FROM, VERSIONS, FetchRequest, TopicKey, decode
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+WAIT_MS_MAX = 60_000  # the longest poll, whatever the client says
+LOOK_AGAIN_SECONDS = 0.005  # between looks while fewer than the client's min bytes are there
+
+
+def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> Any:
+    """Answer at once if there is enough, else poll."""
+    plan = broker.fetches.sessions.begin(
+        request, has_topic_ids=context.version >= TOPIC_ID_FROM, now_ms=int(broker.clock.monotonic() * 1000)
+    )
+    if plan.code:
+        context.has_failed = True
+        return _spliced(context.version, [], code=plan.code)
+    limits = Limits(
+        max(min(request.bytes_max, broker.settings.number("fetch.max.bytes")), 1),
+        request.bytes_min if request.bytes_min < request.bytes_max else request.bytes_max,
+        request.isolation_level == READ_COMMITTED,
+    )
+    fetch = Round(broker, broker.fetches.cold, plan.partitions, limits)
+    fetch.look()
+    on_disk = fetch.in_state(State.ON_DISK)
+    if not on_disk and (fetch.is_satisfied or not fetch.parts):
+        return _answer(broker, context, plan, fetch)
+    if not on_disk and request.wait_ms_max <= 0 and not fetch.in_state(State.COLD):
+        return _answer(broker, context, plan, fetch)
+    return _poll(broker, context, request, plan, fetch)
+
+
+async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, plan: Plan, fetch: Round) -> Spliced:
+    """Look again whenever something changed, until there is enough or the time is up."""
+    deadline = context.arrived + min(max(request.wait_ms_max, 0), WAIT_MS_MAX) / 1000
+    if fetch.in_state(State.COLD):
+        deadline = max(deadline, context.arrived + broker.settings.number("remote.fetch.max.wait.ms") / 1000)
+    while True:
+        if fetch.in_state(State.ON_DISK):
+            await fetch.read_disk()
+        left = deadline - broker.clock.monotonic()
+        if fetch.is_satisfied or left <= 0:
+            return _answer(broker, context, plan, fetch)
+        await _changed(fetch, left)
+        fetch.look()
+        if not fetch.is_satisfied and request.bytes_min > 1:
+            # Many small appends: look at most every few ms, not at each of them.
+            await _changed(fetch, LOOK_AGAIN_SECONDS, is_watching=False)
+            fetch.look()
+
+
+async def _changed(fetch: Round, seconds: float, *, is_watching: bool = True) -> None:
+    """Until a log moved or a cold read came back (unless not `is_watching`), or the time is up."""
+    loop = asyncio.get_running_loop()
+    changed = loop.create_future()
+
+    def wake() -> None:
+        if not changed.done():
+            changed.set_result(None)
+
+    timer = loop.call_later(seconds, wake)
+    unwatch = fetch.watch(wake) if is_watching else None
+    try:
+        await changed
+    finally:
+        timer.cancel()
+        if unwatch is not None:
+            unwatch()
+
+
+def _answer(broker: Broker, context: RequestContext, plan: Plan, fetch: Round) -> Spliced:
+    context.has_failed = fetch.has_error
+    for part in fetch.parts:
+        if part.records is not None and part.partition is not None:
+            broker.metrics.bytes_out.labels(part.partition.tp.topic).inc(len(part.records.data))
+    topics: list[tuple[TopicKey, list[PartitionReply]]] = []
+    for (topic, _), reply in plan.answer(fetch.replies()):
+        if not topics or topics[-1][0] != topic:
+            topics.append((topic, []))
+        topics[-1][1].append(reply)
+    return _spliced(context.version, topics, session_id=plan.session_id)
+
+
+def _spliced(
+    version: int,
+    topics: list[tuple[TopicKey, list[PartitionReply]]],
+    *,
+    code: ErrorCode = ErrorCode.none,
+    session_id: int = 0,
+) -> Spliced:
+    return Spliced(*encode(version, topics, code=code, session_id=session_id))
+
+
+def refuse(context: RequestContext, request: FetchRequest, error: BaseException) -> Any:
+    """An error that belongs to no partition."""
+    if context.version >= 7:
+        return _spliced(context.version, [], code=code_for(error))
+    code = code_for(error)
+    return _spliced(context.version, [(topic, [PartitionReply(number, code)]) for topic, number in request.partitions])
+
+
+API = Api(
+    key=1,
+    name="Fetch",
+    versions=VERSIONS,
+    handle=handle,
+    decode=decode,
+    refuse=refuse,
+    ends_with_connection=True,
+    omits=("follower fetch", "preferred read replica", "diverging epoch"),
+)
