@@ -63,8 +63,14 @@ def require_epoch(manifest: Manifest, epoch: int) -> None:
         raise Fenced(f"manifest of {manifest.pid} is claimed by leader epoch {manifest.epoch}; this writer has {epoch}")
 
 
-def claim(manifest: Manifest, epoch: int, topic: str) -> Manifest:
-    """Take the manifest for `epoch` (before the first upload).  Raises Fenced if a newer leader has it."""
+def claim(manifest: Manifest, epoch: int, topic: str, *, revive: bool = False) -> Manifest:
+    """Take the manifest for `epoch` (before the first upload).  Raises Fenced if a newer leader has it.
+
+    `revive`: the partition was attached knowing that its manifest is marked deleted (tiering was switched off and on again, KIP-950): its
+    tiered history begins anew, the garbage of the old one stays listed.
+    """
+    if manifest.is_deleted and revive and manifest.epoch <= epoch:
+        return replace(manifest, epoch=epoch, topic=topic, deleted_ms=-1, end_offset=-1)
     if manifest.is_deleted or manifest.epoch > epoch:
         require_epoch(manifest, epoch)
     if manifest.epoch == epoch and manifest.topic == topic:
@@ -82,6 +88,8 @@ def append(manifest: Manifest, entry: Entry, *, epoch: int) -> Manifest:
     end, base = manifest.end_offset, entry.base_offset
     if any(row.nonce == entry.nonce for row in manifest.entries[-1:] if not row.hole):
         return manifest  # this very row is in already
+    if not entry.hole and any(item.name == entry.name for item in manifest.garbage):
+        raise PreconditionFailed(f"manifest of {manifest.pid}: {entry.name} came too late: it was condemned as an orphan")
     if end >= 0 and base < end:
         raise PreconditionFailed(f"manifest of {manifest.pid}: row at offset {base} overlaps what ends at {end}")
     if 0 <= end < base and base > manifest.log_start_offset:

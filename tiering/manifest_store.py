@@ -66,6 +66,8 @@ class ManifestStore:
         version = await self._register.load()
         if version.value is not None:
             self._check_owner(version.value)
+            if self.view is not None and version.value.generation < self.view.generation:
+                return self.view  # the read was overtaken by a commit of ours, or the store told an old story
         self.view = version.value
         return self.view
 

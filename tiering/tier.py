@@ -1,0 +1,449 @@
+"""The cold tier of a broker: partitions attached to their manifests, copies under leases, reads handed to the cold reader.
+
+A tick (`tick_copy`) loads manifests that are not loaded yet, plans over all partitions (tiering.copy_plan), starts copies while there are
+free slots, and waits a moment for one to end.  A copy that overstays its lease is abandoned to its own task; others go on.
+
+Invariants: the store being away delays, it never fails an attach, a produce or a hot read; what `view` says is committed; at most
+remote.log.manager.copier.thread.pool.size copies at once, one per partition; the hot log hears of a tiered end only from a committed view.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import NamedTuple
+
+from hotlog.kernel.errors import Corrupt, Fenced, HotlogError, NotReady
+from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.log.partition_log import Slice
+from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
+from hotlog.world.tasks import TaskScope
+from tiering.cold_reader import ColdReader
+from tiering.copy_plan import CopyPlan, covered_until, plan_copy, uncovered
+from tiering.keys import PartitionKeys
+from tiering.lanes import ByteRate
+from tiering.manifest import Manifest
+from tiering.manifest_edits import advance_start, mark_deleted
+from tiering.manifest_store import ManifestStore
+from tiering.uploader import CopyTarget, HotLog, Lease, Uploader
+
+LOG = logging.getLogger("hotlog.tier")
+TICK_SECONDS_MAX = 1.0  # a tick waits at most this long for a copy to end
+ATTACH_SECONDS_MAX = 1.0  # how long attach waits for the manifest before it lets the hot tier serve alone
+LOADS_MAX = 32
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0  # remote.log.manager.task.retry.backoff.(max.)ms
+YIELD_EVERY = 256  # partitions looked at before the event loop gets a turn
+
+
+class Lag(NamedTuple):
+    """What of a partition is closed and not in the store."""
+
+    size: int = 0
+    segments: int = 0
+    oldest_ms: int = 0
+
+
+class ColdPartition:
+    """One partition's cold tier.  `ready`: its manifest (or that it has none) is known.  `problem`: why nothing is copied, if so."""
+
+    def __init__(self, tier: ColdTier, target: CopyTarget) -> None:
+        self._tier = tier
+        self.target = target
+        self.keys = target.keys
+        self.topic = target.topic
+        self.ready = False
+        self.problem = ""
+        self.failures = 0
+        self.retry_at = 0.0
+        self.loaded_at = 0.0
+        self.lag = Lag()
+
+    @property
+    def pid(self) -> PartitionId:
+        return self.keys.pid
+
+    @property
+    def log(self) -> HotLog:
+        return self.target.log
+
+    @property
+    def leader_epoch(self) -> int:
+        return self.target.leader_epoch
+
+    @property
+    def manifest(self) -> ManifestStore:
+        """For workers: commit edits, load pages."""
+        return self.target.manifest
+
+    @property
+    def view(self) -> Manifest | None:
+        """The newest committed root known here; None when there is none (or not known: `ready`)."""
+        view = self.target.manifest.view
+        return None if view is None or view.is_deleted else view
+
+    @property
+    def log_start_offset(self) -> int:
+        """First offset that is readable in the store; equals `end_offset` when nothing is."""
+        view = self.view
+        return view.readable_start_offset if view is not None and view.end_offset >= 0 else self.log.local_log_start_offset
+
+    @property
+    def end_offset(self) -> int:
+        """First offset that is not in the store."""
+        view = self.view
+        return view.end_offset if view is not None and view.end_offset >= 0 else self.log.local_log_start_offset
+
+    @property
+    def size_bytes(self) -> int:
+        """Committed log bytes in the store (what retention.bytes counts)."""
+        view = self.view
+        return view.totals.log_bytes if view is not None else 0
+
+    async def reload(self) -> Manifest | None:
+        """The newest root from the store (another process may have changed it)."""
+        await self._tier.load(self)
+        return self.view
+
+    async def read(self, offset: int, bytes_max: int, *, min_one: bool = True, wait_ms: int | None = None) -> Slice:
+        """Whole batches from `offset` on; see ColdReader.read."""
+        self._require_ready()
+        return await self._tier.reader.read(self, offset, bytes_max, min_one=min_one, wait_ms=wait_ms)
+
+    async def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
+        """(offset, timestamp, leader epoch) of the first tiered record at or after `timestamp_ms`; None if there is none."""
+        self._require_ready()
+        return await self._tier.reader.offset_for_timestamp(self, timestamp_ms)
+
+    async def offset_of_max_timestamp(self) -> tuple[int, int, int] | None:
+        self._require_ready()
+        return await self._tier.reader.offset_of_max_timestamp(self)
+
+    async def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
+        self._require_ready()
+        return await self._tier.reader.end_offset_for_epoch(self, epoch)
+
+    async def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
+        self._require_ready()
+        return await self._tier.reader.aborted_transactions(self, start, end)
+
+    async def advance_start(self, offset: int) -> None:
+        """Raise the committed log start to `offset`; rows wholly below become garbage (again: `view.has_dead_rows`).
+
+        Raises:
+            NotReady, StoreUnavailable, OutcomeUnknown: it may have to be asked again.
+        """
+        self._require_ready()
+        if self.view is None:
+            return  # nothing is tiered: the local log start says it all
+        not_before_ms = self._tier.doom_ms()
+        await self.manifest.commit(lambda manifest, pages: advance_start(manifest, offset, pages, not_before_ms=not_before_ms))
+
+    def _require_ready(self) -> None:
+        if not self.ready:
+            raise NotReady(
+                f"the cold tier of {self.topic}-{self.pid.partition} is not loaded yet: the object store has not answered"
+            )
+
+
+class _Flight(NamedTuple):
+    """A copy under way."""
+
+    cold: ColdPartition
+    lease: Lease
+    task: asyncio.Task[None]
+
+
+class ColdTier:
+    """All partitions' cold tiers of one broker."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        clock: Clock,
+        disk: Disk,
+        entropy: Entropy,
+        settings: Settings,
+        metrics: Metrics,
+        cache_dir: str | None,
+        cluster_id: str,
+    ) -> None:
+        self.cluster_id = cluster_id
+        self._store, self._clock, self._disk, self._entropy = store, clock, disk, entropy
+        self._metrics = metrics
+        self._settings = settings
+        self.reader = ColdReader(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
+        self._rate = ByteRate(clock, settings.number("remote.log.manager.copy.max.bytes.per.second"))
+        self._uploader = Uploader(
+            store=store, clock=clock, disk=disk, entropy=entropy, metrics=metrics, rate=self._rate,
+            store_seconds_max=settings.number("hotlog.store.total.timeout.ms") / 1000,
+        )  # fmt: skip
+        self._partitions: dict[PartitionId, ColdPartition] = {}
+        self._deleted: dict[PartitionId, ManifestStore] = {}
+        self._flights: dict[PartitionId, _Flight] = {}
+        self._loads: dict[PartitionId, asyncio.Task[None]] = {}
+        self._scope = TaskScope("cold-tier")
+        self._store_away = False
+        self._gauged: set[str] = set()
+
+    async def start(self) -> None:
+        await self.reader.start()
+
+    async def close(self) -> None:
+        """Stop copying (what was uploaded and not committed is an orphan) and reading."""
+        for flight in self._flights.values():
+            flight.lease.revoke()
+        await self._scope.cancel()
+        self._flights.clear()
+        self._loads.clear()
+        await self.reader.close()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over dynamic settings: copy rate, copies at once, grace."""
+        self._settings = settings
+        self._rate.change(settings.number("remote.log.manager.copy.max.bytes.per.second"))
+
+    def doom_ms(self) -> int:
+        """When an object that is doomed now may be deleted, ms since the epoch."""
+        return self._clock.now_ms() + self._settings.number("hotlog.garbage.grace.ms")
+
+    # -- partitions
+
+    def get(self, pid: PartitionId) -> ColdPartition | None:
+        return self._partitions.get(pid)
+
+    def partitions(self) -> list[ColdPartition]:
+        return list(self._partitions.values())
+
+    def manifests(self) -> list[ManifestStore]:
+        """Every manifest that may list garbage: attached partitions, and deleted ones until they are `forget`-ed."""
+        return [cold.manifest for cold in self._partitions.values()] + list(self._deleted.values())
+
+    def forget(self, pid: PartitionId) -> None:
+        """A deleted partition's manifest object is gone."""
+        self._deleted.pop(pid, None)
+
+    def manifest_of(self, pid: PartitionId, topic: str = "") -> ManifestStore:
+        """A manifest by id, attached or not; not loaded yet."""
+        return ManifestStore(
+            self._store, PartitionKeys(self.cluster_id, pid), clock=self._clock, entropy=self._entropy, disk=self._disk, topic=topic,
+            grace_ms=self._settings.number("hotlog.garbage.grace.ms"), cache=self.reader.shelf.pages,
+        )  # fmt: skip
+
+    async def tiered_range(self, pid: PartitionId) -> tuple[int, int] | None:
+        """[log start, end) of what the store has, read from the store; None when it has nothing.
+
+        For a broker that has no local log of a partition: the new log must begin at `end`, with `log start` as its log start.
+        """
+        view = await self.manifest_of(pid).load()
+        if view is None or view.is_deleted or view.end_offset < 0:
+            return None
+        return view.readable_start_offset, view.end_offset
+
+    async def attach(self, pid: PartitionId, topic: str, log: HotLog, *, leader_epoch: int) -> ColdPartition:
+        """Take on a partition; waits a moment for its manifest.  With the store away it comes back not `ready`; ticks go on trying."""
+        old = self._partitions.get(pid)
+        if old is not None:
+            await self.detach(pid)
+        target = CopyTarget(PartitionKeys(self.cluster_id, pid), topic, log, leader_epoch, self.manifest_of(pid, topic))
+        cold = self._partitions[pid] = ColdPartition(self, target)
+        self._deleted.pop(pid, None)
+        load = self._start_load(cold)
+        await asyncio.wait([load], timeout=0 if self._store_away else ATTACH_SECONDS_MAX)
+        if not load.done():
+            self._store_away = True  # so that 4,000 attaches do not wait one after another
+        return cold
+
+    async def detach(self, pid: PartitionId) -> None:
+        """Give a partition up: no commit of a copy under way will count."""
+        self._partitions.pop(pid, None)
+        self._abandon(pid)
+        load = self._loads.pop(pid, None)
+        if load is not None:
+            load.cancel()
+
+    async def delete_topic_partition(self, pid: PartitionId) -> None:
+        """Mark the manifest deleted: all its objects are garbage from now on; the manifest itself goes last.  Repeatable.
+
+        Raises:
+            StoreUnavailable, OutcomeUnknown: ask again.
+        """
+        await self.detach(pid)
+        manifest = self._deleted.get(pid) or self.manifest_of(pid)
+        if await manifest.load() is None:
+            return
+        now_ms, not_before_ms = self._clock.now_ms(), self.doom_ms()
+        await manifest.commit(lambda root, _: mark_deleted(root, now_ms=now_ms, not_before_ms=not_before_ms))
+        self._deleted[pid] = manifest
+
+    # -- loading
+
+    def _start_load(self, cold: ColdPartition) -> asyncio.Task[None]:
+        task = self._loads.get(cold.pid)
+        if task is None:
+            task = self._loads[cold.pid] = self._scope.start(self._load_quietly(cold))
+        return task
+
+    async def _load_quietly(self, cold: ColdPartition) -> None:
+        try:
+            await self.load(cold)
+            self._store_away = False
+        except Corrupt as damage:
+            self._fail(cold, damage)
+            self._metrics.corruption.labels("manifest").inc()
+        except (HotlogError, OSError) as weather:
+            self._store_away = True
+            self._fail(cold, weather)
+        finally:
+            self._loads.pop(cold.pid, None)
+
+    async def load(self, cold: ColdPartition) -> None:
+        """Read the manifest and hold the hot log against it."""
+        view = await cold.manifest.load()
+        cold.loaded_at = self._clock.monotonic()
+        cold.target.revives = cold.target.revives or (not cold.ready and view is not None and view.is_deleted)
+        cold.failures, cold.problem = 0, ""
+        if view is not None and not view.is_deleted and view.end_offset >= 0:
+            if cold.log.log_end_offset < view.end_offset:
+                cold.problem = (
+                    f"the local log ends at offset {cold.log.log_end_offset}, before the tiered end {view.end_offset}:"
+                    f" it must begin anew there, or offsets would be given out twice"
+                )
+                LOG.error("%s: %s", cold.pid, cold.problem)
+            elif view.epoch > cold.leader_epoch:
+                cold.problem = f"the manifest is claimed by leader epoch {view.epoch}, this leader has {cold.leader_epoch}"
+            else:
+                cold.log.set_tiered_end(view.end_offset)
+        cold.ready = True
+
+    def _fail(self, cold: ColdPartition, failure: Exception) -> None:
+        """Try again later: the wait doubles, with jitter, up to RETRY_SECONDS_MAX."""
+        cold.failures += 1
+        wait = min(RETRY_SECONDS_MIN * 2 ** min(cold.failures - 1, 10), RETRY_SECONDS_MAX)
+        cold.retry_at = self._clock.monotonic() + wait * self._entropy.uniform(0.8, 1.2)
+        log = LOG.error if isinstance(failure, Corrupt) else LOG.info
+        log("%s-%d: cold tier, failure %d: %s", cold.topic, cold.pid.partition, cold.failures, failure)
+
+    # -- copying
+
+    async def tick_copy(self) -> bool:
+        """One bounded piece of upload work; True while there is more (copies or loads under way, or segments due)."""
+        self._reap()
+        due = await self._look()
+        slots = self._settings.number("remote.log.manager.copier.thread.pool.size") - len(self._flights)
+        for cold, plan in due[: max(slots, 0)]:
+            self._launch(cold, plan)
+        await self._wait()
+        ended = self._reap()
+        return bool(self._flights or self._loads or ended) or len(due) > max(slots, 0)
+
+    async def _look(self) -> list[tuple[ColdPartition, CopyPlan]]:
+        """Loads that are due are started; copies that are due come back, oldest segment first; lags are measured."""
+        now, now_ms, due = self._clock.monotonic(), self._clock.now_ms(), []
+        refresh_seconds = max(600.0, self._settings.number("hotlog.garbage.grace.ms") / 4000)
+        for index, cold in enumerate(self.partitions(), 1):
+            if index % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            if (
+                (not cold.ready or now - cold.loaded_at > refresh_seconds)
+                and len(self._loads) < LOADS_MAX
+                and cold.retry_at <= now
+            ):
+                self._start_load(cold)
+            if cold.ready:
+                plan = self._plan(cold, now_ms)
+                if plan is not None and cold.retry_at <= now:
+                    due.append((cold, plan))
+        self._gauge(now_ms)
+        due.sort(key=lambda pair: (pair[1].segment.closed_ms, pair[0].pid))
+        return due
+
+    def _plan(self, cold: ColdPartition, now_ms: int) -> CopyPlan | None:
+        log, view = cold.log, cold.view
+        if log.active.base_offset <= covered_until(view, log.log_start_offset):
+            cold.lag = Lag()  # nothing closed is uncovered: the common case, without looking at segments
+            return None
+        segments = log.segments()
+        todo = uncovered(view, segments, log.log_start_offset)
+        cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))
+        if cold.problem or cold.pid in self._flights:
+            return None
+        plan = plan_copy(
+            view, segments, log.config, readable_end=min(log.high_watermark, log.last_stable_offset),
+            log_start_offset=log.log_start_offset, now_ms=now_ms,
+        )  # fmt: skip
+        return plan if isinstance(plan, CopyPlan) else None
+
+    def _launch(self, cold: ColdPartition, plan: CopyPlan) -> None:
+        lease = Lease(self._clock)
+        self._flights[cold.pid] = _Flight(cold, lease, self._scope.start(self._copy(cold, plan, lease)))
+
+    async def _copy(self, cold: ColdPartition, plan: CopyPlan, lease: Lease) -> None:
+        try:
+            await self._uploader.copy(cold.target, plan, lease)
+            cold.failures, cold.retry_at = 0, 0.0
+        except (HotlogError, OSError) as failure:
+            await self._copy_failed(cold, lease, failure)
+
+    async def _copy_failed(self, cold: ColdPartition, lease: Lease, failure: Exception) -> None:
+        self._metrics.remote_copy_errors.labels(cold.topic).inc()
+        self._fail(cold, failure)
+        if isinstance(failure, Corrupt):
+            self._metrics.corruption.labels("copy").inc()
+        try:
+            await self.load(cold)  # what is committed may differ from what was believed
+        except (HotlogError, OSError) as weather:
+            LOG.info("%s: manifest not reloaded: %s", cold.pid, weather)
+        if isinstance(failure, Fenced) and cold.target.pending is None and not lease.is_revoked:
+            cold.problem = str(failure)
+
+    async def _wait(self) -> None:
+        """Until a copy or load ends, a lease runs out, or TICK_SECONDS_MAX."""
+        tasks = [flight.task for flight in self._flights.values()] + list(self._loads.values())
+        if not tasks:
+            return
+        left = [seconds for flight in self._flights.values() if (seconds := flight.lease.seconds_left) is not None]
+        await asyncio.wait(tasks, timeout=max(0.0, min([TICK_SECONDS_MAX, *left])), return_when=asyncio.FIRST_COMPLETED)
+
+    def _reap(self) -> int:
+        """Take ended copies off the list and abandon those that overstayed; return how many ended."""
+        ended = 0
+        for pid, flight in list(self._flights.items()):
+            left = flight.lease.seconds_left
+            if flight.task.done():
+                del self._flights[pid]
+                ended += 1
+            elif left is not None and left <= 0:
+                self._abandon(pid)
+                self._metrics.remote_copy_errors.labels(flight.cold.topic).inc()
+                self._fail(flight.cold, TimeoutError("a copy overstayed its lease and was abandoned"))
+        return ended
+
+    def _abandon(self, pid: PartitionId) -> None:
+        flight = self._flights.pop(pid, None)
+        if flight is not None:
+            flight.lease.revoke()
+            flight.task.cancel()  # nobody waits for it: it may hang
+
+    # -- metrics
+
+    def _gauge(self, now_ms: int) -> None:
+        """Gauges by topic from the state just looked at (never latched)."""
+        lags: dict[str, list[ColdPartition]] = defaultdict(list)
+        for cold in self._partitions.values():
+            lags[cold.topic].append(cold)
+        for topic in self._gauged - set(lags):
+            lags[topic] = []
+        for topic, colds in lags.items():
+            m, behind = self._metrics, [cold.lag for cold in colds if cold.lag.segments]
+            m.remote_copy_lag_bytes.labels(topic).set(sum(lag.size for lag in behind))
+            m.remote_copy_lag_segments.labels(topic).set(sum(lag.segments for lag in behind))
+            oldest = min((lag.oldest_ms for lag in behind), default=now_ms)
+            m.oldest_untiered_seconds.labels(topic).set(max(0, now_ms - oldest) / 1000)
+            m.remote_log_size_bytes.labels(topic).set(sum(cold.size_bytes for cold in colds))
+            rows = sum(cold.view.totals.rows for cold in colds if cold.view is not None)
+            m.remote_metadata_count.labels(topic).set(rows)
+        self._gauged = {topic for topic, colds in lags.items() if colds}

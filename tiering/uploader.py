@@ -1,0 +1,222 @@
+"""Copies one closed segment to the store and commits it: claim, prove, upload, commit, then tell the log.
+
+Steps and what a crash leaves: before the upload nothing; after it an orphan object (never listed, found by reconciliation); after the
+commit a row whose local copy may go.  The next try uses a new nonce, so a half-done one never has to be cleaned before going on.
+
+Invariants: the manifest is claimed with the leader epoch before the first upload; a row is committed only by the holder of a lease that was
+not revoked, and only for bytes that were proven; the log hears of an end offset only after its commit; an object that was uploaded while
+its commit is in doubt is committed again as the same row, never uploaded twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from hotlog.kernel.errors import Fenced, PreconditionFailed
+from hotlog.kernel.limits import MiB
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.world.ports import Buffer, Clock, Disk, Entropy, ObjectStore
+from tiering.copy_plan import CopyPlan, LocalSegment
+from tiering.keys import PartitionKeys
+from tiering.lanes import ByteRate
+from tiering.manifest import STANDARD, Entry, Manifest
+from tiering.manifest_edits import Edit, append, blank, claim, record_hole
+from tiering.manifest_store import ManifestStore
+from tiering.segment_object import FooterParts, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
+from tiering.segment_scan import SegmentScan, SegmentSource, scan_segment
+
+LOG = logging.getLogger("hotlog.tier")
+SLOWEST_BYTES_PER_SECOND = 1 * MiB  # an upload slower than this on the whole is taken for hung
+
+
+class Base(Protocol):
+    """What of the active segment is used here."""
+
+    @property
+    def base_offset(self) -> int: ...
+
+
+class HotLog(Protocol):
+    """What of hotlog.log's PartitionLog the tier uses."""
+
+    config: TopicConfig
+    log_start_offset: int
+    log_end_offset: int
+
+    @property
+    def active(self) -> Base: ...
+    @property
+    def high_watermark(self) -> int: ...
+    @property
+    def last_stable_offset(self) -> int: ...
+    @property
+    def local_log_start_offset(self) -> int: ...
+    def segments(self) -> tuple[LocalSegment, ...]: ...
+    def set_tiered_end(self, offset: int) -> None: ...
+    def producer_snapshot_bytes(self, end_offset: int) -> Awaitable[bytes]: ...
+    def leader_epoch_bytes(self, end_offset: int) -> bytes: ...
+
+
+class Lease:
+    """The right to commit one copy.  `begin` starts its time; after `revoke` the holder's result counts for nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.is_revoked = False
+        self._deadline: float | None = None
+
+    def begin(self, seconds: float) -> None:
+        self._deadline = self._clock.monotonic() + seconds
+
+    def revoke(self) -> None:
+        self.is_revoked = True
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while the copy waits for the copy rate (that wait is not the store's fault)."""
+        return None if self._deadline is None else self._deadline - self._clock.monotonic()
+
+    def check(self) -> None:
+        """Raise Fenced if the lease was taken away."""
+        if self.is_revoked:
+            raise Fenced("this copy took too long; its lease was given away")
+
+
+@dataclass(slots=True)
+class CopyTarget:
+    """A partition as the uploader needs it.  `pending` is a row whose object is in the store and whose commit is in doubt."""
+
+    keys: PartitionKeys
+    topic: str
+    log: HotLog
+    leader_epoch: int
+    manifest: ManifestStore
+    pending: Entry | None = None
+    revives: bool = False
+
+
+class Uploader:
+    """Executes CopyPlans."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        clock: Clock,
+        disk: Disk,
+        entropy: Entropy,
+        metrics: Metrics,
+        rate: ByteRate,
+        store_seconds_max: float,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._disk = disk
+        self._entropy = entropy
+        self._metrics = metrics
+        self._rate = rate
+        self._store_seconds_max = store_seconds_max
+
+    async def copy(self, target: CopyTarget, plan: CopyPlan, lease: Lease) -> Manifest:
+        """Copy and commit one segment; return the root that has it.
+
+        Raises:
+            Fenced: a newer leader or a deleted topic: stop copying.
+            Corrupt: the local segment is damaged: it stays local and is reported.
+            PreconditionFailed, StoreUnavailable, OutcomeUnknown, OSError: try again later (load() first).
+        """
+        self._metrics.remote_copy_requests.labels(target.topic).inc()
+        await self._rate.take(plan.segment.size)
+        lease.begin(4 * self._store_seconds_max + plan.segment.size / SLOWEST_BYTES_PER_SECOND)
+        await self.claim(target)
+        if plan.hole:
+            await self._record_hole(target, plan)
+        await target.manifest.settle()
+        entry = target.pending
+        if entry is None or (entry.base_offset, entry.end_offset) != (plan.start_offset, plan.segment.end_offset):
+            entry = await self._upload(target, plan, lease)
+        lease.check()
+        target.pending = entry
+        view = await self._commit(target, entry)
+        target.pending = None
+        self._metrics.remote_copy_bytes.labels(target.topic).inc(entry.size)
+        target.log.set_tiered_end(view.end_offset)
+        return view
+
+    async def claim(self, target: CopyTarget) -> Manifest:
+        """Make sure that this leader's epoch holds the manifest; make the first one."""
+        view, epoch = target.manifest.view, target.leader_epoch
+        if view is not None and view.epoch == epoch and not view.is_deleted and view.topic == target.topic:
+            return view
+        edit: Edit = partial(_claim, epoch, target.topic, target.revives)
+        make = partial(blank, target.keys.pid, target.topic, epoch=epoch, created_ms=self._clock.now_ms())
+        view = await target.manifest.commit(edit, create=make)
+        target.revives = False
+        return view
+
+    async def _record_hole(self, target: CopyTarget, plan: CopyPlan) -> None:
+        """Offsets that are in neither tier: said aloud, and recorded so that readers can go on behind them."""
+        view = target.manifest.view
+        assert view is not None
+        LOG.error("%s: offsets [%d, %d) are in no tier: %s", target.keys.pid, view.end_offset, plan.start_offset, plan.hole)
+        self._metrics.corruption.labels("hole").inc()
+        await target.manifest.commit(
+            lambda manifest, _: record_hole(
+                manifest, plan.start_offset, plan.hole, epoch=target.leader_epoch, now_ms=self._clock.now_ms()
+            )
+        )
+
+    async def _commit(self, target: CopyTarget, entry: Entry) -> Manifest:
+        try:
+            return await target.manifest.commit(lambda manifest, _: append(manifest, entry, epoch=target.leader_epoch))
+        except (PreconditionFailed, Fenced):
+            target.pending = None  # it can never be committed: the object is an orphan now
+            raise
+
+    async def _upload(self, target: CopyTarget, plan: CopyPlan, lease: Lease) -> Entry:
+        segment = plan.segment
+        scan = await scan_segment(
+            self._disk, segment.log_path, size=segment.size, start_offset=plan.start_offset, end_offset=segment.end_offset
+        )
+        parts = await self._footer_parts(target, segment, scan)
+        nonce, now_ms = self._entropy.uuid().hex, self._clock.now_ms()
+        footer = build_footer(
+            parts, pid=target.keys.pid, base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch,
+            nonce=nonce, log_bytes=scan.log_bytes, log_crc=scan.log_crc, records=scan.records, created_ms=now_ms,
+        )  # fmt: skip
+        entry = Entry(
+            base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch, nonce=nonce,
+            size=scan.log_bytes + len(footer), log_bytes=scan.log_bytes, records=scan.records, min_timestamp=scan.min_timestamp,
+            max_timestamp=scan.max_timestamp, max_timestamp_offset=scan.max_timestamp_offset,
+            appended_ms=segment.first_append_ms, closed_ms=segment.closed_ms, created_ms=now_ms, epochs=scan.epochs,
+            aborted=len(parse_aborted(parts.aborted)), storage_class=STANDARD, crc=scan.log_crc,
+        )  # fmt: skip
+        lease.check()
+        store = self._store.bind(topic=target.topic, purpose="upload")
+        await store.put_source(target.keys.object(entry.name), SegmentSource(self._disk, scan, footer))
+        return entry
+
+    async def _footer_parts(self, target: CopyTarget, segment: LocalSegment, scan: SegmentScan) -> FooterParts:
+        aborted = parse_aborted(await self._disk.run(self._read_if_there, segment.txnindex_path))
+        epochs = target.log.leader_epoch_bytes(scan.end_offset)
+        parse_leader_epochs(epochs)  # what does not parse is not uploaded
+        return FooterParts(
+            offset_index=scan.offset_index,
+            time_index=scan.time_index,
+            aborted=pack_aborted([row for row in aborted if row.last_offset >= scan.base_offset]),
+            producer_snapshot=await target.log.producer_snapshot_bytes(scan.end_offset),
+            leader_epochs=epochs,
+            chunk_crcs=scan.chunk_crcs,
+        )
+
+    def _read_if_there(self, path: str) -> Buffer:
+        return self._disk.read(path) if self._disk.exists(path) else b""
+
+
+def _claim(epoch: int, topic: str, revives: bool, manifest: Manifest, _pages: object) -> Manifest:
+    return claim(manifest, epoch, topic, revive=revives)
