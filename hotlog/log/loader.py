@@ -10,8 +10,10 @@ Invariants: nothing below the recovery point is ever cut; bytes that may have be
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from uuid import UUID
 
@@ -78,6 +80,10 @@ def load(ctx: Loader, directory: str, tp: TopicPartition) -> Loaded:
     first = _first_to_recover(ctx, result.segments)
     snapshots = _snapshots(names)
     start = _read_snapshot(ctx, result, directory, snapshots, result.segments[first].base_offset if first is not None else None)
+    untouched = result.segments[: first if first is not None else -1]
+    for segment in untouched:
+        if segment.size:
+            _load_closed(ctx, segment)
     if first is None:
         try:
             _open_tail(ctx, result)
@@ -166,7 +172,7 @@ def _read_snapshot(ctx: Loader, result: Loaded, directory: str, snapshots: list[
             continue
         path = files.segment_path(directory, offset, files.SNAPSHOT)
         try:
-            result.producers.load(ctx.disk.read(path))
+            result.producers.load(ctx.disk.read(path), ctx.now_ms)
             return offset
         except Corrupt as error:
             ctx.report("producer-snapshot", f"{path}: {error}; rebuilt from the batches")
@@ -182,12 +188,12 @@ def _replay(ctx: Loader, result: Loaded, start: int, until: int) -> None:
         if segment.end_offset > start:
             for _, header in ctx.reader.walk(segment, 0, segment.size):
                 if header.base_offset >= start:
-                    note_producer(result.producers, header)
+                    note_producer(result.producers, header, ctx.now_ms)
 
 
-def note_producer(producers: Producers, header: BatchHeader) -> None:
+def note_producer(producers: Producers, header: BatchHeader, now_ms: int) -> None:
     if header.producer_id >= 0 and not header.is_control:
-        producers.update(header)
+        producers.update(header, now_ms)
 
 
 def _open_tail(ctx: Loader, result: Loaded) -> None:
@@ -229,6 +235,42 @@ def _load_times(ctx: Loader, segment: Segment) -> None:
     timestamp, relative = TIME_ENTRY.unpack(_tail_of(ctx, segment.path(files.TIME_INDEX), segment.times.length, TIME_BYTES))
     segment.last_time = segment.max_timestamp = timestamp
     segment.max_timestamp_offset = segment.base_offset + relative
+
+
+def _load_closed(ctx: Loader, segment: Segment) -> None:
+    """Largest timestamp of a closed segment, which retention relies on: from the time index, believed only if the batch agrees."""
+    _load_times(ctx, segment)
+    if segment.times.length and _time_is_true(ctx, segment):
+        return
+    ctx.report("index", f"{segment.path(files.TIME_INDEX)} does not agree with the log; both indexes are rebuilt")
+    offsets, times, segment.max_timestamp, segment.max_timestamp_offset = rebuild_indexes(ctx.reader, segment, ctx.interval_bytes)
+    for suffix, entries in ((files.INDEX, offsets), (files.TIME_INDEX, times)):
+        ctx.disk.write_atomic(segment.path(suffix), entries)
+    segment.offsets, segment.times = IndexPart(len(offsets), bytearray()), IndexPart(len(times), bytearray())
+
+
+def _time_is_true(ctx: Loader, segment: Segment) -> bool:
+    """Whether the batch that the last time index entry names has that timestamp.  Reads a few entries, not the whole index."""
+    wanted = segment.max_timestamp_offset - segment.base_offset
+    file = ctx.disk.open(segment.path(files.INDEX), read_only=True)
+    try:
+        count = segment.offsets.length // OFFSET_BYTES
+        read = partial(_offset_entry, file)
+        at = bisect_right(range(count), wanted, key=lambda index: read(index)[0]) - 1
+        start = read(at)[1] if at >= 0 else 0
+    finally:
+        file.close()
+    try:
+        for _, header in ctx.reader.walk(segment, start, segment.size):
+            if header.last_offset >= segment.max_timestamp_offset:
+                return header.last_offset == segment.max_timestamp_offset and header.max_timestamp == segment.max_timestamp
+    except Corrupt:
+        return False  # the offset index led astray
+    return False
+
+
+def _offset_entry(file: File, index: int) -> tuple[int, int]:
+    return OFFSET_ENTRY.unpack(file.read_at(index * OFFSET_BYTES, OFFSET_BYTES))
 
 
 def _last_entry(ctx: Loader, segment: Segment) -> tuple[int, int]:
@@ -292,7 +334,7 @@ def _rescan(ctx: Loader, result: Loaded, segment: Segment, file: File, snapshot:
         if epochs.assign(header.leader_epoch, header.base_offset):
             result.epochs_dirty = True
         if header.base_offset >= snapshot:
-            note_producer(producers, header)
+            note_producer(producers, header, ctx.now_ms)
 
     return scan(file, segment.base_offset, ctx.recovery_point, visit)
 
@@ -368,7 +410,7 @@ def rebuild_producers(reader: SegmentReader, segments: tuple[Segment, ...], prod
         if segment.base_offset < end_offset:
             for _, header in reader.walk(segment, 0, segment.size):
                 if header.last_offset < end_offset:
-                    note_producer(producers, header)
+                    note_producer(producers, header, 0)
 
 
 def index_files_are_sane(disk: Disk, segment: Segment) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hotlog.kernel.errors import InvalidTimestamp, StorageFailed, TooLarge
+from hotlog.kernel.errors import DiskFull, InvalidTimestamp, StorageFailed, TooLarge
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
@@ -43,6 +43,8 @@ class LogAppends(LogState):
     ) -> None:
         super().__init__(parts, tp, directory, config, loaded, log_start)
         self._new_names = False
+        self._index_changed = False  # the active segment's index files were written for the last time before a stop
+        self._flush_started = 0.0
         self._flush_wanted = loaded.readable_end
         self._flusher = Flusher(parts.disk, plan=self._plan_flush, note=self._note_flushed, fail=self._fail)
         self._index_pending_max = INDEX_PENDING_BYTES
@@ -56,6 +58,10 @@ class LogAppends(LogState):
         if not config.is_fsynced and self.failed is None:
             self._advance(Watermark(self.log_end_offset, self.active.base_offset, self.active.size))
 
+    def block_appends(self, reason: str | None) -> None:
+        """Refuse appends for `reason` (such as hotlog.untiered.overflow=block), until called with None."""
+        self.blocked = reason
+
     def append(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Appended:
         """Write checked batches (hotlog.wire.batch.check_produced) at the end; `data` is stamped in place.
 
@@ -67,6 +73,8 @@ class LogAppends(LogState):
         """
         if self.failed is not None or self.is_closed:
             self._refuse()
+        if self.blocked is not None:
+            raise DiskFull(f"{self.tp}: {self.blocked}")
         config, size, base = self.config, len(data), self.log_end_offset
         if size > config.segment_bytes:
             raise TooLarge(f"{self.tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
@@ -134,7 +142,7 @@ class LogAppends(LogState):
         active.note(headers, config.index_interval_bytes)
         for header in headers:
             if header.producer_id >= 0:
-                self.producers.update(header)
+                self.producers.update(header, now_ms)
         if self.leader_epoch > self.epochs.latest:
             self.epochs.assign(self.leader_epoch, self.log_end_offset)
             self._note_epochs()
@@ -171,13 +179,15 @@ class LogAppends(LogState):
             return
         if self.failed is not None or self.is_closed:
             self._refuse()
+        assert end_offset <= self.log_end_offset, "nothing durable can be promised of what was not appended"
+        self._flush_wanted = max(self._flush_wanted, end_offset)
         self._flusher.kick()
         await self._flusher.wait(end_offset)
 
     async def flush(self) -> None:
         """Until everything appended so far is on the device, whatever the settings."""
         end = self.log_end_offset
-        if self.durable_end >= end and not self._unsynced and not self._writes and not self._new_names:
+        if self.durable_end >= end and not (self._unsynced or self._writes or self._new_names or self._index_changed):
             return
         if self.failed is not None:
             self._refuse()
@@ -192,8 +202,9 @@ class LogAppends(LogState):
             return None
         active = self._segments[-1]
         whole = self._flush_wanted > self.durable_end
-        if not whole and not self._unsynced and not self._writes and not self._new_names:
+        if not (whole or self._unsynced or self._writes or self._new_names or self._index_changed):
             return None
+        self._flush_started = self._parts.clock.monotonic()
         logs = [self._parts.pool.pin(segment.log_path) for segment in self._unsynced]
         if whole and self._writer is not None:
             logs.append(self._writer)
@@ -201,12 +212,14 @@ class LogAppends(LogState):
             end = Watermark(self.log_end_offset, active.base_offset, active.size)
         else:  # what was rolled is durable then, and nothing of the active segment is new
             end = Watermark(max(self.durable_end, active.base_offset), active.base_offset, 0)
+        indexed = [*self._unsynced, active] if self._index_changed else self._unsynced
+        self._index_changed = False
         writes, self._writes = tuple(self._writes.items()), {}
         names, self._new_names = self._new_names, False
         return FlushJob(
             writes=writes,
             logs=tuple(logs),
-            index_paths=tuple(s.path(suffix) for s in self._unsynced for suffix in (files.INDEX, files.TIME_INDEX)),
+            index_paths=tuple(s.path(suffix) for s in indexed for suffix in (files.INDEX, files.TIME_INDEX)),
             directory=self.directory if names else None,
             end=end,
             closed=tuple(segment.log_path for segment in self._unsynced),
@@ -222,6 +235,7 @@ class LogAppends(LogState):
             self._parts.pool.unpin(path)
         self.durable_end = max(self.durable_end, job.end[0])
         self.last_flush_ms = self._parts.clock.now_ms()
+        self._parts.metrics.flush_seconds.observe(self._parts.clock.monotonic() - self._flush_started)
         self._advance(Watermark(*job.end))
         self._flusher.release(self.durable_end)
 

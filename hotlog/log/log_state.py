@@ -64,6 +64,7 @@ class LogState:
         self.epochs = loaded.epochs
         self.producers = loaded.producers
         self.is_closed = False
+        self.blocked: str | None = None  # why appends are refused for now though the disk is well
         self.snapshot_offset = loaded.snapshot_offset
         self._parts = parts
         self._segments: tuple[Segment, ...] = tuple(loaded.segments)

@@ -59,13 +59,27 @@ class LogManager:
 
     # -- open
 
+    async def claim(self) -> str | None:
+        """Take the directory for this process; the id of the cluster it belongs to, None if it is new.
+
+        Comes before anything is claimed in the object store, so that a second process started by mistake harms nobody.
+
+        Raises:
+            Invalid: as `open`.
+        """
+        await self._disk.run(self._open_directory, None)
+        return self.cluster_id
+
     async def open(self, *, cluster_id: str | None = None, config_of: ConfigOf | None = None) -> None:
         """Open the data directory and every log in it; recover after an unclean stop.
 
         Raises:
             Invalid: another process has it, or it belongs to another node or cluster, or it is not writable.
         """
-        await self._disk.run(self._open_directory, cluster_id)
+        if self._lock is None:
+            await self._disk.run(self._open_directory, cluster_id)
+        elif cluster_id is not None:
+            await self.bind_cluster(cluster_id)
         names = await self._disk.run(self._disk.listdir, self.directory)
         clean = files.CLEAN_SHUTDOWN in names
         if clean:
@@ -194,9 +208,16 @@ class LogManager:
         return list(self._logs.values())
 
     async def create(
-        self, tp: TopicPartition, topic_id: UUID, config: TopicConfig, *, start_offset: int = 0, leader_epoch: int = 0
+        self,
+        tp: TopicPartition,
+        topic_id: UUID,
+        config: TopicConfig,
+        *,
+        start_offset: int = 0,
+        leader_epoch: int = 0,
+        log_start_offset: int | None = None,
     ) -> PartitionLog:
-        """Make an empty log whose first offset is `start_offset`.
+        """Make an empty log whose first offset is `start_offset`; `log_start_offset` is lower where the cold tier has what is below.
 
         Raises:
             AlreadyExists: there is one; Invalid: its directory is there but could not be opened.
@@ -208,7 +229,8 @@ class LogManager:
         path = f"{self.directory}/{files.partition_directory(tp)}"
         try:
             await self._disk.run(self._make, path, topic_id, start_offset)
-            log = await self._disk.run(self._load, tp, path, config, True, start_offset, start_offset)
+            start = start_offset if log_start_offset is None else log_start_offset
+            log = await self._disk.run(self._load, tp, path, config, True, start_offset, start)
         except OSError as error:
             raise StorageFailed(f"{tp}: cannot create {path}: {error}") from error
         log.set_leader_epoch(leader_epoch)

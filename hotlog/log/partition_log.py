@@ -8,7 +8,7 @@ change; a tiered log never drops what the cold tier has not committed, unless it
 
 from __future__ import annotations
 
-from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange
+from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange, StorageFailed
 from hotlog.log import files
 from hotlog.log.loader import rebuild_indexes, rebuild_producers
 from hotlog.log.log_appends import Appended, LogAppends
@@ -168,16 +168,17 @@ class PartitionLog(LogAppends, LogReads):
             changed = self.log_end_offset != self.snapshot_offset
             if changed:
                 self._writes[files.segment_path(self.directory, self.log_end_offset, files.SNAPSHOT)] = self.producers.encode()
-            await self.flush()
-            self.is_closed = True
             self.active.note_time()
+            self._index_changed = bool(self.active.offsets.pending or self.active.times.pending)
             self._write_indexes(self.active)
+            await self.flush()
         await self.discard()
 
     async def discard(self) -> None:
         """Let go of files without a flush: the log is about to be deleted, or the process to end."""
         self.is_closed = True
         await self._flusher.idle()
+        self._flusher.refuse(StorageFailed(f"{self.tp}: the log is closed"))
         for segment in self._segments:
             self._parts.pool.forget(segment.log_path)
         self._writer = None

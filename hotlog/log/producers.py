@@ -51,12 +51,13 @@ class Batch(NamedTuple):
 class Producer:
     """One producer's state.  `batches` oldest first, at most BATCHES_KEPT; ms."""
 
-    __slots__ = ("batches", "coordinator_epoch", "epoch", "last_timestamp", "transaction_start")
+    __slots__ = ("batches", "coordinator_epoch", "epoch", "last_timestamp", "seen_ms", "transaction_start")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.batches: tuple[Batch, ...] = ()
         self.last_timestamp = -1
+        self.seen_ms = 0
         self.coordinator_epoch = -1
         self.transaction_start = -1
 
@@ -101,8 +102,8 @@ class Producers:
             ahead[producer_id] = header.producer_epoch, header.last_sequence
         return None
 
-    def update(self, header: BatchHeader) -> None:
-        """Remember a data batch that is in the log, with its real offsets."""
+    def update(self, header: BatchHeader, now_ms: int) -> None:
+        """Remember a data batch that is in the log, with its real offsets; `now_ms` is when it came."""
         state = self._states.get(header.producer_id)
         if state is None:
             state = self._states[header.producer_id] = Producer(header.producer_epoch)
@@ -112,6 +113,7 @@ class Producers:
         batch = Batch(header.last_sequence, header.last_offset, header.last_offset_delta, header.max_timestamp)
         state.batches = (*state.batches[-(BATCHES_KEPT - 1) :], batch)
         state.last_timestamp = header.max_timestamp
+        state.seen_ms = now_ms
         if header.is_transactional and state.transaction_start < 0:
             state.transaction_start = header.base_offset
 
@@ -133,11 +135,14 @@ class Producers:
         return min((state.transaction_start for state in self._states.values() if state.transaction_start >= 0), default=None)
 
     def expire(self, now_ms: int) -> int:
-        """Forget producers without a batch for producer.id.expiration.ms and without an open transaction; how many."""
+        """Forget producers without a batch for producer.id.expiration.ms and without an open transaction; how many.
+
+        By the time a batch came, not by its timestamp as Kafka does: who loads last year's events would be forgotten at once.
+        """
         limit = now_ms - self.expiry_ms
         gone = [
             producer_id for producer_id, state in self._states.items()
-            if state.last_timestamp < limit and state.transaction_start < 0
+            if state.seen_ms < limit and state.transaction_start < 0
         ]  # fmt: skip
         for producer_id in gone:
             del self._states[producer_id]
@@ -157,8 +162,8 @@ class Producers:
         body = struct.pack(">i", len(parts)) + b"".join(parts)
         return struct.pack(">hI", _VERSION, crc32c(body)) + body
 
-    def load(self, raw: Buffer) -> None:
-        """Take over a snapshot's producers.
+    def load(self, raw: Buffer, now_ms: int) -> None:
+        """Take over a snapshot's producers.  When one came is told by its timestamp, or, if that is too old to say, it is now.
 
         Raises:
             Corrupt: wrong version, CRC or length.
@@ -168,6 +173,7 @@ class Producers:
             if offset >= 0 and sequence >= 0:
                 state.batches = (Batch(sequence, offset, delta, timestamp),)
             state.last_timestamp = timestamp
+            state.seen_ms = timestamp if now_ms - self.expiry_ms < timestamp <= now_ms else now_ms
             state.coordinator_epoch = coordinator
             state.transaction_start = start
 
