@@ -75,6 +75,11 @@ class Page:
         """Rows that begin inside [start, end)."""
         return self.rows(bisect_left(self._bases, start), bisect_left(self._bases, end))
 
+    def rows_from(self, offset: int, count: int) -> tuple[Entry, ...]:
+        """At most `count` rows, from the one that covers or follows `offset`."""
+        first = bisect_right(self._ends, offset)
+        return self.rows(first, min(first + count, len(self)))
+
     def row_covering(self, offset: int) -> Entry:
         """The row (or hole) that has `offset`, which must lie inside the page."""
         assert self.start_offset <= offset < self.end_offset, (self.start_offset, offset, self.end_offset)
