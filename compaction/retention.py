@@ -19,6 +19,7 @@ from hotlog.kernel.age import segment_time_ms
 from hotlog.kernel.topic_config import TopicConfig
 
 DELETES_PER_REQUEST = 1000  # S3 DeleteObjects
+STALL_MS = 10 * 60 * 1000  # a closed segment that waits this much longer than it should for its copy: copying is stalled
 
 
 class Piece(NamedTuple):
@@ -83,7 +84,6 @@ def plan_retention(
     now_ms: int,
     log_start_offset: int,
     is_tiered: bool,
-    stalled: bool = False,
 ) -> Plan:
     """Plan one partition.
 
@@ -93,7 +93,6 @@ def plan_retention(
         now_ms: wall time that may be trusted (compaction.trusted_clock).
         log_start_offset: the start that is in force; everything below it is gone already.
         is_tiered: whether this partition has, or should have, a cold tier.
-        stalled: copying does not work at present, so that `hotlog.untiered.overflow` decides.
     """
     if is_tiered and cold is None:
         start = local.segments[0].base_offset if local and local.segments else log_start_offset
@@ -103,7 +102,7 @@ def plan_retention(
     ceiling = local.high_watermark if local is not None else (cold.end_offset if cold else start)
     cut = _cut(run, config, now_ms) if config.is_deleted else _Cut(0, 0)
     border = cold.end_offset if cold is not None else 0
-    blocks = _must_block(run, cut, config, border, stalled=stalled)
+    blocks = is_tiered and _must_block(run, cut, config, border, now_ms)
     new_start = max(start, _reach(run, cut, border if blocks else None))
     new_start = min(new_start, max(ceiling, start))
     return _priced(cold, local, config, now_ms, new_start, is_tiered=is_tiered, blocks=blocks)
@@ -152,7 +151,7 @@ def age_reference_ms(piece: Piece, clock: str) -> int | None:
     """
     if piece.closed_ms < 0 and (clock != "record" or piece.max_timestamp < 0):
         return None
-    return segment_time_ms(clock, max_timestamp=piece.max_timestamp, appended_ms=piece.closed_ms, closed_ms=piece.closed_ms)
+    return segment_time_ms(clock, max_timestamp=piece.max_timestamp, closed_ms=piece.closed_ms)
 
 
 def _is_expired(piece: Piece, clock: str, retention_ms: int, now_ms: int) -> bool:
@@ -180,11 +179,14 @@ def _cut(run: _Run, config: TopicConfig, now_ms: int) -> _Cut:
     return _Cut(by_time, by_size)
 
 
-def _must_block(run: _Run, cut: _Cut, config: TopicConfig, border: int, *, stalled: bool) -> bool:
-    """Whether size alone condemns data that is in no store because copying is stalled, and the topic says `block`."""
-    if not stalled or config.untiered_overflow != "block" or not config.remote_enabled or config.remote_copy_disabled:
+def _must_block(run: _Run, cut: _Cut, config: TopicConfig, border: int, now_ms: int) -> bool:
+    """Whether size alone condemns data that should be in the store for STALL_MS, and the topic says `block`."""
+    if config.untiered_overflow != "block" or not config.remote_enabled or config.remote_copy_disabled:
         return False
-    return any(piece.end_offset > border for piece in run.pieces[cut.by_time : cut.by_size])
+    late_ms = max(config.remote_copy_lag_ms, 0) + STALL_MS
+    return any(
+        piece.end_offset > border and now_ms - piece.closed_ms > late_ms for piece in run.pieces[cut.by_time : cut.by_size]
+    )
 
 
 def _reach(run: _Run, cut: _Cut, size_border: int | None) -> int:

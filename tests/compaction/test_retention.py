@@ -43,9 +43,8 @@ def plan(
     start: int = 0,
     tiered: bool = True,
     now: int = NOW,
-    stalled: bool = False,
 ) -> Plan:
-    return plan_retention(cold, local, topic, now_ms=now, log_start_offset=start, is_tiered=tiered, stalled=stalled)
+    return plan_retention(cold, local, topic, now_ms=now, log_start_offset=start, is_tiered=tiered)
 
 
 @st.composite
@@ -221,7 +220,7 @@ def test_time_retention_takes_data_that_was_never_copied() -> None:
     """KAFKA-19952: a stalled store does not keep what the topic let go."""
     pieces = log_of([9 * DAY, 8 * DAY, DAY])
     cold, local = split(pieces, 0, 0)
-    got = plan(cold, local, config(retention_ms=7 * DAY), stalled=True)
+    got = plan(cold, local, config(retention_ms=7 * DAY))
     assert (got.log_start_offset, got.local_drop_offset, got.dropped_bytes, got.blocks_appends) == (20, 20, 2 * KB, False)
 
 
@@ -229,11 +228,12 @@ def test_size_retention_of_uncopied_data_blocks_or_drops_as_the_topic_says() -> 
     pieces = log_of([DAY] * 6)
     cold, local = split(pieces, 2, 2)
     limits = {"retention_bytes": 2 * KB, "retention_ms": -1}
-    block = plan(cold, local, config(**limits), stalled=True)
+    block = plan(cold, local, config(**limits))
     assert (block.log_start_offset, block.blocks_appends, block.dropped_bytes) == (20, True, 0)
-    drop = plan(cold, local, config(**limits, hotlog_untiered_overflow="drop"), stalled=True)
+    drop = plan(cold, local, config(**limits, hotlog_untiered_overflow="drop"))
     assert (drop.log_start_offset, drop.blocks_appends, drop.dropped_bytes) == (40, False, 2 * KB)
-    well = plan(cold, local, config(**limits), stalled=False)
+    fresh = log_of([1000] * 6)
+    well = plan(*split(fresh, 2, 2), config(**limits))
     assert (well.log_start_offset, well.blocks_appends) == (40, False)
 
 

@@ -1,0 +1,240 @@
+"""The retention worker: asks the planner about one partition after the other and does what it says.
+
+Order: seal the active segment if nothing in it is kept; commit the new log start to the manifest; then the local log start; then local
+files.  A stop in between leaves either nothing done or garbage that later ticks remove.  Objects are only doomed here; the reaper deletes
+them.  When the store is away, what is past total retention leaves the local disk all the same (invariant 4 of the cold tier): the manifest
+follows as soon as it can be reached, since the local log start is durable.
+
+Invariants: every decision is `plan_retention`'s; a tick's work is bounded (PARTITIONS_MAX looked at, one committed to); a partition that
+fails is tried again in the next round and never stops the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+from uuid import UUID
+
+from compaction.cold_view import cold_of
+from compaction.retention import Cold, Local, Piece, Plan, plan_retention
+from compaction.trusted_clock import KeptClock, TrustedClock
+from hotlog.kernel.errors import Corrupt, HotlogError, OutcomeUnknown, StoreUnavailable
+from hotlog.kernel.ids import PartitionId, TopicPartition
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.partition_log import PartitionLog
+from hotlog.world.ports import Clock, Entropy, ObjectStore
+from tiering.keys import PartitionKeys
+from tiering.manifest import Manifest
+from tiering.manifest_edits import advance_start
+from tiering.manifest_store import ManifestStore
+from tiering.tier import ColdPartition
+
+LOG = logging.getLogger(__name__)
+PARTITIONS_MAX = 64  # looked at in one tick
+
+
+class Hosted(Protocol):
+    """A partition of this broker (hotlog.apis.broker.Partition)."""
+
+    @property
+    def tp(self) -> TopicPartition: ...
+    @property
+    def topic_id(self) -> UUID: ...
+    @property
+    def log(self) -> PartitionLog: ...
+    @property
+    def cold(self) -> ColdPartition | None: ...
+
+
+def local_of(log: PartitionLog) -> Local:
+    """The local log as the planner sees it."""
+    pieces = [Piece(info.base_offset, info.end_offset, info.size, info.max_timestamp, info.closed_ms) for info in log.segments()]
+    return Local(pieces, log.high_watermark)
+
+
+class RetentionWorker:
+    """Retention of the partitions that a broker hosts.
+
+    Args:
+        hosted: the partitions, asked at the start of each round.
+        settings: the broker's settings as they are now (log.retention.check.interval.ms).
+        trusted: the clock that deletion goes by.
+        is_tiering: whether this broker has a cold tier at all.
+    """
+
+    def __init__(
+        self,
+        hosted: Callable[[], Sequence[Hosted]],
+        *,
+        clock: Clock,
+        settings: Callable[[], Settings],
+        metrics: Metrics,
+        trusted: KeptClock | TrustedClock,
+        is_tiering: bool,
+    ) -> None:
+        self._hosted = hosted
+        self._clock = clock
+        self._settings = settings
+        self._metrics = metrics
+        self._kept = trusted if isinstance(trusted, KeptClock) else None
+        self._trusted = trusted.trusted if isinstance(trusted, KeptClock) else trusted
+        self._is_tiering = is_tiering
+        self._queue: deque[Hosted] = deque()
+        self._round_due = clock.monotonic()
+
+    async def tick(self) -> bool:
+        """Look at up to PARTITIONS_MAX partitions, until one was changed; True if the round has more.
+
+        A round begins every log.retention.check.interval.ms.
+        """
+        if not self._queue:
+            if self._clock.monotonic() < self._round_due:
+                return False
+            self._round_due = self._clock.monotonic() + self._settings().number("log.retention.check.interval.ms") / 1000
+            self._queue.extend(self._hosted())
+            if self._kept is not None:
+                await self._kept.save()
+        for _ in range(min(PARTITIONS_MAX, len(self._queue))):
+            partition = self._queue.popleft()
+            if await self._try(partition):
+                break
+        return bool(self._queue)
+
+    async def _try(self, partition: Hosted) -> bool:
+        """Whether something was changed; failures are told and left for the next round."""
+        try:
+            return await self._keep(partition)
+        except (StoreUnavailable, OutcomeUnknown) as weather:
+            LOG.warning("retention of %s waits for the store: %s", partition.tp, weather)
+        except Corrupt as damage:
+            self._metrics.corruption.labels("manifest").inc()
+            LOG.error("retention of %s stops: %s", partition.tp, damage)
+        except (HotlogError, OSError) as failure:
+            LOG.warning("retention of %s failed and is tried again: %s", partition.tp, failure)
+        return True
+
+    async def plan(self, partition: Hosted) -> Plan:
+        """What retention would do with `partition` now."""
+        log, cold, now_ms = partition.log, partition.cold, self._trusted.now_ms()
+        is_tiered = self._is_tiering and (log.config.remote_enabled or cold is not None)
+        view: Cold | None = None
+        if is_tiered and cold is not None and cold.ready:
+            view = await cold_of(cold.manifest, cold.view, log.config, now_ms)
+        return plan_retention(
+            view,
+            local_of(log),
+            log.config,
+            now_ms=now_ms,
+            log_start_offset=log.log_start_offset,
+            is_tiered=is_tiered,
+        )
+
+    async def _keep(self, partition: Hosted) -> bool:
+        log = partition.log
+        if log.failed is not None or log.is_closed:
+            return False
+        plan = await self.plan(partition)
+        log.block_appends(_BLOCKED if plan.blocks_appends else None)
+        if plan.roll and plan.log_start_offset == log.log_end_offset:
+            log.roll(self._clock.now_ms())
+        changed = await self._move_start(partition, plan)
+        if plan.local_drop_offset > log.segments()[0].base_offset:
+            await log.drop_local_before(plan.local_drop_offset, expired=plan.local_drop_offset <= log.log_start_offset)
+            changed = True
+        if plan.dropped_bytes:
+            LOG.warning("%s: %d bytes past total retention left before they could be copied", partition.tp, plan.dropped_bytes)
+        return changed
+
+    async def _move_start(self, partition: Hosted, plan: Plan) -> bool:
+        log, cold, target = partition.log, partition.cold, plan.log_start_offset
+        view = cold.view if cold is not None and cold.ready else None
+        behind = view is not None and (view.log_start_offset < target or view.has_dead_rows)
+        failure: HotlogError | None = None
+        if cold is not None and behind:
+            try:
+                await cold.advance_start(target)
+            except (StoreUnavailable, OutcomeUnknown) as weather:
+                if plan.dropped_bytes == 0:
+                    raise
+                failure = weather  # local data past total retention goes all the same
+        moved = target > log.log_start_offset
+        if moved:
+            log.advance_log_start(target)
+            await log.wait_log_start_saved()  # before a file goes
+        if failure is not None:
+            LOG.warning("%s: the manifest will follow when the store answers: %s", partition.tp, failure)
+        return moved or behind
+
+
+_BLOCKED = "total retention by size is reached by data that cannot be copied to the store (hotlog.untiered.overflow=block)"
+
+
+async def retain_cold(store: ManifestStore, config: TopicConfig, *, now_ms: int, grace_ms: int) -> Plan | None:
+    """Apply total retention to one partition from its bucket alone; None if it has no manifest or was deleted.
+
+    Fenced by the conditional commit: whoever else moves the start meanwhile, the larger one stays.
+
+    Raises:
+        Corrupt, StoreUnavailable, OutcomeUnknown.
+    """
+    view: Manifest | None = await store.load()
+    if view is None or view.is_deleted:
+        return None
+    total: Plan | None = None
+    while True:
+        plan = plan_retention(
+            await cold_of(store, view, config, now_ms), None, config,
+            now_ms=now_ms, log_start_offset=view.log_start_offset, is_tiered=True,
+        )  # fmt: skip
+        total = plan if total is None else _added(total, plan)
+        if plan.log_start_offset <= view.log_start_offset:
+            return total
+        view = await store.commit(
+            lambda root, pages, start=plan.log_start_offset: advance_start(root, start, pages, not_before_ms=now_ms + grace_ms)  # type: ignore[misc]
+        )
+
+
+def _added(first: Plan, then: Plan) -> Plan:
+    return replace(
+        then,
+        cold_entries=first.cold_entries + then.cold_entries,
+        cold_bytes=first.cold_bytes + then.cold_bytes,
+    )
+
+
+async def run_retention(
+    store: ObjectStore,
+    cluster_id: str,
+    partitions: Sequence[tuple[PartitionId, str, TopicConfig]],
+    *,
+    clock: Clock,
+    entropy: Entropy,
+    trusted: TrustedClock,
+    grace_ms: int,
+    told: Callable[[PartitionId, Plan], None] = lambda pid, plan: None,
+) -> int:
+    """`hotlog worker retention`: one round over the cold tier without a broker; returns how many partitions failed.
+
+    Args:
+        partitions: (id, topic name, settings), from the cluster's metadata.
+        told: called with what was done to each partition.
+    """
+    failed = 0
+    for pid, topic, config in partitions:
+        manifests = ManifestStore(
+            store, PartitionKeys(cluster_id, pid), clock=clock, entropy=entropy, topic=topic, grace_ms=grace_ms
+        )
+        try:
+            plan = await retain_cold(manifests, config, now_ms=trusted.now_ms(), grace_ms=grace_ms)
+        except HotlogError as failure:
+            LOG.error("retention of %s-%d failed: %s", topic, pid.partition, failure)
+            failed += 1
+            continue
+        if plan is not None:
+            told(pid, plan)
+    return failed
