@@ -1,0 +1,167 @@
+"""ListOffsets (2): the offset for a time, or for one of the named positions, over both tiers.
+
+Versions 1 to 11.  Named positions: -1 latest, -2 earliest, -3 largest timestamp (KIP-734, version 7), -4 earliest local (KIP-405,
+version 8), -5 latest tiered (KIP-1005, version 9), -6 earliest not yet tiered (version 11).  A position that a version does not know is
+answered UNSUPPORTED_VERSION, as Kafka does.
+
+Invariants: an answer lies within [log start, high watermark or last stable offset]; the cold part is asked first, since it holds the older
+offsets; only times and -3 wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.error_codes import Refused, code_for, is_expected
+from hotlog.apis.leaders import check_epoch, epoch_at
+from hotlog.kernel.errors import StoreUnavailable
+from hotlog.wire import apis
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker, Partition
+
+LOG = logging.getLogger(__name__)
+
+LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
+_SINCE = {LATEST: 1, EARLIEST: 1, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9, EARLIEST_PENDING_UPLOAD: 11}
+READ_COMMITTED = 1
+
+
+class Found(NamedTuple):
+    """An offset with its timestamp (ms) and leader epoch; -1 where there is none."""
+
+    offset: int = -1
+    timestamp: int = -1
+    leader_epoch: int = -1
+
+
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Named positions at once; times may have to ask the store."""
+    is_committed = getattr(request, "isolation_level", 0) == READ_COMMITTED
+    answers = [
+        [_answer(broker, context.version, topic.name, part, is_committed) for part in topic.partitions]
+        for topic in request.topics
+    ]
+    if any(not isinstance(answer, (Found, Exception)) for topic in answers for answer in topic):
+        return _wait(broker, context, request, answers)
+    return _response(context, request, answers)
+
+
+def _answer(broker: Broker, version: int, topic: str, part: Any, is_committed: bool) -> Found | Exception | Awaitable[Found]:
+    try:
+        partition = broker.partition(topic, part.partition_index)
+        if partition is None:
+            raise Refused(ErrorCode.unknown_topic_or_partition, f"partition {topic}-{part.partition_index} is not here")
+        check_epoch(partition, getattr(part, "current_leader_epoch", -1))
+        if part.timestamp >= 0 or part.timestamp == MAX_TIMESTAMP:
+            if part.timestamp == MAX_TIMESTAMP and version < _SINCE[MAX_TIMESTAMP]:
+                raise Refused(ErrorCode.unsupported_version, f"position {MAX_TIMESTAMP} needs version {_SINCE[MAX_TIMESTAMP]}")
+            return _search(partition, part.timestamp, is_committed)
+        if part.timestamp not in _SINCE or version < _SINCE[part.timestamp]:
+            raise Refused(ErrorCode.unsupported_version, f"position {part.timestamp} is not known in version {version}")
+        return _named(broker, partition, part.timestamp, is_committed)
+    except Exception as error:
+        return error
+
+
+def _named(broker: Broker, partition: Partition, position: int, is_committed: bool) -> Found:
+    log, cold = partition.log, partition.cold
+    if position == LATEST:
+        end = log.last_stable_offset if is_committed else log.high_watermark
+        return Found(end, -1, partition.leader_epoch)
+    if position == EARLIEST:
+        offset = partition.log_start_offset
+    elif position == EARLIEST_LOCAL:
+        offset = log.local_log_start_offset
+    else:
+        if not log.config.remote_enabled or broker.tier is None:
+            return Found()
+        tiered_end = cold.end_offset if cold is not None and cold.ready else log.tiered_end_offset
+        is_tiered = tiered_end > partition.log_start_offset
+        if position == LATEST_TIERED:
+            offset = tiered_end - 1 if is_tiered else -1
+        else:
+            offset = tiered_end if is_tiered else log.local_log_start_offset
+    return Found(offset, -1, epoch_at(partition, offset))
+
+
+async def _search(partition: Partition, timestamp: int, is_committed: bool) -> Found:
+    """The first record at or after a time, or the one with the largest; none if it is not readable yet."""
+    log, cold = partition.log, partition.cold
+    found: tuple[int, int, int] | None = None
+    has_cold_only = log.local_log_start_offset > partition.log_start_offset
+    if has_cold_only and (cold is None or not cold.ready):
+        raise StoreUnavailable(f"{partition.tp}: the tiered part of the log cannot be searched now")
+    if timestamp == MAX_TIMESTAMP:
+        local = await log.offset_of_max_timestamp()
+        tiered = await cold.offset_of_max_timestamp() if has_cold_only and cold is not None else None
+        both = [each for each in (tiered, local) if each is not None]
+        found = max(both, key=lambda each: each[1], default=None)  # the older one of equals
+    else:
+        if has_cold_only and cold is not None:
+            found = await cold.offset_for_timestamp(timestamp)
+        if found is None:
+            found = await log.offset_for_timestamp(timestamp)
+    end = log.last_stable_offset if is_committed else log.high_watermark
+    if found is None or found[0] >= end:
+        return Found()
+    return Found(*found)
+
+
+async def _wait(broker: Broker, context: RequestContext, request: Any, answers: list[list[Any]]) -> Any:
+    seconds = broker.settings.number("remote.list.offsets.request.timeout.ms") / 1000
+    asked = getattr(request, "timeout", None)
+    if asked is not None and asked > timedelta(0):
+        seconds = min(seconds, asked.total_seconds())
+    places = [(topic, at) for topic in answers for at, answer in enumerate(topic) if not isinstance(answer, (Found, Exception))]
+    found = await asyncio.gather(*(_within(topic[at], seconds) for topic, at in places), return_exceptions=True)
+    for (topic, at), each in zip(places, found, strict=True):
+        topic[at] = each
+    return _response(context, request, answers)
+
+
+async def _within(search: Awaitable[Found], seconds: float) -> Found:
+    async with asyncio.timeout(seconds):
+        return await search
+
+
+def _response(context: RequestContext, request: Any, answers: list[list[Any]]) -> Any:
+    shapes = apis.responses(context.api_key, context.version)
+    topics = []
+    for topic, found in zip(request.topics, answers, strict=True):
+        partitions = []
+        for part, each in zip(topic.partitions, found, strict=True):
+            code = ErrorCode.none
+            if isinstance(each, BaseException):
+                code = _code(context, topic.name, part.partition_index, each)
+                each = Found()
+            partitions.append(
+                shapes.ListOffsetsPartitionResponse(
+                    partition_index=part.partition_index,
+                    error_code=code,
+                    timestamp=each.timestamp,
+                    offset=each.offset,
+                    leader_epoch=each.leader_epoch,
+                )
+            )
+        topics.append(shapes.ListOffsetsTopicResponse(name=topic.name, partitions=tuple(partitions)))
+    return shapes.ListOffsetsResponse(throttle_time=timedelta(0), topics=tuple(topics))
+
+
+def _code(context: RequestContext, topic: str, index: int, error: BaseException) -> ErrorCode:
+    context.has_failed = True
+    if not is_expected(error):
+        LOG.error("ListOffsets of %s-%d failed", topic, index, exc_info=error)
+    if isinstance(error, StoreUnavailable):
+        return ErrorCode.request_timed_out  # retriable, and says what it is
+    return code_for(error)
+
+
+API = Api(key=2, name="ListOffsets", versions=range(1, 12), handle=handle)
