@@ -13,9 +13,10 @@ from collections.abc import Iterable
 
 from controller.codec import Head, decode_head
 from controller.keys import file_name
-from hotlog.kernel.errors import Corrupt
-from hotlog.world.ports import Disk
+from hotlog.kernel.errors import Corrupt, Invalid
+from hotlog.world.ports import Disk, File
 
+_LOCK = ".lock"
 _HEAD = "head"
 _OBJECTS = "objects"
 _INCARNATIONS = "incarnations"
@@ -28,12 +29,33 @@ class Mirror:
     def __init__(self, disk: Disk, directory: str) -> None:
         self._disk = disk
         self._directory = directory
+        self._lock: File | None = None
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}"
 
     def _object_path(self, key: str) -> str:
         return f"{self._directory}/{_OBJECTS}/{file_name(key)}"
+
+    async def open(self) -> None:
+        """Make the directory and lock it, before anything is claimed: a second process must not depose the first.
+
+        Raises:
+            Invalid: another process has it.
+        """
+        await self._disk.run(self._open)
+
+    def _open(self) -> None:
+        try:
+            self._disk.make_dirs(self._directory)
+            self._lock = self._disk.lock(self._path(_LOCK))
+        except BlockingIOError:
+            raise Invalid(f"{self._directory} is in use by another process") from None
+
+    async def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     async def head(self) -> Head | None:
         """The newest head this node has seen committed; None if there is none or it is damaged."""
@@ -83,3 +105,28 @@ class Mirror:
         """Written before the claim that carries it, so that an own claim is always recognised."""
         known = [incarnation, *await self.incarnations()][:INCARNATIONS_KEPT]
         await self._disk.run(self._save, self._path(_INCARNATIONS), "\n".join(known).encode())
+
+
+class NoMirror(Mirror):
+    """For commands that read a bucket's metadata and keep nothing."""
+
+    def __init__(self) -> None: ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def head(self) -> Head | None:
+        return None
+
+    async def object(self, key: str) -> bytes | None:
+        return None
+
+    async def save_object(self, key: str, body: bytes) -> None: ...
+
+    async def save_head(self, raw: bytes, keep: Iterable[str]) -> None: ...
+
+    async def incarnations(self) -> list[str]:
+        return []
+
+    async def add_incarnation(self, incarnation: str) -> None: ...

@@ -19,7 +19,7 @@ from controller import codec
 from controller.image import ClusterImage
 from controller.journal import Decide, Journal
 from controller.keys import CLUSTER_KEY
-from controller.mirror import Mirror
+from controller.mirror import Mirror, NoMirror
 from controller.records import BrokerStarted, ProducerIdsAllocated, Record
 from hotlog.kernel.errors import Fenced, ForeignStore, NotFound, NotReady, OutcomeUnknown, PreconditionFailed, Retry
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
@@ -82,9 +82,10 @@ class Controller:
         `expected_cluster_id` is what the data directory says it belongs to.
 
         Raises:
-            ForeignStore: the store belongs to another cluster, was wiped, was set back, or another data directory has taken
+            Invalid: another process runs on this data directory.  ForeignStore: the store belongs to another cluster, was wiped, was set back, or another data directory has taken
                 over this node id.  StoreUnavailable: no store and no local copy, as at the very first start.
         """
+        await self._mirror.open()
         local = await self._mirror.head()
         known = expected_cluster_id or (local.cluster_id if local else None)
         if local is not None and known != local.cluster_id:
@@ -124,6 +125,10 @@ class Controller:
 
         self.epoch = await self._opened.claim(self.node_id, started)
         self.state = State.ACTIVE
+
+    async def close(self) -> None:
+        """Let go of the metadata directory; nothing is pending."""
+        await self._mirror.close()
 
     async def commit(self, decide: Decide) -> ClusterImage:
         """Append what `decide` makes of the newest image; the image after it.
@@ -230,9 +235,9 @@ async def adopt_cluster(store: ObjectStore, expected: str | None, clock: Clock, 
     return await read_cluster(store)
 
 
-async def read_image(store: ObjectStore, mirror: Mirror, clock: Clock, entropy: Entropy) -> tuple[str, ClusterImage]:
+async def read_image(store: ObjectStore, clock: Clock, entropy: Entropy) -> tuple[str, ClusterImage]:
     """(cluster id, image) from the bucket alone, without a claim: for commands that work without a broker."""
     bound = store.bind(purpose="meta")
     cluster_id = await read_cluster(bound)
-    journal = Journal(bound, mirror, cluster_id, clock=clock, entropy=entropy)
+    journal = Journal(bound, NoMirror(), cluster_id, clock=clock, entropy=entropy)
     return cluster_id, await journal.catch_up()

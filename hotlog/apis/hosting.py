@@ -1,0 +1,243 @@
+"""What this node hosts, brought into agreement with the metadata image: directories, manifests, settings, and what is to be given up.
+
+Invariants: every step may be repeated, and is, until it has succeeded; a log that is missing here is never begun at an offset that the
+cold tier has already given out; a log is deleted only if the image says that its topic, by id, is gone, or if its cold tier has all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from controller.image import ClusterImage, TopicImage
+from controller.records import Record, TopicPurged
+from controller.service import Controller, State
+from hotlog.apis import topic_rules as rules
+from hotlog.kernel.errors import Fenced, HotlogError, OutcomeUnknown, OutOfRange, Retry
+from hotlog.kernel.ids import PartitionId, TopicPartition
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.manager import LogManager
+from hotlog.log.partition_log import PartitionLog
+
+if TYPE_CHECKING:
+    from tiering.tier import ColdPartition, ColdTier
+
+LOG = logging.getLogger(__name__)
+ATTACHES_AT_ONCE = 32
+
+
+class Partition:
+    """A hosted partition in both tiers."""
+
+    __slots__ = ("cold", "leader_epoch", "log", "topic_id", "tp")
+
+    def __init__(self, tp: TopicPartition, topic_id: UUID, leader_epoch: int, log: PartitionLog) -> None:
+        self.tp = tp
+        self.topic_id = topic_id
+        self.leader_epoch = leader_epoch
+        self.log = log
+        self.cold: ColdPartition | None = None
+
+    @property
+    def pid(self) -> PartitionId:
+        return PartitionId(self.topic_id, self.tp.partition)
+
+    @property
+    def log_start_offset(self) -> int:
+        """The earliest offset clients may read, over both tiers."""
+        return self.log.log_start_offset
+
+    async def delete_records(self, offset: int) -> int:
+        """Move the log start up to `offset` (-1: the high watermark) over both tiers (KIP-107); return the log start.
+
+        The local log start moves first: it is what clients are held to, and it is durable before any object is condemned.
+
+        Raises:
+            OutOfRange: `offset` is negative or above the high watermark.
+        """
+        wanted = self.log.high_watermark if offset == -1 else offset
+        if not 0 <= wanted <= self.log.high_watermark:
+            raise OutOfRange(f"{self.tp}: offset {offset} is not within 0 and the high watermark {self.log.high_watermark}")
+        if wanted > self.log.log_start_offset:
+            self.log.advance_log_start(wanted)
+        await self.log.wait_log_start_saved()
+        if self.cold is not None:
+            try:
+                await self.cold.advance_start(wanted)
+            except (Retry, OutcomeUnknown) as weather:  # the retention worker brings the manifest up to the log start
+                LOG.info("%s: objects below %d are given up later: %s", self.tp, wanted, weather)
+        return self.log.log_start_offset
+
+
+class Hosting:
+    """The hosted partitions.  Calls are serialised by the broker."""
+
+    def __init__(
+        self,
+        *,
+        logs: LogManager,
+        controller: Controller,
+        tier: ColdTier | None,
+        forget_topic: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self.partitions: dict[tuple[str, int], Partition] = {}
+        self.fresh: set[UUID] = set()  # topics that this process created: nothing of theirs can be anywhere
+        self._logs = logs
+        self._controller = controller
+        self._node_id = controller.node_id
+        self._tier = tier
+        self._forget_topic = forget_topic
+        self._applied: dict[UUID, tuple[TopicImage, Settings]] = {}
+        self._configs: dict[UUID, tuple[TopicImage, Settings, TopicConfig]] = {}
+
+    def config_of(self, topic: TopicImage, settings: Settings) -> TopicConfig:
+        """The topic's settings, resolved over the broker's."""
+        known = self._configs.get(topic.topic_id)
+        if known is None or known[0].configs is not topic.configs or known[1] is not settings:
+            known = (topic, settings, rules.topic_config(topic.configs, settings))
+            self._configs[topic.topic_id] = known
+        return known[2]
+
+    def _is_applied(self, topic: TopicImage, settings: Settings) -> bool:
+        known = self._applied.get(topic.topic_id)
+        return known is not None and known[0] is topic and known[1] is settings
+
+    async def reconcile(self, image: ClusterImage, settings: Settings) -> bool:
+        """Make what is hosted agree with `image`; repeatable.  True if something was done."""
+        work = [topic for topic in image.topics.values() if not self._is_applied(topic, settings)]
+        done = [await self._host(topic, settings) for topic in work]
+        doomed = [topic for topic in image.doomed.values() if any(part.leader == self._node_id for part in topic.partitions)]
+        done += [await self._purge(topic) for topic in doomed]
+        return any(done)
+
+    async def _host(self, topic: TopicImage, settings: Settings) -> bool:
+        """Open or create every partition of `topic` that this node leads, at its epoch and settings; False if some must wait."""
+        config = self.config_of(topic, settings)
+        partitions = []
+        is_whole = True
+        for index, part in enumerate(topic.partitions):
+            if part.leader != self._node_id:
+                continue
+            try:
+                partitions.append(await self._host_partition(topic, index, config))
+            except (HotlogError, OSError) as problem:
+                LOG.error("%s-%d is not served: %s", topic.name, index, problem)
+                is_whole = False
+        try:
+            await self._follow_tier(topic, config, partitions)
+        except (Retry, OutcomeUnknown) as weather:
+            LOG.warning("%s: the cold tier does not follow its settings yet: %s", topic.name, weather)
+            is_whole = False
+        if is_whole:
+            self._applied[topic.topic_id] = (topic, settings)
+        return is_whole
+
+    async def _host_partition(self, topic: TopicImage, index: int, config: TopicConfig) -> Partition:
+        tp = TopicPartition(topic.name, index)
+        epoch = topic.partitions[index].leader_epoch
+        log = self._logs.get(tp)
+        if log is not None and log.topic_id != topic.topic_id:  # the name was deleted and made again while this node was away
+            await self._logs.delete(tp)
+            log = None
+        if log is None:
+            log = await self._create_log(topic, tp, config, epoch)
+        elif log.config is not config:
+            log.reconfigure(config)
+        if log.leader_epoch != epoch:
+            log.set_leader_epoch(epoch)
+        partition = self.partitions.get(tp)
+        if partition is None or partition.log is not log:
+            partition = self.partitions[tp] = Partition(tp, topic.topic_id, epoch, log)
+        partition.leader_epoch = epoch
+        return partition
+
+    async def _create_log(self, topic: TopicImage, tp: TopicPartition, config: TopicConfig, epoch: int) -> PartitionLog:
+        """A new log; for a topic that is older than this process it begins where the cold tier ends.
+
+        Raises:
+            StoreUnavailable: the store cannot say where that is; beginning at 0 would give offsets out twice.
+        """
+        held = None
+        if topic.topic_id not in self.fresh and config.remote_enabled and self._tier is not None:
+            held = await self._tier.tiered_range(PartitionId(topic.topic_id, tp.partition))
+        start, end = held or (0, 0)
+        if held is not None:
+            LOG.warning("%s has no local log: it begins anew at offset %d, where the cold tier ends", tp, end)
+        log = await self._logs.create(tp, topic.topic_id, config, start_offset=end, leader_epoch=epoch)
+        if start < end:
+            log.log_start_offset = start
+            await log.wait_log_start_saved()
+        return log
+
+    async def mend(self, image: ClusterImage) -> None:
+        """Begin a log anew that turned out to end before its cold tier does: the store has all of it, and more."""
+        for tp, partition in list(self.partitions.items()):
+            view = partition.cold.view if partition.cold is not None and partition.cold.ready else None
+            topic = image.topics_by_id.get(partition.topic_id)
+            if view is None or topic is None or partition.log.log_end_offset >= view.end_offset:
+                continue
+            LOG.warning("%s ends at %d, its cold tier at %d", partition.tp, partition.log.log_end_offset, view.end_offset)
+            del self.partitions[tp]
+            self.fresh.discard(partition.topic_id)
+            self._applied.pop(partition.topic_id, None)
+            if self._tier is not None:
+                await self._tier.detach(partition.pid)
+            await self._logs.delete(partition.tp)
+
+    async def _follow_tier(self, topic: TopicImage, config: TopicConfig, partitions: list[Partition]) -> None:
+        """Attach to or detach from the cold tier as the settings say."""
+        if self._tier is None:
+            return
+        tier = self._tier
+        gate = asyncio.Semaphore(ATTACHES_AT_ONCE)
+
+        async def attach(partition: Partition) -> None:
+            async with gate:
+                partition.cold = await tier.attach(partition.pid, topic.name, partition.log, leader_epoch=partition.leader_epoch)
+
+        if config.remote_enabled:
+            await asyncio.gather(*(attach(partition) for partition in partitions if not _is_attached(partition)))
+            return
+        for partition in partitions:
+            if partition.cold is not None:  # turned off with remote.log.delete.on.disable (KIP-950): the local part remains
+                partition.log.advance_log_start(partition.log.local_log_start_offset)
+                await partition.log.wait_log_start_saved()
+                await tier.delete_topic_partition(partition.pid)
+                partition.cold = None
+
+    async def _purge(self, topic: TopicImage) -> bool:
+        """Give up a deleted topic's data in both tiers; False if that failed and is to be repeated by the next tick."""
+        for index in range(len(topic.partitions)):
+            partition = self.partitions.get((topic.name, index))
+            if partition is not None and partition.topic_id == topic.topic_id:
+                del self.partitions[topic.name, index]
+            tp = TopicPartition(topic.name, index)
+            log = self._logs.get(tp)
+            if log is not None and log.topic_id == topic.topic_id:
+                await self._logs.delete(tp)
+        self._applied.pop(topic.topic_id, None)
+        self._configs.pop(topic.topic_id, None)
+        try:
+            if topic.name not in self._controller.image.topics:
+                await self._forget_topic(topic.name)
+            if self._tier is not None:
+                for index in range(len(topic.partitions)):
+                    await self._tier.delete_topic_partition(PartitionId(topic.topic_id, index))
+            if self._controller.state is State.ACTIVE:
+                await self._controller.commit(lambda image: _purged(image, topic.topic_id))
+        except (Retry, OutcomeUnknown, Fenced) as weather:
+            LOG.warning("data of deleted topic %s (%s) is still to be removed: %s", topic.name, topic.topic_id, weather)
+            return False
+        return self._controller.state is State.ACTIVE
+
+
+def _is_attached(partition: Partition) -> bool:
+    return partition.cold is not None and partition.cold.leader_epoch == partition.leader_epoch
+
+
+def _purged(image: ClusterImage, topic_id: UUID) -> list[Record]:
+    return [TopicPurged(topic_id=topic_id)] if topic_id in image.doomed else []

@@ -1,0 +1,108 @@
+"""A broker in this process over a real directory, a real store in a directory and real logs; requests go through the wire's bytes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from kio.serial import entity_reader, entity_writer
+
+from controller.service import Controller
+from hotlog.apis.api import Later, RequestContext
+from hotlog.apis.broker import Broker
+from hotlog.apis.dispatch import Dispatch
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.log.manager import LogManager
+from hotlog.wire import apis
+from hotlog.world.ports import ObjectStore
+from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
+from tiering.store import open_store
+from tiering.tier import ColdTier
+
+QUICK = {"group.initial.rebalance.delay.ms": "0", "group.min.session.timeout.ms": "10", "offsets.topic.num.partitions": "2"}
+_correlations = itertools.count(1)
+
+
+async def open_directory_store(path: Path, metrics: Metrics | None = None) -> ObjectStore:
+    return await open_store(
+        f"file://{path}", settings=Settings.resolve({}), metrics=metrics or Metrics(), clock=SystemClock(),
+        entropy=SystemEntropy(), disk=PosixDisk(),
+    )  # fmt: skip
+
+
+async def open_broker(
+    data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, open_wait_s: float = 5.0, tiered: bool = True
+) -> Broker:
+    """A started broker; the caller closes it."""
+    resolved = Settings.resolve({**QUICK, **(settings or {})})
+    clock, disk, entropy, metrics = SystemClock(), PosixDisk(), SystemEntropy(), Metrics()
+    controller = Controller(
+        store, clock=clock, disk=disk, entropy=entropy, directory=f"{data}/metadata",
+        node_id=resolved.number("node.id"), open_wait_s=open_wait_s,
+    )  # fmt: skip
+    try:
+        await controller.open()
+        tier = ColdTier(
+            store=store, clock=clock, disk=disk, entropy=entropy, settings=resolved, metrics=metrics,
+            cache_dir=f"{data}/cache", cluster_id=controller.cluster_id,
+        )  # fmt: skip
+        broker = Broker(
+            settings=resolved, clock=clock, disk=disk, entropy=entropy, metrics=metrics,
+            logs=LogManager(clock, disk, entropy, resolved, metrics, str(data)), controller=controller,
+            tier=tier if tiered else None,
+        )  # fmt: skip
+        await broker.start()
+    except BaseException:
+        await controller.close()
+        raise
+    return broker
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, settings: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Broker]:
+    """A broker on tmp_path/data and tmp_path/store."""
+    store = await open_directory_store(tmp_path / "store")
+    broker = await open_broker(tmp_path / "data", store, settings, **options)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+        await store.close()
+
+
+class Door:
+    """Calls APIs of a broker as a client would: request bytes in, response bytes out, both of one version."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.dispatch = Dispatch(broker.metrics)
+
+    async def call(self, key: int, version: int, request: Any) -> Any:
+        with io.BytesIO() as buffer:
+            entity_writer(type(request))(buffer, request)
+            body = buffer.getvalue()
+        door = self.dispatch.door(key, version)
+        entity = apis.decode_request(key, version, memoryview(body), 0)
+        context = RequestContext(
+            api_key=key, version=version, correlation_id=next(_correlations), client_id="test", peer=("127.0.0.1", 1),
+            connection_id=1, arrived=0.0,
+        )  # fmt: skip
+        answer = door.api.handle(self.broker, context, entity)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if isinstance(answer, Later):
+            answer = await answer.reply
+        frame = b"".join(bytes(part) for part in self.dispatch.encode(context, answer))
+        head = 9 if apis.has_flexible_response_header(key, version) else 8
+        response, size = entity_reader(apis.response_type(key, version))(frame, head)
+        assert head + size == len(frame), "the response is exactly its frame"
+        return response
+
+
+def request(key: int, version: int) -> apis.Shapes:
+    return apis.requests(key, version)
