@@ -1,0 +1,221 @@
+"""The reconciler: lists the bucket, compares it with the manifests, condemns orphans, aborts stale uploads, reports what is missing.
+
+It deletes nothing itself: an orphan is written into its partition's manifest as garbage, from where the reaper takes it after the
+grace.  That commit is also the fence against a very late writer: a row whose object is garbage is refused (manifest_edits.append).
+
+Invariants: works only in a bucket whose marker names this cluster; condemns only against the generation it has judged; per partition and
+pass no more than the root has room for; nothing is concluded from what a listing lacks without asking for the object itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+from compaction.orphans import Verdict, judge, missing_names, page_needed
+from compaction.reaper import reap
+from compaction.trusted_clock import TrustedClock
+from controller.service import read_cluster
+from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, NotFound, OutcomeUnknown, PreconditionFailed, Retry
+from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.metrics import Metrics
+from hotlog.world.ports import Clock, ObjectInfo, ObjectStore
+from tiering.archive import Page
+from tiering.garbage import is_finished
+from tiering.keys import ParsedKey, data_prefix, parse_key
+from tiering.manifest import GARBAGE_OBJECTS_MAX, GarbageObject, Manifest
+from tiering.manifest_edits import Pages, mark_garbage
+from tiering.manifest_store import ManifestStore
+
+LOG = logging.getLogger(__name__)
+KEYS_MAX = 2_000  # of one partition, judged in one tick
+MISSING_MAX = 16  # objects asked for by name in one tick
+PAGES_KEPT = 4
+
+
+class Group(NamedTuple):
+    """Listed objects of one partition, in order; `is_whole` if these are all of them."""
+
+    pid: PartitionId
+    objects: list[tuple[ParsedKey, ObjectInfo]]
+    is_whole: bool
+
+
+class Reconciler:
+    """One pass over the bucket per `interval_s`, in ticks.
+
+    Args:
+        manifest_of: a manifest by partition (tiering.tier.ColdTier.manifest_of).
+        is_hosted: whether this broker keeps that manifest itself; if not, a deleted topic's garbage is reaped here.
+        grace_ms, interval_s: settings as they are now.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        cluster_id: str,
+        *,
+        clock: Clock,
+        trusted: TrustedClock,
+        metrics: Metrics,
+        manifest_of: Callable[[PartitionId], ManifestStore],
+        is_hosted: Callable[[PartitionId], bool],
+        grace_ms: Callable[[], int],
+        interval_s: Callable[[], float],
+    ) -> None:
+        self._store = store.bind(purpose="reconcile")
+        self._cluster_id = cluster_id
+        self._prefix = data_prefix(cluster_id)
+        self._clock = clock
+        self._trusted = trusted
+        self._metrics = metrics
+        self._manifest_of = manifest_of
+        self._is_hosted = is_hosted
+        self._grace_ms = grace_ms
+        self._interval_s = interval_s
+        self._pass_due = clock.monotonic()
+        self._listing: AsyncIterator[Group] | None = None
+        self._suspects: dict[str, str] = {}  # key -> etag, unreferenced in the last whole pass
+        self._fresh_suspects: dict[str, str] = {}
+        self._uploads: set[tuple[str, str]] = set()  # unfinished uploads of the last pass
+        self._found: Counter[Verdict] = Counter()
+
+    async def tick(self) -> bool:
+        """Judge one partition (or a part of a large one); True while the pass goes on.
+
+        Raises:
+            ForeignStore: the bucket is not this cluster's.  StoreUnavailable: the pass begins anew when it is due again.
+        """
+        if self._listing is None:
+            if self._clock.monotonic() < self._pass_due:
+                return False
+            self._pass_due = self._clock.monotonic() + self._interval_s()
+            await self._check_marker()
+            await self._abort_uploads()
+            self._listing, self._fresh_suspects, self._found = self._groups(), {}, Counter()
+        try:
+            group = await anext(self._listing, None)
+        except HotlogError:
+            self._listing = None
+            raise
+        if group is None:
+            self._end_pass()
+            return False
+        await self._judge_group(group)
+        return True
+
+    async def _check_marker(self) -> None:
+        try:
+            found = await read_cluster(self._store)
+        except NotFound:
+            raise ForeignStore("the object store has no cluster marker: nothing in it is touched") from None
+        if found != self._cluster_id:
+            raise ForeignStore(f"the object store belongs to cluster {found}, not {self._cluster_id}: nothing in it is touched")
+
+    async def _abort_uploads(self) -> None:
+        """Abort uploads that an earlier pass saw and that are older than the grace."""
+        seen: set[tuple[str, str]] = set()
+        now_ms = self._trusted.now_ms()
+        async for upload in self._store.list_uploads(self._prefix):
+            name = (upload.key, upload.upload_id)
+            if name in self._uploads and now_ms - upload.started_ms >= self._grace_ms():
+                LOG.info("aborting the upload %s of %s, left since %d", upload.upload_id, upload.key, upload.started_ms)
+                await self._store.abort_upload(upload)
+            else:
+                seen.add(name)
+        self._uploads = seen
+
+    async def _groups(self) -> AsyncIterator[Group]:
+        """Listed objects, partition by partition, at most KEYS_MAX together; what is not ours is left alone."""
+        objects: list[tuple[ParsedKey, ObjectInfo]] = []
+        is_first = True
+        async for info in self._store.list(self._prefix):
+            key = parse_key(info.key)
+            if key is None:
+                continue
+            is_other = bool(objects) and key.pid != objects[0][0].pid
+            if is_other or len(objects) >= KEYS_MAX:
+                yield Group(objects[0][0].pid, objects, is_first and is_other)
+                objects, is_first = [], is_other
+            objects.append((key, info))
+        if objects:
+            yield Group(objects[0][0].pid, objects, is_first)
+
+    def _end_pass(self) -> None:
+        self._listing = None
+        self._suspects = self._fresh_suspects
+        for verdict in (Verdict.YOUNG, Verdict.NEWER, Verdict.UNCLAIMED, Verdict.ORPHAN):
+            self._metrics.orphans.labels(verdict.value).set(self._found[verdict])
+        if self._found[Verdict.UNCLAIMED]:
+            LOG.warning("%d objects belong to partitions without a manifest; they are left alone", self._found[Verdict.UNCLAIMED])
+
+    async def _judge_group(self, group: Group) -> None:
+        manifest = self._manifest_of(group.pid)
+        try:
+            root = await manifest.load()  # after the listing: what was committed meanwhile counts
+            pages: dict[str, Page] = {}
+            orphans = [one for one in group.objects if await self._verdict(manifest, root, *one, pages) is Verdict.ORPHAN]
+            if root is not None:
+                if group.is_whole:
+                    await self._report_missing(manifest, root, [key.name for key, _ in group.objects])
+                await self._condemn(manifest, root, orphans)
+                await self._bury(manifest, group)
+        except Corrupt as damage:
+            self._metrics.corruption.labels("manifest").inc()
+            LOG.error("%s is not reconciled: %s", group.pid, damage)
+        except (Retry, OutcomeUnknown, PreconditionFailed) as weather:
+            LOG.info("%s is reconciled in the next pass: %s", group.pid, weather)
+
+    async def _verdict(
+        self, manifest: ManifestStore, root: Manifest | None, key: ParsedKey, info: ObjectInfo, pages: dict[str, Page]
+    ) -> Verdict:
+        """`pages` are those read for this group; keys come by offset, so the last few are enough."""
+        while root is not None and (ref := page_needed(root, key, pages)) is not None:
+            pages[ref.name] = await manifest.page(ref)
+            while len(pages) > PAGES_KEPT:
+                del pages[next(iter(pages))]
+        verdict = judge(
+            root, key, info, pages,
+            now_ms=self._trusted.now_ms(), grace_ms=self._grace_ms(), seen_before=self._suspects.get(info.key) == info.etag,
+        )  # fmt: skip
+        self._found[verdict] += 1
+        if verdict in (Verdict.YOUNG, Verdict.ORPHAN):
+            self._fresh_suspects[info.key] = info.etag
+        return verdict
+
+    async def _report_missing(self, manifest: ManifestStore, root: Manifest, listed: list[str]) -> None:
+        """A live object that a listing lacks is asked for by name: a missing one is lost data, and said so."""
+        for name in missing_names(root, listed)[:MISSING_MAX]:
+            key = manifest.keys.object(name)
+            try:
+                await self._store.head(key)
+            except NotFound:
+                self._metrics.corruption.labels("missing-object").inc()
+                LOG.error("object %s is missing from the store though the manifest of %s refers to it", key, root.pid)
+
+    async def _condemn(self, manifest: ManifestStore, root: Manifest, orphans: list[tuple[ParsedKey, ObjectInfo]]) -> None:
+        room = GARBAGE_OBJECTS_MAX - len(root.garbage)
+        if not orphans or room <= 0:
+            return
+        not_before_ms = self._clock.now_ms() + self._grace_ms()
+        items = [GarbageObject(key.name, info.size, not_before_ms) for key, info in orphans[:room]]
+
+        def edit(newest: Manifest, _: Pages) -> Manifest:
+            if newest.generation != root.generation:
+                raise PreconditionFailed(f"manifest of {root.pid} moved on from generation {root.generation} while it was judged")
+            return mark_garbage(newest, items)
+
+        await manifest.commit(edit)
+        for item in items:
+            LOG.warning("orphan %s of %d bytes is condemned", manifest.keys.object(item.name), item.size)
+
+    async def _bury(self, manifest: ManifestStore, group: Group) -> None:
+        """A deleted topic whose broker is gone: reap it here, the manifest last and only when nothing else is listed."""
+        view = manifest.view
+        if view is None or not view.is_deleted or self._is_hosted(group.pid):
+            return
+        await reap(self._store, manifest, now_ms=self._trusted.now_ms(), grace_ms=self._grace_ms())
+        if manifest.view is not None and is_finished(manifest.view) and group.is_whole and len(group.objects) == 1:
+            await manifest.remove()
