@@ -3,8 +3,9 @@
 
     python infra/minio/serve.py                     serve ./minio-data on 127.0.0.1:9000 with the bucket "hotlog", until Ctrl-C
     python infra/minio/serve.py --print-binary      only say where the binary is (building it if need be)
+    python infra/minio/serve.py --build rclone      the S3 server that our tests refuse
 
-The binary is looked for in $HOTLOG_MINIO_BINARY, on PATH, and in the user's cache (hotlog-dev/bin/minio).  MinIO's licence is AGPL-3.0:
+The binary is looked for in $HOTLOG_MINIO_BINARY, in the user's cache (hotlog-dev/bin/minio) and on PATH.  MinIO's licence is AGPL-3.0:
 it is a tool beside Hotlog, never a part of it.
 
 Invariants: only 127.0.0.1 is listened on; a build becomes visible in one rename; two builds never run at once.
@@ -24,7 +25,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-MODULE = "github.com/minio/minio@latest"
+MODULES = {
+    "minio": "github.com/minio/minio@latest",
+    "rclone": "github.com/rclone/rclone@v1.68.2",  # a version whose `serve s3` ignores conditions on writes: the tests refuse it
+}
 BUILD_SECONDS_MAX = 1800
 ACCESS_KEY, SECRET_KEY = "hotlog-dev", "hotlog-dev-secret"
 
@@ -33,9 +37,9 @@ class NoBinary(Exception):
     """MinIO is neither here nor can it be built; the message says why."""
 
 
-def find_binary() -> str | None:
-    """Path of a MinIO binary that is already here."""
-    for candidate in (os.environ.get("HOTLOG_MINIO_BINARY"), shutil.which("minio"), str(cache_folder() / "minio")):
+def find_binary(name: str = "minio") -> str | None:
+    """Path of a binary that is already here: $HOTLOG_MINIO_BINARY (and so on), the cache, PATH."""
+    for candidate in (os.environ.get(f"HOTLOG_{name.upper()}_BINARY"), str(cache_folder() / name), shutil.which(name)):
         if candidate and os.access(candidate, os.X_OK):
             return candidate
     return None
@@ -50,15 +54,15 @@ def go_binary() -> str | None:
     return shutil.which("go") or next((path for path in ("/usr/local/go/bin/go",) if os.access(path, os.X_OK)), None)
 
 
-def build(module: str = MODULE, name: str = "minio") -> str:
+def build(name: str = "minio") -> str:
     """Build a Go program into the cache; its path.
 
     Raises:
         NoBinary: no Go, or the build failed.
     """
-    go = go_binary()
+    go, module = go_binary(), MODULES[name]
     if go is None:
-        raise NoBinary(f"{name} is not on PATH nor in {cache_folder()}, and Go (which could build it) is not installed")
+        raise NoBinary(f"{name} is neither on PATH nor in the user's cache, and Go (which could build it) is not installed")
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.lock").open("w") as lock:
@@ -123,8 +127,12 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=9000, help="port on 127.0.0.1 (default: %(default)s)")
     parser.add_argument("--bucket", default="hotlog", help="bucket to make (default: %(default)s)")
     parser.add_argument("--print-binary", action="store_true", help="print the binary's path and end")
+    parser.add_argument("--build", choices=sorted(MODULES), help="build this program into the cache, print its path and end")
     given = parser.parse_args()
     try:
+        if given.build:
+            print(build(given.build))
+            return 0
         if given.print_binary:
             print(find_binary() or build())
             return 0

@@ -164,7 +164,7 @@ async def test_listings_are_in_order_and_by_prefix(store: ObjectStore) -> None:
 
 
 async def test_a_listing_sorts_whole_keys_not_folders(store: ObjectStore, store_url: str, seaweed: S3Server) -> None:
-    """"b.txt" comes before "b/1", as "." comes before "/".  SeaweedFS sorts folder by folder; no key of Hotlog's depends on it."""
+    """ "b.txt" comes before "b/1", as "." comes before "/".  SeaweedFS sorts folder by folder; no key of Hotlog's depends on it."""
     for key in ("b/1", "b.txt", "b-1"):
         await store.put(key, b"")
     expected = ["b-1", "b.txt", "b/1"]

@@ -28,7 +28,7 @@ from hotlog.world.posix import SystemEntropy
 from tiering.store.resilient import ResilientStore, UploadLimits
 
 RACERS = 8
-ROUNDS = 3
+ROUNDS = 2
 MULTIPART_LIMITS = UploadLimits(
     single_put_bytes_max=5 * MiB, part_bytes=5 * MiB, parts_in_flight=2
 )  # the smallest parts S3 takes

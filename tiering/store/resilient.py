@@ -72,6 +72,7 @@ class Retrier:
         """
         policy = self.policy.extended(moved)
         ends = self._clock.monotonic() + policy.total
+        last: StoreUnavailable | None = None
         attempts = tenacity.AsyncRetrying(
             sleep=asyncio.sleep,
             wait=lambda state: self._pause(policy, state.attempt_number),
@@ -83,9 +84,14 @@ class Retrier:
         )
         async for attempt in attempts:
             with attempt:
-                number = attempt.retry_state.attempt_number
                 seconds = max(0.0, min(policy.attempt, ends - self._clock.monotonic()))
-                return await self._attempt(what, call, seconds, conditional=conditional, repeated=number > 1)
+                try:
+                    return await self._attempt(what, call, seconds, conditional=conditional, repeated=last is not None)
+                except StoreUnavailable as away:
+                    if last is not None and isinstance(away.__cause__, TimeoutError) and seconds < policy.attempt:
+                        raise last from away  # the last attempt had no fair chance; what failed before says more
+                    last = away
+                    raise
         raise AssertionError("tenacity leaves its loop by return or raise")
 
     def _pause(self, policy: Policy, attempt: int) -> float:

@@ -1,6 +1,6 @@
 """S3 and what speaks like it (MinIO, SeaweedFS, R2 ...) as an object store: the only module that imports aioboto3.
 
-Requests go once: botocore's own retries are off, because a repeated conditional write that had succeeded looks like a conflict.
+Requests go once: botocore's own retries are off, and aiohttp's, because a repeated conditional write that had succeeded looks like a conflict.
 Payloads are not hashed with SHA-256 (14 times the cost of CRC-32C, limits.md 3.1): they are sent as UNSIGNED-PAYLOAD, small objects with
 their CRC-32C in a header, which the store checks.  Large objects: s3_upload.py.
 
@@ -18,6 +18,7 @@ from typing import Any
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import BotoCoreError, ClientError
 from crc32c import crc32c
 
@@ -29,7 +30,8 @@ from tiering.store.metered import Account, Call
 from tiering.store.resilient import Refused, Retrier, UploadLimits
 from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.s3_errors import translate
-from tiering.store.s3_upload import Upload
+from tiering.store.s3_upload import PIECE_BYTES, Body, Upload
+from tiering.store.sources import BytesSource
 from tiering.store.urls import S3Url
 
 LIST_PAGE = 1000  # the most S3 gives
@@ -38,6 +40,16 @@ POOL_CONNECTIONS_MAX = 64
 CONNECT_SECONDS_MAX = 10
 READ_SECONDS_MAX = 300  # between two packets; the deadlines of resilient.py are the ones that act
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class OnceSession(AIOHTTPSession):
+    """HTTP without aiohttp's own repeat of a request whose connection broke: it repeats PUT, which for a conditional write turns a
+    success into a lost race."""
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)  # type: ignore[misc]
+        session._retry_connection = False  # there is no public switch; tests/store/test_faults.py counts the requests
+        return session
 
 
 class S3Store:
@@ -55,6 +67,7 @@ class S3Store:
             Invalid: what botocore refuses (a bad profile, region or endpoint).
         """
         config = AioConfig(
+            http_session_cls=OnceSession,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=POOL_CONNECTIONS_MAX,
             connect_timeout=CONNECT_SECONDS_MAX,
@@ -87,6 +100,7 @@ class S3Store:
         check_key(key)
         if if_match is not None and if_absent:
             raise Invalid(f"put of {key}: if_match and if_absent exclude each other")
+        size = memoryview(body).nbytes
         extra: dict[str, Any] = {}
         if if_absent:
             extra["IfNoneMatch"] = "*"
@@ -94,10 +108,11 @@ class S3Store:
             extra["IfMatch"] = if_match
         if self._bucket.checksum:
             extra["ChecksumCRC32C"] = crc_header(crc32c(body))
+        data: Any = bytes(body) if size <= PIECE_BYTES else Body(BytesSource(body), 0, size)
         with self._request("put", "put", key, conditional=bool(if_match or if_absent)) as call:
-            call.sent = memoryview(body).nbytes
+            call.sent = size
             answer = await self._bucket.client.put_object(
-                Bucket=self._bucket.name, Key=self._bucket.full(key), Body=bytes(body), **extra
+                Bucket=self._bucket.name, Key=self._bucket.full(key), Body=data, ContentLength=size, **extra
             )
             return answer["ETag"]
 
