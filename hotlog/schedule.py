@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from hotlog.kernel.beats import Beat
 from hotlog.kernel.errors import Fenced, StoreUnavailable
 from hotlog.kernel.metrics import Metrics
 
 log = logging.getLogger("hotlog.schedule")
 TICKS_IN_A_ROW_MAX = 64
-
-
-class Beat(NamedTuple):
-    """A worker's tick (True: more to do) and how often it is due, in seconds."""
-
-    name: str
-    tick: Callable[[], Awaitable[bool]]
-    interval_s: float
 
 
 class Schedule:

@@ -5,6 +5,8 @@ Invariants: a client error leaves as HotlogError with the broker's own words; no
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -56,8 +58,10 @@ def answered(call: Callable[[], T]) -> T:
         raise ClientError(f"{name}: {text}") from None
 
 
-def _quiet() -> Any:
-    """librdkafka's log lines go to a logger of their own instead of stderr."""
-    import logging
-
-    return logging.getLogger("hotlog.client")
+def _quiet() -> logging.Logger:
+    """librdkafka's log lines go to a logger of their own, silent unless HOTLOG_LOG asks for more."""
+    logger = logging.getLogger("hotlog.client")
+    logger.propagate = bool(os.environ.get("HOTLOG_LOG"))
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import KafkaException
 
-from hotlog.cli.client import ClientError, producer
+from hotlog.cli.client import WAIT_SECONDS, ClientError, producer
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap
 from hotlog.cli.output import say
 from hotlog.kernel.errors import Invalid
@@ -44,7 +44,7 @@ def produce(
             fields = _from_json(line, number) if json else _from_text(line.rstrip(b"\r\n"), key_separator)
             _send(client, topic, fields, failures)
             count += 1
-    left = client.flush(120)
+    left = client.flush(WAIT_SECONDS)
     if left or failures:
         raise ClientError(
             f"{left + len(failures)} of {count} records were not acknowledged: {failures[:1] or 'no answer in time'}"

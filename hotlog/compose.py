@@ -1,0 +1,169 @@
+"""The only composition root: settings and a world in, a node out.  The simulator calls it too.
+
+Start order: metadata (it names the cluster), hot logs, cold tier, what is hosted, then the listener; stop order is the reverse.
+
+Invariants: no component makes another one; nothing here knows whether the world is real; every periodic job is a tick listed in `beats`.
+"""
+
+from __future__ import annotations
+
+from compaction.trusted_clock import KeptClock
+from compaction.worker import RetentionWorker
+from controller.service import Controller
+from hotlog.apis.broker import Broker
+from hotlog.apis.dispatch import Dispatch
+from hotlog.apis.listener import Listener
+from hotlog.kernel.beats import Beat
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.log.manager import LogManager
+from hotlog.world.ports import World
+from tiering.cost.meter import Meter
+from tiering.tier import ColdTier
+
+METER_SAVE_S = 60.0
+BROKER_TICK_S = 5.0
+LOG_TICK_S = 1.0
+
+
+class Node:
+    """One broker with its workers.  Made by `build_node`; `start` brings it up, `close` down."""
+
+    def __init__(self, settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter) -> None:
+        self.settings = settings
+        self.world = world
+        self.metrics = metrics
+        self.meter = meter
+        self._data_dir = data_dir
+        self.controller = Controller(
+            world.store,
+            clock=world.clock,
+            disk=world.disk,
+            entropy=world.entropy,
+            directory=f"{data_dir}/metadata",
+            node_id=settings.number("node.id"),
+            rack=settings.text("broker.rack"),
+        )
+        self.logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
+        self.tier: ColdTier | None = None
+        self._broker: Broker | None = None
+        self._listener: Listener | None = None
+        self._retention: RetentionWorker | None = None
+
+    @property
+    def broker(self) -> Broker:
+        assert self._broker is not None, "open() comes first"
+        return self._broker
+
+    async def open(self) -> None:
+        """Everything but the listener: metadata, logs, cold tier, hosted partitions, workers.
+
+        Raises:
+            ForeignStore, Invalid: the store or the data directory is another cluster's; StoreUnavailable at the very first start.
+        """
+        world, settings = self.world, self.settings
+        await self.controller.open(await self.logs.claim())
+        if settings.flag("remote.log.storage.system.enable"):
+            self.tier = ColdTier(
+                store=world.store,
+                clock=world.clock,
+                disk=world.disk,
+                entropy=world.entropy,
+                settings=settings,
+                metrics=self.metrics,
+                cache_dir=f"{self._data_dir}/cache",
+                cluster_id=self.controller.cluster_id,
+            )
+        broker = self._broker = Broker(
+            settings=settings,
+            clock=world.clock,
+            disk=world.disk,
+            entropy=world.entropy,
+            metrics=self.metrics,
+            logs=self.logs,
+            controller=self.controller,
+            tier=self.tier,
+        )
+        await broker.start()
+        self._retention = RetentionWorker(
+            broker.hosted,
+            clock=world.clock,
+            settings=lambda: broker.settings,
+            metrics=self.metrics,
+            trusted=KeptClock(world.clock, world.disk, f"{self._data_dir}/trusted-clock"),
+            is_tiering=self.tier is not None,
+        )
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Open, then listen; return the address really bound."""
+        await self.open()
+        listener = self._listener = Listener(self.broker, Dispatch(self.metrics), self.settings, self.metrics, self.world.clock)
+        bound = await listener.start(host, port)
+        self.broker.advertised = advertised(self.settings) or bound
+        return bound
+
+    async def close(self) -> None:
+        """Stop taking requests, flush, close.  What was acknowledged does not depend on it."""
+        if self._listener is not None:
+            await self._listener.close()
+        if self._broker is not None:
+            await self._broker.close()
+        await self.meter.save()
+
+    def beats(self) -> list[Beat]:
+        """Every periodic job of this node; intervals are looked at again at each tick where a setting can change."""
+        copy_s = self.settings.number("remote.log.manager.task.interval.ms") / 1000
+        check_s = self.settings.number("log.retention.check.interval.ms") / 1000
+        return [
+            Beat("log", self._tick_logs, LOG_TICK_S),
+            Beat("broker", self._tick_broker, BROKER_TICK_S),
+            Beat("copy", self._tick_copy, copy_s),
+            Beat("retention", self._tick_retention, check_s),
+            Beat("meter", self._tick_meter, METER_SAVE_S),
+        ]
+
+    def reasons_not_ready(self) -> list[str]:
+        """Why this node does not serve, in words; empty when it does."""
+        if self._broker is None or not self._broker.is_ready:
+            return ["starting"]
+        return [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
+
+    def refresh_metrics(self) -> None:
+        """Set the gauges that are derived from state."""
+        sizes: dict[str, int] = {}
+        for log in self.logs.all():
+            sizes[log.tp.topic] = sizes.get(log.tp.topic, 0) + log.size
+        for topic, size in sizes.items():
+            self.metrics.log_size_bytes.labels(topic).set(size)
+
+    # Ticks
+
+    async def _tick_logs(self) -> bool:
+        return await self.logs.tick()
+
+    async def _tick_broker(self) -> bool:
+        return self._broker is not None and await self._broker.tick()
+
+    async def _tick_copy(self) -> bool:
+        return self.tier is not None and self.reasons_not_ready() != ["starting"] and await self.tier.tick_copy()
+
+    async def _tick_retention(self) -> bool:
+        return self._retention is not None and await self._retention.tick()
+
+    async def _tick_meter(self) -> bool:
+        await self.meter.save()
+        return False
+
+
+def advertised(settings: Settings) -> tuple[str, int] | None:
+    """advertised.listeners as (host, port); None if it is not set."""
+    text = settings.text("advertised.listeners").split(",")[0].strip()
+    if not text:
+        return None
+    host, _, port = text.rpartition("://")[2].rpartition(":")
+    return host, int(port)
+
+
+def build_node(settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter) -> Node:
+    """Wire one node.  `data_dir` holds log/, metadata/, cache/."""
+    return Node(settings, world, metrics=metrics, data_dir=data_dir, meter=meter)

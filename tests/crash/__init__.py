@@ -1,0 +1,1 @@
+"""Real processes killed with kill -9, and what must be true afterwards."""
