@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,23 +12,29 @@ import pytest
 from hotlog.world.ports import ObjectStore
 from tests.sim.bucket import Bucket
 from tests.sim.clock import SimClock
+from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
 from tests.sim.fuse import Fuse
 from tests.sim.loop import SimLoop, run
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
 from tests.store import test_contract as store_contract
+from tests.world import test_disk_contract as disk_contract
 from tiering.store.resilient import Policy, ResilientStore, Retrier
 
-Test = Callable[..., Coroutine[Any, Any, None]]
+Test = Callable[..., Any]
+GIVEN = {"store", "store_url", "open_test_store", "disk_root"}
 
 
 def cases(suite: Any) -> Iterator[Any]:
     """Every test of a suite with every combination of its parameters."""
     for name, test in sorted(vars(suite).items()):
-        if not name.startswith("test_") or not inspect.iscoroutinefunction(test):
+        if not name.startswith("test_"):
             continue
         axes = [_axis(mark) for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+        asked = set(inspect.signature(test).parameters) - {key for axis in axes for key in axis[0]}
+        if not asked <= GIVEN:
+            continue  # wants one real form by name
         for number, choice in enumerate(itertools.product(*axes)):
             values = {key: value for part in choice for key, value in part.items()}
             yield pytest.param(test, values, id=f"{name}-{number}")
@@ -50,5 +56,17 @@ def test_store_contract(test: Test, values: dict[str, Any]) -> None:
 
         given: dict[str, Any] = {"store": await open_store(), "store_url": "sim:", "open_test_store": open_store, **values}
         await test(**{name: given[name] for name in inspect.signature(test).parameters})
+
+    run(main)
+
+
+@pytest.mark.parametrize(("test", "values"), cases(disk_contract))
+def test_disk_contract(test: Test, values: dict[str, Any]) -> None:
+    async def main(loop: SimLoop) -> None:
+        machine = Machine(stream(0, "disk"), capacity_bytes=1 << 30)
+        machine.page_cache = 1.0
+        disk = SimDisk(machine, SimClock(loop), Trace(loop), Fuse())
+        disk.make_dirs("/root")
+        test(disk_root=(disk, "/root"), **values)
 
     run(main)
