@@ -88,7 +88,7 @@ def is_one_bit_off(damage: Buffer, expected_offset: int) -> bool:
     view = memoryview(damage)
     header = header_at(view)
     if header.magic != 2:
-        return _ones(header.magic ^ 2) == 1 and header.base_offset == expected_offset and _whole(view, header.size)
+        return _ones((header.magic ^ 2) & 0xFF) == 1 and header.base_offset == expected_offset and _whole(view, header.size)
     if header.base_offset != expected_offset:
         return _ones(header.base_offset ^ expected_offset) == 1 and _whole(view, header.size)
     if BATCH_HEADER_BYTES <= header.size <= len(view):

@@ -1,0 +1,107 @@
+"""A Disk that fails on request, over a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from hotlog.world.ports import Buffer, File
+from hotlog.world.posix import PosixDisk
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FaultyFile:
+    """Passes on to `inner` what `disk` lets pass."""
+
+    def __init__(self, disk: FaultyDisk, inner: File) -> None:
+        self._disk = disk
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def append(self, buffers: Sequence[Buffer]) -> int:
+        self._disk.check("append", self._inner.path)
+        return self._inner.append(buffers)
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        self._disk.check("write", self._inner.path)
+        self._inner.write_at(offset, data)
+
+    def read_at_nowait(self, offset: int, length: int) -> Buffer | None:
+        if self._disk.is_cold:
+            self._disk.cold_reads += 1
+            return None
+        return self._inner.read_at_nowait(offset, length)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self._disk.check("read", self._inner.path)
+        return self._inner.read_at(offset, length)
+
+    def sync(self) -> None:
+        self._disk.syncs.append(self._inner.path)
+        self._disk.check("sync", self._inner.path)
+        self._inner.sync()
+
+
+class FaultyDisk(PosixDisk):
+    """`fail` makes calls fail; `hold` makes `run` wait until `let_go`; `is_cold` empties the page cache for good."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.faults: dict[tuple[str, str], int] = {}
+        self.syncs: list[str] = []
+        self.is_cold = False
+        self.cold_reads = 0
+        self.free: int | None = None
+        self.free_asked = 0
+        self._gate: asyncio.Event | None = None
+        self.held = 0
+
+    def fail(self, call: str, pattern: str, number: int) -> None:
+        self.faults[call, pattern] = number
+
+    def heal(self) -> None:
+        self.faults.clear()
+
+    def check(self, call: str, path: str) -> None:
+        for (wanted, pattern), number in self.faults.items():
+            if wanted == call and fnmatch.fnmatchcase(path, pattern):
+                raise OSError(number, os.strerror(number), path)
+
+    def hold(self) -> None:
+        self._gate = asyncio.Event()
+
+    def let_go(self) -> None:
+        assert self._gate is not None
+        self._gate.set()
+        self._gate = None
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._gate is not None:
+            self.held += 1
+            await self._gate.wait()
+        return await super().run(function, *args, **kwargs)
+
+    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
+        if create and not os.path.exists(path):
+            self.check("create", path)
+        file: Any = FaultyFile(self, super().open(path, create=create, read_only=read_only))
+        return file  # type: ignore[no-any-return]
+
+    def write_atomic(self, path: str, data: Buffer) -> None:
+        self.check("write_atomic", path)
+        super().write_atomic(path, data)
+
+    def free_bytes(self, path: str) -> int:
+        self.free_asked += 1
+        return super().free_bytes(path) if self.free is None else self.free
+
+
+NO_SPACE, IO = errno.ENOSPC, errno.EIO
