@@ -144,6 +144,8 @@ class _Draft:
     def topic_created(self, record: TopicCreated) -> None:
         if record.name in self.topics:
             raise Corrupt(f"topic {record.name} is created at {self.offset} though it exists")
+        if record.topic_id in self.names or record.topic_id in self.doomed:
+            raise Corrupt(f"topic id {record.topic_id} is given out again at {self.offset}")
         self.topics[record.name] = TopicImage(
             topic_id=record.topic_id,
             name=record.name,

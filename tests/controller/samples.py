@@ -1,0 +1,41 @@
+"""One record of every type, and an image that holds something of everything."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from controller.image import ClusterImage, fold
+from controller.records import (
+    BrokerConfigsChanged,
+    BrokerStarted,
+    ControllerClaimed,
+    PartitionsAdded,
+    ProducerIdsAllocated,
+    Record,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicDeleted,
+    TopicPurged,
+)
+
+CLICKS, VIEWS, OLD = UUID(int=1), UUID(int=2), UUID(int=3)
+STORY: list[Record] = [
+    ControllerClaimed(epoch=1, node_id=1),
+    BrokerStarted(node_id=1, incarnation=UUID(int=9), rack="zone-a", raises_epochs=True),
+    TopicCreated(
+        topic_id=CLICKS, name="clicks", partitions=((1,), (1,)), configs={"retention.ms": "-1"}, created_ms=1_700_000_000_000
+    ),
+    TopicCreated(topic_id=VIEWS, name="views", partitions=((1,),), configs={}, created_ms=1_700_000_000_001),
+    TopicCreated(topic_id=OLD, name="old", partitions=((1,),), configs={}, created_ms=1_700_000_000_002),
+    PartitionsAdded(topic_id=VIEWS, partitions=((1,), (1,))),
+    TopicConfigsChanged(topic_id=CLICKS, configs={"retention.ms": None, "segment.bytes": "1048576"}),
+    BrokerConfigsChanged(node_id=-1, configs={"num.partitions": "3", "fetch.max.bytes": "2048"}),
+    BrokerConfigsChanged(node_id=1, configs={"fetch.max.bytes": "4096"}),
+    ProducerIdsAllocated(node_id=1, start=0, end=1000),
+    TopicDeleted(topic_id=OLD),
+    ControllerClaimed(epoch=2, node_id=1),
+    BrokerStarted(node_id=1, incarnation=UUID(int=10), rack="", raises_epochs=True),
+    TopicDeleted(topic_id=VIEWS),
+    TopicPurged(topic_id=OLD),
+]
+IMAGE: ClusterImage = fold(ClusterImage(), STORY)

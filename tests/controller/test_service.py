@@ -1,0 +1,360 @@
+"""The metadata log in the simulated world: commits, crashes at every call, lost answers, outages, fencing, foreign buckets."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from controller import codec
+from controller.image import ClusterImage, fold
+from controller.keys import CLUSTER_KEY, head_key
+from controller.service import Controller, State, read_image
+from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry
+from tests.controller.world import World, create, simulate
+from tests.sim.fuse import Crashed, Fuse
+from tests.sim.store import SimStore
+
+
+def names(controller: Controller) -> list[str]:
+    return sorted(controller.image.topics)
+
+
+def test_first_start_founds_a_cluster_and_the_next_one_finds_it() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            assert (first.state, first.epoch, len(first.cluster_id)) == (State.ACTIVE, 1, 22)
+            await first.commit(create("clicks", UUID(int=1)))
+            cluster_id = first.cluster_id
+        async with world.opened() as second:
+            assert (second.cluster_id, second.epoch, names(second)) == (cluster_id, 2, ["clicks"])
+        async with world.opened("fresh disk") as third:
+            assert (third.cluster_id, third.epoch, names(third)) == (cluster_id, 3, ["clicks"])
+
+    simulate(body)
+
+
+def test_the_bucket_alone_tells_everything() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            await controller.commit(create("clicks", UUID(int=1)))
+            store = SimStore(world.bucket, world.trace, Fuse())
+            assert await read_image(store, world.clock, world.entropy) == (controller.cluster_id, controller.image)
+
+    simulate(body)
+
+
+def test_head_stays_bounded_and_everything_is_found_again_through_pages_and_snapshots() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            for number in range(160):
+                await controller.commit(create(f"t{number}", UUID(int=number + 1), padding=6000))
+                raw = world.bucket.objects[head_key(controller.cluster_id)].body
+                assert len(raw) <= codec.HEAD_BYTES_MAX
+            head = codec.decode_head(raw)
+            assert head.snapshot is not None, "a snapshot was cut"
+            assert head.pages, "and pages after it"
+            assert head.retired
+            image = controller.image
+            assert not await controller.tick(), "retired objects have a grace"
+            await world_sleep(world, 3600)
+            before = len(world.bucket.objects)
+            assert await controller.tick()
+            assert len(world.bucket.objects) == before - len(head.retired)
+            await controller.commit(create("after", UUID(int=999)))
+        for machine in ("a", "empty disk"):
+            async with world.opened(machine) as controller:
+                assert {name: t for name, t in controller.image.topics.items() if name != "after"}.keys() == image.topics.keys()
+                assert controller.image.topics["t7"].topic_id == UUID(int=8)
+
+    simulate(body)
+
+
+async def world_sleep(world: World, seconds: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
+def test_a_batch_above_a_page_is_cut_and_commits_as_one() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+
+            def many(image: ClusterImage):
+                return [record for n in range(400) for record in create(f"t{n}", UUID(int=n + 1), padding=4000)(image)]
+
+            await controller.commit(many)
+            assert len(controller.image.topics) == 400
+        async with world.opened("b") as other:
+            assert len(other.image.topics) == 400
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("fate", ["lost", "conflict"])
+def test_a_lost_answer_is_recognised_as_ones_own_write(fate: str) -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            world.bucket.fail("put", fate, pattern="*/meta/head")
+            await controller.commit(create("clicks", UUID(int=1)))
+            assert names(controller) == ["clicks"]
+            with pytest.raises(AlreadyExists):
+                await controller.commit(create("clicks", UUID(int=2)))
+            assert controller.image.topics["clicks"].topic_id == UUID(int=1)
+
+    simulate(body)
+
+
+def test_an_outcome_that_stays_unknown_is_found_out_by_the_next_tick() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            world.bucket.fail("put", "lost", pattern="*/meta/head")
+            world.bucket.fail("get", "unavailable", pattern="*/meta/head", times=3)
+            with pytest.raises(HotlogError):
+                await controller.commit(create("clicks", UUID(int=1)))
+            assert names(controller) == []
+            for _ in range(4):
+                await controller.tick()
+            assert names(controller) == ["clicks"]
+
+    simulate(body)
+
+
+def test_a_second_process_that_claims_deposes_the_first() -> None:
+    async def body(world: World) -> None:
+        async with world.opened("a") as first, world.opened("b", node_id=2) as second:
+            with pytest.raises(Fenced, match="deposed"):
+                await first.commit(create("late", UUID(int=1)))
+            assert first.state is State.FENCED
+            with pytest.raises(Fenced):
+                await first.commit(create("later", UUID(int=2)))
+            await second.commit(create("clicks", UUID(int=3)))
+            assert names(second) == ["clicks"]
+
+    simulate(body)
+
+
+def test_a_data_directory_whose_node_was_taken_over_never_leads_again() -> None:
+    async def body(world: World) -> None:
+        async with world.opened("a") as first:
+            await first.commit(create("clicks", UUID(int=1)))
+        async with world.opened("b") as second:
+            assert names(second) == ["clicks"]
+        with pytest.raises(ForeignStore, match="taken over"):
+            await world.controller("a").open()
+
+    simulate(body)
+
+
+def test_leader_epochs_rise_with_every_start() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            await first.commit(create("clicks", UUID(int=1)))
+        for epoch in (1, 2, 3):
+            async with world.opened() as controller:
+                assert controller.image.topics["clicks"].partitions[0].leader_epoch == epoch
+
+    simulate(body)
+
+
+def test_without_the_store_the_local_copy_serves_and_changes_are_refused_until_it_is_back() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            await first.commit(create("clicks", UUID(int=1)))
+        world.bucket.fail("get", "unavailable", times=10_000)
+        controller = world.controller()
+        await controller.open()
+        assert (controller.state, names(controller)) == (State.OFFLINE, ["clicks"])
+        with pytest.raises(NotReady):
+            await controller.commit(create("views", UUID(int=2)))
+        assert not await controller.tick()
+        world.bucket.faults.clear()
+        assert await controller.tick()
+        assert controller.state is State.ACTIVE
+        await controller.commit(create("views", UUID(int=2)))
+        assert names(controller) == ["clicks", "views"]
+        await controller.close()
+
+    simulate(body)
+
+
+def test_a_store_that_hangs_does_not_keep_a_broker_from_starting() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            await first.commit(create("clicks", UUID(int=1)))
+        world.bucket.fail("get", "hang", times=1)
+        async with world.opened() as controller:
+            assert (controller.state, names(controller)) == (State.OFFLINE, ["clicks"])
+
+    simulate(body)
+
+
+def test_the_very_first_start_needs_the_store() -> None:
+    async def body(world: World) -> None:
+        world.bucket.fail("get", "unavailable", times=10_000)
+        with pytest.raises(Retry):
+            await world.controller().open()
+
+    simulate(body)
+
+
+def test_a_bucket_of_another_cluster_is_refused_and_left_alone() -> None:
+    async def body(world: World) -> None:
+        async with world.opened("a") as first:
+            await first.commit(create("clicks", UUID(int=1)))
+        foreign = World(world.loop, seed=7)
+        async with foreign.opened("b"):
+            pass
+        before = {key: stored.body for key, stored in foreign.bucket.objects.items()}
+        foreign.machines["a"] = world.machines["a"]
+        with pytest.raises(ForeignStore, match="belongs to cluster"):
+            await foreign.controller("a").open()
+        assert {key: stored.body for key, stored in foreign.bucket.objects.items()} == before
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("wiped", ["all", "head"])
+def test_a_wiped_bucket_is_refused(wiped: str) -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            await first.commit(create("clicks", UUID(int=1)))
+            key = head_key(first.cluster_id)
+        for victim in [key, *([CLUSTER_KEY] if wiped == "all" else [])]:
+            del world.bucket.objects[victim]
+        with pytest.raises(ForeignStore, match="wiped"):
+            await world.controller().open()
+
+    simulate(body)
+
+
+def test_a_head_that_vanishes_while_running_is_not_founded_anew() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            key = head_key(controller.cluster_id)
+            del world.bucket.objects[key]
+            with pytest.raises(ForeignStore):
+                await controller.commit(create("clicks", UUID(int=1)))
+            assert key not in world.bucket.objects
+
+    simulate(body)
+
+
+def test_a_bucket_set_back_to_an_older_state_is_refused() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            key = head_key(controller.cluster_id)
+            old = world.bucket.objects[key]
+            await controller.commit(create("clicks", UUID(int=1)))
+        world.bucket.objects[key] = old
+        with pytest.raises(ForeignStore, match="older state"):
+            await world.controller().open()
+
+    simulate(body)
+
+
+def test_another_history_of_the_same_length_is_refused() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            key = head_key(controller.cluster_id)
+            old = world.bucket.objects[key]
+            await controller.commit(create("clicks", UUID(int=1)))
+        head = codec.decode_head(old.body)
+        other = create("other", UUID(int=5))(ClusterImage())
+        forged = codec.Head(
+            **{
+                **head.__dict__, "inline": (*head.inline, *other), "next_offset": head.next_offset + 1,
+                "lineage": codec.chained(head.lineage, other), "nonces": ("ff",),
+            }
+        )  # fmt: skip
+        world.bucket.objects[key] = old._replace(body=codec.encode_head(forged))
+        with pytest.raises(ForeignStore, match="another history"):
+            await world.controller().open()
+
+    simulate(body)
+
+
+def test_producer_ids_are_given_out_once() -> None:
+    async def body(world: World) -> None:
+        given: list[int] = []
+        for life in range(4):
+            async with world.opened() as controller:
+                world.bucket.fail("put", "lost", pattern="*/meta/head")
+                given += [await controller.allocate_producer_id() for _ in range(3 if life else 1500)]
+        assert len(given) == len(set(given))
+
+    simulate(body)
+
+
+async def life(world: World, fuse: Fuse, acked: set[str], number: int) -> None:
+    controller = world.controller(fuse=fuse)
+    await controller.open()
+    for step in range(3):
+        name = f"t{number}-{step}"
+        try:
+            await controller.commit(create(name, UUID(int=number * 10 + step + 1), padding=9000))
+        except AlreadyExists:
+            pass
+        acked.add(name)
+    await controller.close()
+
+
+@pytest.mark.parametrize("is_power_lost", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crash_at_every_call_loses_nothing_that_was_acked(seed: int, is_power_lost: bool) -> None:
+    """Each life dies at a later call than the one before, until one lives to its end; then everything is checked."""
+
+    async def body(world: World) -> None:
+        world.is_power_lost = is_power_lost
+        acked: set[str] = set()
+        at, deaths = 1, 0
+        while True:
+            fuse = Fuse(at)
+            try:
+                await life(world, fuse, acked, at)
+            except Crashed:
+                deaths += 1
+                at += 1
+                continue
+            break
+        assert deaths > 20
+        for machine in ("a", "fresh disk"):
+            controller = world.controller(machine)
+            await controller.open()
+            assert acked <= set(controller.image.topics)
+            everything = await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy)
+            assert everything == (controller.cluster_id, controller.image)
+            await controller.close()
+
+    simulate(body, seed)
+
+
+def test_store_weather_never_splits_the_history() -> None:
+    """Two nodes fight for the controller while the store fails in every way; what was acked is there, once, in one order."""
+
+    async def body(world: World) -> None:
+        acked: list[str] = []
+        weather = world.bucket.weather
+        async with world.opened("a", node_id=1) as first, world.opened("b", node_id=2) as second:
+            weather.unavailable, weather.lost, weather.conflict = 0.1, 0.1, 0.1
+            for number in range(60):
+                if number % 10 == 0:
+                    for controller in (first, second):
+                        controller.state = State.OFFLINE  # as after a restart: claim again
+                for controller in (first, second):
+                    try:
+                        if controller.state is State.OFFLINE:
+                            await controller.tick()
+                        await controller.commit(create(f"t{number}-{controller.node_id}", world.entropy.uuid()))
+                    except (HotlogError, AssertionError):
+                        continue
+                    acked.append(f"t{number}-{controller.node_id}")
+            weather.unavailable = weather.lost = weather.conflict = 0.0
+            _, image = await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy)
+            assert len(acked) > 10
+            assert set(acked) <= set(image.topics)
+            head = codec.decode_head(world.bucket.objects[head_key(first.cluster_id)].body)
+            if head.inline_start == 0:
+                assert fold(ClusterImage(), head.inline) == image
+
+    simulate(body)
