@@ -1,0 +1,192 @@
+"""The simulated world around a real node: lives of one broker on one machine, one bucket, one clock.
+
+Invariants: the node is the one `hotlog.compose` builds; nothing of a life that ended reaches the machine or the bucket, but requests that
+had left already; the bucket's guard knows what the committed manifests refer to, and lets nothing of it be deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from hotlog.apis.broker import Broker
+from hotlog.compose import Node, build_node
+from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.world.ports import World
+from tests.sim.bucket import Bucket, Violation
+from tests.sim.clock import SimClock
+from tests.sim.disk import Machine, SimDisk
+from tests.sim.entropy import SimEntropy, stream
+from tests.sim.fuse import Crashed, Fuse
+from tests.sim.loop import SimLoop, cancel_tasks, run
+from tests.sim.store import SimStore
+from tests.sim.trace import Trace
+from tiering.archive import parse_page
+from tiering.cost.meter import Meter
+from tiering.keys import PartitionKeys, parse_key
+from tiering.manifest import Manifest
+from tiering.manifest_codec import ManifestCodec
+from tiering.store import policy_of
+from tiering.store.resilient import ResilientStore, Retrier
+
+T = TypeVar("T")
+DATA_DIR = "/data"
+TICKS_MAX = 400  # of one beat in a row
+
+
+class SimWorld:
+    """What outlives a process, and the way to start one."""
+
+    def __init__(self, loop: SimLoop, seed: int, *, settings: dict[str, str] | None = None, whole_trace: bool = False) -> None:
+        self.loop = loop
+        self.seed = seed
+        self.settings = Settings.resolve(settings or {})
+        self.clock = SimClock(loop)
+        self.store_clock = SimClock(loop)
+        self.trace = Trace(loop, whole=whole_trace)
+        self.random = stream(seed, "world")
+        self.machine = Machine(stream(seed, "disk"))
+        self.bucket = Bucket(self.store_clock, stream(seed, "store"))
+        self.bucket.guard = self._why_live
+        self.lives = 0
+
+    async def boot(self, *, at: int | None = None) -> Life:
+        """Start a process; it dies in its `at`-th call to disk or store (None: in none)."""
+        self.lives += 1
+        life = Life(self, Fuse(at))
+        self.trace.add("world", f"life {self.lives} begins, seed {self.seed}")
+        await life.node.open()
+        return life
+
+    # -- what the bucket really says
+
+    def manifests(self) -> dict[PartitionId, Manifest]:
+        """Every committed root, straight from the bucket."""
+        found = {}
+        for key in sorted(self.bucket.objects):
+            parsed = parse_key(key)
+            if parsed is not None and parsed.kind == "manifest":
+                found[parsed.pid] = ManifestCodec().decode(self.bucket.objects[key].body)
+        return found
+
+    def names_live(self, root: Manifest) -> set[str]:
+        """Names of the objects that a root or its pages refer to, and of its pages."""
+        names = {row.name for row in root.entries if not row.is_hole}
+        keys = self.keys_of(root)
+        for ref in root.archive:
+            names.add(ref.name)
+            page = parse_page(self.bucket.objects[keys.object(ref.name)].body, root.pid, ref)
+            names |= {row.name for row in page.rows_between(ref.start_offset, ref.end_offset) if not row.is_hole}
+        return names
+
+    def keys_of(self, root: Manifest) -> PartitionKeys:
+        cluster_id = next(key.split("/", 1)[0] for key in sorted(self.bucket.objects) if "/data/" in key)
+        return PartitionKeys(cluster_id, root.pid)
+
+    def _why_live(self, key: str) -> str | None:
+        """The oracle: why `key` must not be deleted now."""
+        parsed = parse_key(key)
+        if parsed is None:
+            return None
+        manifest_key = PartitionKeys(parsed.cluster_id, parsed.pid).manifest
+        stored = self.bucket.objects.get(manifest_key)
+        root = ManifestCodec().decode(stored.body) if stored is not None else None
+        if parsed.kind == "manifest":
+            busy = root is not None and not (root.is_deleted and not root.garbage and not root.garbage_ranges)
+            return "the manifest is in use" if busy else None
+        if root is None:
+            return "its partition has no manifest"
+        if parsed.name in self.names_live(root):
+            return f"generation {root.generation} refers to it"
+        return None
+
+
+class Life:
+    """One process: a node over one view of the machine and the bucket."""
+
+    def __init__(self, world: SimWorld, fuse: Fuse) -> None:
+        self.world = world
+        self.fuse = fuse
+        self.disk = SimDisk(world.machine, world.clock, world.trace, fuse)
+        self.entropy = SimEntropy(world.seed, f"life {world.lives}")
+        self.metrics = Metrics()
+        raw = SimStore(world.bucket, world.trace, fuse)
+        self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy))
+        ports = World(world.clock, self.disk, self.store, self.entropy)
+        self.node: Node = build_node(
+            world.settings, ports, metrics=self.metrics, data_dir=DATA_DIR, meter=Meter(world.clock)
+        )
+
+    @property
+    def broker(self) -> Broker:
+        return self.node.broker
+
+    async def beat(self, *names: str) -> None:
+        """Every beat of the node once (or those named), each until it has no more to do."""
+        for beat in self.node.beats():
+            if names and beat.name not in names:
+                continue
+            for _ in range(TICKS_MAX):
+                if not await beat.tick():
+                    break
+
+    async def end(self, how: str) -> None:
+        """`stop` (clean), `kill` (-9) or `power`: after it a new life may begin."""
+        self.world.trace.add("world", f"life {self.world.lives} ends by {how} after {self.fuse.calls} calls {self.fuse.label}")
+        if how == "stop":
+            await self.node.close()
+        self.fuse.blown = True
+        current = asyncio.current_task()
+        assert current is not None
+        await cancel_tasks(self.world.loop)
+        if how == "power":
+            self.disk.lose_power(Fuse())
+        else:
+            self.disk.kill(Fuse())
+
+    async def run(self, body: Callable[[Life], Awaitable[None]]) -> bool:
+        """Run `body` in this life; False if the process died meanwhile (its `at` was reached)."""
+        task = self.world.loop.create_task(_quietly(body(self)), name="body")
+        death = self.world.loop.create_task(self.fuse.wait(), name="death")
+        await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
+        if self.fuse.blown:
+            return False
+        death.cancel()
+        await task
+        return True
+
+
+async def _quietly(body: Awaitable[None]) -> None:
+    try:
+        await body
+    except Crashed:
+        return
+
+
+def simulate(seed: int, main: Callable[[SimWorld], Coroutine[Any, Any, T]], **options: Any) -> T:
+    """Run `main` in a world of its own; a failure says its seed and ends with the trace's last lines."""
+    logging.getLogger("hotlog").setLevel(logging.CRITICAL)
+    logging.getLogger("compaction").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    worlds: list[SimWorld] = []
+
+    async def body(loop: SimLoop) -> T:
+        world = SimWorld(loop, seed, **options)
+        worlds.append(world)
+        result = await main(world)
+        if world.bucket.violations:
+            raise Violation("; ".join(world.bucket.violations))
+        if loop.unhandled:
+            raise AssertionError("failures that nobody awaited: " + "; ".join(loop.unhandled[:5]))
+        return result
+
+    try:
+        return run(body)
+    except BaseException as failure:
+        tail = worlds[0].trace.tail() if worlds else "(nothing happened)"
+        failure.add_note(f"seed {seed}; the last lines of its trace:\n{tail}")
+        raise
