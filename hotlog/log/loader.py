@@ -204,6 +204,8 @@ def _open_tail(ctx: Loader, result: Loaded) -> None:
     """
     active = result.segments[-1]
     _load_times(ctx, active)
+    if active.times.length and not _time_is_true(ctx, active):
+        raise Corrupt(f"{active.path(files.TIME_INDEX)} does not agree with the log")
     start, last_offset = _last_entry(ctx, active)
     end, latest, next_start = active.base_offset, -1, start
     for position, header in ctx.reader.walk(active, start, active.size):
@@ -242,8 +244,10 @@ def _load_closed(ctx: Loader, segment: Segment) -> None:
     _load_times(ctx, segment)
     if segment.times.length and _time_is_true(ctx, segment):
         return
-    ctx.report("index", f"{segment.path(files.TIME_INDEX)} does not agree with the log; both indexes are rebuilt")
     offsets, times, segment.max_timestamp, segment.max_timestamp_offset = rebuild_indexes(ctx.reader, segment, ctx.interval_bytes)
+    if not segment.times.length and not times:
+        return  # records without timestamps
+    ctx.report("index", f"{segment.path(files.TIME_INDEX)} does not agree with the log; both indexes are rebuilt")
     for suffix, entries in ((files.INDEX, offsets), (files.TIME_INDEX, times)):
         ctx.disk.write_atomic(segment.path(suffix), entries)
     segment.offsets, segment.times = IndexPart(len(offsets), bytearray()), IndexPart(len(times), bytearray())

@@ -114,11 +114,8 @@ class LogReads(LogState):
             limit = self._limit(segment)
             if segment.max_timestamp < timestamp_ms or limit == 0:
                 continue
-            found = reader.locate(segment, max(reader.time_floor(segment, timestamp_ms, wait=True), start), limit, wait=True)
-            if found is None:
-                continue
-            for position, header in reader.walk(segment, found.position, limit):
-                if header.max_timestamp >= timestamp_ms and not header.is_control:
+            for position, header in reader.walk(segment, reader.locate_time(segment, timestamp_ms, limit), limit):
+                if header.max_timestamp >= timestamp_ms and header.last_offset >= start and not header.is_control:
                     for offset, timestamp in self._times(segment, position, header):
                         if timestamp >= timestamp_ms and offset >= start:
                             return offset, timestamp, header.leader_epoch

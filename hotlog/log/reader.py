@@ -74,7 +74,7 @@ class SegmentReader:
             NotCached: not `wait` and the device is needed.
             Corrupt: a header that cannot be.
         """
-        start, expected = 0, -1
+        start, expected = 0, None
         if not segment.index_broken:
             entry = self._floor(segment, segment.offsets, files.INDEX, offset - segment.base_offset, wait)
             if entry is not None:
@@ -86,19 +86,31 @@ class SegmentReader:
                 return found
             segment.index_broken = True
             self._report("index", f"{segment.path(files.INDEX)} points to byte {start} for offset {expected}: not so")
-            return _scan(held.file, 0, offset, limit, -1, wait)
+            return _scan(held.file, 0, offset, limit, None, wait)
         finally:
             self._pool.release(held)
 
-    def time_floor(self, segment: Segment, timestamp_ms: int, *, wait: bool) -> int:
-        """An offset at or before the first record with a timestamp >= `timestamp_ms`."""
-        entry = self._floor(segment, segment.times, files.TIME_INDEX, timestamp_ms - 1, wait)
-        return segment.base_offset + (entry[1] if entry is not None else 0)
+    def locate_time(self, segment: Segment, timestamp_ms: int, limit: int) -> int:
+        """A batch's position at or before the first batch with a timestamp >= `timestamp_ms`.  Blocks.
 
-    def last_time(self, segment: Segment, *, wait: bool) -> tuple[int, int]:
-        """(largest timestamp, offset) in the time index; (-1, base offset) if it is empty."""
-        entry = self._floor(segment, segment.times, files.TIME_INDEX, 2**63 - 1, wait)
-        return (entry[0], segment.base_offset + entry[1]) if entry is not None else (-1, segment.base_offset)
+        The entry of the time index is believed only if the batch it names has that timestamp.
+        """
+        if segment.index_broken:
+            return 0
+        entry = self._floor(segment, segment.times, files.TIME_INDEX, timestamp_ms - 1, True)
+        if entry is None:
+            return 0
+        offset = segment.base_offset + entry[1]
+        found = self.locate(segment, offset, limit, wait=True)
+        if found is not None and found.last_offset == offset:
+            header = header_at(self.read(segment, found.position, BATCH_HEADER_BYTES, wait=True))
+            if header.max_timestamp == entry[0]:
+                return found.position
+        elif found is None and segment.end_offset > offset >= segment.base_offset:
+            return 0  # beyond what may be read yet
+        segment.index_broken = True
+        self._report("index", f"{segment.path(files.TIME_INDEX)} names offset {offset} for timestamp {entry[0]}: not so")
+        return 0
 
     def _floor(self, segment: Segment, part: IndexPart, suffix: str, wanted: int, wait: bool) -> tuple[int, int] | None:
         """Last entry at or below `wanted`: pending ones first, they are the newest."""
@@ -151,23 +163,25 @@ class SegmentReader:
 _MISMATCH = Found(-1, -1, -1, -1)
 
 
-def _scan(file: File, position: int, offset: int, limit: int, expected: int, wait: bool) -> Found | None:
+def _scan(file: File, position: int, offset: int, limit: int, expected: int | None, wait: bool) -> Found | None:
+    """The first batch from byte `position` on that ends at or beyond `offset`; the one at `position` must end at `expected`."""
+    if position < 0:
+        return _MISMATCH
     chunk: Buffer = b""
     at = 0
-    step = CHUNK_BYTES if expected >= 0 or position == 0 else WALK_BYTES
     while True:
         if at + BATCH_HEADER_BYTES > len(chunk):
             position += at
             if position + BATCH_HEADER_BYTES > limit:
-                return _MISMATCH if expected >= 0 else None
-            chunk, at = _get(file, position, min(step, limit - position), wait), 0
+                return _MISMATCH if expected is not None else None
+            chunk, at = _get(file, position, min(CHUNK_BYTES, limit - position), wait), 0
             if len(chunk) < BATCH_HEADER_BYTES:
                 raise Corrupt(f"{file.path} ends at byte {position + len(chunk)}; {limit} bytes were written")
         base, length, delta = _SHORT.unpack_from(chunk, at)
-        if expected >= 0:
+        if expected is not None:
             if base + delta != expected or length < _BODY_BYTES_MIN or chunk[at + 16] != 2:
                 return _MISMATCH
-            expected = -1
+            expected = None
         if base + delta >= offset:
             return Found(position + at, length + BATCH_OVERHEAD_BYTES, base, base + delta)
         if length < _BODY_BYTES_MIN:

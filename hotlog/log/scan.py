@@ -53,20 +53,39 @@ class Window:
 def scan(file: File, offset: int, check_from: int, visit: Callable[[int, BatchHeader], None]) -> Stop:
     """Walk all batches of `file`, whose first offset is at least `offset`; check the CRC of those that end at or beyond `check_from`."""
     window = Window(file)
-    position, size, epoch = 0, file.size, -1
+    position, size = 0, file.size
+    before: BatchHeader | None = None  # found plausible; handed out once its successor is
     while position < size:
         head = window.view(position, BATCH_HEADER_BYTES)
-        if len(head) < BATCH_HEADER_BYTES:
-            return Stop(position, offset, f"{len(head)} bytes are too few for a batch")
-        header = header_at(head)
-        if not is_plausible(header, offset, size - position) or header.leader_epoch < epoch:
-            return Stop(position, offset, "the batch header cannot be")
-        if header.last_offset >= check_from and not crc_ok(window.view(position, header.size)):
-            return Stop(position, offset, "the batch fails its CRC-32C")
-        visit(position, header)
-        position += header.size
-        offset, epoch = header.next_offset, header.leader_epoch
+        header = header_at(head) if len(head) == BATCH_HEADER_BYTES else None
+        if header is None:
+            reason = f"{len(head)} bytes are too few for a batch"
+        elif not is_plausible(header, offset, size - position) or (before and header.leader_epoch < before.leader_epoch):
+            reason = "the batch header cannot be"
+        elif header.last_offset >= check_from and not crc_ok(window.view(position, header.size)):
+            reason = "the batch fails its CRC-32C"
+        else:
+            if before is not None:
+                visit(position - before.size, before)
+            position += header.size
+            offset, before = header.next_offset, header
+            continue
+        return _stop(window, position, offset, before, reason, visit)
+    if before is not None:
+        visit(position - before.size, before)
     return Stop(position, offset, "")
+
+
+def _stop(
+    window: Window, position: int, offset: int, before: BatchHeader | None, reason: str, visit: Callable[[int, BatchHeader], None]
+) -> Stop:
+    """Stop at `position`, unless the batch before, whose length led there, was only believed by its header and is itself bad."""
+    if before is not None:
+        start = position - before.size
+        if not crc_ok(window.view(start, before.size)):
+            return Stop(start, before.base_offset, "the batch fails its CRC-32C")
+        visit(start, before)
+    return Stop(position, offset, reason)
 
 
 def look_behind(file: File, stop: Stop, leader_epoch: int) -> Tail:
