@@ -82,7 +82,7 @@ def append(manifest: Manifest, entry: Entry, *, epoch: int) -> Manifest:
     """Add the next row.
 
     Its base must be the end; offsets in between are tolerated only below the log start (they were deleted).  Raises PreconditionFailed
-    on overlap or gap, Retry when inline rows must be spilled first.
+    on overlap, gap, or an object that was condemned meanwhile, Retry when inline rows must be spilled first.
     """
     require_epoch(manifest, epoch)
     end, base = manifest.end_offset, entry.base_offset
@@ -90,6 +90,8 @@ def append(manifest: Manifest, entry: Entry, *, epoch: int) -> Manifest:
         return manifest  # this very row is in already
     if not entry.hole and any(item.name == entry.name for item in manifest.garbage):
         raise PreconditionFailed(f"manifest of {manifest.pid}: {entry.name} came too late: it was condemned as an orphan")
+    if not entry.hole and any(item.name == entry.name for item in manifest.garbage):
+        raise PreconditionFailed(f"manifest of {manifest.pid}: object {entry.name} was condemned as an orphan; upload it anew")
     if end >= 0 and base < end:
         raise PreconditionFailed(f"manifest of {manifest.pid}: row at offset {base} overlaps what ends at {end}")
     if 0 <= end < base and base > manifest.log_start_offset:

@@ -289,8 +289,11 @@ class ColdTier:
 
     async def _load_quietly(self, cold: ColdPartition) -> None:
         try:
+            was_ready = cold.ready
             await self.load(cold)
             self._store_away = False
+            if not was_ready:
+                cold.failures = 0
         except Corrupt as damage:
             self._fail(cold, damage)
             self._metrics.corruption.labels("manifest").inc()
@@ -305,7 +308,7 @@ class ColdTier:
         view = await cold.manifest.load()
         cold.loaded_at = self._clock.monotonic()
         cold.target.revives = cold.target.revives or (not cold.ready and view is not None and view.is_deleted)
-        cold.failures, cold.problem = 0, ""
+        cold.problem = ""
         if view is not None and not view.is_deleted and view.end_offset >= 0:
             if cold.log.log_end_offset < view.end_offset:
                 cold.problem = (
@@ -336,9 +339,10 @@ class ColdTier:
         slots = self._settings.number("remote.log.manager.copier.thread.pool.size") - len(self._flights)
         for cold, plan in due[: max(slots, 0)]:
             self._launch(cold, plan)
+        is_busy = bool(self._flights or self._loads)
         await self._wait()
-        ended = self._reap()
-        return bool(self._flights or self._loads or ended) or len(due) > max(slots, 0)
+        self._reap()
+        return is_busy or len(due) > max(slots, 0)
 
     async def _look(self) -> list[tuple[ColdPartition, CopyPlan]]:
         """Loads that are due are started; copies that are due come back, oldest segment first; lags are measured."""
@@ -408,19 +412,16 @@ class ColdTier:
         left = [seconds for flight in self._flights.values() if (seconds := flight.lease.seconds_left) is not None]
         await asyncio.wait(tasks, timeout=max(0.0, min([TICK_SECONDS_MAX, *left])), return_when=asyncio.FIRST_COMPLETED)
 
-    def _reap(self) -> int:
-        """Take ended copies off the list and abandon those that overstayed; return how many ended."""
-        ended = 0
+    def _reap(self) -> None:
+        """Take ended copies off the list and abandon those that overstayed."""
         for pid, flight in list(self._flights.items()):
             left = flight.lease.seconds_left
             if flight.task.done():
                 del self._flights[pid]
-                ended += 1
             elif left is not None and left <= 0:
                 self._abandon(pid)
                 self._metrics.remote_copy_errors.labels(flight.cold.topic).inc()
                 self._fail(flight.cold, TimeoutError("a copy overstayed its lease and was abandoned"))
-        return ended
 
     def _abandon(self, pid: PartitionId) -> None:
         flight = self._flights.pop(pid, None)

@@ -31,6 +31,7 @@ from tiering.segment_object import FooterParts, build_footer, pack_aborted, pars
 from tiering.segment_scan import SegmentScan, SegmentSource, scan_segment
 
 LOG = logging.getLogger("hotlog.tier")
+PENDING_MS_MAX = 60 * 60 * 1000  # an uncommitted object may be condemned as an orphan later on: then rather upload again
 SLOWEST_BYTES_PER_SECOND = 1 * MiB  # an upload slower than this on the whole is taken for hung
 
 
@@ -138,7 +139,7 @@ class Uploader:
             await self._record_hole(target, plan)
         await target.manifest.settle()
         entry = target.pending
-        if entry is None or (entry.base_offset, entry.end_offset) != (plan.start_offset, plan.segment.end_offset):
+        if entry is None or not self._still_good(entry, plan):
             entry = await self._upload(target, plan, lease)
         lease.check()
         target.pending = entry
@@ -147,6 +148,10 @@ class Uploader:
         self._metrics.remote_copy_bytes.labels(target.topic).inc(entry.size)
         target.log.set_tiered_end(view.end_offset)
         return view
+
+    def _still_good(self, entry: Entry, plan: CopyPlan) -> bool:
+        is_young = 0 <= self._clock.now_ms() - entry.created_ms <= PENDING_MS_MAX
+        return is_young and (entry.base_offset, entry.end_offset) == (plan.start_offset, plan.segment.end_offset)
 
     async def claim(self, target: CopyTarget) -> Manifest:
         """Make sure that this leader's epoch holds the manifest; make the first one."""

@@ -1,0 +1,1 @@
+"""Tests of the cold tier's write side: formats, manifests, uploader, verification."""

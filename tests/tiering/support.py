@@ -1,0 +1,250 @@
+"""Parts of the tiering tests: a faulty store over a real one, a broker-less world of real logs and a real tier."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+from uuid import UUID
+
+from hotlog.kernel.errors import OutcomeUnknown, StoreUnavailable
+from hotlog.kernel.ids import PartitionId, TopicPartition
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.manager import LogManager
+from hotlog.log.partition_log import PartitionLog
+from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from hotlog.world.posix import PosixDisk, SystemEntropy
+from tests.log.support import T0, TestClock, append, batch, kill
+from tiering.keys import PartitionKeys
+from tiering.manifest import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
+from tiering.manifest_spill import SpillPlan
+from tiering.manifest_store import ManifestStore
+from tiering.store import open_store
+from tiering.tier import ColdPartition, ColdTier
+
+T = TypeVar("T")
+CLUSTER = "kL9cluster_id-0123456A"
+TOPIC_ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
+PID = PartitionId(TOPIC_ID, 0)
+TP = TopicPartition("clicks", 0)
+KEYS = PartitionKeys(CLUSTER, PID)
+
+
+class Killed(BaseException):
+    """The process died inside a store call."""
+
+
+@dataclass
+class Faults:
+    """What goes wrong, shared by all views of one faulty store; `calls` counts every call that reaches the store."""
+
+    kill_at: int = -1  # die at this call ...
+    is_done_first: bool = False  # ... after it had its effect
+    lose_reply_of: Callable[[str, str], bool] = lambda op, key: False  # done, but the answer is lost
+    is_down: bool = False
+    hold: Callable[[str, str], bool] = lambda op, key: False  # never answers until `released`
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: int = 0
+    log: list[tuple[str, str]] = field(default_factory=list)
+
+    def count(self, op: str) -> int:
+        return sum(1 for one, _ in self.log if one == op)
+
+
+class FaultyStore:
+    """An ObjectStore in front of a real one."""
+
+    def __init__(self, store: ObjectStore, faults: Faults) -> None:
+        self._store = store
+        self.faults = faults
+
+    def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> ObjectStore:
+        return FaultyStore(self._store.bind(topic=topic, purpose=purpose), self.faults)
+
+    async def _do(self, op: str, key: str, work: Callable[[], Awaitable[T]], *, conditional: bool = False) -> T:
+        faults = self.faults
+        faults.calls += 1
+        faults.log.append((op, key))
+        if faults.calls == faults.kill_at and not faults.is_done_first:
+            raise Killed(f"{op} {key}")
+        if faults.is_down:
+            raise StoreUnavailable(f"{op} {key}: the store is down")
+        if faults.hold(op, key):
+            await faults.released.wait()
+        result = await work()
+        if faults.calls == faults.kill_at:
+            raise Killed(f"{op} {key} (done)")
+        if faults.lose_reply_of(op, key):
+            raise (OutcomeUnknown if conditional else StoreUnavailable)(f"{op} {key}: the answer was lost")
+        return result
+
+    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+        conditional = if_match is not None or if_absent
+        return await self._do(
+            "put", key, lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent), conditional=conditional
+        )
+
+    async def put_source(self, key: str, source: ByteSource) -> str:
+        return await self._do("put_source", key, lambda: self._store.put_source(key, source))
+
+    async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
+        return await self._do("get", key, lambda: self._store.get(key, start, end))
+
+    async def get_tail(self, key: str, length: int) -> Blob:
+        return await self._do("get", key, lambda: self._store.get_tail(key, length))
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._do("head", key, lambda: self._store.head(key))
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        async for info in self._store.list(prefix, after=after):
+            yield info
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._do("delete", keys[0], lambda: self._store.delete(keys))
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[PendingUpload]:
+        async for upload in self._store.list_uploads(prefix):
+            yield upload
+
+    async def abort_upload(self, upload: PendingUpload) -> None:
+        await self._store.abort_upload(upload)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+def settings(**given: object) -> Settings:
+    """Settings by name with _ for the dots; small caches."""
+    values = {name.replace("_", "."): str(value) for name, value in given.items()}
+    values.setdefault("hotlog.cache.disk.bytes", "0")
+    values.setdefault("hotlog.disk.reserve.bytes", "0")
+    return Settings.resolve(values)
+
+
+def tiered(**overrides: object) -> TopicConfig:
+    """A tiered topic of small segments that never expire; keys with _ for the dots."""
+    given = {name.replace("_", "."): str(value) for name, value in overrides.items()}
+    for name, value in {"segment.bytes": "2000", "retention.ms": "-1", "local.retention.ms": "-2"}.items():
+        given.setdefault(name, value)
+    return TopicConfig.resolve(given)
+
+
+@dataclass
+class Node:
+    """One life of a broker's two tiers over directories that outlive it."""
+
+    root: Path
+    faults: Faults
+    store: ObjectStore
+    disk: PosixDisk
+    clock: TestClock
+    metrics: Metrics
+    logs: LogManager
+    tier: ColdTier
+    config: TopicConfig
+
+    async def create(self, config: TopicConfig | None = None, tp: TopicPartition = TP) -> PartitionLog:
+        return await self.logs.create(tp, TOPIC_ID, config or self.config, leader_epoch=0)
+
+    async def attach(self, log: PartitionLog, *, leader_epoch: int = 0) -> ColdPartition:
+        pid = PartitionId(log.topic_id, log.tp.partition)
+        return await self.tier.attach(pid, log.tp.topic, log, leader_epoch=leader_epoch)
+
+    def manifest(self, pid: PartitionId = PID) -> ManifestStore:
+        return self.tier.manifest_of(pid)
+
+    async def copy_all(self, ticks_max: int = 200) -> None:
+        """Tick until nothing more is due."""
+        for _ in range(ticks_max):
+            if not await self.tier.tick_copy():
+                return
+        raise AssertionError("the uploader never came to rest")
+
+    async def objects(self) -> list[str]:
+        return [info.key async for info in self.store.list(f"{CLUSTER}/data/")]
+
+
+@asynccontextmanager
+async def node(
+    root: Path,
+    *,
+    faults: Faults | None = None,
+    config: TopicConfig | None = None,
+    clock: TestClock | None = None,
+    **given: object,
+) -> AsyncIterator[Node]:
+    """Open (again) what lies below `root`; killed, not closed, when the body raises Killed."""
+    faults, disk, clock, metrics = faults or Faults(), PosixDisk(2), clock or TestClock(), Metrics()
+    resolved, entropy = settings(**given), SystemEntropy()
+    real = await open_store(f"file://{root}/store", settings=resolved, metrics=metrics, clock=clock, entropy=entropy, disk=disk)
+    store = FaultyStore(real, faults)
+    logs = LogManager(clock, disk, entropy, resolved, metrics, f"{root}/data")
+    tier = ColdTier(
+        store=store,
+        clock=clock,
+        disk=disk,
+        entropy=entropy,
+        settings=resolved,
+        metrics=metrics,
+        cache_dir=None,
+        cluster_id=CLUSTER,
+    )
+    topic = config or tiered()
+    await logs.open(config_of=lambda tp: topic)
+    await tier.start()
+    try:
+        yield Node(root, faults, store, disk, clock, metrics, logs, tier, topic)
+    except Killed:
+        faults.kill_at = -1
+        await tier.close()
+        await kill(logs)
+        raise
+    else:
+        await tier.close()
+        await logs.close()
+    finally:
+        await store.close()
+        disk.close()
+
+
+async def fill(log: PartitionLog, batches: int, *, records: int = 3, value_bytes: int = 200, start: int = 0) -> None:
+    """Append `batches` batches of random (but seeded) values; timestamps rise by 10 ms a record."""
+    random = Random(start)
+    for number in range(start, start + batches):
+        values = [random.randbytes(value_bytes) for _ in range(records)]
+        append(log, batch(*values, timestamp=T0 + number * 10 * records, step=10))
+    await log.flush()
+
+
+def row(base: int, end: int, random: Random, *, epoch: int = 0, extreme: bool = False) -> Entry:
+    """A made-up row; `extreme` makes every number as long as it can be."""
+    bits = 62 if extreme else 31
+    log_bytes = random.getrandbits(bits) + 1
+    low, high = sorted((T0 + random.getrandbits(30), T0 + random.getrandbits(30)))
+    return Entry(
+        base_offset=base, end_offset=end, epoch=epoch, nonce=f"{random.getrandbits(128):032x}", size=log_bytes + 300,
+        log_bytes=log_bytes, records=end - base, min_timestamp=low, max_timestamp=high, max_timestamp_offset=base,
+        appended_ms=high, closed_ms=high + 5, created_ms=high + 9, epochs=((epoch, base),), aborted=random.getrandbits(2),
+        storage_class=STANDARD, crc=random.getrandbits(32),
+    )  # fmt: skip
+
+
+def fake_ref(plan: SpillPlan, random: Random) -> PageRef:
+    """A reference as if the page of `plan` had been put."""
+    first = plan.rows[0].base_offset if plan.rows else plan.refs[0].start_offset
+    end = plan.rows[-1].end_offset if plan.rows else plan.refs[-1].end_offset
+    totals = totals_of(plan.rows) if plan.rows else join_totals(ref.totals for ref in plan.refs)
+    return PageRef(first, first, end, f"{random.getrandbits(128):032x}", plan.level, 9999, random.getrandbits(32), totals)
+
+
+def covering(manifest: Manifest, offset: int) -> Entry:
+    found = find_offset(manifest, offset)
+    assert isinstance(found, Entry)
+    return found
