@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -301,6 +302,8 @@ async def test_a_store_that_ignores_conditions_is_refused_with_the_reason(
 async def test_rclone_is_refused(tmp_path: Path, s3_url: Callable[[S3Server], str], open_test_store: OpenStore) -> None:
     """`rclone serve s3` (1.65 or newer): a real server that many have at hand, without atomic conditional writes."""
     binary = serve.find_binary("rclone")
+    if binary is None and os.environ.get("HOTLOG_REQUIRE_MINIO") == "1":
+        binary = await asyncio.to_thread(serve.build, "rclone")
     if binary is None or b"s3" not in await _help_of(binary):
         pytest.skip(
             "no rclone with `serve s3`: apt's is too old; `python infra/minio/serve.py --build rclone` makes one (CI does)"

@@ -44,7 +44,7 @@ class CheckResult(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """All promises that were tried.  `reachable` is False when the store could not be asked: then nothing is known."""
+    """All promises that were tried.  `reachable` is False when the store went away before any was broken: then nothing is known."""
 
     results: tuple[CheckResult, ...]
     reachable: bool
@@ -84,8 +84,8 @@ async def check_store(store: ObjectStore, *, quick: bool = False, entropy: Entro
         except _Broken as broken:
             results.append(CheckResult(name, False, str(broken)))
         except StoreUnavailable as away:
+            reachable = any(not result.ok for result in results)  # a promise that was broken before it went away stays broken
             results.append(CheckResult(name, False, str(away)))
-            reachable = False
             break
         except HotlogError as error:
             results.append(CheckResult(name, False, f"{type(error).__name__}: {error}"))

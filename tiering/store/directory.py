@@ -17,6 +17,7 @@ from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectI
 from tiering.store.directory_files import Condition, Files
 from tiering.store.keys import check_key, check_prefix, check_range
 from tiering.store.metered import Account
+from tiering.store.resilient import Refused
 from tiering.store.sources import read_exactly
 
 COPY_BYTES = 4 * MiB  # piece in which a source is read
@@ -137,6 +138,8 @@ class DirectoryStore:
         """Run off the loop; what the operating system refuses is the store being unavailable."""
         try:
             return await self._run(function, *args)
+        except PermissionError as error:
+            raise Refused(f"directory store {self._files.root}: {error}") from error
         except OSError as error:
             raise StoreUnavailable(f"directory store {self._files.root}: {error}") from error
 

@@ -16,6 +16,7 @@ never written again, so an open descriptor reads one version to its end.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -52,9 +53,14 @@ class Upload:
         self.key = key
         self.data_path = os.path.join(folder, "data")
         self._lock = threading.Lock()
+        self._fd = -1
         os.mkdir(folder)
-        _write_file(os.path.join(folder, "key"), key.encode())
-        self._fd = os.open(self.data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            _write_file(os.path.join(folder, "key"), key.encode())
+            self._fd = os.open(self.data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError:
+            self.discard()
+            raise
 
     def write(self, piece: Buffer) -> None:
         with self._lock:
@@ -244,6 +250,10 @@ class Files:
             fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as missing:
             raise NotFound(f"object {key} does not exist in {self.root}") from missing
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotFound(f"object {key} does not exist in {self.root} (a symbolic link is there)") from error
+            raise
         if modes.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)

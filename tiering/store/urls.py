@@ -49,7 +49,10 @@ def parse_store_url(url: str) -> DirectoryUrl | S3Url:
     Raises:
         Invalid: naming what is wrong and what is allowed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as wrong:
+        raise Invalid(f"store URL {url!r} cannot be read ({wrong}); allowed is {_FORMS}") from wrong
     if parts.username or parts.password:
         raise Invalid(
             "store URL holds a user name or password; credentials come from the AWS chain (AWS_ACCESS_KEY_ID, profile, role)"
@@ -82,7 +85,10 @@ def _s3(url: str, bucket: str, path: str, query: str) -> S3Url:
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
         raise Invalid(f"store URL {url!r} has the bucket {bucket!r}; 3 to 63 characters of [a-z0-9.-] are allowed")
     prefix = unquote(path).strip("/")
-    check_prefix(prefix)
+    try:
+        check_prefix(prefix)
+    except Invalid as wrong:
+        raise Invalid(f"store URL {url!r}: {wrong}") from wrong
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS or name in options or not value:
@@ -103,11 +109,11 @@ def _s3(url: str, bucket: str, path: str, query: str) -> S3Url:
 
 
 def _check_endpoint(url: str, endpoint: str) -> None:
-    parts = urlsplit(endpoint)
     try:
+        parts = urlsplit(endpoint)
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
-        port_fits = False
+        raise Invalid(f"store URL {url!r} has endpoint={endpoint!r}; allowed is http://HOST:PORT or https://HOST:PORT") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.path not in ("", "/") or parts.query:
         raise Invalid(f"store URL {url!r} has endpoint={endpoint!r}; allowed is http://HOST:PORT or https://HOST:PORT")
     if parts.username or parts.password:
