@@ -15,7 +15,17 @@ from tests.admin.node import Door, request, running
 MINUTE = timedelta(minutes=1)
 
 
-async def create(door: Door, name: str, partitions: int = 1, *, version: int = 7, replicas: int = -1, validate_only: bool = False, configs=(), assignments=()):  # noqa: E501
+async def create(
+    door: Door,
+    name: str,
+    partitions: int = 1,
+    *,
+    version: int = 7,
+    replicas: int = -1,
+    validate_only: bool = False,
+    configs=(),
+    assignments=(),
+):
     shapes = request(19, version)
     topic = shapes.CreatableTopic(
         name=name, num_partitions=partitions, replication_factor=replicas,
@@ -72,7 +82,10 @@ async def test_metadata_of_every_version_tells_the_topic(tmp_path: Path, version
             assert [(b.node_id, b.host, b.port) for b in reply.brokers] == [(1, "host.example", 4711)]
             (topic,) = reply.topics
             assert (topic.name, topic.error_code) == ("clicks", ErrorCode.none)
-            assert [(p.partition_index, p.leader_id, tuple(p.isr_nodes)) for p in topic.partitions] == [(0, 1, (1,)), (1, 1, (1,))]
+            assert [(p.partition_index, p.leader_id, tuple(p.isr_nodes)) for p in topic.partitions] == [
+                (0, 1, (1,)),
+                (1, 1, (1,)),
+            ]
         if version >= 2:
             assert reply.cluster_id == broker.cluster_id
         if version >= 10:
@@ -255,12 +268,20 @@ async def test_describe_cluster(tmp_path: Path) -> None:
     async with running(tmp_path, {"broker.rack": "zone-a"}) as broker:
         for version in range(3):
             reply = await Door(broker).call(
-                60, version, request(60, version).DescribeClusterRequest(include_cluster_authorized_operations=False, include_fenced_brokers=False)
+                60,
+                version,
+                request(60, version).DescribeClusterRequest(
+                    include_cluster_authorized_operations=False, include_fenced_brokers=False
+                ),
             )
             assert reply.cluster_id == broker.cluster_id
             assert [(b.broker_id, b.rack) for b in reply.brokers] == [(1, "zone-a")]
         reply = await Door(broker).call(
-            60, 2, request(60, 2).DescribeClusterRequest(include_cluster_authorized_operations=False, endpoint_type=2, include_fenced_brokers=False)
+            60,
+            2,
+            request(60, 2).DescribeClusterRequest(
+                include_cluster_authorized_operations=False, endpoint_type=2, include_fenced_brokers=False
+            ),
         )
         assert reply.error_code is ErrorCode.unsupported_endpoint_type
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from uuid import UUID
 
 import pytest
@@ -291,10 +292,8 @@ async def life(world: World, fuse: Fuse, acked: set[str], number: int) -> None:
     await controller.open()
     for step in range(3):
         name = f"t{number}-{step}"
-        try:
+        with contextlib.suppress(AlreadyExists):
             await controller.commit(create(name, UUID(int=number * 10 + step + 1), padding=9000))
-        except AlreadyExists:
-            pass
         acked.add(name)
     await controller.close()
 
