@@ -7,6 +7,7 @@ waits for the device (`read` answers None instead).
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -131,20 +132,25 @@ class LogReads(LogState):
         for segment in self._segments:
             if segment.max_timestamp < 0 or (best is not None and segment.max_timestamp <= best[0]):
                 continue
-            limit = self._limit(segment)
-            whole = segment.max_timestamp_offset < self.high_watermark and segment.max_timestamp_offset >= start
-            found = self._parts.reader.locate(segment, segment.max_timestamp_offset if whole else start, limit, wait=True)
-            if found is None:
-                continue
-            until = found.position + found.size if whole else limit
-            for position, header in self._parts.reader.walk(segment, found.position, until):
-                if best is None or header.max_timestamp > best[0]:
-                    best = header.max_timestamp, segment, position, header
+            for position, header in self._largest_candidates(segment, start):
+                largest = header.max_timestamp
+                if header.base_offset < start:  # its largest may lie below the log start
+                    largest = max(time for offset, time in self._times(segment, position, header) if offset >= start)
+                if best is None or largest > best[0]:
+                    best = largest, segment, position, header
         if best is None:
             return None
-        times = [entry for entry in self._times(*best[1:]) if entry[0] >= start]
-        offset, timestamp = max(times, key=lambda entry: (entry[1], -entry[0]))
-        return offset, timestamp, best[3].leader_epoch
+        offset = next(offset for offset, time in self._times(*best[1:]) if offset >= start and time == best[0])
+        return offset, best[0], best[3].leader_epoch
+
+    def _largest_candidates(self, segment: Segment, start: int) -> Iterator[tuple[int, BatchHeader]]:
+        """Batches among which the segment's largest readable timestamp is: one, unless the log's ends cut into the segment."""
+        limit = self._limit(segment)
+        certain = start <= segment.base_offset and segment.max_timestamp_offset < self.high_watermark
+        found = self._parts.reader.locate(segment, segment.max_timestamp_offset if certain else start, limit, wait=True)
+        if found is not None:
+            until = found.position + found.size if certain else limit
+            yield from self._parts.reader.walk(segment, found.position, until)
 
     def _times(self, segment: Segment, position: int, header: BatchHeader) -> list[tuple[int, int]]:
         """(offset, timestamp) of each record of one batch: the only place where a batch is opened."""
