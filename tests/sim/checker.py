@@ -7,6 +7,7 @@ both tiers have is the same in both.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from hotlog.wire.records import NewRecord, encode_batch
 from tests.sim.bucket import Violation
 from tests.sim.entropy import stream
 
+EMPTY_ANSWERS_MAX = 300
 BODY_FROM = 17  # base offset, length and leader epoch before it are the broker's
 
 
@@ -63,7 +65,9 @@ class Ledger:
     def make(self, timestamp: int, *, records: int = 4, value_bytes: int = 100) -> Sent:
         """The next batch, unique."""
         random = stream(self.seed, f"{self.name}/{len(self.sent)}")
-        values = [b"%s %d %d " % (self.name.encode(), len(self.sent), one) + random.randbytes(value_bytes) for one in range(records)]
+        values = [
+            b"%s %d %d " % (self.name.encode(), len(self.sent), one) + random.randbytes(value_bytes) for one in range(records)
+        ]
         data = encode_batch(
             [NewRecord(timestamp, b"key", value, ()) for value in values],
             producer_id=self.producer_id,
@@ -94,7 +98,9 @@ class Ledger:
             if batch is None:
                 raise Violation(f"{self.name}: batch {one.number}, acknowledged at offset {one.base_offset}, cannot be read")
             if batch.body != one.body:
-                raise Violation(f"{self.name}: offset {one.base_offset} has other bytes than those acknowledged (batch {one.number})")
+                raise Violation(
+                    f"{self.name}: offset {one.base_offset} has other bytes than those acknowledged (batch {one.number})"
+                )
 
     def _check_run(self, found: list[Batch], from_offset: int) -> None:
         last, expected = -1, None
@@ -115,14 +121,21 @@ class Ledger:
         for one in self.acked:
             if one.next_offset <= log_start and now_ms - one.timestamp <= retention_ms:
                 age = (now_ms - one.timestamp) / 3_600_000
-                raise Violation(f"{self.name}: batch {one.number} is gone at an age of {age:.1f} h; retention is {retention_ms / 3_600_000:.1f} h")
+                raise Violation(
+                    f"{self.name}: batch {one.number} is gone at an age of {age:.1f} h; retention is {retention_ms / 3_600_000:.1f} h"
+                )
 
 
 def batches_of(data: bytes | bytearray | memoryview, from_offset: int) -> list[Batch]:
     """Whole batches in `data` that reach above `from_offset`."""
     view = memoryview(data)
     return [
-        Batch(header.base_offset, header.next_offset, header.max_timestamp, bytes(view[position + BODY_FROM : position + header.size]))
+        Batch(
+            header.base_offset,
+            header.next_offset,
+            header.max_timestamp,
+            bytes(view[position + BODY_FROM : position + header.size]),
+        )
         for position, header in walk(view)
         if header.next_offset > from_offset
     ]
@@ -142,13 +155,17 @@ async def read_hot(partition: Partition, start: int) -> list[Batch]:
 
 
 async def read_cold(partition: Partition, start: int, end: int) -> list[Batch]:
-    """Everything tiered in [start, end), by the cold reader."""
+    """Everything tiered in [start, end), by the cold reader; an empty answer means that a GET takes its time."""
     assert partition.cold is not None
     found: list[Batch] = []
     offset = start
     while offset < end:
-        got = batches_of((await partition.cold.read(offset, 256 * 1024, min_one=True)).data, offset)
-        if not got:
+        for _ in range(EMPTY_ANSWERS_MAX):
+            got = batches_of((await partition.cold.read(offset, 256 * 1024, min_one=True)).data, offset)
+            if got:
+                break
+            await asyncio.sleep(1)
+        else:
             raise Violation(f"{partition.tp}: nothing at offset {offset} of the cold tier, which ends at {end}")
         found.extend(got)
         offset = got[-1].next_offset
@@ -169,7 +186,9 @@ async def send(partition: Partition, one: Sent, *, now_ms: int) -> None:
     appended = partition.log.append(memoryview(data), [header_at(data)], now_ms=now_ms)
     await partition.log.wait_durable(appended.end_offset)
     if one.base_offset >= 0 and appended.base_offset != one.base_offset:
-        raise Violation(f"{partition.tp}: batch {one.number} was acknowledged at {one.base_offset} and again at {appended.base_offset}")
+        raise Violation(
+            f"{partition.tp}: batch {one.number} was acknowledged at {one.base_offset} and again at {appended.base_offset}"
+        )
     one.base_offset = appended.base_offset
 
 
@@ -183,4 +202,6 @@ async def check_partition(partition: Partition, ledger: Ledger) -> None:
         for batch in await read_cold(partition, begin, cold.end_offset):
             one = ledger._by_body.get(batch.body)
             if one is None or (one.base_offset >= 0 and one.base_offset != batch.base_offset):
-                raise Violation(f"{ledger.name}: the cold tier has other bytes at offset {batch.base_offset} than the hot one had")
+                raise Violation(
+                    f"{ledger.name}: the cold tier has other bytes at offset {batch.base_offset} than the hot one had"
+                )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from hotlog.apis.broker import Broker
 from hotlog.compose import Node, build_node
+from hotlog.kernel.errors import Fenced, OutcomeUnknown, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -54,11 +55,15 @@ class SimWorld:
         self.bucket.guard = self._why_live
         self.lives = 0
 
-    async def boot(self, *, at: int | None = None) -> Life:
-        """Start a process; it dies in its `at`-th call to disk or store (None: in none)."""
+    def begin(self, *, at: int | None = None) -> Life:
+        """A new process, not started yet; it dies in its `at`-th call to disk or store (None: in none)."""
         self.lives += 1
-        life = Life(self, Fuse(at))
         self.trace.add("world", f"life {self.lives} begins, seed {self.seed}")
+        return Life(self, Fuse(at))
+
+    async def boot(self, *, at: int | None = None) -> Life:
+        """A new process, started."""
+        life = self.begin(at=at)
         await life.node.open()
         return life
 
@@ -117,22 +122,23 @@ class Life:
         raw = SimStore(world.bucket, world.trace, fuse)
         self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy))
         ports = World(world.clock, self.disk, self.store, self.entropy)
-        self.node: Node = build_node(
-            world.settings, ports, metrics=self.metrics, data_dir=DATA_DIR, meter=Meter(world.clock)
-        )
+        self.node: Node = build_node(world.settings, ports, metrics=self.metrics, data_dir=DATA_DIR, meter=Meter(world.clock))
 
     @property
     def broker(self) -> Broker:
         return self.node.broker
 
     async def beat(self, *names: str) -> None:
-        """Every beat of the node once (or those named), each until it has no more to do."""
+        """Every beat of the node once (or those named), each until it has no more to do; as hotlog.schedule, weather ends a beat."""
         for beat in self.node.beats():
             if names and beat.name not in names:
                 continue
-            for _ in range(TICKS_MAX):
-                if not await beat.tick():
-                    break
+            try:
+                for _ in range(TICKS_MAX):
+                    if not await beat.tick():
+                        break
+            except (Retry, Fenced, OutcomeUnknown) as weather:
+                self.world.trace.add("world", f"beat {beat.name} ends: {type(weather).__name__}")
 
     async def end(self, how: str) -> None:
         """`stop` (clean), `kill` (-9) or `power`: after it a new life may begin."""

@@ -1,0 +1,95 @@
+"""A topic with thirty days of retention lives through ninety virtual days: crashes, power losses, bad weather in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from tests.sim.clock import DAY_MS, HOUR_MS
+from tests.sim.traffic import TopicPlan, Traffic, check_settled
+from tests.sim.world import Life, SimWorld, simulate
+
+SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
+GRACE_MS = 12 * HOUR_MS
+SETTINGS = {
+    "hotlog.garbage.grace.ms": str(GRACE_MS),
+    "hotlog.reconcile.interval.ms": str(6 * HOUR_MS),
+    "log.retention.check.interval.ms": str(HOUR_MS),
+}
+CLICKS = TopicPlan(
+    "clicks",
+    2,
+    {
+        "segment.bytes": "65536",
+        "segment.ms": str(12 * HOUR_MS),
+        "retention.ms": str(30 * DAY_MS),
+        "local.retention.ms": str(2 * DAY_MS),
+        "index.interval.bytes": "512",
+    },
+)
+SIZED = TopicPlan(
+    "sized",
+    1,
+    {"segment.bytes": "4096", "retention.ms": "-1", "retention.bytes": "60000", "local.retention.bytes": "12000"},
+)
+
+
+async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -> None:
+    traffic = Traffic(world, [CLICKS, SIZED])
+    random, hours = world.random, 0
+
+    async def live(life: Life) -> None:
+        nonlocal hours
+        await life.node.open()
+        await traffic.ensure_topics(life)
+        if world.lives % 4 == 1:
+            await traffic.check(life)
+        while hours < days * 24:
+            world.bucket.weather.down = storms and 40 * 24 <= hours < 42 * 24
+            await asyncio.sleep(3600 - world.loop.time() % 3600)
+            await traffic.produce(life)
+            await life.beat()
+            hours += 1
+            if hours % 240 == 0 and not world.bucket.weather.down:
+                await traffic.check(life)
+
+    if storms:
+        weather = world.bucket.weather
+        weather.unavailable, weather.lost, weather.conflict, weather.kept, weather.slow = 0.02, 0.01, 0.01, 0.02, 0.005
+    while True:
+        life = world.begin(at=random.choice((None, random.randint(50, 400), random.randint(200, 6000))))
+        finished = await life.run(live)
+        await life.end("stop" if finished else random.choice(("kill", "power")))
+        if finished:
+            break
+    await settle(world, traffic)
+
+
+async def settle(world: SimWorld, traffic: Traffic) -> None:
+    """Fair weather for five graces: then nothing may be out of place."""
+    for name in ("unavailable", "lost", "conflict", "kept", "slow"):
+        setattr(world.bucket.weather, name, 0.0)
+    life = await world.boot()
+    for _ in range(5 * GRACE_MS // HOUR_MS):
+        await asyncio.sleep(3600)
+        await traffic.produce(life)
+        await life.beat()
+    await traffic.check(life)
+    check_settled(world, grace_ms=GRACE_MS)
+    for plan, partition, ledger in traffic.partitions(life):
+        late_ms = plan.retention_ms + 12 * HOUR_MS + 2 * HOUR_MS
+        oldest = next(one for one in ledger.acked if one.next_offset > partition.log_start_offset)
+        if plan is CLICKS:
+            assert world.clock.now_ms() - oldest.timestamp <= late_ms, "retention is late"
+            assert partition.log.local_log_start_offset > partition.log_start_offset, "nothing is in the cold tier alone"
+        else:
+            size = partition.cold.size_bytes + partition.log.segments()[-1].size if partition.cold else 0
+            assert 60_000 <= size <= 60_000 + 3 * 4096, f"{size} bytes are kept; 60,000 and the rest of a segment are wanted"
+    await life.end("stop")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_ninety_days_of_crashes_and_storms(seed: int) -> None:
+    simulate(seed, ninety_days, settings=SETTINGS)
