@@ -79,7 +79,7 @@ class DirectReader:
 
     def __init__(self, history: History, *, depth: int, progress: Progress | None = None) -> None:
         assert depth >= 1
-        self._history = history
+        self.history = history
         self._depth = depth
         self.progress = progress or Progress()
 
@@ -103,7 +103,7 @@ class DirectReader:
                 data = await (reading if reading is not None else self._read_or_failure(item))
                 if isinstance(data, Exception):
                     raise data
-                for run in at.add(item, data, self._history.keys.object(item.row.name)):
+                for run in at.add(item, data, self.history.keys.object(item.row.name)):
                     self.progress.offsets += min(run.end_offset, end) - max(run.start_offset, start)
                     yield run
                 if at.is_done:
@@ -125,7 +125,7 @@ class DirectReader:
             yield waiting.popleft()
 
     async def _pieces(self, start: int, end: int) -> AsyncIterator[_Piece | Hole]:
-        async for row in self._history.rows(start, end):
+        async for row in self.history.rows(start, end):
             if row.is_hole:
                 yield Hole(max(row.base_offset, start), min(row.end_offset, end), row.hole)
                 continue
@@ -157,19 +157,19 @@ class DirectReader:
         return min(-(-position // chunk_bytes) * chunk_bytes, row.log_bytes)
 
     async def _footer(self, row: Entry) -> Footer:
-        if self._history.shelf.footers.peek(self._history.keys.object(row.name)) is None:
+        if self.history.shelf.footers.peek(self.history.keys.object(row.name)) is None:
             self.progress.requests += 1
         try:
-            return await self._history.footer(row)
+            return await self.history.footer(row)
         except MissingObject as missing:
             raise self._gone(missing) from None
 
     def _gone(self, missing: MissingObject) -> Corrupt:
-        return Corrupt(f"{missing}, though the manifest of {self._history.keys.pid} refers to it")
+        return Corrupt(f"{missing}, though the manifest of {self.history.keys.pid} refers to it")
 
     async def _read(self, piece: _Piece) -> memoryview:
         """Bytes of a piece, proven."""
-        row, history = piece.row, self._history
+        row, history = piece.row, self.history
         key = history.keys.object(row.name)
         is_one_get = piece.start == 0 and piece.end == row.log_bytes and row.size <= RANGE_BYTES_MAX
         for _ in range(_GET_ATTEMPTS):
@@ -195,12 +195,12 @@ class DirectReader:
 
     async def offset_at_time(self, timestamp_ms: int) -> int:
         """Where a consumer would start that seeks to this time: the first offset with a timestamp >= it, or the end."""
-        found = await Lookup(self._history, self._window).offset_for_timestamp(timestamp_ms)
-        return self._history.end_offset if found is None else found[0]
+        found = await Lookup(self.history, self._window).offset_for_timestamp(timestamp_ms)
+        return self.history.end_offset if found is None else found[0]
 
     async def aborted(self, start: int, end: int) -> list[tuple[int, int, int]]:
         """(producer id, first offset, last offset) of aborted transactions with data in [start, end)."""
-        return await Lookup(self._history, self._window).aborted_rows(start, end)
+        return await Lookup(self.history, self._window).aborted_rows(start, end)
 
     async def _window(self, history: History, row: Entry, footer: Footer, position: int, size: int) -> memoryview:
         chunk_bytes = footer.trailer.chunk_bytes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hotlog.kernel.errors import Corrupt, NotFound, PreconditionFailed
-from hotlog.world.ports import Blob, Buffer, ObjectInfo
+from hotlog.world.ports import Blob, Buffer, ObjectInfo, PendingUpload
 
 
 class Ticking:
@@ -38,6 +38,7 @@ class ScriptedStore:
     objects: dict[str, bytes] = field(default_factory=dict)
     gets: list[Call] = field(default_factory=list)
     puts: list[str] = field(default_factory=list)
+    uploads: list[PendingUpload] = field(default_factory=list)
     hold: asyncio.Event | None = None
     spoil: Callable[[Call, bytes], bytes] | None = None
     before_put: Callable[[str], None] | None = None
@@ -95,6 +96,14 @@ class ScriptedStore:
         for key in sorted(self.objects):
             if key.startswith(prefix) and key > after:
                 yield ObjectInfo(key, len(self.objects[key]), "etag", 0)
+
+    async def list_uploads(self, prefix: str):  # type: ignore[no-untyped-def]
+        for upload in list(self.uploads):
+            if upload.key.startswith(prefix):
+                yield upload
+
+    async def abort_upload(self, upload: PendingUpload) -> None:
+        self.uploads.remove(upload)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:

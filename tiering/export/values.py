@@ -11,6 +11,7 @@ column types only ever widen during an export; the work on one block is bounded 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class ValueColumns:
     def __init__(self, schema: pa.Schema | None, *, is_open: bool) -> None:
         self.schema = schema if schema is not None else pa.schema([])
         self.is_open = is_open
+        self._lock = threading.Lock()  # partitions are built in threads and widen the same columns
 
     def add_to(self, table: pa.Table) -> pa.Table:
         """The table with value columns added, and `value` null where they say it all."""
@@ -57,14 +59,14 @@ class ValueColumns:
         count = len(values)
         index = [n for n, value in enumerate(values) if value is not None and _is_object(value)]
         is_raw = np.fromiter((value is not None for value in values), np.bool_, count)
-        table, good = self._parse_objects([values[n] or b"" for n in index])
+        schema, table, good = self._parse_objects([values[n] or b"" for n in index])
         rows = np.array(index, np.int64)[good]
         is_raw[rows] = False
         take = np.full(count, -1, np.int64)
         take[rows] = np.arange(len(rows))
         indices = None if len(rows) == count else pa.array(take, mask=take < 0)
         columns = {}
-        for field in self.schema:
+        for field in schema:
             type_ = settled(field.type)
             if type_ is None:
                 continue
@@ -75,31 +77,39 @@ class ValueColumns:
             columns[field.name] = column if indices is None else column.take(indices)
         return Parsed(columns, is_raw)
 
-    def _parse_objects(self, objects: list[bytes]) -> tuple[pa.Table | None, list[int]]:
-        """A table of the objects that fit, and their indexes; the block is halved around those that do not."""
+    def _parse_objects(self, objects: list[bytes]) -> tuple[pa.Schema, pa.Table | None, list[int]]:
+        """The columns, a table of the objects that fit them, and which these are; the block is halved around those that do not."""
+        schema = self.schema
         if not objects:
-            return None, []
+            return schema, None, []
         unexpected = "error" if self.is_open else "ignore"
-        whole = _read(objects, self.schema, unexpected) if len(self.schema) else None
-        if whole is None and self.is_open:
-            found = _infer(objects, [READS_PER_BLOCK_MAX])
-            self.schema = unify(self.schema, found) if found is not None else self.schema
-        if whole is not None or not len(self.schema):
-            return whole, list(range(len(objects))) if whole is not None else []
+        whole = _read(objects, schema, unexpected) if len(schema) else None
+        if whole is not None:
+            return schema, whole, list(range(len(objects)))
+        if self.is_open:
+            schema = self._widen(_infer(objects, [READS_PER_BLOCK_MAX]))
+        if not len(schema):
+            return schema, None, []
         tables: list[pa.Table] = []
         good: list[int] = []
         parts, reads = [(0, len(objects))], 0
         while parts and reads < READS_PER_BLOCK_MAX:
             start, end = parts.pop()
             reads += 1
-            table = _read(objects[start:end], self.schema, unexpected)
+            table = _read(objects[start:end], schema, unexpected)
             if table is not None:
                 tables.append(table)
                 good.extend(range(start, end))
             elif end - start > 1:
                 middle = (start + end) // 2
                 parts += [(middle, end), (start, middle)]
-        return (pa.concat_tables(tables) if tables else None), good
+        return schema, (pa.concat_tables(tables) if tables else None), good
+
+    def _widen(self, found: pa.Schema | None) -> pa.Schema:
+        with self._lock:
+            if found is not None:
+                self.schema = unify(self.schema, found)
+            return self.schema
 
 
 def column_name(field: str) -> str:
