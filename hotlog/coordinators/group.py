@@ -102,7 +102,11 @@ class _Draft:
             self.join_new(event)
         elif event.member_id in self.group.pending:
             self.set(pending=self.group.pending - {event.member_id})
-            self.add_member(event, event.member_id)
+            if event.instance_id is None:
+                self.add_member(event, event.member_id)
+            else:  # an id of a dynamic member, and now it says that it is static: who has the instance id decides
+                self.effects.append(Disarm(member_timer(event.member_id)))
+                self.join_new(event)
         else:
             self.join_known(event)
 
