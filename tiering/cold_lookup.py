@@ -8,14 +8,14 @@ Invariants: no answer lies below the log start; a row is searched only if its ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, KiB
 from hotlog.wire.batch import BatchHeader, header_at
 from hotlog.wire.records import decode_batch
 from tiering.history import History
-from tiering.manifest import Entry, find_max_timestamp
+from tiering.manifest import Entry, PageRef
 from tiering.segment_object import Footer, parse_leader_epochs
 
 Window = Callable[[History, Entry, Footer, int, int], Awaitable[memoryview]]
@@ -58,28 +58,67 @@ class Lookup:
         return None
 
     async def offset_of_max_timestamp(self) -> Found | None:
-        """The first record that has the largest timestamp of all that is tiered."""
-        found = find_max_timestamp(self._history.manifest)
-        if found is None:
+        """The first record that has the largest timestamp of all that is tiered above the log start."""
+        start = self._history.start_offset
+        if start >= self._history.end_offset:
             return None
-        if isinstance(found, Entry):
-            row: Entry | None = found
-        else:
-            start = max(self._history.start_offset, found.start_offset)
-            row = (await self._history.page(found)).row_reaching(found.totals.max_timestamp, start_offset=start)
-        if row is None:
-            return None
+        first = await self._history.row_at(start)
+        cut = None
+        if not first.is_hole and first.base_offset < start:  # its recorded maximum may lie below the log start
+            cut, start = await self._max_in_cut_row(first, start), first.end_offset
+        row = await self._row_of_max(start)
+        if row is None or (cut is not None and cut[1] >= row.max_timestamp):
+            return cut
         footer = await self._history.footer(row)
         wanted = row.max_timestamp_offset
         position, header = await self._batch_from(
             row, footer, footer.position_for(wanted), lambda header: header.last_offset >= wanted
         )
-        if header is None:
-            raise Corrupt(f"{row.name}: no batch reaches offset {wanted}, where the manifest has its largest timestamp")
-        for record in decode_batch(await self._exactly(row, footer, position, header.size)):
-            if record.timestamp == header.max_timestamp:
-                return record.offset, record.timestamp, header.leader_epoch
-        return header.base_offset, header.max_timestamp, header.leader_epoch
+        found = None if header is None else await self._max_in_batch(row, footer, position, header, row.base_offset)
+        if found is None:
+            raise Corrupt(f"{row.name}: no record at offset {wanted}, where the manifest has its largest timestamp")
+        return found
+
+    async def _row_of_max(self, start: int) -> Entry | None:
+        """The first row with the largest timestamp among those that begin at or above `start`."""
+        best: Entry | PageRef | None = None
+        best_timestamp = -1
+        for ref in self._history.manifest.archive:
+            if ref.end_offset <= start or not ref.totals.records:
+                continue
+            parts: Sequence[Entry | PageRef] = (ref,)
+            if ref.start_offset < start:
+                parts = (await self._history.page(ref)).rows_between(start, ref.end_offset)
+            for part in parts:
+                reached = part.totals.max_timestamp if isinstance(part, PageRef) else part.max_timestamp
+                if reached > best_timestamp:
+                    best, best_timestamp = part, reached
+        for row in self._history.manifest.rows_after(start):
+            if not row.is_hole and row.max_timestamp > best_timestamp:
+                best, best_timestamp = row, row.max_timestamp
+        if isinstance(best, PageRef):
+            return (await self._history.page(best)).row_reaching(best_timestamp, start_offset=best.start_offset)
+        return best
+
+    async def _max_in_cut_row(self, row: Entry, start: int) -> Found | None:
+        """The same inside a row whose beginning was deleted: header by header."""
+        footer = await self._history.footer(row)
+        position, best = footer.position_for(start), None
+        while position < row.log_bytes:
+            floor = -1 if best is None else best[1]
+            position, header = await self._batch_from(row, footer, position, _reaches(start, floor))
+            if header is None:
+                break
+            found = await self._max_in_batch(row, footer, position, header, start)
+            if found is not None and found[1] > floor:
+                best = found
+            position += header.size
+        return best
+
+    async def _max_in_batch(self, row: Entry, footer: Footer, position: int, header: BatchHeader, start: int) -> Found | None:
+        records = decode_batch(await self._exactly(row, footer, position, header.size))
+        best = max((record for record in records if record.offset >= start), key=lambda record: record.timestamp, default=None)
+        return None if best is None else (best.offset, best.timestamp, header.leader_epoch)
 
     async def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
         """(largest known epoch <= `epoch`, first offset after it); (-1, -1) if `epoch` is newer than all that is tiered."""
@@ -159,3 +198,7 @@ class Lookup:
         if position + size > row.log_bytes:
             raise Corrupt(f"{row.name}: the batch at byte {position} says {size} bytes; the log part ends at {row.log_bytes}")
         return await self._window(self._history, row, footer, position, size)
+
+
+def _reaches(start: int, floor: int) -> Callable[[BatchHeader], bool]:
+    return lambda header: header.last_offset >= start and header.max_timestamp > floor

@@ -293,14 +293,17 @@ async def test_times_are_found_as_in_a_local_log(seed: int, archived: int, start
     await reader.close()
 
 
-@pytest.mark.parametrize("archived", [0, 4, 6])
-async def test_the_largest_time_is_found(archived: int) -> None:
-    for seed in range(8):
-        lake = random_lake(seed, archived=archived)
-        reader = reader_of(lake)
-        largest = max(time for _, time, _, _, _ in lake.records())
-        assert await reader.offset_of_max_timestamp(lake) == lake.for_timestamp(largest)
-        await reader.close()
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), archived=st.sampled_from([0, 4, 6]), start=st.floats(0, 1))
+async def test_the_largest_time_is_found(seed: int, archived: int, start: float) -> None:
+    lake = random_lake(seed, archived=archived, holes=True)
+    lake.log_start = int(start * lake.next_offset)
+    lake.change(log_start_offset=lake.log_start)
+    reader = reader_of(lake)
+    largest = max((time for _, time, _, _, _ in lake.records()), default=None)
+    expected = None if largest is None else lake.for_timestamp(largest)
+    assert await reader.offset_of_max_timestamp(lake) == expected
+    await reader.close()
 
 
 async def test_epochs_end_where_the_next_one_begins() -> None:
