@@ -26,7 +26,7 @@ from kio.serial.errors import SerialError
 from kio.static.constants import EntityType
 
 from hotlog.kernel.errors import Invalid
-from hotlog.wire.bounds import Step, step_for, varint
+from hotlog.wire.bounds import Step, step_for, varint, walked
 
 API_VERSIONS_KEY = 18
 
@@ -129,7 +129,7 @@ def decode_request(key: int, version: int, frame: memoryview, position: int) -> 
         Invalid: malformed, for whatever reason.
     """
     walk, read = _request_reader(key, version)
-    walk(frame, position, len(frame))
+    frame, position = walked(walk, frame, position)
     try:
         return read(frame.toreadonly(), position)[0]
     except (SerialError, ValueError, OverflowError, TypeError) as error:

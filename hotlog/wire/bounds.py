@@ -27,6 +27,7 @@ _FIXED = {
 _SHORT = struct.Struct(">h")
 _INT = struct.Struct(">i")
 _VARINT_BYTES_MAX = 5
+UNKNOWN_TAGS_MAX = 32
 
 
 def _short_of(data: memoryview, position: int, end: int, need: int) -> Invalid:
@@ -118,20 +119,62 @@ def _nullable_struct(inner: Step) -> Step:
     return step
 
 
+class UnknownTag(Exception):
+    """A tagged field that the schema does not know: the section's count lies at [start, fields), the field at [tag, end)."""
+
+    def __init__(self, count: int, start: int, fields: int, tag: int, end: int) -> None:
+        super().__init__(f"unknown tagged field at byte {tag}")
+        self.count, self.start, self.fields, self.tag, self.end = count, start, fields, tag, end
+
+
 def _tags(known: dict[int, Step]) -> Step:
     def step(data: memoryview, position: int, end: int) -> int:
+        start = position
         count, position = varint(data, position, end)
+        fields = position
         for _ in range(count):
+            field = position
             tag, position = varint(data, position, end)
             size, position = varint(data, position, end)
             if position + size > end:
                 raise _short_of(data, position, end, size)
-            if tag in known and known[tag](data, position, position + size) != position + size:
+            if tag not in known:
+                raise UnknownTag(count, start, fields, field, position + size)
+            if known[tag](data, position, position + size) != position + size:
                 raise Invalid(f"request is malformed: tagged field {tag} at byte {position} is not {size} bytes long")
             position += size
         return position
 
     return step
+
+
+def walked(step: Step, data: memoryview, position: int) -> tuple[memoryview, int]:
+    """`data` and the position of the body, walked; a copy where tagged fields had to be left out that the schema does not know.
+
+    A client newer than the schema may send such fields in any flexible version (KIP-482); kio's reader fails on them.
+
+    Raises:
+        Invalid: a length that cannot be, or more unknown fields than a client could have reason to send.
+    """
+    for _ in range(UNKNOWN_TAGS_MAX):
+        try:
+            step(data, position, len(data))
+        except UnknownTag as found:
+            count = _uvarint(found.count - 1)
+            data = memoryview(b"".join((data[position : found.start], count, data[found.fields : found.tag], data[found.end :])))
+            position = 0
+        else:
+            return data, position
+    raise Invalid(f"request is malformed: more than {UNKNOWN_TAGS_MAX} unknown tagged fields")
+
+
+def _uvarint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def step_for(entity: type[Any]) -> Step:

@@ -1,0 +1,85 @@
+"""Framing: however bytes are cut, the same frames come out; sizes that cannot be close the connection."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hotlog.kernel.errors import Invalid, TooLarge
+from hotlog.wire import frame as framing
+from hotlog.wire.frame import FrameReader
+
+LIMIT = 100_000
+
+
+def feed(reader: FrameReader, data: bytes, cuts: list[int]) -> list[bytes]:
+    """Put `data` into the reader's buffers, at most cuts[i] bytes at a time."""
+    frames: list[bytes] = []
+    position = turn = 0
+    while position < len(data):
+        target = reader.buffer()
+        size = min(len(target), cuts[turn % len(cuts)], len(data) - position)
+        target[:size] = data[position : position + size]
+        frames += [bytes(frame) for frame in reader.received(size)]
+        position += size
+        turn += 1
+    return frames
+
+
+@given(
+    bodies=st.lists(st.binary(min_size=8, max_size=40) | st.integers(100, 30_000).map(lambda n: b"x" * n), max_size=8),
+    cuts=st.lists(st.integers(1, 5000), min_size=1, max_size=5),
+    scratch=st.integers(1, 64),
+)
+def test_frames_do_not_depend_on_how_bytes_arrive(bodies: list[bytes], cuts: list[int], scratch: int) -> None:
+    reader = FrameReader(memoryview(bytearray(scratch)), LIMIT)
+    stream = b"".join(struct.pack(">i", len(body)) + body for body in bodies)
+    assert feed(reader, stream, cuts) == bodies
+    assert reader.held == 0
+
+
+def test_a_shared_scratch_may_be_overwritten_between_receives() -> None:
+    scratch = memoryview(bytearray(16))
+    one, two = FrameReader(scratch, LIMIT), FrameReader(scratch, LIMIT)
+    first, second = b"a" * 20, b"b" * 20
+    ours, theirs = struct.pack(">i", 20) + first, struct.pack(">i", 20) + second
+    got: dict[int, list[bytes]] = {1: [], 2: []}
+    for at in range(0, 24, 3):
+        got[1] += feed(one, ours[at : at + 3], [3])
+        got[2] += feed(two, theirs[at : at + 3], [3])
+    assert got == {1: [first], 2: [second]}
+
+
+def test_a_frame_is_writable_and_its_own() -> None:
+    reader = FrameReader(memoryview(bytearray(64)), LIMIT)
+    reader.buffer()[:24] = struct.pack(">i", 8) + b"frame--1" + struct.pack(">i", 8) + b"frame--2"
+    first, second = reader.received(24)
+    first[:] = b"changed!"
+    assert bytes(second) == b"frame--2"
+
+
+@pytest.mark.parametrize("size", [0, -1, 7, -(2**31)])
+def test_a_size_that_cannot_be_is_invalid(size: int) -> None:
+    reader = FrameReader(memoryview(bytearray(64)), LIMIT)
+    with pytest.raises(Invalid, match="is not possible"):
+        feed(reader, struct.pack(">i", size), [1])
+
+
+@pytest.mark.parametrize("size", [LIMIT + 1, 2**31 - 1])
+def test_a_size_above_the_limit_is_too_large(size: int) -> None:
+    reader = FrameReader(memoryview(bytearray(64)), LIMIT)
+    with pytest.raises(TooLarge, match="socket.request.max.bytes"):
+        feed(reader, struct.pack(">i", size), [4])
+
+
+def test_memory_follows_what_came_not_what_was_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "FRAME_BYTES_FIRST", 1024)
+    reader = FrameReader(memoryview(bytearray(512)), 2**31 - 1)
+    feed(reader, struct.pack(">i", 2**30) + b"x" * 100, [512])
+    assert len(reader.buffer()) <= 1024
+    feed(reader, b"x" * 10_000, [4096])
+    assert reader.held == 10_100
+    assert len(reader.buffer()) <= 2 * 10_100
