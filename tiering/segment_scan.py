@@ -44,20 +44,30 @@ class SegmentScan(NamedTuple):
     time_index: bytes
 
 
-class SegmentScanner:
-    """Walks the batches of [start_offset, end_offset) in a segment file, a slice per `step`.  Blocking; call off the event loop."""
+class ScanRange(NamedTuple):
+    """What to walk: [start_offset, end_offset) of a segment file that begins at `segment_offset` and counts `size` bytes.
 
-    def __init__(
-        self, file: File, *, size: int, start_offset: int, end_offset: int, interval_bytes: int = INDEX_INTERVAL_BYTES
-    ) -> None:
+    `has_gaps`: offsets may be missing between batches (a compacted log); else each batch must follow the one before.
+    """
+
+    segment_offset: int
+    start_offset: int
+    end_offset: int
+    size: int
+    has_gaps: bool = False
+
+
+class SegmentScanner:
+    """Walks the batches of a ScanRange, a slice per `step`.  Blocking; call off the event loop."""
+
+    def __init__(self, file: File, want: ScanRange, interval_bytes: int = INDEX_INTERVAL_BYTES) -> None:
         self._file = file
-        self._size = size
-        self._start = start_offset
-        self._end = end_offset
+        self._want = want
+        self._size, self._start, self._end = want.size, want.start_offset, want.end_offset
         self._interval = interval_bytes
         self._at = 0  # next byte of the file
         self._origin = -1  # byte of the file where the object begins
-        self._next_offset = start_offset
+        self._next_offset = want.segment_offset
         self._crc = self._chunk_crc = self._chunk_filled = 0
         self._chunks: list[int] = []
         self._records = self._batches = self._since_index = 0
@@ -98,6 +108,13 @@ class SegmentScanner:
         return data
 
     def _take(self, batch: memoryview, header: BatchHeader, at: int) -> None:
+        is_next = header.base_offset == self._next_offset or (self._want.has_gaps and header.base_offset > self._next_offset)
+        if not is_next or header.last_offset_delta < 0 or header.next_offset > self._end:
+            raise Corrupt(
+                f"{self._file.path}: batch [{header.base_offset}, {header.next_offset}) at byte {at};"
+                f" offsets [{self._next_offset}, {self._end}) are expected"
+            )
+        self._next_offset = header.next_offset
         if header.next_offset <= self._start:
             return  # covered by the object before
         if header.base_offset < self._start:
@@ -106,16 +123,10 @@ class SegmentScanner:
             )
         if header.magic != 2 or not crc_ok(batch):
             raise Corrupt(f"{self._file.path}: the batch at byte {at} (offset {header.base_offset}) fails its CRC-32C")
-        if header.base_offset < self._next_offset or header.last_offset_delta < 0 or header.next_offset > self._end:
-            raise Corrupt(
-                f"{self._file.path}: batch [{header.base_offset}, {header.next_offset}) at byte {at};"
-                f" offsets [{self._next_offset}, {self._end}) are expected"
-            )
         if self._origin < 0:
             self._origin = at
         self._index(header, at - self._origin)
         self._sum(batch)
-        self._next_offset = header.next_offset
         self._records += header.record_count
         self._batches += 1
         if not self._epochs or self._epochs[-1][0] != header.leader_epoch:
@@ -168,15 +179,15 @@ class SegmentScanner:
         )  # fmt: skip
 
 
-async def scan_segment(disk: Disk, path: str, *, size: int, start_offset: int, end_offset: int) -> SegmentScan:
-    """Walk and prove the batches of [start_offset, end_offset) in the segment file at `path`, whose first `size` bytes count.
+async def scan_segment(disk: Disk, path: str, want: ScanRange) -> SegmentScan:
+    """Walk and prove a range of batches in the segment file at `path`.
 
     Raises:
         Corrupt, PreconditionFailed: as SegmentScanner.step.  OSError: the file cannot be read.
     """
     file = await disk.run(disk.open, path, read_only=True)
     try:
-        scanner = SegmentScanner(file, size=size, start_offset=start_offset, end_offset=end_offset)
+        scanner = SegmentScanner(file, want)
         while await disk.run(scanner.step):
             pass
         return scanner.result()

@@ -28,7 +28,7 @@ from tiering.manifest import STANDARD, Entry, Manifest
 from tiering.manifest_edits import Edit, append, blank, claim, record_hole
 from tiering.manifest_store import ManifestStore
 from tiering.segment_object import FooterParts, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
-from tiering.segment_scan import SegmentScan, SegmentSource, scan_segment
+from tiering.segment_scan import ScanRange, SegmentScan, SegmentSource, scan_segment
 
 LOG = logging.getLogger("hotlog.tier")
 PENDING_MS_MAX = 60 * 60 * 1000  # an uncommitted object may be condemned as an orphan later on: then rather upload again
@@ -185,9 +185,8 @@ class Uploader:
 
     async def _upload(self, target: CopyTarget, plan: CopyPlan, lease: Lease) -> Entry:
         segment = plan.segment
-        scan = await scan_segment(
-            self._disk, segment.log_path, size=segment.size, start_offset=plan.start_offset, end_offset=segment.end_offset
-        )
+        want = ScanRange(segment.base_offset, plan.start_offset, segment.end_offset, segment.size, target.log.config.is_compacted)
+        scan = await scan_segment(self._disk, segment.log_path, want)
         parts = await self._footer_parts(target, segment, scan)
         nonce, now_ms = self._entropy.uuid().hex, self._clock.now_ms()
         footer = build_footer(
