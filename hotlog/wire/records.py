@@ -33,7 +33,7 @@ from hotlog.world.ports import Buffer
 
 RECORD_BYTES_MIN = 7  # length, attributes, timestamp delta, offset delta, key length, value length, header count: a byte each
 STEP_BYTES = 256 * KiB  # one step of streaming decompression
-ZSTD_SLICE_BYTES = 1 * KiB  # input of one zstd step: at most 32 MiB come out of it
+ZSTD_SLICE_BYTES = 256  # input of one zstd step: at most 8 MiB come out of it
 
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16

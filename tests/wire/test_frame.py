@@ -71,7 +71,7 @@ def test_a_size_that_cannot_be_is_invalid(size: int) -> None:
 @pytest.mark.parametrize("size", [LIMIT + 1, 2**31 - 1])
 def test_a_size_above_the_limit_is_too_large(size: int) -> None:
     reader = FrameReader(memoryview(bytearray(64)), LIMIT)
-    with pytest.raises(TooLarge, match="socket.request.max.bytes"):
+    with pytest.raises(TooLarge, match=r"socket\.request\.max\.bytes"):
         feed(reader, struct.pack(">i", size), [4])
 
 
