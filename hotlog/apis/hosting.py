@@ -168,8 +168,8 @@ class Hosting:
         if held is not None:
             LOG.warning("%s has no local log: it begins anew at offset %d, where the cold tier ends", tp, end)
         log = await self._logs.create(tp, topic.topic_id, config, start_offset=end, leader_epoch=epoch)
-        if start < end:
-            log.log_start_offset = start
+        if end > 0:
+            log.log_start_offset = start  # lower than where the local log begins: what is between is in the store
             await log.wait_log_start_saved()
         return log
 

@@ -194,7 +194,9 @@ class LogManager:
         )
         loaded: Loaded = load(ctx, path, tp)
         first = loaded.segments[0].base_offset
-        log_start = min(first if start is None else start, loaded.readable_end)
+        if start is None:  # only a log start above 0 is ever written; a tiered log's history may lie below its first local segment
+            start = 0 if config.remote_enabled else first
+        log_start = min(start, loaded.readable_end)
         if not config.remote_enabled:
             log_start = max(log_start, first)
         return PartitionLog(self._parts, tp, path, config, loaded, log_start)

@@ -1,0 +1,268 @@
+"""A broker's life: crashes between commit and effect, a store that is away, a lost or stale disk, two processes, damage."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from controller.records import TopicCreated, TopicDeleted
+from controller.service import State
+from hotlog.apis.broker import Broker
+from hotlog.apis.error_codes import Refused
+from hotlog.kernel.errors import ForeignStore, Invalid, StoreUnavailable
+from hotlog.kernel.ids import TopicPartition
+from hotlog.wire.batch import header_at
+from hotlog.wire.records import NewRecord, decode_batch, encode_batch
+from hotlog.world.ports import ObjectStore
+from tests.admin.node import Door, open_broker, open_directory_store, request, running
+
+TP = TopicPartition("clicks", 0)
+
+
+class Switch:
+    """A store with a switch: off, every call fails as an outage does."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self._inner = inner
+        self.shared = {"is_off": False}
+
+    def bind(self, **names: str | None) -> Switch:
+        other = Switch(self._inner.bind(**names))  # type: ignore[arg-type]
+        other.shared = self.shared
+        return other
+
+    def __getattr__(self, name: str):
+        if self.shared["is_off"] and name != "close":
+            raise StoreUnavailable(f"{name}: the store is off")
+        return getattr(self._inner, name)
+
+
+async def produce(broker: Broker, first: int, count: int) -> None:
+    log = broker.logs.get(TP)
+    for number in range(first, first + count):
+        data = encode_batch([NewRecord(broker.clock.now_ms(), b"k", b"%d" % number)])
+        appended = log.append(memoryview(data), [header_at(data)], now_ms=broker.clock.now_ms())
+        assert appended.base_offset == number
+    await log.wait_durable(first + count)
+
+
+async def tier(broker: Broker, end: int) -> None:
+    """Roll, and copy until everything below `end` is in the store."""
+    broker.logs.get(TP).roll(broker.clock.now_ms())
+    await broker.logs.get(TP).flush()
+    async with asyncio.timeout(30):
+        while broker.partition("clicks", 0).cold.end_offset < end:
+            await broker.tier.tick_copy()
+
+
+async def values_cold(broker: Broker, start: int, end: int) -> list[bytes]:
+    found, offset = [], start
+    while offset < end:
+        piece = await broker.partition("clicks", 0).cold.read(offset, 1_000_000)
+        data = memoryview(piece.data)
+        while len(data):
+            size = header_at(data).size
+            found += [bytes(record.value) for record in decode_batch(data[:size]) if record.offset >= start]
+            offset = header_at(data).next_offset
+            data = data[size:]
+    return found
+
+
+async def test_history_in_the_cold_tier_stays_readable_after_a_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 20)
+        await tier(broker, 20)
+        assert await broker.logs.get(TP).drop_local_before(20) > 0
+        assert broker.partition("clicks", 0).log_start_offset == 0
+    async with running(tmp_path) as broker:
+        partition = broker.partition("clicks", 0)
+        assert partition.log.local_log_start_offset == 20
+        assert partition.log_start_offset == 0, "what is only in the store is still there for clients"
+        assert await values_cold(broker, 0, 20) == [b"%d" % number for number in range(20)]
+
+
+@pytest.mark.parametrize("deleted_first", [0, 5])
+async def test_a_lost_disk_begins_anew_where_the_cold_tier_ends(tmp_path: Path, deleted_first: int) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 20)
+        await tier(broker, 20)
+        if deleted_first:
+            await broker.partition("clicks", 0).delete_records(deleted_first)
+    shutil.rmtree(tmp_path / "data")
+    for _ in range(2):  # and so it stays after one more restart
+        async with running(tmp_path) as broker:
+            partition = broker.partition("clicks", 0)
+            assert (partition.log.log_end_offset, partition.log_start_offset) == (20, deleted_first)
+            assert await values_cold(broker, deleted_first, 20) == [b"%d" % number for number in range(deleted_first, 20)]
+
+
+async def test_a_lost_disk_waits_for_the_store_rather_than_give_offsets_out_twice(tmp_path: Path) -> None:
+    store = Switch(await open_directory_store(tmp_path / "store"))
+    broker = await open_broker(tmp_path / "data", store)
+    await broker.create_topic("clicks", 1)
+    await produce(broker, 0, 20)
+    await tier(broker, 20)
+    await broker.close()
+    shutil.rmtree(tmp_path / "data" / "clicks-0")
+    store.shared["is_off"] = True
+    broker = await open_broker(tmp_path / "data", store)
+    assert broker.partition("clicks", 0) is None, "not served"
+    shapes = request(3, 9)
+    wanted = shapes.MetadataRequest(
+        topics=None, allow_auto_topic_creation=False, include_cluster_authorized_operations=False,
+        include_topic_authorized_operations=False,
+    )  # fmt: skip
+    reply = await Door(broker).call(3, 9, wanted)
+    assert reply.topics[0].partitions[0].error_code is ErrorCode.leader_not_available
+    store.shared["is_off"] = False
+    await broker.tick()
+    assert broker.partition("clicks", 0).log.log_end_offset == 20
+    await broker.close()
+
+
+async def test_a_log_behind_its_cold_tier_begins_anew(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 10)
+        await broker.logs.get(TP).flush()
+        shutil.copytree(tmp_path / "data" / "clicks-0", tmp_path / "old")
+        await produce(broker, 10, 10)
+        await tier(broker, 20)
+    shutil.rmtree(tmp_path / "data" / "clicks-0")
+    shutil.copytree(tmp_path / "old", tmp_path / "data" / "clicks-0")
+    for name in (".kafka_cleanshutdown", "recovery-point-offset-checkpoint", "replication-offset-checkpoint"):
+        (tmp_path / "data" / name).unlink(missing_ok=True)
+    async with running(tmp_path) as broker:
+        async with asyncio.timeout(20):
+            while broker.partition("clicks", 0) is None or broker.partition("clicks", 0).log.log_end_offset != 20:
+                await broker.tick()
+        assert await values_cold(broker, 0, 20) == [b"%d" % number for number in range(20)]
+        await produce(broker, 20, 1)
+
+
+async def test_without_the_store_hot_data_is_served_and_changes_are_retriable(tmp_path: Path) -> None:
+    store = Switch(await open_directory_store(tmp_path / "store"))
+    broker = await open_broker(tmp_path / "data", store)
+    await broker.create_topic("clicks", 1)
+    await produce(broker, 0, 5)
+    store.shared["is_off"] = True
+    for _ in range(2):  # while running, and after a restart
+        await produce(broker, broker.logs.get(TP).log_end_offset, 5)
+        with pytest.raises(Refused) as refused:
+            await broker.create_topic("views", 1)
+        assert refused.value.code.retriable
+        shapes = request(3, 9)
+        wanted = shapes.MetadataRequest(
+            topics=(shapes.MetadataRequestTopic(name="auto"),), allow_auto_topic_creation=True,
+            include_cluster_authorized_operations=False, include_topic_authorized_operations=False,
+        )  # fmt: skip
+        assert (await Door(broker).call(3, 9, wanted)).topics[0].error_code is ErrorCode.leader_not_available
+        await broker.close()
+        broker = await open_broker(tmp_path / "data", store)
+    assert broker.controller.state is State.OFFLINE
+    assert broker.logs.get(TP).log_end_offset == 15
+    store.shared["is_off"] = False
+    await broker.tick()
+    await broker.create_topic("views", 1)
+    await broker.close()
+
+
+async def test_a_crash_between_commit_and_effect_is_repaired_at_the_next_start(tmp_path: Path) -> None:
+    made, kept = UUID(int=5), TopicPartition("made", 1)
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        gone = broker.topic("clicks").topic_id
+        record = TopicCreated(topic_id=made, name="made", partitions=((1,), (1,)), configs={}, created_ms=0)
+        await broker.controller.commit(lambda image: [record, TopicDeleted(topic_id=gone)])
+        assert broker.logs.get(kept) is None, "committed, and nothing done about it"
+    async with running(tmp_path) as broker:
+        assert broker.logs.get(kept).topic_id == made
+        assert broker.logs.get(TP) is None
+        assert broker.image.doomed == {}
+
+
+async def test_purging_waits_for_the_store(tmp_path: Path) -> None:
+    store = Switch(await open_directory_store(tmp_path / "store"))
+    broker = await open_broker(tmp_path / "data", store)
+    topic = await broker.create_topic("clicks", 1)
+    await broker.controller.commit(lambda image: [TopicDeleted(topic_id=topic.topic_id)])
+    store.shared["is_off"] = True
+    await broker.tick()
+    assert broker.partition("clicks", 0) is None
+    assert topic.topic_id in broker.image.doomed
+    store.shared["is_off"] = False
+    await broker.tick()
+    assert broker.image.doomed == {}
+    await broker.close()
+
+
+async def test_two_processes_never_run_on_one_directory(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        epoch = broker.image.controller_epoch
+        store = await open_directory_store(tmp_path / "store")
+        with pytest.raises(Invalid, match="in use"):
+            await open_broker(tmp_path / "data", store)
+        await broker.create_topic("clicks", 1)
+        assert broker.image.controller_epoch == epoch, "the second did not even try to depose the first"
+
+
+async def test_a_second_data_directory_deposes_the_first_which_goes_on_serving(tmp_path: Path) -> None:
+    store = await open_directory_store(tmp_path / "store")
+    first = await open_broker(tmp_path / "data", store)
+    await first.create_topic("clicks", 1)
+    second = await open_broker(tmp_path / "other", store)
+    with pytest.raises(Refused) as refused:
+        await first.create_topic("views", 1)
+    assert refused.value.code is ErrorCode.not_controller
+    assert first.partition("clicks", 0) is not None
+    await second.close()
+    await first.close()
+    with pytest.raises(ForeignStore, match="taken over"):
+        await open_broker(tmp_path / "data", store)
+
+
+async def test_another_clusters_store_or_directory_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        pass
+    async with running(tmp_path / "elsewhere"):
+        pass
+    foreign = await open_directory_store(tmp_path / "elsewhere" / "store")
+    with pytest.raises(ForeignStore, match="belongs to cluster"):
+        await open_broker(tmp_path / "data", foreign)
+    store = await open_directory_store(tmp_path / "store")
+    shutil.rmtree(tmp_path / "elsewhere" / "data" / "metadata")
+    with pytest.raises((Invalid, ForeignStore)):
+        await open_broker(tmp_path / "elsewhere" / "data", store)
+
+
+async def test_a_damaged_partition_leaves_the_others_served(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 2)
+    metadata = tmp_path / "data" / "clicks-1" / "partition.metadata"
+    metadata.write_text("nonsense")
+    async with running(tmp_path) as broker:
+        assert broker.partition("clicks", 0) is not None
+        assert broker.partition("clicks", 1) is None
+
+
+async def test_many_topics_start_and_are_created_quickly_enough_to_count(tmp_path: Path) -> None:
+    async with running(tmp_path, {"remote.log.storage.system.enable": "false"}) as broker:
+        for number in range(40):
+            await broker.create_topic(f"t{number}", 10)
+    async with running(tmp_path) as broker:
+        assert len(broker.hosted()) == 400
+
+
+async def test_producer_ids_come_from_the_journal(tmp_path: Path) -> None:
+    given = []
+    for _ in range(2):
+        async with running(tmp_path) as broker:
+            given += [await broker.allocate_producer_id() for _ in range(3)]
+    assert given == [0, 1, 2, 1000, 1001, 1002]
