@@ -7,6 +7,8 @@ Invariants: no component makes another one; nothing here knows whether the world
 
 from __future__ import annotations
 
+from compaction.reaper import Reaper
+from compaction.reconcile import Reconciler
 from compaction.trusted_clock import KeptClock
 from compaction.worker import RetentionWorker
 from controller.service import Controller
@@ -19,11 +21,14 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
+from tiering.store.check import check_store
 from tiering.tier import ColdTier
 
 METER_SAVE_S = 60.0
 BROKER_TICK_S = 5.0
 LOG_TICK_S = 1.0
+REAP_S = 60.0
+RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is how soon one is noticed to be due
 
 
 class Node:
@@ -49,6 +54,8 @@ class Node:
         self._broker: Broker | None = None
         self._listener: Listener | None = None
         self._retention: RetentionWorker | None = None
+        self._reaper: Reaper | None = None
+        self._reconciler: Reconciler | None = None
 
     @property
     def broker(self) -> Broker:
@@ -58,23 +65,22 @@ class Node:
     async def open(self) -> None:
         """Everything but the listener: metadata, logs, cold tier, hosted partitions, workers.
 
+        A store that answers must keep its promises (tiering.store.check); one that does not answer is no reason to refuse hot data.
+
         Raises:
-            ForeignStore, Invalid: the store or the data directory is another cluster's; StoreUnavailable at the very first start.
+            ForeignStore, Invalid: the store or the data directory is another cluster's, or the store is not safe to use;
+            StoreUnavailable at the very first start.
         """
         world, settings = self.world, self.settings
-        await self.controller.open(await self.logs.claim())
+        cluster_id = await self.logs.claim()
+        report = await check_store(world.store, quick=True, entropy=world.entropy)
+        if report.reachable:
+            report.require()
+        await self.meter.load()
+        await self.controller.open(cluster_id)
         if settings.flag("remote.log.storage.system.enable"):
-            self.tier = ColdTier(
-                store=world.store,
-                clock=world.clock,
-                disk=world.disk,
-                entropy=world.entropy,
-                settings=settings,
-                metrics=self.metrics,
-                cache_dir=f"{self._data_dir}/cache",
-                cluster_id=self.controller.cluster_id,
-            )
-        broker = self._broker = Broker(
+            self.tier = self._make_tier()
+        self._broker = Broker(
             settings=settings,
             clock=world.clock,
             disk=world.disk,
@@ -84,14 +90,51 @@ class Node:
             controller=self.controller,
             tier=self.tier,
         )
-        await broker.start()
+        await self._broker.start()
+        self._make_workers(self._broker)
+
+    def _make_tier(self) -> ColdTier:
+        world = self.world
+        return ColdTier(
+            store=world.store,
+            clock=world.clock,
+            disk=world.disk,
+            entropy=world.entropy,
+            settings=self.settings,
+            metrics=self.metrics,
+            cache_dir=f"{self._data_dir}/cache",
+            cluster_id=self.controller.cluster_id,
+        )
+
+    def _make_workers(self, broker: Broker) -> None:
+        world = self.world
+        kept = KeptClock(world.clock, world.disk, f"{self._data_dir}/trusted-clock")
         self._retention = RetentionWorker(
             broker.hosted,
             clock=world.clock,
             settings=lambda: broker.settings,
             metrics=self.metrics,
-            trusted=KeptClock(world.clock, world.disk, f"{self._data_dir}/trusted-clock"),
+            trusted=kept,
             is_tiering=self.tier is not None,
+        )
+        tier = self.tier
+        if tier is None:
+            return
+
+        def grace_ms() -> int:
+            return broker.settings.number("hotlog.garbage.grace.ms")
+
+        self._reaper = Reaper(tier, world.store, metrics=self.metrics, trusted=kept.trusted, grace_ms=grace_ms)
+        self._reconciler = Reconciler(
+            world.store,
+            self.controller.cluster_id,
+            clock=world.clock,
+            trusted=kept.trusted,
+            metrics=self.metrics,
+            manifest_of=tier.manifest_of,
+            is_hosted=lambda pid: tier.get(pid) is not None,
+            grace_ms=grace_ms,
+            interval_s=lambda: broker.settings.number("hotlog.reconcile.interval.ms") / 1000,
         )
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -119,6 +162,10 @@ class Node:
             Beat("broker", self._tick_broker, BROKER_TICK_S),
             Beat("copy", self._tick_copy, copy_s),
             Beat("retention", self._tick_retention, check_s),
+            Beat("reaper", self._tick_reaper, min(REAP_S, self.settings.number("hotlog.garbage.grace.ms") / 1000 + 1)),
+            Beat(
+                "reconcile", self._tick_reconcile, min(RECONCILE_S, self.settings.number("hotlog.reconcile.interval.ms") / 1000)
+            ),
             Beat("meter", self._tick_meter, METER_SAVE_S),
         ]
 
@@ -149,6 +196,12 @@ class Node:
 
     async def _tick_retention(self) -> bool:
         return self._retention is not None and await self._retention.tick()
+
+    async def _tick_reaper(self) -> bool:
+        return self._reaper is not None and await self._reaper.tick()
+
+    async def _tick_reconcile(self) -> bool:
+        return self._reconciler is not None and await self._reconciler.tick()
 
     async def _tick_meter(self) -> bool:
         await self.meter.save()

@@ -21,6 +21,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.observe.http import HttpDoor
 from hotlog.schedule import Schedule
+from hotlog.world.memory import keep_heap
 from hotlog.world.ports import World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
@@ -60,6 +61,7 @@ def run(options: ServeOptions) -> None:
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     for name in options.settings.ignored:
         log.warning("configuration %s is accepted but has no effect here", name)
+    keep_heap()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(options))
 
@@ -83,7 +85,7 @@ async def _serve(options: ServeOptions) -> None:
         loop.add_signal_handler(number, stop.set)
     metrics, clock, disk, entropy = Metrics(), SystemClock(), PosixDisk(), SystemEntropy()
     disk.make_dirs(options.data_dir)
-    meter = Meter(clock)
+    meter = Meter(clock, disk=disk, path=f"{options.data_dir}/meter.json")
     store = await open_store(
         options.store_url, settings=options.settings, metrics=metrics, clock=clock, entropy=entropy, disk=disk, meter=meter
     )

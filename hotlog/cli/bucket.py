@@ -6,14 +6,12 @@ Invariants: nothing is claimed and nothing written to the metadata; a topic that
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from controller.image import ClusterImage, TopicImage
-from controller.mirror import Mirror
 from controller.service import read_image
 from hotlog.kernel.errors import NotFound
 from hotlog.kernel.ids import PartitionId
@@ -83,11 +81,10 @@ async def open_bucket(url: str, settings: Settings | None = None) -> AsyncIterat
     """
     where = store_url(url)
     async with open_world(where, settings) as (world, resolved, metrics, meter):
-        with tempfile.TemporaryDirectory(prefix="hotlog-") as scratch:
-            try:
-                cluster_id, image = await read_image(world.store, Mirror(world.disk, scratch), world.clock, world.entropy)
-            except NotFound:
-                raise NotFound(f"{where} holds no Hotlog cluster; --store names another place") from None
+        try:
+            cluster_id, image = await read_image(world.store, world.clock, world.entropy)
+        except NotFound:
+            raise NotFound(f"{where} holds no Hotlog cluster; --store names another place") from None
         yield Bucket(where, world, cluster_id, image, resolved, metrics, meter)
 
 

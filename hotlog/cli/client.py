@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -23,8 +23,26 @@ class ClientError(HotlogError):
     """What the broker (or the way to it) answered."""
 
 
+class ClientRecord(NamedTuple):
+    """A consumed record in the shape of hotlog.wire.records.Record."""
+
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+def record_of(message: Any) -> ClientRecord:
+    """A librdkafka message as a record."""
+    kind, timestamp = message.timestamp()
+    return ClientRecord(message.offset(), timestamp, int(kind == 2), message.key(), message.value(), message.headers() or [])
+
+
 def admin(bootstrap: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap, "logger": _quiet(), "socket.connection.setup.timeout.ms": 5000})
+    config: dict[str, Any] = {"bootstrap.servers": bootstrap, "logger": _quiet(), "socket.connection.setup.timeout.ms": 5000}
+    return AdminClient(config)
 
 
 def producer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Producer:

@@ -5,8 +5,6 @@ Invariants: without --group nothing is committed; `--until-end` stops at the off
 
 from __future__ import annotations
 
-import base64
-import json as jsonlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -14,10 +12,11 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import KafkaError, TopicPartition
 
-from hotlog.cli.client import WAIT_SECONDS, ClientError, answered, consumer
+from hotlog.cli.client import WAIT_SECONDS, ClientError, answered, consumer, record_of
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap
 from hotlog.cli.times import Position, parse_position
 from hotlog.kernel.errors import NotFound
+from tiering.replay_sinks import json_line
 
 app = typer.Typer(add_completion=False)
 Printer = Callable[[Any], str]
@@ -39,7 +38,7 @@ def consume(
     """Read a topic.  Example: hotlog consume numbers --until-end --json"""
     extra: dict[str, Any] = {"group.id": group, "enable.auto.commit": True} if group else {}
     client = consumer(bootstrap, extra)
-    show: Printer = json_line if json else _text_line
+    show: Printer = _json_line if json else _text_line
     try:
         if group:
             client.subscribe([topic])
@@ -49,7 +48,7 @@ def consume(
             client.assign(places)
             ends = {place.partition for place in places} if until_end else set()
         for message in records(client, count, ends):
-            sys.stdout.write(show(message) + "\n")
+            sys.stdout.write(show(message))
     finally:
         sys.stdout.flush()
         client.close()
@@ -91,29 +90,10 @@ def _partitions(client: Any, topic: str) -> list[int]:
     return sorted(meta.partitions)
 
 
-def json_line(message: Any) -> str:
-    """A record as one JSON line; bytes that are not UTF-8 come as {"base64": "..."}."""
-    return jsonlib.dumps(
-        {
-            "partition": message.partition(),
-            "offset": message.offset(),
-            "timestamp": message.timestamp()[1],
-            "key": _json_value(message.key()),
-            "value": _json_value(message.value()),
-            "headers": {name: _json_value(value) for name, value in message.headers() or []},
-        }
-    )
-
-
-def _json_value(raw: bytes | None) -> Any:
-    if raw is None:
-        return None
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(raw).decode()}
+def _json_line(message: Any) -> str:
+    return json_line(message.partition(), record_of(message))
 
 
 def _text_line(message: Any) -> str:
     value = message.value()
-    return "" if value is None else value.decode(errors="replace")
+    return ("" if value is None else str(value, "utf-8", "replace")) + "\n"

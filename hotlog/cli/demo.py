@@ -10,6 +10,7 @@ number shown was read from the broker, the bucket or the Parquet files.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import socket
@@ -17,20 +18,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, NamedTuple
 
 import typer
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import NewTopic, OffsetSpec
+from confluent_kafka.admin import NewTopic
 
+from hotlog.cli.bucket import Bucket, open_bucket, run
 from hotlog.cli.client import ClientError, admin, answered, producer
 from hotlog.cli.demo_data import load
-from hotlog.cli.output import byte_progress, console, count_progress, show_rows, size_text
-from hotlog.cli.times import parse_position
-from hotlog.kernel.errors import HotlogError, Invalid
+from hotlog.cli.export import export_to, words
+from hotlog.cli.output import console, count_progress, show_rows, size_text
+from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
+from hotlog.cli.replay import replay_direct, replay_through_broker
+from hotlog.kernel.errors import HotlogError, Invalid, NotFound
+from hotlog.kernel.ids import PartitionId
+from tiering.manifest import NOTHING, Totals
+from tiering.verify import load_manifest
 
 app = typer.Typer(add_completion=False)
 
@@ -44,18 +51,10 @@ TOPIC_CONFIG = {
 BROKER_CONFIG = {"remote.log.manager.task.interval.ms": "1000", "log.retention.check.interval.ms": "1000"}
 REPLAY = ("2013-02-01", "2013-05-01")
 QUESTION = """
-    with hours as (
-        select json_extract_string(value, '$.origin') as origin, json_extract_string(value, '$.time_hour') as hour,
-               cast(json_extract(value, '$.precip') as double) as rain
-        from read_parquet('{weather}/**/*.parquet', hive_partitioning = false)
-    ), departures as (
-        select json_extract_string(value, '$.origin') as origin, json_extract_string(value, '$.time_hour') as hour,
-               cast(json_extract(value, '$.dep_delay') as double) as delay
-        from read_parquet('{flights}/**/*.parquet', hive_partitioning = false)
-    )
-    select case when rain > 0 then 'rain' else 'dry' end as weather, count(*) as flights, round(avg(delay), 1) as minutes_late,
-           round(100 * avg((delay > 30)::int), 1) as over_half_an_hour_pct
-    from departures join hours using (origin, hour) where delay is not null and rain is not null group by 1 order by 1
+    select case when precip > 0 then 'rain' else 'dry' end as weather, count(*) as flights, round(avg(dep_delay), 1) as minutes_late,
+           round(100 * avg((dep_delay > 30)::int), 1) as over_half_an_hour_pct
+    from read_parquet('{flights}/*.parquet') join read_parquet('{weather}/*.parquet') as hours using (origin, time_hour)
+    where dep_delay is not null and precip is not null group by 1 order by 1
 """
 
 
@@ -179,7 +178,7 @@ def _load(broker: Broker, topic: str) -> None:
             failures.append(error.str())
 
     with count_progress() as bars:
-        bar = bars.add_task(f"  {topic}", total=events.count, note="records")
+        bar = bars.add_task(f"  {topic}", total=events.total, note="records")
         for number, event in enumerate(events.rows, 1):
             while True:
                 try:
@@ -191,35 +190,90 @@ def _load(broker: Broker, topic: str) -> None:
                 client.poll(0)
                 bars.update(bar, completed=number)
         left = client.flush(60)
-        bars.update(bar, completed=events.count)
+        bars.update(bar, completed=events.total)
     if left or failures:
         raise ClientError(f"{left + len(failures)} records were not acknowledged: {failures[:1]}")
-    console.print(f"  {topic}: {events.count:,} records acknowledged")
-
-
-def _offsets(client: Any, topic: str, spec: Any) -> list[int]:
-    places = {TopicPartition(topic, index): spec for index in range(TOPICS[topic])}
-    futures = client.list_offsets(places, request_timeout=10)
-    return [answered(lambda place=place: futures[place].result(10)).offset for place in places]  # type: ignore[misc]
+    console.print(f"  {topic}: {events.total:,} records acknowledged")
 
 
 def _wait_until_tiered(broker: Broker, *, seconds_max: float = 60) -> None:
-    """Until every partition's earliest local offset (-4) has moved up to its latest tiered one (-5) + 1, twice the same."""
-    client = admin(broker.bootstrap)
+    """Until in every partition the first local offset follows the last tiered one, and nothing moves any more."""
     total = sum(TOPICS.values())
     with count_progress() as bars:
         bar = bars.add_task("  partitions settled", total=total, note="")
-        deadline, before = time.monotonic() + seconds_max, None
+        deadline, before, local, tiered = time.monotonic() + seconds_max, [0], [0], [0]
         while time.monotonic() < deadline:
-            local = [offset for topic in TOPICS for offset in _offsets(client, topic, OffsetSpec.for_timestamp(-4))]
-            tiered = [offset + 1 for topic in TOPICS for offset in _offsets(client, topic, OffsetSpec.for_timestamp(-5))]
-            settled = sum(at > 0 and at == end for at, end in zip(local, tiered, strict=True))
+            local, latest = _borders(broker, EARLIEST_LOCAL), _borders(broker, LATEST)
+            tiered = [last + 1 for last in _borders(broker, LATEST_TIERED)]
+            settled = sum(at == end and (at > 0 or last == 0) for at, end, last in zip(local, tiered, latest, strict=True))
             bars.update(bar, completed=settled)
             if settled == total and before == local:
                 return
             before = local
-            time.sleep(0.5)
+            time.sleep(0.7)
     raise HotlogError(f"not everything was tiered after {seconds_max:.0f} s: local starts {local}, tiered ends {tiered}")
+
+
+def _borders(broker: Broker, which: int) -> list[int]:
+    found = (tier_borders(broker.bootstrap, topic, list(range(count)), which) for topic, count in TOPICS.items())
+    return [offset for borders in found for _, offset in sorted(borders.items())]
+
+
+def _show_tiers(broker: Broker) -> None:
+    run(lambda: _tiers(broker))
+
+
+def _hot_bytes(broker: Broker) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{broker.http}/metrics", timeout=10) as answer:
+        scraped = answer.read().decode()
+    return {match[1]: float(match[2]) for match in re.finditer(r'^kafka_log_size_bytes\{topic="([^"]+)"\} (\S+)$', scraped, re.M)}
+
+
+async def _totals(bucket: Bucket, pid: PartitionId) -> Totals:
+    try:
+        return (await load_manifest(bucket.store, bucket.cluster_id, pid)).totals
+    except NotFound:  # a partition that no key fell into
+        return NOTHING
+
+
+async def _tiers(broker: Broker) -> None:
+    """Per topic: what is on the local disk, and what its manifests say is in the store."""
+    hot = await asyncio.to_thread(_hot_bytes, broker)
+    rows = []
+    async with open_bucket(broker.store) as bucket:
+        for topic in TOPICS:
+            totals = [await _totals(bucket, pid) for pid in bucket.partitions(topic)]
+            objects, size = sum(t.rows for t in totals), sum(t.object_bytes for t in totals)
+            rows.append(
+                [topic, len(totals), size_text(hot[topic]), size_text(size), objects, f"{sum(t.records for t in totals):,}"]
+            )
+    columns = ["topic", "partitions", "hot (local disk)", "cold (object store)", "cold objects", "cold records"]
+    show_rows(columns, rows, numeric=columns[1:])
+
+
+def _replay(broker: Broker) -> None:
+    through = replay_through_broker(broker.bootstrap, "flights", *REPLAY, None)
+    console.print(f"  through the broker: {through.words()}")
+    direct = run(lambda: replay_direct(broker.store, "flights", *REPLAY, lambda partition, records: None))
+    console.print(f"  from the bucket:    {direct.words()}")
+    if through.records != direct.records:
+        raise HotlogError(
+            f"the two replays differ: {through.records} records through the broker, {direct.records} from the bucket"
+        )
+
+
+def _export(broker: Broker, lake: Path) -> None:
+    for topic in TOPICS:
+        done = run(lambda topic=topic: export_to(broker.store, topic, str(lake / topic), schema="auto"))  # type: ignore[misc]
+        console.print(f"  {topic}: {words(done)}")
+
+
+def _ask(lake: Path) -> None:
+    import duckdb
+
+    with duckdb.connect() as session:
+        answer = session.sql(QUESTION.format(flights=lake / "flights", weather=lake / "weather"))
+        show_rows(answer.columns, answer.fetchall(), numeric=answer.columns[1:])
 
 
 def _stay(broker: Broker) -> None:
@@ -235,3 +289,7 @@ def _stay(broker: Broker) -> None:
         broker.process.wait()
     except KeyboardInterrupt:
         console.print("stopped")
+
+
+def _cost(broker: Broker, data_dir: Path) -> None:
+    console.print("  (cost)")

@@ -38,9 +38,9 @@ class Event(NamedTuple):
 
 
 class Events(NamedTuple):
-    """A data set: how many rows, and the rows."""
+    """A data set: `total` rows, in order."""
 
-    count: int
+    total: int
     rows: Iterator[Event]
 
 

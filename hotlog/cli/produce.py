@@ -5,6 +5,7 @@ Invariants: exit code 0 means that every line was acknowledged (acks=all, idempo
 
 from __future__ import annotations
 
+import base64
 import json as jsonlib
 import sys
 from pathlib import Path
@@ -71,13 +72,20 @@ def _from_json(line: bytes, number: int) -> dict[str, Any]:
         if name in given:
             fields[name] = int(given[name])
     if given.get("headers"):
-        fields["headers"] = [(name, _bytes(value)) for name, value in given["headers"].items()]
+        fields["headers"] = [(name, _bytes(value)) for name, value in _pairs(given["headers"])]
     return fields
+
+
+def _pairs(headers: Any) -> list[tuple[str, Any]]:
+    """Headers as an object, or as a list of pairs where names repeat (as `consume --json` prints them)."""
+    return list(headers.items()) if isinstance(headers, dict) else [(name, value) for name, value in headers]
 
 
 def _bytes(value: Any) -> bytes | None:
     if value is None:
         return None
+    if isinstance(value, dict) and set(value) == {"base64"}:
+        return base64.b64decode(value["base64"])
     return value.encode() if isinstance(value, str) else jsonlib.dumps(value, separators=(",", ":")).encode()
 
 

@@ -23,7 +23,8 @@ from confluent_kafka.admin import (
 from hotlog.cli.client import WAIT_SECONDS, admin, answered
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ConfigPairs, Json, parse_pairs
 from hotlog.cli.output import say, show_json, show_rows
-from hotlog.kernel.errors import Invalid, NotFound, Retry
+from hotlog.cli.raw import EARLIEST_LOCAL, LATEST_TIERED, tier_borders
+from hotlog.kernel.errors import Invalid, NotFound
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create, list, describe, alter and delete topics.")
 Name = Annotated[str, typer.Argument(metavar="TOPIC")]
@@ -68,34 +69,28 @@ def describe(topic: Name, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_D
     if meta.error is not None:
         raise NotFound(f"topic {topic!r}: {meta.error.str()}")
     partitions = [_offsets(client, topic, index) for index in sorted(meta.partitions)]
+    local = tier_borders(bootstrap, topic, sorted(meta.partitions), EARLIEST_LOCAL)
+    tiered = tier_borders(bootstrap, topic, sorted(meta.partitions), LATEST_TIERED)
+    for row in partitions:
+        row |= {"local": local[row["partition"]], "tiered": tiered[row["partition"]]}
     entries = _configs(client, topic)
     changed = {e.name: e.value for e in entries.values() if e.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value}
     if json:
         show_json({"topic": topic, "partitions": partitions, "configs": {n: e.value for n, e in sorted(entries.items())}})
         return
-    columns = ["partition", "earliest", "local", "latest"]
+    columns = ["partition", "earliest", "tiered", "local", "latest"]
     show_rows(columns, [[row[c] for c in columns] for row in partitions], title=topic, numeric=columns)
     show_rows(["configuration", "value"], sorted(changed.items()))
 
 
 def _offsets(client: Any, topic: str, index: int) -> dict[str, int]:
-    """Earliest, earliest local (KIP-405: -4) and latest offset of one partition; -1 where the broker cannot say."""
+    """Earliest and latest offset of one partition."""
     place = TopicPartition(topic, index)
     row = {"partition": index}
     for name, spec in (("earliest", OffsetSpec.earliest()), ("latest", OffsetSpec.latest())):
         futures = client.list_offsets({place: spec}, request_timeout=WAIT_SECONDS)
         row[name] = answered(lambda futures=futures: futures[place].result(WAIT_SECONDS)).offset  # type: ignore[misc]
-    row["local"] = _earliest_local(client, place)
     return row
-
-
-def _earliest_local(client: Any, place: TopicPartition) -> int:
-    """librdkafka passes any timestamp through, so the special value -4 can be asked for."""
-    futures = client.list_offsets({place: OffsetSpec.for_timestamp(-4)}, request_timeout=WAIT_SECONDS)
-    try:
-        return int(answered(lambda: futures[place].result(WAIT_SECONDS)).offset)
-    except (Invalid, Retry, NotFound, ValueError):
-        return -1
 
 
 def _configs(client: Any, topic: str) -> dict[str, Any]:

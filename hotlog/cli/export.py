@@ -1,0 +1,124 @@
+"""hotlog export: a topic's history as Parquet, from the bucket (and, with --data-dir, the closed local segments), without a broker.
+
+Invariants: a second run adds only what is new; a killed one leaves no half file visible and is finished by the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hotlog.cli.bucket import open_bucket, open_world, run
+from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
+from hotlog.cli.output import count_progress, say, show_json, size_text
+from hotlog.cli.replay import place
+from hotlog.kernel.errors import Invalid
+from tiering.export.job import ExportProgress, ExportRequest, export_topic
+from tiering.export.value_schema import parse_schema
+
+app = typer.Typer(add_completion=False)
+
+
+class By(StrEnum):
+    """--partition-by"""
+
+    day = "day"
+    hour = "hour"
+    none = "none"
+
+
+@app.command()
+def export(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR|s3://…", help="Where the Parquet files go.")],
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME|OFFSET", help="First record. Times are UTC.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME|OFFSET", help="First record that is not part of it.")
+    ] = None,
+    partition_by: Annotated[By, typer.Option("--partition-by", help="Hive-style directories by event time.")] = By.none,
+    schema: Annotated[
+        str | None,
+        typer.Option("--schema", metavar="auto|FILE", help="JSON values as columns: inferred, or as a JSON file says."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="A broker's data dir on this machine: its closed segments too."),
+    ] = None,
+    json: Json = False,
+    store: StoreUrl = STORE_DEFAULT,
+) -> None:
+    """Export a topic as Parquet.  Example: hotlog export clicks --to ./lake --partition-by day --schema auto"""
+    done = run(lambda: export_to(store, topic, to, start, until, by=partition_by.value, schema=schema, data_dir=data_dir))
+    if json:
+        show_json(asdict(done))
+    else:
+        say(words(done))
+
+
+def words(done: ExportProgress) -> str:
+    """One line about an export."""
+    return (
+        f"{done.rows:,} rows in {done.files} file(s), {size_text(done.bytes_written)}, from {size_text(done.read.bytes)}"
+        f" in {done.read.requests} requests, {done.seconds:.1f} s"
+    )
+
+
+async def export_to(
+    store: str,
+    topic: str,
+    to: str,
+    start: str | None = None,
+    until: str | None = None,
+    *,
+    by: Any = "none",
+    schema: str | None = None,
+    data_dir: Path | None = None,
+) -> ExportProgress:
+    """Export; the totals of this run."""
+    async with open_bucket(store) as bucket, open_world(_target_url(to)) as (target, _, _, _):
+        image = bucket.topic(topic)
+        request = ExportRequest(
+            topic=topic,
+            topic_id=image.topic_id,
+            cluster_id=bucket.cluster_id,
+            partitions=range(len(image.partitions)),
+            start=place(start),
+            until=place(until),
+            partition_by=by,
+            schema=_schema(schema),
+            data_dir=str(data_dir / "log") if data_dir else None,
+        )
+        with count_progress() as bars:
+            bar = bars.add_task(f"export {topic}", total=None, note="")
+
+            def show(at: ExportProgress) -> None:
+                bars.update(
+                    bar, completed=at.offsets, total=at.offsets_total, note=f"{at.files} files, {size_text(at.bytes_written)}"
+                )
+
+            return await export_topic(
+                source=bucket.store.bind(topic=topic, purpose="export"),
+                target=target.store,
+                request=request,
+                clock=bucket.world.clock,
+                entropy=bucket.world.entropy,
+                disk=bucket.world.disk,
+                progress=show,
+            )
+
+
+def _target_url(to: str) -> str:
+    return to if "://" in to else Path(to).resolve().as_uri()
+
+
+def _schema(text: str | None) -> Any:
+    if text is None or text == "auto":
+        return text
+    try:
+        return parse_schema(Path(text).read_text(encoding="utf-8"), text)
+    except OSError as wrong:
+        raise Invalid(f"--schema {text!r} is neither `auto` nor a file that can be read: {wrong}") from None

@@ -1,0 +1,37 @@
+"""hotlog store check: what a store must be able to do, tried for real.
+
+Invariants: exit code 0 only if every promise was kept; everything written is removed again.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from hotlog.cli.bucket import open_world, run, store_url
+from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
+from hotlog.cli.output import console, show_json, show_rows
+from tiering.store.check import CheckReport, check_store
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check an object store before trusting it.")
+
+
+@app.callback()
+def store() -> None:
+    """Check an object store before trusting it."""
+
+
+@app.command()
+def check(url: StoreUrl = STORE_DEFAULT, json: Json = False) -> None:
+    """Prove conditional writes (raced), read-after-write, list-after-write, ranges, multipart and delete against a store."""
+
+    async def work() -> CheckReport:
+        async with open_world(store_url(url)) as (world, _, _, _):
+            return await check_store(world.store, entropy=world.entropy)
+
+    report = run(work)
+    if json:
+        show_json({"ok": report.ok, "reachable": report.reachable, "results": [r._asdict() for r in report.results]})
+    else:
+        show_rows(["promise", "kept", "seen"], [(r.name, "yes" if r.ok else "NO", r.seen) for r in report.results])
+        console.print("fit for Hotlog" if report.ok else "not fit for Hotlog")
+    report.require()

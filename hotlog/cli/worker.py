@@ -1,0 +1,143 @@
+"""hotlog worker retention: the cold tier's retention as a process of its own, on any machine that reaches the bucket.
+
+Invariants: fenced by the manifests' conditional commits, so running two by mistake wastes work and harms nothing; needs no broker and touches
+no local log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Annotated
+
+import typer
+
+from compaction.reaper import Reaper
+from compaction.retention import Plan
+from compaction.trusted_clock import TrustedClock, store_time_ms
+from compaction.worker import run_retention
+from hotlog.cli.bucket import Bucket, open_bucket, run
+from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
+from hotlog.cli.output import say, show_json, size_text
+from hotlog.kernel.errors import HotlogError
+from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from tiering.keys import PartitionKeys
+from tiering.manifest_store import ManifestStore
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a worker as a process of its own.")
+
+
+@app.callback()
+def worker() -> None:
+    """Run a worker as a process of its own."""
+
+
+@app.command()
+def retention(
+    once: Annotated[bool, typer.Option("--once", help="One round, then leave.")] = False,
+    interval: Annotated[float, typer.Option("--interval", metavar="SECONDS", help="Between rounds.")] = 300.0,
+    json: Json = False,
+    store: StoreUrl = STORE_DEFAULT,
+) -> None:
+    """Apply every topic's total retention to the bucket, and delete what was condemned long enough ago."""
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    run(lambda: _rounds(store, once, interval, json))
+
+
+async def _rounds(url: str, once: bool, interval: float, json: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set():
+        async with open_bucket(url) as bucket:
+            await _round(bucket, json)
+        if once:
+            return
+        try:
+            await asyncio.wait_for(stop.wait(), interval)
+        except TimeoutError:
+            continue
+
+
+class _Known:
+    """The manifests of the tiered topics, for the reaper."""
+
+    def __init__(self, manifests: list[ManifestStore]) -> None:
+        self._manifests = manifests
+
+    def manifests(self) -> list[ManifestStore]:
+        return self._manifests
+
+    def forget(self, pid: PartitionId) -> None:
+        self._manifests = [manifest for manifest in self._manifests if manifest.keys.pid != pid]
+
+
+async def _round(bucket: Bucket, json: bool) -> None:
+    """One round: retention of every tiered topic, then what the reaper may delete."""
+    world, settings = bucket.world, _settings(bucket)
+    grace_ms = settings.number("hotlog.garbage.grace.ms")
+    partitions = _partitions(bucket, settings)
+    trusted = TrustedClock(world.clock)
+    trusted.vouch(await store_time_ms(world.store, bucket.cluster_id, world.entropy))
+    freed: list[dict[str, object]] = []
+
+    def told(pid: PartitionId, plan: Plan) -> None:
+        if plan.cold_entries:
+            name = next(topic for other, topic, _ in partitions if other == pid)
+            freed.append({"topic": name, "partition": pid.partition, "segments": plan.cold_entries, "bytes": plan.cold_bytes})
+
+    failed = await run_retention(
+        world.store,
+        bucket.cluster_id,
+        partitions,
+        clock=world.clock,
+        entropy=world.entropy,
+        trusted=trusted,
+        grace_ms=grace_ms,
+        told=told,
+    )
+    reaped = await _reap(bucket, partitions, trusted, grace_ms)
+    if json:
+        show_json({"partitions": len(partitions), "failed": failed, "expired": freed, "reaped_partitions": reaped})
+    else:
+        for row in freed:
+            say(
+                f"{row['topic']}-{row['partition']}: {row['segments']} segments, {size_text(float(str(row['bytes'])))} past retention"
+            )
+        say(f"{len(partitions)} partitions looked at, {len(freed)} with expired segments, {failed} failed")
+    if failed:
+        raise HotlogError(f"retention of {failed} partition(s) failed")
+
+
+def _settings(bucket: Bucket) -> Settings:
+    """The cluster's dynamic broker settings, where they were set for all brokers."""
+    return Settings.resolve(dict(bucket.image.broker_configs.get(-1, {})))
+
+
+def _partitions(bucket: Bucket, settings: Settings) -> list[tuple[PartitionId, str, TopicConfig]]:
+    found = []
+    for topic in bucket.image.topics.values():
+        config = TopicConfig.resolve(dict(topic.configs), settings.topic_defaults())
+        if config.remote_enabled:
+            found += [(PartitionId(topic.topic_id, index), topic.name, config) for index in range(len(topic.partitions))]
+    return found
+
+
+async def _reap(
+    bucket: Bucket, partitions: list[tuple[PartitionId, str, TopicConfig]], trusted: TrustedClock, grace_ms: int
+) -> int:
+    """Delete what was condemned before now, partition by partition; how many were looked at."""
+    world = bucket.world
+    manifests = []
+    for pid, topic, _ in partitions:
+        keys = PartitionKeys(bucket.cluster_id, pid)
+        manifest = ManifestStore(world.store, keys, clock=world.clock, entropy=world.entropy, topic=topic, grace_ms=grace_ms)
+        if await manifest.load() is not None:
+            manifests.append(manifest)
+    reaper = Reaper(_Known(manifests), world.store, metrics=bucket.metrics, trusted=trusted, grace_ms=lambda: grace_ms)
+    while await reaper.tick():
+        pass
+    return len(manifests)
