@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tiering.tier import ColdPartition, ColdTier
 
 LOG = logging.getLogger(__name__)
-ATTACHES_AT_ONCE = 32
+AT_ONCE = 32
 
 
 class Partition:
@@ -117,16 +117,11 @@ class Hosting:
     async def _host(self, topic: TopicImage, settings: Settings) -> bool:
         """Open or create every partition of `topic` that this node leads, at its epoch and settings; False if some must wait."""
         config = self.config_of(topic, settings)
-        partitions = []
-        is_whole = True
-        for index, part in enumerate(topic.partitions):
-            if part.leader != self._node_id:
-                continue
-            try:
-                partitions.append(await self._host_partition(topic, index, config))
-            except (HotlogError, OSError) as problem:
-                LOG.error("%s-%d is not served: %s", topic.name, index, problem)
-                is_whole = False
+        mine = [index for index, part in enumerate(topic.partitions) if part.leader == self._node_id]
+        gate = asyncio.Semaphore(AT_ONCE)
+        hosted = await asyncio.gather(*(self._try_host(topic, index, config, gate) for index in mine))
+        partitions = [partition for partition in hosted if partition is not None]
+        is_whole = len(partitions) == len(mine)
         try:
             await self._follow_tier(topic, config, partitions)
         except (Retry, OutcomeUnknown) as weather:
@@ -135,6 +130,14 @@ class Hosting:
         if is_whole:
             self._applied[topic.topic_id] = (topic, settings)
         return is_whole
+
+    async def _try_host(self, topic: TopicImage, index: int, config: TopicConfig, gate: asyncio.Semaphore) -> Partition | None:
+        async with gate:
+            try:
+                return await self._host_partition(topic, index, config)
+            except (HotlogError, OSError) as problem:
+                LOG.error("%s-%d is not served: %s", topic.name, index, problem)
+                return None
 
     async def _host_partition(self, topic: TopicImage, index: int, config: TopicConfig) -> Partition:
         tp = TopicPartition(topic.name, index)
@@ -193,7 +196,7 @@ class Hosting:
         if self._tier is None:
             return
         tier = self._tier
-        gate = asyncio.Semaphore(ATTACHES_AT_ONCE)
+        gate = asyncio.Semaphore(AT_ONCE)
 
         async def attach(partition: Partition) -> None:
             async with gate:
