@@ -89,8 +89,6 @@ def append(manifest: Manifest, entry: Entry, *, epoch: int) -> Manifest:
     if any(row.nonce == entry.nonce for row in manifest.entries[-1:] if not row.hole):
         return manifest  # this very row is in already
     if not entry.hole and any(item.name == entry.name for item in manifest.garbage):
-        raise PreconditionFailed(f"manifest of {manifest.pid}: {entry.name} came too late: it was condemned as an orphan")
-    if not entry.hole and any(item.name == entry.name for item in manifest.garbage):
         raise PreconditionFailed(f"manifest of {manifest.pid}: object {entry.name} was condemned as an orphan; upload it anew")
     if end >= 0 and base < end:
         raise PreconditionFailed(f"manifest of {manifest.pid}: row at offset {base} overlaps what ends at {end}")
