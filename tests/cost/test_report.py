@@ -1,0 +1,201 @@
+"""The bill: by topic, tier and purpose, held to the meter of a recorded run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.limits import MiB
+from hotlog.world.posix import PosixDisk
+from tests.conftest import OpenStore
+from tiering.cost import Deployment, TopicUsage, Usage, cost_report, load_book
+from tiering.cost import formulas as f
+from tiering.cost.meter import MONTHS_KEPT, OVERFLOW_TOPIC, TOPICS_MAX, Line, Meter, Row, month_of
+from tiering.cost.report import PB
+from tiering.store.resilient import ResilientStore, UploadLimits
+from tiering.store.sources import BytesSource
+
+DAY = 24 * 3600.0
+GiB = 2**30
+
+
+class HandClock:
+    def __init__(self, ms: int = 1_795_000_000_000) -> None:  # November 2026
+        self.ms = ms
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+
+def usage(window_s: float = 30 * DAY) -> Usage:
+    def row(topic: str, purpose: str, kind: str, requests: int, sent: int = 0, received: int = 0) -> Row:
+        return Row(Line("2026-11", topic, purpose, kind, "ok"), requests, sent, received)
+
+    return Usage(
+        topics=[
+            TopicUsage(
+                topic="clicks", log_bytes=100 * GiB, hot_bytes=10 * GiB, cold_bytes={"": 95 * GiB}, cold_objects={"": 95},
+                produced=100 * GiB, consumed=300 * GiB,
+            ),
+            TopicUsage(topic="tiny", log_bytes=0, hot_bytes=0),
+        ],
+        meter=[
+            row("clicks", "upload", "put_part", 1_500_000, sent=95 * GiB),
+            row("clicks", "fetch", "get", 10_000_000, received=40 * GiB),
+            row("clicks", "retention", "delete", 99),
+            row("-", "reconcile", "list", 2_000),
+        ],
+        window_s=window_s,
+    )  # fmt: skip
+
+
+def dollars(report: object, topic: str, tier: str, purpose: str) -> float:
+    return sum(row.dollars for row in report.rows if (row.topic, row.tier, row.purpose) == (topic, tier, purpose))  # type: ignore[attr-defined]
+
+
+def test_the_bill_line_by_line() -> None:
+    bill = cost_report(usage(), load_book(), "aws-us-east-1", Deployment(replicas=3, zones=3))
+    stretch = f.MONTH_SECONDS / (30 * DAY)
+    assert dollars(bill, "clicks", "hot", "storage") == pytest.approx(10 * 3 / 0.7 * 0.08)
+    assert dollars(bill, "clicks", "cold", "storage") == pytest.approx(95 * 0.023)
+    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(1500 * 0.005 * stretch)
+    assert dollars(bill, "clicks", "cold", "fetch") == pytest.approx(10_000 * 0.0004 * stretch)
+    assert dollars(bill, "-", "cold", "reconcile") == pytest.approx(2 * 0.005 * stretch)
+    assert dollars(bill, "clicks", "cold", "retention") == 0
+    assert dollars(bill, "clicks", "traffic", "replication") == pytest.approx(2 * 100 * 0.02 * stretch)
+    assert dollars(bill, "clicks", "traffic", "produce") == pytest.approx(100 * 2 / 3 * 0.02 * stretch)
+    assert dollars(bill, "clicks", "traffic", "consume") == 0, "they fetch from their own zone"
+    assert bill.total_dollars == pytest.approx(sum(row.dollars for row in bill.rows))
+    assert bill.storage_dollars == pytest.approx(
+        bill.total_dollars - sum(row.dollars for row in bill.rows if row.tier == "traffic")
+    )
+    assert bill.per_pb(bill.storage_dollars) == pytest.approx(bill.storage_dollars / (100 * GiB / PB))
+    assert bill.compared_storage_dollars == pytest.approx(100 * 3 / 0.7 * 0.08)
+    assert bill.by("tier")["cold",] == pytest.approx(sum(row.dollars for row in bill.rows if row.tier == "cold"))
+    assert next(iter(bill.by("topic"))) == ("clicks",)
+
+
+def test_a_naive_fetch_and_machines_are_billed() -> None:
+    bill = cost_report(usage(), load_book(), "", Deployment(replicas=3, zones=3, rack_aware=False, brokers=3))
+    assert dollars(bill, "clicks", "traffic", "consume") == pytest.approx(300 * 2 / 3 * 0.02 * f.MONTH_SECONDS / (30 * DAY))
+    assert dollars(bill, "-", "compute", "brokers") == pytest.approx(3 * 2.7893 * 730)
+
+
+def test_a_short_window_counts_once() -> None:
+    bill = cost_report(usage(window_s=120), load_book())
+    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(1500 * 0.005)
+    assert any("counted once" in note for note in bill.notes)
+
+
+def test_one_zone_has_no_traffic_bill() -> None:
+    bill = cost_report(usage(), load_book())
+    assert [row for row in bill.rows if row.tier == "traffic"] == []
+    assert any("One zone" in note for note in bill.notes)
+
+
+def test_an_empty_log_has_a_bill_of_nothing() -> None:
+    bill = cost_report(Usage(topics=[]), load_book())
+    assert (bill.total_dollars, bill.per_pb(bill.total_dollars), bill.rows) == (0, None, ())
+
+
+def test_classes_that_charge_for_reading_do_so() -> None:
+    bill = cost_report(usage(), load_book(), "", Deployment(storage_class="glacier-ir"))
+    stretch = f.MONTH_SECONDS / (30 * DAY)
+    assert dollars(bill, "clicks", "cold", "fetch") == pytest.approx((10_000 * 0.01 + 40 * 0.03) * stretch)
+
+
+def test_programs_get_json() -> None:
+    value = json.loads(json.dumps(cost_report(usage(), load_book(), "", Deployment(replicas=3, zones=3)).to_json()))
+    assert value["provider"] == "aws-us-east-1"
+    assert value["dollars_month"]["total"] == pytest.approx(sum(row["dollars"] for row in value["rows"]))
+    assert value["dollars_pb_month"]["storage"] > 0
+    assert value["compared_dollars_pb_month"]["storage"] > value["dollars_pb_month"]["storage"]
+    assert {"topic", "tier", "purpose", "dollars", "spent", "formula"} == set(value["rows"][0])
+
+
+def test_every_line_explains_itself() -> None:
+    lines = cost_report(usage(), load_book(), "", Deployment(replicas=3, zones=3)).explain()
+    assert any("95.000 GB x $0.02300/GB-month (standard)" in line for line in lines)
+    assert any("1,500,000 put_part / 1,000 x $0.005" in line for line in lines)
+
+
+@pytest.mark.parametrize(("object_bytes", "requests"), [(4 * MiB, 1), (5 * MiB, 1), (12 * MiB, 5)])
+async def test_the_model_is_held_to_the_meter(
+    minio_url: str, open_test_store: OpenStore, object_bytes: int, requests: int
+) -> None:
+    """A recorded run against a real store: requests per GiB, and dollars, as the model says."""
+    meter, limits = Meter(HandClock()), UploadLimits(single_put_bytes_max=5 * MiB, part_bytes=5 * MiB)
+    store = await open_test_store(minio_url, meter=meter)
+    assert isinstance(store, ResilientStore)
+    uploads, fetches = store.limited(limits).bind(topic="clicks", purpose="upload"), store.bind(topic="clicks", purpose="fetch")
+    objects, range_bytes = 3, 2 * MiB
+    for number in range(objects):
+        await uploads.put_source(f"{number}.seg", BytesSource(bytes(object_bytes)))
+        for start in range(0, object_bytes, range_bytes):
+            await fetches.get(f"{number}.seg", start, min(start + range_bytes, object_bytes))
+    written = objects * object_bytes
+    predicted = f.upload_requests(
+        written, object_bytes=object_bytes, single_put_bytes_max=limits.single_put_bytes_max, part_bytes=limits.part_bytes
+    )
+    assert predicted == objects * requests
+    counted = {row.line.purpose: 0 for row in meter.rows()}
+    for row in meter.rows():
+        counted[row.line.purpose] += row.requests
+    assert counted == {"upload": predicted, "fetch": objects * math.ceil(object_bytes / range_bytes)}
+    assert sum(row.bytes_sent for row in meter.rows()) == sum(row.bytes_received for row in meter.rows()) == written
+    bill = cost_report(Usage(topics=[], meter=meter.rows(), window_s=60), load_book())
+    kind = load_book().provider().storage_class()
+    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(f.requests(kind, "put", predicted).dollars)
+
+
+async def test_the_meter_survives_restarts(tmp_path: Path) -> None:
+    clock, disk, path = HandClock(), PosixDisk(), str(tmp_path / "meter.json")
+    meter = Meter(clock, disk=disk, path=path)
+    await meter.load()
+    meter.add("clicks", "upload", "put", "ok", sent=10)
+    await meter.save()
+    clock.ms += 40 * 24 * 3600 * 1000
+    again = Meter(clock, disk=disk, path=path)
+    await again.load()
+    again.add("clicks", "upload", "put", "ok", sent=5)
+    again.add("clicks", "fetch", "get", "not-found")
+    await again.save()
+    last = Meter(clock, disk=disk, path=path)
+    await last.load()
+    assert [(row.line.month, row.line.kind, row.requests, row.bytes_sent) for row in last.rows()] == [
+        ("2026-11", "put", 1, 10), ("2026-12", "get", 1, 0), ("2026-12", "put", 1, 5),
+    ]  # fmt: skip
+    assert len(last.rows("2026-12")) == 2
+    assert last.since_ms == 1_795_000_000_000
+    disk.close()
+
+
+async def test_a_damaged_meter_file_is_told_not_zeroed(tmp_path: Path) -> None:
+    path = tmp_path / "meter.json"
+    for damage in (b"{", b"[]", b'{"format": "other"}', b'{"format":"hotlog-meter","version":1,"since_ms":0,"rows":[[1]]}'):
+        path.write_bytes(damage)
+        with pytest.raises(Corrupt, match="move it away"):
+            await Meter(HandClock(), disk=PosixDisk(), path=str(path)).load()
+    assert path.exists()
+
+
+def test_the_meter_is_bounded() -> None:
+    clock = HandClock()
+    meter = Meter(clock)
+    for number in range(TOPICS_MAX + 50):
+        meter.add(f"topic-{number}", "upload", "put", "ok")
+    assert len({row.line.topic for row in meter.rows()}) == TOPICS_MAX + 1
+    assert sum(row.requests for row in meter.rows() if row.line.topic == OVERFLOW_TOPIC) == 50
+    small = Meter(clock)
+    for _ in range(MONTHS_KEPT + 5):
+        small.add("x", "upload", "put", "ok")
+        clock.ms += 31 * 24 * 3600 * 1000
+    assert len({row[0] for row in json.loads(small.encode())["rows"]}) == MONTHS_KEPT
+    assert month_of(0) == "1970-01"

@@ -1,0 +1,245 @@
+"""What a log costs: the meter and what is stored, times the price book.  Plain data; the command line draws it.
+
+Storage is priced by the month for what is there now.  Requests and traffic are what the meter saw in its window: a window of a day or more
+is stretched to a month; a shorter one counts once, as it was, because a load of history is not a rate.
+
+Invariants: pure; every dollar in a Report has its formula beside it; the totals are sums of its rows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from tiering.cost import formulas
+from tiering.cost.book import PriceBook, Provider
+from tiering.cost.formulas import MONTH_SECONDS, Amount
+from tiering.cost.meter import Row as MeterRow
+
+PB = 1e15  # a PB-month is of 10^15 bytes of log, counted once, whatever the provider calls a GB
+STRETCH_SECONDS_MIN = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicUsage:
+    """One topic: bytes of its log (from log start to end, once), on local disk (one replica), and in the store.
+
+    `produced` and `consumed` are bytes within the window.
+    """
+
+    topic: str
+    log_bytes: int
+    hot_bytes: int
+    cold_bytes: Mapping[str, int] = field(default_factory=dict)  # by storage class; "" is the default class
+    cold_objects: Mapping[str, int] = field(default_factory=dict)
+    produced: int = 0
+    consumed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What there is, and what happened within the last `window_s` seconds."""
+
+    topics: Sequence[TopicUsage]
+    meter: Sequence[MeterRow] = ()
+    window_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """How the cluster is laid out, as far as it costs.  `brokers` 0: machines are left out of the bill."""
+
+    replicas: int = 1
+    zones: int = 1
+    rack_aware: bool = True
+    brokers: float = 0.0
+    instance: str = ""
+    disk: str = ""
+    disk_fill: float = formulas.DISK_FILL
+    storage_class: str = ""
+    compared_replicas: int = 3  # of the disks-only cluster that the bill is compared with
+
+
+class CostRow(NamedTuple):
+    """One line of the bill.  `dollars` per month; `spent` what the window itself cost (storage: none)."""
+
+    topic: str
+    tier: str  # "hot", "cold", "traffic", "compute"
+    purpose: str  # "storage", a purpose of the meter, "replication", "produce", "consume", "brokers"
+    dollars: float
+    spent: float
+    formula: str
+
+    @property
+    def is_storage(self) -> bool:
+        """Counted in the storage-only figure: bytes at rest, and the requests that put, keep and read them."""
+        return self.tier in ("hot", "cold")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A bill and what it is compared with."""
+
+    provider: str
+    title: str
+    date: str
+    source: str
+    log_bytes: float
+    rows: tuple[CostRow, ...]
+    compared: tuple[CostRow, ...]  # the same log on replicated local disks alone
+    notes: tuple[str, ...]
+
+    @property
+    def storage_dollars(self) -> float:
+        return sum(row.dollars for row in self.rows if row.is_storage)
+
+    @property
+    def total_dollars(self) -> float:
+        return sum(row.dollars for row in self.rows)
+
+    @property
+    def compared_storage_dollars(self) -> float:
+        return sum(row.dollars for row in self.compared if row.is_storage)
+
+    @property
+    def compared_total_dollars(self) -> float:
+        return sum(row.dollars for row in self.compared)
+
+    def per_pb(self, dollars: float) -> float | None:
+        """$/PB-month of log; None while there is none."""
+        return dollars / (self.log_bytes / PB) if self.log_bytes else None
+
+    def by(self, *names: str) -> dict[tuple[str, ...], float]:
+        """Dollars per month summed by some of topic, tier and purpose, largest first."""
+        sums: dict[tuple[str, ...], float] = defaultdict(float)
+        for row in self.rows:
+            sums[tuple(str(getattr(row, name)) for name in names)] += row.dollars
+        return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+    def explain(self) -> list[str]:
+        """Every line of the bill as a sum."""
+        return [f"{row.topic} {row.tier} {row.purpose}: {row.formula} = ${row.dollars:,.4f}/month" for row in self.rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that `json.dumps` takes."""
+        return {
+            **{name: value for name, value in asdict(self).items() if name not in ("rows", "compared")},
+            "rows": [row._asdict() for row in self.rows],
+            "compared": [row._asdict() for row in self.compared],
+            "dollars_month": {"storage": self.storage_dollars, "total": self.total_dollars},
+            "dollars_pb_month": {"storage": self.per_pb(self.storage_dollars), "total": self.per_pb(self.total_dollars)},
+            "compared_dollars_month": {"storage": self.compared_storage_dollars, "total": self.compared_total_dollars},
+            "compared_dollars_pb_month": {
+                "storage": self.per_pb(self.compared_storage_dollars),
+                "total": self.per_pb(self.compared_total_dollars),
+            },
+        }
+
+
+def cost_report(usage: Usage, book: PriceBook, provider: str = "", deployment: Deployment | None = None) -> Report:
+    """The bill of `usage` at a provider's prices.
+
+    Raises:
+        InvalidConfig: a provider, class, disk or instance that the book does not have.
+    """
+    prices, plan = book.provider(provider), deployment or Deployment()
+    stretch = MONTH_SECONDS / usage.window_s if usage.window_s >= STRETCH_SECONDS_MIN else 1.0
+    traffic = list(_traffic(usage, prices, plan, stretch, plan.replicas))
+    rows = [*_storage(usage, prices, plan), *_requests(usage, prices, plan, stretch), *traffic, *_machines(prices, plan)]
+    return Report(
+        provider=prices.name, title=prices.title, date=prices.date.isoformat(), source=prices.source,
+        log_bytes=sum(topic.log_bytes for topic in usage.topics),
+        rows=tuple(row for row in rows if row.dollars or row.purpose == "storage"),
+        compared=tuple(_disks_only(usage, prices, plan, stretch)),
+        notes=tuple(_notes(usage, prices, plan, stretch)),
+    )  # fmt: skip
+
+
+def _storage(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostRow]:
+    disk = prices.disk(plan.disk)
+    in_all: dict[str, float] = defaultdict(float)
+    for topic in usage.topics:
+        for name, size in topic.cold_bytes.items():
+            in_all[name] += size
+    for topic in usage.topics:
+        hot = formulas.disk_storage(prices, disk, topic.hot_bytes, replicas=plan.replicas, fill=plan.disk_fill)
+        yield _row(topic.topic, "hot", "storage", hot)
+        for name, size in topic.cold_bytes.items():
+            kind = prices.storage_class(name or plan.storage_class)
+            cold = formulas.object_storage(prices, kind, size, objects=topic.cold_objects.get(name, 0), all_bytes=in_all[name])
+            yield _row(topic.topic, "cold", "storage", cold)
+
+
+def _requests(usage: Usage, prices: Provider, plan: Deployment, stretch: float) -> Iterable[CostRow]:
+    kind = prices.storage_class(plan.storage_class)
+    amounts: dict[tuple[str, str], list[Amount]] = defaultdict(list)
+    moved: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
+    for row in usage.meter:
+        who = (row.line.topic, row.line.purpose)
+        counts[*who, row.line.kind] += row.requests
+        moved[who][0] += row.bytes_sent
+        moved[who][1] += row.bytes_received
+    for (topic, purpose, call), count in sorted(counts.items()):
+        amounts[topic, purpose].append(formulas.requests(kind, call, count))
+    for who, (sent, received) in moved.items():
+        amount = formulas.transfer(prices, kind, sent=sent, received=received)
+        if amount.dollars:
+            amounts[who].append(amount)
+    for (topic, purpose), parts in amounts.items():
+        yield _row(topic, "cold", purpose, _sum(parts), stretch)
+
+
+def _traffic(usage: Usage, prices: Provider, plan: Deployment, stretch: float, replicas: int) -> Iterable[CostRow]:
+    for topic in usage.topics:
+        yield _row(
+            topic.topic, "traffic", "replication",
+            formulas.replication_traffic(prices, topic.produced, replicas=replicas, zones=plan.zones), stretch,
+        )  # fmt: skip
+        yield _row(topic.topic, "traffic", "produce", formulas.produce_traffic(prices, topic.produced, zones=plan.zones), stretch)
+        consume = formulas.consume_traffic(prices, topic.consumed, zones=plan.zones, rack_aware=plan.rack_aware)
+        yield _row(topic.topic, "traffic", "consume", consume, stretch)
+
+
+def _machines(prices: Provider, plan: Deployment) -> Iterable[CostRow]:
+    if plan.brokers:
+        name = plan.instance or prices.default_instance
+        yield _row("-", "compute", "brokers", formulas.compute(prices.instance_hour(plan.instance), plan.brokers, name))
+
+
+def _disks_only(usage: Usage, prices: Provider, plan: Deployment, stretch: float) -> Iterable[CostRow]:
+    """The same log, all of it, on `compared_replicas` local disks."""
+    disk, replicas = prices.disk(plan.disk), plan.compared_replicas
+    for topic in usage.topics:
+        amount = formulas.disk_storage(prices, disk, topic.log_bytes, replicas=replicas, fill=plan.disk_fill)
+        yield _row(topic.topic, "hot", "storage", amount)
+    yield from _traffic(usage, prices, plan, stretch, replicas)
+    if not disk.node_gb:
+        yield from _machines(prices, plan)
+
+
+def _notes(usage: Usage, prices: Provider, plan: Deployment, stretch: float) -> Iterable[str]:
+    yield f"Prices: {prices.title}, list, as of {prices.date.isoformat()}; source: {prices.source}."
+    if prices.recalled:
+        yield f"Recalled, not re-read from a price page: {', '.join(prices.recalled)}."
+    yield (
+        f"Compared with the same log on {plan.compared_replicas} replicas of {prices.disk(plan.disk).name} alone,"
+        f" filled to {plan.disk_fill:.0%}."
+    )
+    if stretch == 1.0 and usage.meter:
+        yield f"Requests and traffic are those of the last {usage.window_s:,.0f} s, counted once; after a day they are a monthly rate."
+    if plan.zones == 1:
+        yield "One zone: no traffic between zones is billed."
+
+
+def _row(topic: str, tier: str, purpose: str, amount: Amount, stretch: float | None = None) -> CostRow:
+    if stretch is None:
+        return CostRow(topic, tier, purpose, amount.dollars, 0.0, amount.text)
+    text = amount.text if stretch == 1.0 else f"({amount.text}) x {stretch:.2f} (to a month)"
+    return CostRow(topic, tier, purpose, amount.dollars * stretch, amount.dollars, text)
+
+
+def _sum(amounts: Sequence[Amount]) -> Amount:
+    return Amount(formulas.total(amounts), " + ".join(amount.text for amount in amounts))
