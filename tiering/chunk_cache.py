@@ -14,15 +14,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
 from hotlog.kernel.errors import Corrupt, NotReady
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.world.ports import Blob, Clock, Disk, ObjectStore
+from hotlog.world.ports import Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.chunk_disk import ChunkDisk
+from tiering.chunk_memory import ChunkMemory, Run
 from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
 
 Check = Callable[[int, memoryview], bool]
@@ -70,10 +69,10 @@ class ChunkSource:
 
 @dataclass(slots=True)
 class _Flight:
-    """A run of chunks on its way; `arrived` holds the chunk of each index."""
+    """Neighbouring chunks on their way."""
 
     ticket: Ticket
-    arrived: asyncio.Future[dict[int, memoryview]]
+    arrived: asyncio.Future[list[Run]]
 
 
 class ChunkCache:
@@ -86,11 +85,13 @@ class ChunkCache:
         self._clock = clock
         self._metrics = metrics
         memory_bytes = settings.number("hotlog.cache.memory.bytes")
-        self._memory: LRUCache[tuple[str, int], memoryview] = LRUCache(maxsize=memory_bytes, getsizeof=len)
-        self._disk: ChunkDisk | None = None
+        self._memory = ChunkMemory(memory_bytes)
+        self._run_bytes_max = memory_bytes // 4  # several runs fit, or a run is one chunk
+        self._disk = disk
+        self._disk_layer: ChunkDisk | None = None
         disk_bytes = settings.number("hotlog.cache.disk.bytes")
         if cache_dir is not None and disk_bytes:
-            self._disk = ChunkDisk(disk, f"{cache_dir}/chunks", disk_bytes, settings.number("hotlog.disk.reserve.bytes"))
+            self._disk_layer = ChunkDisk(disk, f"{cache_dir}/chunks", disk_bytes, settings.number("hotlog.disk.reserve.bytes"))
         self._flights: dict[tuple[str, int], _Flight] = {}
         self._disk_writes = 0
         self.gate = LaneGate(settings.number("remote.log.reader.threads"), settings.number("remote.log.reader.max.pending.tasks"))
@@ -100,9 +101,9 @@ class ChunkCache:
 
     async def start(self) -> None:
         """Take over what an earlier run left on disk."""
-        if self._disk is not None:
-            await self._disk.load()
-            self._metrics.cache_bytes.labels("disk").set(self._disk.bytes)
+        if self._disk_layer is not None:
+            await self._disk_layer.load()
+            self._metrics.cache_bytes.labels("disk").set(self._disk_layer.bytes)
 
     async def close(self) -> None:
         """End what is in flight; readers that still wait see the cancellation."""
@@ -110,17 +111,21 @@ class ChunkCache:
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
-    def peek(self, source: ChunkSource, first: int, end: int) -> list[memoryview]:
-        """The chunks [first, end) that are in memory, up to the first that is not."""
-        result = []
-        for index in range(first, end):
-            chunk = self._memory.get((source.key, index))
-            if chunk is None:
-                break
-            result.append(chunk)
-        else:
-            self._metrics.cache_hits.labels("memory").inc(len(result))
-        return result
+    def window(self, source: ChunkSource, start: int, stop: int) -> memoryview | None:
+        """Bytes [start, stop) of the object if they are in memory; without a copy where one GET brought them."""
+        step = source.chunk_bytes
+        first, end = start // step, -(-stop // step)
+        view = self._memory.span(source.key, first, start, stop)
+        if view is None:
+            chunks = []
+            for index in range(first, end):
+                chunk = self._memory.chunk(source.key, index)
+                if chunk is None:
+                    return None
+                chunks.append(chunk)
+            view = joined(chunks, start - first * step, stop - start)
+        self._metrics.cache_hits.labels("memory").inc(end - first)
+        return view
 
     async def get(
         self, source: ChunkSource, first: int, end: int, *, lane: Lane = Lane.FETCH, wait_s: float | None = None
@@ -147,19 +152,10 @@ class ChunkCache:
             result.append(chunk)
         return result
 
-    def prefetch(self, source: ChunkSource, first: int, end: int, *, lane: Lane = Lane.READAHEAD) -> int:
-        """Start bringing chunks [first, end) into the cache; return how many bytes are newly on their way."""
-        if self.gate.is_full:
-            return 0
-        before = len(self._flights)
-        self._plan(source, first, end, lane, {})
-        return (len(self._flights) - before) * source.chunk_bytes
-
-    async def drop(self, source: ChunkSource, index: int) -> None:
-        """Forget a chunk whose content proved wrong, in every layer."""
-        self._memory.pop((source.key, index), None)
-        if self._disk is not None:
-            await self._disk.drop(source.key, index)
+    def prefetch(self, source: ChunkSource, first: int, end: int, *, lane: Lane = Lane.READAHEAD) -> None:
+        """Start bringing chunks [first, end) into the cache."""
+        if not self.gate.is_full:
+            self._plan(source, first, end, lane, {})
 
     @staticmethod
     def _arrived(flights: Sequence[_Flight], index: int, *, is_first: bool) -> memoryview | None:
@@ -169,10 +165,13 @@ class ChunkCache:
             if flight.arrived.cancelled():
                 raise NotReady("the cold tier is closing")
             failure = flight.arrived.exception()
-            if failure is None and index in flight.arrived.result():
-                return flight.arrived.result()[index]
-            if failure is not None and is_first:
-                raise failure
+            if failure is not None:
+                if is_first:
+                    raise failure
+                continue
+            for run in flight.arrived.result():
+                if run.first <= index < run.first + run.length:
+                    return run.chunk(index)
         return None
 
     # -- planning -------------------------------------------------------------------------------------------------------
@@ -182,9 +181,10 @@ class ChunkCache:
         assert 0 <= first < end <= source.chunk_count, (first, end, source)
         flights: list[_Flight] = []
         run: list[int] = []
+        run_chunks_max = max(1, min(source.run_chunks_max, self._run_bytes_max // source.chunk_bytes))
         for index in range(first, end):
             key = (source.key, index)
-            chunk = self._memory.get(key)
+            chunk = self._memory.chunk(*key)
             flight = self._flights.get(key)
             if chunk is not None:
                 found[index] = chunk
@@ -194,7 +194,7 @@ class ChunkCache:
                     flights.append(flight)
             else:
                 run.append(index)
-                if len(run) < source.run_chunks_max:
+                if len(run) < run_chunks_max:
                     continue
             if run:
                 flights.append(self._launch(source, run, lane))
@@ -205,7 +205,7 @@ class ChunkCache:
 
     def _launch(self, source: ChunkSource, run: list[int], lane: Lane) -> _Flight:
         ticket = Ticket(lane)
-        arrived: asyncio.Future[dict[int, memoryview]] = asyncio.get_running_loop().create_future()
+        arrived: asyncio.Future[list[Run]] = asyncio.get_running_loop().create_future()
         arrived.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody may be left to see it
         flight = _Flight(ticket, arrived)
         for index in run:
@@ -215,41 +215,49 @@ class ChunkCache:
 
     # -- flying ---------------------------------------------------------------------------------------------------------
 
-    async def _fly(self, source: ChunkSource, run: list[int], flight: _Flight) -> None:
-        """Bring one run of neighbouring chunks: from disk what is there, by one GET what lies between."""
-        chunks: dict[int, memoryview] = {}
+    async def _fly(self, source: ChunkSource, wanted: list[int], flight: _Flight) -> None:
+        """Bring neighbouring chunks: from disk what is there, by one GET what is missing and lies between."""
         try:
-            missing = await self._from_disk(source, run, chunks)
+            runs = await self._from_disk(source, wanted)
+            there = {run.first for run in runs}
+            missing = [index for index in wanted if index not in there]
             if missing:
-                await self._from_store(source, missing[0], missing[-1] + 1, flight.ticket, chunks)
+                fetched = await self._from_store(source, missing[0], missing[-1] + 1, flight.ticket)
+                runs = [run for run in runs if not missing[0] <= run.first <= missing[-1]]
+                runs.append(fetched)
+                for index in missing:
+                    self._keep_on_disk(fetched, index)
         except Exception as failure:
             flight.arrived.set_exception(failure)
         except asyncio.CancelledError:
             flight.arrived.cancel()
             raise
         else:
-            for index, chunk in chunks.items():
-                self._remember(source.key, index, chunk)
-            flight.arrived.set_result(chunks)
+            for run in runs:
+                self._memory.keep(run)
+            self._metrics.cache_bytes.labels("memory").set(self._memory.bytes)
+            flight.arrived.set_result(runs)
         finally:
-            for index in run:
+            for index in wanted:
                 self._flights.pop((source.key, index), None)
 
-    async def _from_disk(self, source: ChunkSource, run: list[int], chunks: dict[int, memoryview]) -> list[int]:
-        missing = []
-        for index in run:
-            chunk = await self._disk.read(source.key, index) if self._disk is not None else None
-            if chunk is not None and self._is_good(source, index, chunk):
-                chunks[index] = chunk
+    async def _from_disk(self, source: ChunkSource, wanted: list[int]) -> list[Run]:
+        found = []
+        for index in wanted if self._disk_layer is not None else ():
+            assert self._disk_layer is not None
+            chunk = await self._disk_layer.read(source.key, index)
+            if chunk is None:
+                continue
+            run = Run(source.key, index, 1, source.chunk_bytes, chunk)
+            if await self._disk.run(self._is_good, source, run):
+                found.append(run)
                 self._metrics.cache_hits.labels("disk").inc()
-            else:
-                missing.append(index)
-        return missing
+        return found
 
-    async def _from_store(self, source: ChunkSource, first: int, end: int, ticket: Ticket, chunks: dict[int, memoryview]) -> None:
+    async def _from_store(self, source: ChunkSource, first: int, end: int, ticket: Ticket) -> Run:
         start, stop = source.byte_range(first, end)
         self._metrics.cache_misses.inc()
-        for attempt in range(_GET_ATTEMPTS):
+        for _ in range(_GET_ATTEMPTS):
             async with self.gate.slot(ticket):
                 await self.rate.take(stop - start)
                 begun = self._clock.monotonic()
@@ -257,55 +265,39 @@ class ChunkCache:
                 blob = await store.get(source.key, start, stop)
                 self.get_seconds += 0.2 * (self._clock.monotonic() - begun - self.get_seconds)
             self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(blob.data))
-            cut = self._cut(source, first, end, blob)
-            if cut is not None:
-                break
+            run = Run(source.key, first, end - first, source.chunk_bytes, memoryview(blob.data))
+            # Checksums of megabytes are no work for the event loop; crc32c lets other threads run.
+            if blob.size == source.object_bytes and await self._disk.run(self._is_good, source, run):
+                return run
             self._metrics.corruption.labels("cold-object").inc()
-            if attempt == _GET_ATTEMPTS - 1:
-                raise Corrupt(f"bytes [{start}, {stop}) of {source.key} are not what was uploaded (size or CRC-32C differs)")
-        assert cut is not None
-        for index, chunk in cut.items():
-            if index not in chunks:
-                chunks[index] = chunk
-                self._keep_on_disk(source.key, index, chunk)
-
-    def _cut(self, source: ChunkSource, first: int, end: int, blob: Blob) -> dict[int, memoryview] | None:
-        """The run as chunks; None if it is not what was asked for.
-
-        A run of several is copied, so that one chunk kept in memory does not hold the buffer of four.
-        """
-        start, stop = source.byte_range(first, end)
-        if len(blob.data) != stop - start or blob.size != source.object_bytes:
-            return None
-        view = memoryview(blob.data)
-        cut = {}
-        for index in range(first, end):
-            at = (index - first) * source.chunk_bytes
-            piece = view[at : at + source.chunk_bytes]
-            if not self._is_good(source, index, piece):
-                return None
-            cut[index] = piece if end - first == 1 else memoryview(bytes(piece))
-        return cut
+        raise Corrupt(f"bytes [{start}, {stop}) of {source.key} are not what was uploaded (size or CRC-32C differs)")
 
     @staticmethod
-    def _is_good(source: ChunkSource, index: int, chunk: memoryview) -> bool:
-        start, stop = source.byte_range(index, index + 1)
-        return len(chunk) == stop - start and (source.check is None or source.check(index, chunk))
+    def _is_good(source: ChunkSource, run: Run) -> bool:
+        start, stop = source.byte_range(run.first, run.first + run.length)
+        return len(run.data) == stop - start and source.holds(start, run.data)
 
-    def _remember(self, key: str, index: int, chunk: memoryview) -> None:
-        if len(chunk) <= self._memory.maxsize:
-            self._memory[key, index] = chunk
-        self._metrics.cache_bytes.labels("memory").set(self._memory.currsize)
-
-    def _keep_on_disk(self, key: str, index: int, chunk: memoryview) -> None:
-        if self._disk is None or self._disk_writes >= _DISK_WRITES_MAX:
+    def _keep_on_disk(self, run: Run, index: int) -> None:
+        if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX:
             return
         self._disk_writes += 1
-        self._scope.start(self._write_disk(self._disk, key, index, chunk))
+        self._scope.start(self._write_disk(self._disk_layer, run.key, index, run.chunk(index)))
 
-    async def _write_disk(self, disk: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
+    async def _write_disk(self, layer: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
         try:
-            await disk.write(key, index, chunk)
-            self._metrics.cache_bytes.labels("disk").set(disk.bytes)
+            await layer.write(key, index, chunk)
+            self._metrics.cache_bytes.labels("disk").set(layer.bytes)
         finally:
             self._disk_writes -= 1
+
+
+def joined(chunks: Sequence[memoryview], skip: int, size: int) -> memoryview:
+    """`size` bytes (fewer if the chunks end before) from byte `skip` of the first chunk on."""
+    if len(chunks) == 1:
+        return chunks[0][skip : skip + size]
+    parts = [chunks[0][skip:]]
+    left = size - len(parts[0])
+    for chunk in chunks[1:]:
+        parts.append(chunk[: max(left, 0)])
+        left -= len(chunk)
+    return memoryview(b"".join(parts))

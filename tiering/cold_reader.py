@@ -27,7 +27,7 @@ from hotlog.log.partition_log import Slice
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.batch_runs import take
-from tiering.chunk_cache import ChunkCache, ChunkSource
+from tiering.chunk_cache import ChunkCache, ChunkSource, joined
 from tiering.cold_lookup import Lookup
 from tiering.footer_cache import NotYet
 from tiering.history import History, MissingObject, Shelf
@@ -285,20 +285,19 @@ class ColdReader:
         Raises:
             NotYet: not even the first chunk is there.
         """
+        window = self.chunks.window(source, position, position + size)
+        if window is not None:
+            return window
+        reading.has_waited = True
         first, end = position // source.chunk_bytes, -(-(position + size) // source.chunk_bytes)
-        found = self.chunks.peek(source, first, end)
-        if len(found) < end - first:
-            reading.has_waited = True
-            try:
-                found = await self.chunks.get(source, first, end, lane=reading.history.lane, wait_s=self._wait_s(reading))
-            except NotFound:
-                raise MissingObject(source.key, row) from None
+        try:
+            found = await self.chunks.get(source, first, end, lane=reading.history.lane, wait_s=self._wait_s(reading))
+        except NotFound:
+            raise MissingObject(source.key, row) from None
         if not found:
             raise NotYet(f"{source.key} is still being loaded")
-        start = position - first * source.chunk_bytes
-        if len(found) == 1:
-            return found[0][start : start + size]
-        return memoryview(b"".join([found[0][start:], *found[1:]]))[:size]
+        window = self.chunks.window(source, position, position + size) if len(found) == end - first else None
+        return window if window is not None else joined(found, position - first * source.chunk_bytes, size)
 
     def _wait_s(self, reading: _Reading) -> float | None:
         return None if reading.deadline is None else max(0.0, reading.deadline - self._clock.monotonic())
