@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hotlog.apis.api import Later, RequestContext
 from hotlog.apis.dispatch import Door, UnknownApi
-from hotlog.kernel.errors import Invalid, TooLarge
+from hotlog.kernel.errors import Invalid
 from hotlog.kernel.limits import KiB, MiB
 from hotlog.wire.apis import API_VERSIONS_KEY, parse_header
 from hotlog.wire.frame import SIZE_BYTES, FrameReader
@@ -95,15 +95,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._held += nbytes
         self._listener.hold(nbytes)
-        try:
-            frames = self._reader.received(nbytes)
-        except (Invalid, TooLarge) as error:
-            self.fail("size", error)
-            return
+        frames = self._reader.received(nbytes)
         if frames:
             self.last_request = self._listener.touch(self)
             self._frames.extend(frames)
             self._work()
+        if self._reader.failure is not None:
+            self.fail("size", self._reader.failure)
+            return
         if len(self._frames) > REQUESTS_WAITING_MAX or self._listener.is_over_budget:
             self._pause_reading()
 

@@ -27,7 +27,7 @@ assert SCRATCH_BYTES < FRAME_BYTES_FIRST
 class FrameReader:
     """One connection's frames.  `buffer()` is where to receive next; `received(count)` returns the frames that became whole."""
 
-    __slots__ = ("_bytes_max", "_filled", "_frame", "_head", "_scratch", "_size", "_view")
+    __slots__ = ("_bytes_max", "_filled", "_frame", "_head", "_scratch", "_size", "_view", "failure")
 
     def __init__(self, scratch: memoryview, bytes_max: int) -> None:
         self._scratch = scratch
@@ -37,6 +37,7 @@ class FrameReader:
         self._view: memoryview | None = None  # of the frame; kept so that receiving makes no object
         self._filled = 0
         self._size = 0
+        self.failure: Invalid | TooLarge | None = None  # a size that cannot be; the frames before it were returned
 
     @property
     def held(self) -> int:
@@ -50,14 +51,17 @@ class FrameReader:
         return self._scratch
 
     def received(self, count: int) -> list[memoryview]:
-        """`count` bytes were put into `buffer()`.
+        """`count` bytes were put into `buffer()`.  Look at `failure` after serving what is returned.
 
-        Raises:
-            Invalid: a size below 8.
-            TooLarge: a size above the limit.
+        A size below 8 is Invalid, one above the limit is TooLarge.
         """
         if self._view is None:
-            return self._split(self._scratch[:count])
+            frames: list[memoryview] = []
+            try:
+                self._split(self._scratch[:count], frames)
+            except (Invalid, TooLarge) as error:
+                self.failure = error
+            return frames
         self._filled += count
         if self._filled == self._size:
             return [self._finish()]
@@ -65,14 +69,13 @@ class FrameReader:
             self._grow()
         return []
 
-    def _split(self, data: memoryview) -> list[memoryview]:
-        frames: list[memoryview] = []
+    def _split(self, data: memoryview, frames: list[memoryview]) -> None:
         position, end = 0, len(data)
         if self._head:
             position = min(SIZE_BYTES - len(self._head), end)
             self._head += bytes(data[:position])
             if len(self._head) < SIZE_BYTES:
-                return frames
+                return
             size = self._checked(_SIZE.unpack(self._head)[0])
             self._head = b""
         elif end >= SIZE_BYTES:
@@ -80,17 +83,16 @@ class FrameReader:
             position = SIZE_BYTES
         else:
             self._head = bytes(data)
-            return frames
+            return
         while position + size <= end:
             frames.append(memoryview(bytearray(data[position : position + size])))
             position += size
             if end - position < SIZE_BYTES:
                 self._head = bytes(data[position:])
-                return frames
+                return
             size = self._checked(_SIZE.unpack_from(data, position)[0])
             position += SIZE_BYTES
         self._begin(size, data[position:])
-        return frames
 
     def _checked(self, size: int) -> int:
         if size < FRAME_BYTES_MIN:

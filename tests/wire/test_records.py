@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import tracemalloc
 
@@ -65,10 +66,8 @@ def test_offset_deltas_may_leave_gaps() -> None:
 def test_a_flipped_bit_in_the_records_is_refused_or_harmless(codec: str, position: int, bit: int) -> None:
     batch = encode_batch(RECORDS, codec)
     batch[61 + position % (len(batch) - 61)] ^= 1 << bit
-    try:
+    with contextlib.suppress(InvalidRecord, TooLarge):
         assert len(decode_batch(batch)) == len(RECORDS)
-    except (InvalidRecord, TooLarge):
-        pass
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -83,10 +82,8 @@ def test_a_cut_off_stream_is_refused(codec: str, cut: int) -> None:
 
 @given(junk=st.binary(min_size=61, max_size=200))
 def test_junk_is_refused(junk: bytes) -> None:
-    try:
+    with contextlib.suppress(Corrupt, TooLarge):
         decode_batch(junk)
-    except (Corrupt, TooLarge):
-        pass
 
 
 def bomb(codec: int, size: int) -> bytes:
@@ -106,7 +103,7 @@ def test_a_bomb_is_stopped_without_its_memory(codec: int) -> None:
     batch = with_body(codec, body, 10)
     tracemalloc.start()
     try:
-        with pytest.raises(TooLarge, match="decompresses to more|says it holds"):
+        with pytest.raises(TooLarge, match=r"decompresses to more|says it holds"):
             inspect(memoryview(batch), header_at(batch))
         assert tracemalloc.get_traced_memory()[1] < 40 * MiB
     finally:
@@ -128,7 +125,7 @@ def test_a_zstd_window_above_the_limit_is_refused() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
     frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     body = frame.compress(b"x" * MiB) + frame.flush()
-    with pytest.raises(InvalidRecord, match="memory|window"):
+    with pytest.raises(InvalidRecord, match=r"memory|window"):
         decompress(4, body)
 
 
@@ -146,11 +143,11 @@ def test_counts_that_cannot_be_are_refused(codec: int, count: int) -> None:
     if codec:
         body = bytes(encode_batch([NewRecord(1, None, b"value")], codec)[61:])
     batch = with_body(codec, body, count)
-    with pytest.raises(InvalidRecord, match="records|first record"):
+    with pytest.raises(InvalidRecord, match=r"records|first record"):
         inspect(memoryview(batch), header_at(batch))
 
 
 def test_a_record_that_says_another_length_is_refused() -> None:
     batch = with_body(0, b"\x7f" + bytes(20), 1)
-    with pytest.raises(InvalidRecord, match="only record|first record"):
+    with pytest.raises(InvalidRecord, match=r"only record|first record"):
         inspect(memoryview(batch), header_at(batch))

@@ -1,0 +1,190 @@
+"""A broker with its real listener on a free port, and a client that speaks bare frames.
+
+Invariants: what is sent are bytes; answers are read with kio, in the order in which they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.broker import Broker
+from hotlog.apis.dispatch import Dispatch
+from hotlog.apis.listener import Listener
+from hotlog.wire import apis
+from hotlog.wire.records import NewRecord, encode_batch
+from tests.admin.node import open_broker, open_directory_store
+from tests.wire.strategies import read, written
+
+ANSWER_SECONDS_MAX = 20
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._correlations = itertools.count(1)
+
+    def send(self, request: Any, *, client_id: str | None = "test") -> int:
+        """Put a request on the wire; return its correlation id."""
+        correlation = next(self._correlations)
+        self.writer.write(frame_of(request, correlation, client_id))
+        return correlation
+
+    async def frame(self) -> bytes:
+        """The next answer without its size."""
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            size = struct.unpack(">i", await self.reader.readexactly(4))[0]
+            return await self.reader.readexactly(size)
+
+    async def answer(self, request: Any, correlation: int) -> Any:
+        """The answer to `request`, which must be the next one."""
+        return parsed(type(request).__api_key__, type(request).__version__, await self.frame(), correlation)
+
+    async def call(self, request: Any) -> Any:
+        return await self.answer(request, self.send(request))
+
+    async def is_closed(self) -> bool:
+        """Whether the broker closes the connection without another answer."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                return await self.reader.read(1) == b""
+        except ConnectionError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+
+
+def frame_of(request: Any, correlation: int, client_id: str | None = "test") -> bytes:
+    """A whole request frame."""
+    key, version = type(request).__api_key__, type(request).__version__
+    name = b"\xff\xff" if client_id is None else struct.pack(">h", len(client_id.encode())) + client_id.encode()
+    tags = b"\0" if type(request).__flexible__ else b""
+    body = struct.pack(">hhi", key, version, correlation) + name + tags + written(request)
+    return struct.pack(">i", len(body)) + body
+
+
+def parsed(key: int, version: int, frame: bytes, correlation: int) -> Any:
+    """A response frame as kio reads it, all of it."""
+    assert struct.unpack_from(">i", frame)[0] == correlation
+    head = 5 if apis.has_flexible_response_header(key, version) else 4
+    return read(apis.response_type(key, version), frame, head)
+
+
+class Serving:
+    """A broker and its door."""
+
+    def __init__(self, broker: Broker, listener: Listener, address: tuple[str, int]) -> None:
+        self.broker = broker
+        self.listener = listener
+        self.address = address
+        self._clients: list[Client] = []
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection(*self.address))
+        self._clients.append(client)
+        return client
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.broker.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, settings: dict[str, str] | None = None, *, store: Any = None) -> AsyncIterator[Serving]:
+    """A broker on tmp_path that listens on a free port of the loopback."""
+    own = await open_directory_store(tmp_path / "store")
+    broker = await open_broker(tmp_path / "data", own if store is None else store(own), settings)
+    listener = Listener(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, broker.clock)
+    address = await listener.start("127.0.0.1", 0)
+    broker.advertised = address
+    served = Serving(broker, listener, address)
+    try:
+        yield served
+    finally:
+        await served.close()
+        await listener.close()
+        await broker.close()
+        await own.close()
+
+
+# Requests
+
+
+def batch_of(*values: bytes, codec: str = "none", timestamp: int | None = None, **producer: int) -> bytearray:
+    start = 1_600_000_000_000 if timestamp is None else timestamp
+    return encode_batch([NewRecord(start + i, None, value) for i, value in enumerate(values)], codec, **producer)
+
+
+def produce(
+    topic: str,
+    records: dict[int, Any],
+    *,
+    version: int = 9,
+    acks: int = -1,
+    topic_id: Any = None,
+    transactional_id: str | None = None,
+) -> Any:
+    shapes = apis.requests(0, version)
+    parts = tuple(shapes.PartitionProduceData(index=index, records=bytes(each)) for index, each in records.items())
+    data = shapes.TopicProduceData(name=topic, topic_id=topic_id, partition_data=parts)
+    return shapes.ProduceRequest(transactional_id=transactional_id, acks=acks, timeout=timedelta(seconds=15), topic_data=(data,))
+
+
+def fetch(
+    topic: str,
+    offsets: dict[int, int],
+    *,
+    version: int = 12,
+    topic_id: Any = None,
+    bytes_max: int = 2**31 - 1,
+    partition_bytes_max: int = 1024 * 1024,
+    bytes_min: int = 1,
+    wait_ms: int = 0,
+    isolation: int = 0,
+    session: tuple[int, int] = (0, -1),
+    leader_epoch: int = -1,
+    forgotten: tuple[int, ...] = (),
+) -> Any:
+    shapes = apis.requests(1, version)
+    parts = tuple(
+        shapes.FetchPartition(
+            partition=number, fetch_offset=offset, partition_max_bytes=partition_bytes_max, current_leader_epoch=leader_epoch
+        )
+        for number, offset in offsets.items()
+    )
+    gone = (shapes.ForgottenTopic(topic=topic, topic_id=topic_id, partitions=forgotten),) if forgotten else ()
+    return shapes.FetchRequest(
+        max_wait=timedelta(milliseconds=wait_ms),
+        min_bytes=bytes_min,
+        max_bytes=bytes_max,
+        isolation_level=isolation,
+        session_id=session[0],
+        session_epoch=session[1],
+        topics=(shapes.FetchTopic(topic=topic, topic_id=topic_id, partitions=parts),) if parts else (),
+        forgotten_topics_data=gone,
+    )
+
+
+def produced(response: Any) -> list[tuple[int, ErrorCode, int]]:
+    """(partition, code, base offset) of each partition of a Produce answer."""
+    return [(p.index, p.error_code, p.base_offset) for topic in response.responses for p in topic.partition_responses]
+
+
+def fetched(response: Any) -> dict[int, tuple[ErrorCode, bytes]]:
+    """Partition -> (code, records) of a Fetch answer of one topic."""
+    return {p.partition_index: (p.error_code, p.records or b"") for topic in response.responses for p in topic.partitions}
