@@ -194,7 +194,9 @@ class LogManager:
         )
         loaded: Loaded = load(ctx, path, tp)
         first = loaded.segments[0].base_offset
-        if start is None:  # only a log start above 0 is ever written; a tiered log's history may lie below its first local segment
+        if (
+            start is None
+        ):  # only a log start above 0 is ever written; a tiered log's history may lie below its first local segment
             start = 0 if config.remote_enabled else first
         log_start = min(start, loaded.readable_end)
         if not config.remote_enabled:

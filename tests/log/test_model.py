@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk
 from tests.log.support import T0, TOPIC_ID, TP, TestClock, append, batch, config, kill, manager
+
+EXAMPLES = int(os.environ.get("HOTLOG_MODEL_EXAMPLES", "30"))  # more for a night
 
 
 @dataclass
@@ -241,6 +244,6 @@ class LogLife(RuleBasedStateMachine):
 
 
 LogLife.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=EXAMPLES, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLogLife = LogLife.TestCase
