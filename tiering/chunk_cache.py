@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hotlog.kernel.errors import Corrupt, NotReady
-from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
+from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX, MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.world.ports import Clock, Disk, ObjectStore
@@ -26,6 +26,9 @@ from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
 
 Check = Callable[[int, memoryview], bool]
 _DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk: a cache must not hold memory hostage
+_DISK_WRITE_BYTES_PER_SECOND = (
+    64 * MiB
+)  # a fast replay must not take the device from the hot log: what is above is not kept on disk
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retries are below this
 
 
@@ -94,6 +97,7 @@ class ChunkCache:
             self._disk_layer = ChunkDisk(disk, f"{cache_dir}/chunks", disk_bytes, settings.number("hotlog.disk.reserve.bytes"))
         self._flights: dict[tuple[str, int], _Flight] = {}
         self._disk_writes = 0
+        self._disk_rate = ByteRate(clock, _DISK_WRITE_BYTES_PER_SECOND)
         self.gate = LaneGate(settings.number("remote.log.reader.threads"), settings.number("remote.log.reader.max.pending.tasks"))
         self.rate = ByteRate(clock, settings.number("remote.log.manager.fetch.max.bytes.per.second"))
         self.get_seconds = 0.05  # moving mean of one run's GET, for readahead
@@ -279,6 +283,8 @@ class ChunkCache:
 
     def _keep_on_disk(self, run: Run, index: int) -> None:
         if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX:
+            return
+        if not self._disk_rate.try_take(len(run.chunk(index))):
             return
         self._disk_writes += 1
         self._scope.start(self._write_disk(self._disk_layer, run.key, index, run.chunk(index)))

@@ -154,6 +154,14 @@ class ByteRate:
         self._level = min(float(self._rate), self._level + (now - self._filled) * self._rate)
         self._filled = now
 
+    def try_take(self, count: int) -> bool:
+        """Take `count` bytes if they are there now; for work that may as well be left out."""
+        self._refill()
+        if self._level < count:
+            return False
+        self._level -= count
+        return True
+
     async def take(self, count: int) -> None:
         """Wait until `count` bytes may be read."""
         if self._rate >= LONG_MAX:

@@ -147,6 +147,18 @@ async def test_disk_layer_stays_within_its_bound(tmp_path: Path) -> None:
     await again.close()
 
 
+async def test_a_fast_replay_does_not_take_the_disk(tmp_path: Path) -> None:
+    count = 24
+    store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(count)})
+    cache = cache_of(store, tmp_path)
+    await cache.start()
+    for n in range(count):  # all within one instant of the clock
+        await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
+        await written(cache)
+    assert len(list((tmp_path / "chunks").iterdir())) == 64 * MiB // CHUNK_BYTES
+    await cache.close()
+
+
 async def test_memory_stays_within_its_bound() -> None:
     store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(8)})
     metrics = Metrics()
