@@ -51,6 +51,7 @@ class LogManager:
         space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
         self._parts = Parts(disk, clock, entropy, metrics, pool, reader, space, self._save_log_starts)
         self._lock: File | None = None
+        self._directory_id: str | None = None
         self._round: list[PartitionLog] = []
         self._condemned: list[tuple[int, str]] = []  # (due, directory)
         self._checkpointed_ms = 0
@@ -67,7 +68,7 @@ class LogManager:
         Raises:
             Invalid: as `open`.
         """
-        await self._disk.run(self._open_directory, None)
+        await self._take_directory(None)
         return self.cluster_id
 
     async def open(self, *, cluster_id: str | None = None, config_of: ConfigOf | None = None) -> None:
@@ -77,7 +78,7 @@ class LogManager:
             Invalid: another process has it, or it belongs to another node or cluster, or it is not writable.
         """
         if self._lock is None:
-            await self._disk.run(self._open_directory, cluster_id)
+            await self._take_directory(cluster_id)
         elif cluster_id is not None:
             await self.bind_cluster(cluster_id)
         names = await self._disk.run(self._disk.listdir, self.directory)
@@ -100,6 +101,13 @@ class LogManager:
         self._checkpointed_ms = self._clock.now_ms()
         self._metrics.partitions.set_function(lambda: len(self._logs))
 
+    async def _take_directory(self, cluster_id: str | None) -> None:
+        try:
+            await self._disk.run(self._open_directory, cluster_id)
+        except BaseException:
+            self._unlock()
+            raise
+
     def _open_directory(self, cluster_id: str | None) -> None:
         disk, path = self._disk, f"{self.directory}/{files.META_PROPERTIES}"
         try:
@@ -119,6 +127,7 @@ class LogManager:
         if meta.get("node.id") != node_id:
             raise Invalid(f"{self.directory} belongs to node.id={meta.get('node.id')}; this broker is node.id={node_id}")
         self.cluster_id = meta.get("cluster.id") or None
+        self._directory_id = meta.get("directory.id")
         if cluster_id is not None and self.cluster_id not in (None, cluster_id):
             raise Invalid(f"{self.directory} belongs to cluster {self.cluster_id}; this broker is of cluster {cluster_id}")
         if cluster_id is not None and self.cluster_id is None:
@@ -126,9 +135,10 @@ class LogManager:
 
     def _write_meta(self, cluster_id: str | None) -> None:
         values = {"version": "1", "node.id": str(self._settings.number("node.id"))}
-        values["directory.id"] = checkpoints.print_uuid(self._entropy.uuid())
+        values["directory.id"] = self._directory_id or checkpoints.print_uuid(self._entropy.uuid())
         if cluster_id is not None:
             values["cluster.id"] = cluster_id
+        self._directory_id = values["directory.id"]
         self._disk.write_atomic(f"{self.directory}/{files.META_PROPERTIES}", checkpoints.print_properties(values))
         self.cluster_id = cluster_id
 
@@ -334,6 +344,9 @@ class LogManager:
             marker = f"{self.directory}/{files.CLEAN_SHUTDOWN}"
             await self._disk.run(self._disk.write_atomic, marker, checkpoints.print_clean_shutdown())
         self._parts.pool.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -95,7 +95,7 @@ def is_one_bit_off(damage: Buffer, expected_offset: int) -> bool:
         batch = view[: header.size]
         if _crc_is_one_bit_off(header.crc ^ crc32c(batch[ATTRIBUTES_OFFSET:]), header.size - ATTRIBUTES_OFFSET):
             return True
-    sizes = (((header.length ^ (1 << bit)) & 0x7FFFFFFF) + 12 for bit in range(31))
+    sizes = (((header.length ^ (1 << bit)) & 0xFFFFFFFF) + 12 for bit in range(32))
     return any(_whole(view, size) for size in sizes)
 
 
