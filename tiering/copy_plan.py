@@ -63,6 +63,40 @@ def uncovered(view: Manifest | None, segments: Sequence[LocalSegment], log_start
     return [segment for segment in segments if segment.closed_ms >= 0 and segment.end_offset > done and segment.size > 0]
 
 
+def boundary_problem(
+    root: Manifest | None,
+    *,
+    leader_epoch: int,
+    revives: bool,
+    log_start_offset: int,
+    local_start_offset: int,
+    log_end_offset: int,
+) -> str:
+    """Why nothing may be copied although there may be something to copy: the two tiers do not fit together.  "" if they do.
+
+    Args:
+        root: the newest root, marked deleted or not; None when there is none.
+        revives: whether a root marked deleted is to be begun anew.
+    """
+    if root is not None and root.epoch > leader_epoch:
+        return f"the manifest is claimed by leader epoch {root.epoch}, this leader has {leader_epoch}"
+    if root is not None and root.is_deleted and not revives:
+        return "the manifest is marked deleted"
+    if root is None or root.is_deleted or root.end_offset < 0:
+        if log_start_offset < local_start_offset:
+            return (
+                f"offsets [{log_start_offset}, {local_start_offset}) are not on the local disk, and the store has no manifest of them:"
+                f" a wiped or wrong bucket?  Delete records up to {local_start_offset} to go on without them"
+            )
+        return ""
+    if log_end_offset < root.end_offset:
+        return (
+            f"the local log ends at offset {log_end_offset}, before the tiered end {root.end_offset}:"
+            f" it must begin anew there, or offsets would be given out twice"
+        )
+    return ""
+
+
 def plan_copy(
     view: Manifest | None,
     segments: Sequence[LocalSegment],

@@ -14,7 +14,7 @@ import logging
 from collections import defaultdict
 from typing import NamedTuple
 
-from hotlog.kernel.errors import Corrupt, Fenced, HotlogError, NotReady
+from hotlog.kernel.errors import Corrupt, HotlogError, NotReady
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -22,7 +22,7 @@ from hotlog.log.partition_log import Slice
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.cold_reader import ColdReader
-from tiering.copy_plan import CopyPlan, covered_until, plan_copy, uncovered
+from tiering.copy_plan import CopyPlan, boundary_problem, covered_until, plan_copy, uncovered
 from tiering.keys import PartitionKeys
 from tiering.lanes import ByteRate
 from tiering.manifest import Manifest
@@ -308,19 +308,22 @@ class ColdTier:
         view = await cold.manifest.load()
         cold.loaded_at = self._clock.monotonic()
         cold.target.revives = cold.target.revives or (not cold.ready and view is not None and view.is_deleted)
-        cold.problem = ""
-        if view is not None and not view.is_deleted and view.end_offset >= 0:
-            if cold.log.log_end_offset < view.end_offset:
-                cold.problem = (
-                    f"the local log ends at offset {cold.log.log_end_offset}, before the tiered end {view.end_offset}:"
-                    f" it must begin anew there, or offsets would be given out twice"
-                )
-                LOG.error("%s: %s", cold.pid, cold.problem)
-            elif view.epoch > cold.leader_epoch:
-                cold.problem = f"the manifest is claimed by leader epoch {view.epoch}, this leader has {cold.leader_epoch}"
-            else:
-                cold.log.set_tiered_end(view.end_offset)
+        self._judge(cold)
         cold.ready = True
+
+    def _judge(self, cold: ColdPartition) -> None:
+        """Hold the hot log against the committed root: what does not fit stops copying and is said aloud, once."""
+        log, root = cold.log, cold.manifest.view
+        problem = boundary_problem(
+            root, leader_epoch=cold.leader_epoch, revives=cold.target.revives, log_start_offset=log.log_start_offset,
+            local_start_offset=log.local_log_start_offset, log_end_offset=log.log_end_offset,
+        )  # fmt: skip
+        if problem and problem != cold.problem:
+            LOG.error("%s-%d (%s): nothing is copied: %s", cold.topic, cold.pid.partition, cold.pid, problem)
+            self._metrics.corruption.labels("boundary").inc()
+        cold.problem = problem
+        if not problem and cold.view is not None and cold.view.end_offset >= 0:
+            log.set_tiered_end(cold.view.end_offset)
 
     def _fail(self, cold: ColdPartition, failure: Exception) -> None:
         """Try again later: the wait doubles, with jitter, up to RETRY_SECONDS_MAX."""
@@ -373,6 +376,8 @@ class ColdTier:
         segments = log.segments()
         todo = uncovered(view, segments, log.log_start_offset)
         cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))
+        if cold.problem:
+            self._judge(cold)  # DeleteRecords may have settled it
         if cold.problem or cold.pid in self._flights:
             return None
         plan = plan_copy(
@@ -390,9 +395,9 @@ class ColdTier:
             await self._uploader.copy(cold.target, plan, lease)
             cold.failures, cold.retry_at = 0, 0.0
         except (HotlogError, OSError) as failure:
-            await self._copy_failed(cold, lease, failure)
+            await self._copy_failed(cold, failure)
 
-    async def _copy_failed(self, cold: ColdPartition, lease: Lease, failure: Exception) -> None:
+    async def _copy_failed(self, cold: ColdPartition, failure: Exception) -> None:
         self._metrics.remote_copy_errors.labels(cold.topic).inc()
         self._fail(cold, failure)
         if isinstance(failure, Corrupt):
@@ -401,8 +406,6 @@ class ColdTier:
             await self.load(cold)  # what is committed may differ from what was believed
         except (HotlogError, OSError) as weather:
             LOG.info("%s: manifest not reloaded: %s", cold.pid, weather)
-        if isinstance(failure, Fenced) and cold.target.pending is None and not lease.is_revoked:
-            cold.problem = str(failure)
 
     async def _wait(self) -> None:
         """Until a copy or load ends, a lease runs out, or TICK_SECONDS_MAX."""

@@ -124,7 +124,7 @@ async def _manifest(store: ObjectStore, keys: PartitionKeys, report: Report) -> 
         if manifest.pid != keys.pid:
             raise Corrupt(f"it is the manifest of {manifest.pid}")
     except NotFound:
-        report.problems.append(Problem("no-manifest", keys.manifest, -1, -1, "there is no manifest: nothing was ever tiered"))
+        report.problems.append(await _without_manifest(store, keys, report))
         return None
     except Corrupt as damage:
         report.problems.append(Problem("damaged", keys.manifest, -1, -1, str(damage)))
@@ -132,6 +132,14 @@ async def _manifest(store: ObjectStore, keys: PartitionKeys, report: Report) -> 
     report.generation, report.topic = manifest.generation, manifest.topic
     report.log_start_offset, report.end_offset = manifest.log_start_offset, manifest.end_offset
     return manifest
+
+
+async def _without_manifest(store: ObjectStore, keys: PartitionKeys, report: Report) -> Problem:
+    """Nothing was ever tiered, or the manifest was lost: objects without one tell."""
+    report.unreferenced = [info.key async for info in store.list(keys.prefix)]
+    if not report.unreferenced:
+        return Problem("no-manifest", keys.manifest, -1, -1, "there is no manifest: nothing was ever tiered")
+    return Problem("missing", keys.manifest, -1, -1, f"{len(report.unreferenced)} objects lie here without a manifest")
 
 
 class _Walker:

@@ -306,6 +306,30 @@ async def test_local_log_behind_the_tiered_end_is_refused_and_can_begin_anew(tmp
         assert manifest.totals.holes == 0
 
 
+async def test_a_wiped_bucket_is_said_and_not_papered_over(tmp_path: Path) -> None:
+    """Fault 39: offsets that only the store had are gone with it; no new manifest pretends they never were."""
+    async with node(tmp_path) as here:
+        log = await here.create()
+        await here.attach(log)
+        await fill(log, 30)
+        await here.copy_all()
+        await log.drop_local_before(log.segments()[4].end_offset)
+        assert log.log_start_offset == 0 < log.local_log_start_offset
+        await here.store.delete(await here.objects())
+        cold = await here.attach(log, leader_epoch=1)
+        assert "wiped or wrong bucket" in cold.problem
+        await fill(log, 10, start=30)
+        await here.copy_all()
+        assert await here.objects() == []
+        assert here.metrics.corruption.labels("boundary")._value.get() == 1
+        log.advance_log_start(log.local_log_start_offset)
+        local_start = log.segments()[0].base_offset
+        log.advance_log_start(local_start)
+        await here.copy_all()
+        assert cold.problem == ""
+        assert (cold.log_start_offset, cold.end_offset) == (local_start, log.active.base_offset)
+
+
 async def test_a_gap_is_recorded_and_said(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
         log = await here.create()
