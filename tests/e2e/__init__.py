@@ -1,0 +1,1 @@
+"""The whole of Hotlog, from outside: real processes, real clients, a real object store."""
