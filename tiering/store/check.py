@@ -29,6 +29,7 @@ from tiering.store.resilient import ResilientStore, UploadLimits
 
 RACERS = 8
 ROUNDS = 2
+DOUBTS_MAX = 5
 MULTIPART_LIMITS = UploadLimits(
     single_put_bytes_max=5 * MiB, part_bytes=5 * MiB, parts_in_flight=2
 )  # the smallest parts S3 takes
@@ -75,23 +76,40 @@ async def check_store(store: ObjectStore, *, quick: bool = False, entropy: Entro
     """Try `store`.  Raises nothing that the store does: it is all in the report."""
     entropy = entropy or SystemEntropy()
     store = store.bind(topic=None, purpose="check")
-    trial = _Trial(store, f"check/{entropy.uuid().hex}/")
+    trials = [_Trial(store, f"check/{entropy.uuid().hex}/")]
     results: list[CheckResult] = []
     reachable = True
-    for name, promise in trial.quick() if quick else trial.all():
-        try:
-            results.append(CheckResult(name, True, await promise()))
-        except _Broken as broken:
-            results.append(CheckResult(name, False, str(broken)))
-        except StoreUnavailable as away:
-            reachable = any(not result.ok for result in results)  # a promise that was broken before it went away stays broken
-            results.append(CheckResult(name, False, str(away)))
+    for index in range(len(trials[0].promises(quick=quick))):
+        result = await _try(trials, index, quick, entropy)
+        if isinstance(result, StoreUnavailable):
+            reachable = any(not one.ok for one in results)  # a promise that was broken before it went away stays broken
+            results.append(CheckResult(trials[0].promises(quick=quick)[index][0], False, str(result)))
             break
-        except HotlogError as error:
-            results.append(CheckResult(name, False, f"{type(error).__name__}: {error}"))
+        results.append(result)
     if reachable:
-        results.extend(await _tidy(trial))
+        for trial in trials:
+            left = await _tidy(trial)
+            results.extend(() if quick else left)  # a start is not refused for what a check left behind
     return CheckReport(tuple(results), reachable)
+
+
+async def _try(trials: list[_Trial], index: int, quick: bool, entropy: Entropy) -> CheckResult | StoreUnavailable:
+    """One promise; why, if the store went away.  A conditional write in doubt says nothing: the promise is tried anew elsewhere."""
+    for attempt in range(DOUBTS_MAX):
+        name, promise = trials[-1].promises(quick=quick)[index]
+        try:
+            return CheckResult(name, True, await promise())
+        except _Broken as broken:
+            return CheckResult(name, False, str(broken))
+        except StoreUnavailable as away:
+            return away
+        except OutcomeUnknown as doubt:
+            if attempt == DOUBTS_MAX - 1:
+                return CheckResult(name, False, f"no clear answer in {DOUBTS_MAX} tries: {doubt}")
+            trials.append(_Trial(trials[-1].store, f"check/{entropy.uuid().hex}/"))
+        except HotlogError as error:
+            return CheckResult(name, False, f"{type(error).__name__}: {error}")
+    raise AssertionError("the last attempt returns")
 
 
 async def _tidy(trial: _Trial) -> tuple[CheckResult, ...]:
@@ -113,6 +131,9 @@ class _Trial:
         self.store = store
         self.prefix = prefix
         self._written: set[str] = set()
+
+    def promises(self, *, quick: bool) -> Sequence[Promise]:
+        return self.quick() if quick else self.all()
 
     def quick(self) -> Sequence[Promise]:
         return (
