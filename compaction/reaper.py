@@ -86,13 +86,13 @@ class Reaper:
             view = manifest.view
             if view is None or not (doomed_before(view, now_ms) or is_finished(view)):
                 continue
-            await self._reap(manifest, now_ms)
-            if manifest.view is not None and doomed_before(manifest.view, now_ms):
+            if await self._reap(manifest, now_ms) and manifest.view is not None and doomed_before(manifest.view, now_ms):
                 self._queue.append(manifest)
             break
         return bool(self._queue)
 
-    async def _reap(self, manifest: ManifestStore, now_ms: int) -> None:
+    async def _reap(self, manifest: ManifestStore, now_ms: int) -> bool:
+        """Whether it went well; if not, the next round tries again."""
         pid = manifest.keys.pid
         topic = manifest.view.topic if manifest.view is not None else ""
         self._metrics.remote_delete_requests.labels(topic).inc()
@@ -104,6 +104,7 @@ class Reaper:
                 await manifest.remove()
             if manifest.view is None:
                 self._tier.forget(pid)
+            return True
         except Retry as weather:
             self._metrics.remote_delete_errors.labels(topic).inc()
             LOG.info("%s: garbage stays for now: %s", pid, weather)
@@ -112,3 +113,4 @@ class Reaper:
             if isinstance(failure, Corrupt):
                 self._metrics.corruption.labels("manifest").inc()
             LOG.warning("%s: garbage stays: %s", pid, failure)
+        return False

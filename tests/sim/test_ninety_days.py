@@ -44,7 +44,7 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
         nonlocal hours
         await life.node.open()
         await traffic.ensure_topics(life)
-        if world.lives % 4 == 1:
+        if world.lives % 4 == 1 and not world.bucket.weather.down:
             await traffic.check(life)
         while hours < days * 24:
             world.bucket.weather.down = storms and 40 * 24 <= hours < 42 * 24
@@ -59,7 +59,7 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
         weather = world.bucket.weather
         weather.unavailable, weather.lost, weather.conflict, weather.kept, weather.slow = 0.02, 0.01, 0.01, 0.02, 0.005
     while True:
-        life = world.begin(at=random.choice((None, random.randint(50, 400), random.randint(200, 6000))))
+        life = world.begin(at=random.choice((random.randint(1, 300), random.randint(200, 4000), random.randint(1000, 20_000))))
         finished = await life.run(live)
         await life.end("stop" if finished else random.choice(("kill", "power")))
         if finished:

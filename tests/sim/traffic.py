@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from hotlog.apis.broker import Partition
+from hotlog.apis.error_codes import Refused
 from hotlog.kernel.errors import NotFound, Retry, StorageFailed
 from tests.sim.bucket import Violation
 from tests.sim.checker import Ledger, check_partition, send
@@ -51,7 +52,7 @@ class Traffic:
             while life.broker.topic(plan.name) is None:
                 try:
                     await life.broker.create_topic(plan.name, plan.partitions, dict(plan.configs))
-                except Retry:
+                except (Retry, Refused):
                     await asyncio.sleep(30)
                     await life.beat("broker")
 
