@@ -20,7 +20,8 @@ from hotlog.world.ports import Buffer, Disk, File
 from tiering.manifest import EPOCHS_PER_ENTRY_MAX
 from tiering.segment_object import pack_offset_index, pack_time_index
 
-SLICE_BYTES = 4 * MiB  # walked in one go off the event loop
+SLICE_BYTES_MIN, SLICE_BYTES_MAX = 256 * KiB, 4 * MiB  # walked in one go off the event loop
+SLICE_BATCHES = 256  # a slice is sized for about this many: walking them holds the interpreter lock for half a millisecond
 INDEX_INTERVAL_BYTES = 64 * KiB
 
 
@@ -65,6 +66,7 @@ class SegmentScanner:
         self._want = want
         self._size, self._start, self._end = want.size, want.start_offset, want.end_offset
         self._interval = interval_bytes
+        self._slice = SLICE_BYTES_MIN
         self._at = 0  # next byte of the file
         self._origin = -1  # byte of the file where the object begins
         self._next_offset = want.segment_offset
@@ -87,18 +89,23 @@ class SegmentScanner:
         if self._at >= self._size:
             self._finish()
             return False
-        data = memoryview(self._read(min(SLICE_BYTES, self._size - self._at)))
+        data = memoryview(self._read(min(self._slice, self._size - self._at)))
         if len(data) >= BATCH_HEADER_BYTES:
             first = header_at(data).size
             if first > len(data) and self._at + first <= self._size:  # one batch larger than a slice
                 data = memoryview(self._read(first))
-        used = 0
+        used, first, count = 0, -1, 0
         for position, header in walk(data):
-            self._take(data[position : position + header.size], header, self._at + position)
             used = position + header.size
+            if self._take(data[position:used], header, self._at + position):
+                first = position if first < 0 else first
+            count += 1
         if not used:
             raise Corrupt(f"{self._file.path}: no whole batch at byte {self._at} of {self._size}")
+        if first >= 0:
+            self._sum(data[first:used])
         self._at += used
+        self._slice = min(max(used * SLICE_BATCHES // count, SLICE_BYTES_MIN), SLICE_BYTES_MAX)
         return True
 
     def _read(self, length: int) -> bytes:
@@ -107,7 +114,8 @@ class SegmentScanner:
             raise Corrupt(f"{self._file.path}: {len(data)} of {length} bytes at byte {self._at}; the segment has {self._size}")
         return data
 
-    def _take(self, batch: memoryview, header: BatchHeader, at: int) -> None:
+    def _take(self, batch: memoryview, header: BatchHeader, at: int) -> bool:
+        """Check one batch and count it; False if it lies before the wanted range."""
         is_next = header.base_offset == self._next_offset or (self._want.has_gaps and header.base_offset > self._next_offset)
         if not is_next or header.last_offset_delta < 0 or header.next_offset > self._end:
             raise Corrupt(
@@ -116,7 +124,7 @@ class SegmentScanner:
             )
         self._next_offset = header.next_offset
         if header.next_offset <= self._start:
-            return  # covered by the object before
+            return False  # covered by the object before
         if header.base_offset < self._start:
             raise PreconditionFailed(
                 f"{self._file.path}: the batch at offset {header.base_offset} lies across offset {self._start}"
@@ -126,11 +134,11 @@ class SegmentScanner:
         if self._origin < 0:
             self._origin = at
         self._index(header, at - self._origin)
-        self._sum(batch)
         self._records += header.record_count
         self._batches += 1
         if not self._epochs or self._epochs[-1][0] != header.leader_epoch:
             self._epochs.append((header.leader_epoch, header.base_offset))
+        return True
 
     def _index(self, header: BatchHeader, position: int) -> None:
         first = header.max_timestamp if header.is_log_append_time else header.base_timestamp
@@ -148,13 +156,13 @@ class SegmentScanner:
             self._times.append((self._max, self._max_offset - self._start))
             self._last_time = self._max
 
-    def _sum(self, batch: memoryview) -> None:
-        self._crc = crc32c(batch, self._crc)
-        while len(batch):
-            part = batch[: CHUNK_BYTES - self._chunk_filled]
+    def _sum(self, data: memoryview) -> None:
+        self._crc = crc32c(data, self._crc)
+        while len(data):
+            part = data[: CHUNK_BYTES - self._chunk_filled]
             self._chunk_crc = crc32c(part, self._chunk_crc)
             self._chunk_filled += len(part)
-            batch = batch[len(part) :]
+            data = data[len(part) :]
             if self._chunk_filled == CHUNK_BYTES:
                 self._close_chunk()
 
