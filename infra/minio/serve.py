@@ -37,11 +37,13 @@ class NoBinary(Exception):
     """MinIO is neither here nor can it be built; the message says why."""
 
 
-def find_binary(name: str = "minio") -> str | None:
-    """Path of a binary that is already here: $HOTLOG_MINIO_BINARY (and so on), the cache, PATH."""
+def find_binary(name: str = "minio", proof: tuple[str, ...] = ("--version",)) -> str | None:
+    """Path of a binary that is already here ($HOTLOG_MINIO_BINARY and so on, the cache, PATH) and can run `proof`."""
     for candidate in (os.environ.get(f"HOTLOG_{name.upper()}_BINARY"), str(cache_folder() / name), shutil.which(name)):
         if candidate and os.access(candidate, os.X_OK):
-            return candidate
+            done = subprocess.run([candidate, *proof], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+            if done.returncode == 0:
+                return candidate
     return None
 
 

@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, Invalid, NotFound, StoreUnavailable
+from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, PendingUpload, Purpose
 from tiering.cost.meter import Kind
 from tiering.store.keys import check_key, check_prefix, check_range
@@ -30,13 +31,14 @@ from tiering.store.metered import Account, Call
 from tiering.store.resilient import Refused, Retrier, UploadLimits
 from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.s3_errors import translate
-from tiering.store.s3_upload import PIECE_BYTES, Body, Upload
+from tiering.store.s3_upload import Body, Upload
 from tiering.store.sources import BytesSource
 from tiering.store.urls import S3Url
 
 LIST_PAGE = 1000  # the most S3 gives
 DELETE_KEYS_MAX = 1000  # the most S3 takes
 POOL_CONNECTIONS_MAX = 64
+WHOLE_BODY_BYTES_MAX = 1 * MiB  # larger ones are streamed: aiohttp writes bytes in one go
 CONNECT_SECONDS_MAX = 10
 READ_SECONDS_MAX = 300  # between two packets; the deadlines of resilient.py are the ones that act
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -108,7 +110,7 @@ class S3Store:
             extra["IfMatch"] = if_match
         if self._bucket.checksum:
             extra["ChecksumCRC32C"] = crc_header(crc32c(body))
-        data: Any = bytes(body) if size <= PIECE_BYTES else Body(BytesSource(body), 0, size)
+        data: Any = bytes(body) if size <= WHOLE_BODY_BYTES_MAX else Body(BytesSource(body), 0, size)
         with self._request("put", "put", key, conditional=bool(if_match or if_absent)) as call:
             call.sent = size
             answer = await self._bucket.client.put_object(

@@ -30,7 +30,7 @@ from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.sources import read_exactly
 
 T = TypeVar("T")
-PIECE_BYTES = 1 * MiB
+PIECE_BYTES = 4 * MiB  # aligned with the chunks that a segment's source proves as it reads
 PARTS_MAX = 9_000  # S3 allows 10,000
 
 
