@@ -76,7 +76,9 @@ def topic_config(configs: Mapping[str, str | None], settings: Settings) -> Topic
     defaults = settings.topic_defaults()
     if not settings.flag("remote.log.storage.system.enable"):
         if str(configs.get("remote.storage.enable")).lower() == "true":
-            raise InvalidConfig("remote.storage.enable=true is refused while remote.log.storage.system.enable=false on this broker")
+            raise InvalidConfig(
+                "remote.storage.enable=true is refused while remote.log.storage.system.enable=false on this broker"
+            )
         defaults["remote.storage.enable"] = False
     return TopicConfig.resolve(configs, defaults)
 
@@ -197,7 +199,9 @@ def plan_partitions(
             f" {PARTITIONS_PER_BROKER_MAX} per broker are allowed",
         )
     if topic.name == GROUPS_TOPIC:
-        raise Refused(ErrorCode.policy_violation, f"topic {topic.name!r} cannot grow: groups are found by its number of partitions")
+        raise Refused(
+            ErrorCode.policy_violation, f"topic {topic.name!r} cannot grow: groups are found by its number of partitions"
+        )
     if assigned is not None and len(assigned) != count - now:
         raise Refused(
             ErrorCode.invalid_replica_assignment,
@@ -289,5 +293,3 @@ def _listed(change: ConfigChange, current: str | None, keys: Mapping[str, Config
     if change.operation == APPEND:
         return ",".join([*now, *(part for part in given if part not in now)])
     return ",".join(part for part in now if part not in given)
-
-
