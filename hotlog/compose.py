@@ -7,6 +7,8 @@ Invariants: no component makes another one; nothing here knows whether the world
 
 from __future__ import annotations
 
+import logging
+
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
 from compaction.trusted_clock import KeptClock
@@ -16,6 +18,7 @@ from hotlog.apis.broker import Broker
 from hotlog.apis.dispatch import Dispatch
 from hotlog.apis.listener import Listener
 from hotlog.kernel.beats import Beat
+from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
@@ -24,7 +27,8 @@ from tiering.cost.meter import Meter
 from tiering.store.check import check_store
 from tiering.tier import ColdTier
 
-METER_SAVE_S = 60.0
+LOG = logging.getLogger(__name__)
+METER_SAVE_S = 10.0
 BROKER_TICK_S = 5.0
 LOG_TICK_S = 1.0
 REAP_S = 60.0
@@ -76,7 +80,10 @@ class Node:
         report = await check_store(world.store, quick=True, entropy=world.entropy)
         if report.reachable:
             report.require()
-        await self.meter.load()
+        try:
+            await self.meter.load()
+        except Corrupt as damage:  # the meter informs, it never decides
+            LOG.warning("the cost meter begins anew: %s", damage)
         await self.controller.open(cluster_id)
         if settings.flag("remote.log.storage.system.enable"):
             self.tier = self._make_tier()

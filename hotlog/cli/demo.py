@@ -29,6 +29,8 @@ from confluent_kafka.admin import NewTopic
 
 from hotlog.cli.bucket import Bucket, open_bucket, run
 from hotlog.cli.client import ClientError, admin, answered, producer
+from hotlog.cli.cost import bill, show_sums
+from hotlog.cli.cost import show as show_bill
 from hotlog.cli.demo_data import load
 from hotlog.cli.export import export_to, words
 from hotlog.cli.output import console, count_progress, show_rows, size_text
@@ -36,6 +38,8 @@ from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
 from hotlog.cli.replay import replay_direct, replay_through_broker
 from hotlog.kernel.errors import HotlogError, Invalid, NotFound
 from hotlog.kernel.ids import PartitionId
+from tiering.cost.book import load_book
+from tiering.cost.model import Design, Workload, forecast
 from tiering.manifest import NOTHING, Totals
 from tiering.verify import load_manifest
 
@@ -292,4 +296,7 @@ def _stay(broker: Broker) -> None:
 
 
 def _cost(broker: Broker, data_dir: Path) -> None:
-    console.print("  (cost)")
+    prices = load_book()
+    show_bill(bill(broker.store, data_dir, broker.http, prices))
+    console.print("\n  A log this small pays for requests.  The same design at 100 MB/s, kept for a year, four hours of it hot:")
+    show_sums(forecast(Workload(bytes_per_second=100e6, retention_s=365 * 86_400), Design(hot_s=4 * 3600), prices))

@@ -71,10 +71,10 @@ def metrics() -> str:
 
 def protocol() -> str:
     """docs/protocol.md"""
-    from hotlog.apis.dispatch import APIS
+    from hotlog.apis.dispatch import load_apis
 
     lines = ["| key | API | versions | left out |", "|---|---|---|---|"]
-    for api in sorted(APIS, key=lambda a: a.key):
+    for api in sorted(load_apis(), key=lambda a: a.key):
         lines.append(f"| {api.key} | {api.name} | {api.versions[0]}–{api.versions[-1]} | {'; '.join(api.omits) or '-'} |")
     return (
         "# Protocol table\n\n"
