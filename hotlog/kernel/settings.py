@@ -28,7 +28,7 @@ _OWN = [
               doc="How often the retention worker looks at each partition (local and remote)."),
     ConfigKey(name="log.flush.offset.checkpoint.interval.ms", kind="int", default=60_000, minimum=0, unit="ms",
               doc="How often the recovery point is written."),
-    ConfigKey(name="num.recovery.threads.per.data.dir", kind="int", default=2, minimum=1, doc="Threads that open logs at start."),
+    ConfigKey(name="num.recovery.threads.per.data.dir", kind="int", default=8, minimum=1, doc="Threads that open logs at start."),
     ConfigKey(name="socket.request.max.bytes", kind="int", default=100 * MiB, minimum=1024, unit="bytes", doc="Largest request."),
     ConfigKey(name="queued.max.request.bytes", kind="long", default=512 * MiB, minimum=-1, unit="bytes",
               doc="Bytes of requests in work over all connections; reading pauses above it (-1: no limit)."),

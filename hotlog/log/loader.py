@@ -297,14 +297,15 @@ def _tail_of(ctx: Loader, path: str, length: int, count: int) -> bytes:
 
 def _recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: int) -> None:
     """Walk segments from `first` on; cut, or note the problem, where the log stops being one."""
-    walked = len(result.segments)
+    walked, was_cut = len(result.segments), False
     for index in range(first, len(result.segments)):
         segment = result.segments[index]
         file = ctx.disk.open(segment.log_path)
         try:
             stop = _rescan(ctx, result, segment, file, snapshot)
             if not stop.reason:
-                file.sync()
+                if stop.offset > ctx.recovery_point:
+                    file.sync()
                 continue
             tail = look_behind(file, stop, result.epochs.latest)
             later = any(after.size for after in result.segments[index + 1 :])
@@ -319,11 +320,13 @@ def _recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: 
                 walked = index + 1
                 break
             _cut(ctx, result, index, file, stop, tail)
+            walked, was_cut = index + 1, True
             break
         finally:
             file.close()
-    _write_indexes(ctx, result.segments[first:walked])
-    ctx.disk.sync_dir(directory)
+    made = _write_indexes(ctx, result.segments[first:walked])
+    if made or was_cut or result.segments[-1].end_offset > ctx.recovery_point:
+        ctx.disk.sync_dir(directory)
     if result.problem is None:
         result.log_end = result.readable_end = result.segments[-1].end_offset
 
@@ -367,23 +370,34 @@ def _cut(ctx: Loader, result: Loaded, index: int, file: File, stop: Stop, tail: 
     result.segments[index].closed_ms = -1
 
 
-def _write_indexes(ctx: Loader, segments: list[Segment]) -> None:
-    """Replace the index files of the recovered segments."""
+def _write_indexes(ctx: Loader, segments: list[Segment]) -> bool:
+    """Bring the index files of walked segments to what the walk found; whether any had to be made."""
+    made = False
     for segment in segments:
         if segment.is_closed:
             segment.note_time()
         for suffix, part in ((files.INDEX, segment.offsets), (files.TIME_INDEX, segment.times)):
-            file = ctx.disk.open(segment.path(suffix), create=True)
-            try:
-                file.truncate(0)
-                if part.pending:
-                    file.append([part.pending])
-                file.sync()
-            finally:
-                file.close()
+            made |= _write_index(ctx, segment.path(suffix), part.pending, sync=segment.is_closed)
         segment.offsets = IndexPart(segment.offsets.total, bytearray())
         segment.times = IndexPart(segment.times.total, bytearray())
         segment.index_broken = False
+    return made
+
+
+def _write_index(ctx: Loader, path: str, entries: bytearray, *, sync: bool) -> bool:
+    existed = ctx.disk.exists(path)
+    file = ctx.disk.open(path, create=True)
+    try:
+        if file.size == len(entries) and file.read_at(0, file.size) == entries:
+            return not existed
+        file.truncate(0)
+        if entries:
+            file.append([entries])
+        if sync:
+            file.sync()
+        return not existed
+    finally:
+        file.close()
 
 
 def _settle(ctx: Loader, result: Loaded, directory: str, snapshots: list[int], start: int, *, replayed: bool) -> None:

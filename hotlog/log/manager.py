@@ -94,10 +94,15 @@ class LogManager:
                 self._condemned.append((0, f"{self.directory}/{name}"))
             elif (tp := files.parse_partition_directory(name)) is not None:
                 found.append((tp, f"{self.directory}/{name}"))
-        for start in range(0, len(found), LOADED_AT_ONCE):
-            piece = [(tp, path, (config_of(tp) if config_of else defaults)) for tp, path in found[start : start + LOADED_AT_ONCE]]
-            for log in await self._disk.run(self._load_piece, piece, clean, points, starts):
-                self._logs[log.tp] = log
+        pieces = [found[start : start + LOADED_AT_ONCE] for start in range(0, len(found), LOADED_AT_ONCE)]
+        threads = self._settings.number("num.recovery.threads.per.data.dir")
+        for start in range(0, len(pieces), threads):
+            work = []
+            for piece in pieces[start : start + threads]:
+                given = [(tp, path, config_of(tp) if config_of else defaults) for tp, path in piece]
+                work.append(self._disk.run(self._load_piece, given, clean, points, starts))
+            for logs in await asyncio.gather(*work):
+                self._logs.update((log.tp, log) for log in logs)
         self._checkpointed_ms = self._clock.now_ms()
         self._metrics.partitions.set_function(lambda: len(self._logs))
 
@@ -255,11 +260,8 @@ class LogManager:
         disk = self._disk
         disk.make_dirs(path)
         for suffix in (files.LOG, files.INDEX, files.TIME_INDEX):
-            file = disk.open(files.segment_path(path, start_offset, suffix), create=True)
-            file.sync()
-            file.close()
-        disk.write_atomic(f"{path}/{files.METADATA_FILE}", checkpoints.print_metadata(topic_id))
-        disk.sync_dir(self.directory)
+            disk.open(files.segment_path(path, start_offset, suffix), create=True).close()
+        disk.write_atomic(f"{path}/{files.METADATA_FILE}", checkpoints.print_metadata(topic_id))  # syncs the directory
 
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""
