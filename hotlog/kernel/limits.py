@@ -28,6 +28,7 @@ PARTITIONS_PER_BROKER_MAX = 50_000
 DECOMPRESSED_BATCH_BYTES_MAX = 128 * MiB
 ZSTD_WINDOW_BYTES_MAX = 8 * MiB
 
-assert CHUNK_BYTES <= RANGE_BYTES_MAX and RANGE_BYTES_MAX % CHUNK_BYTES == 0, "a range is whole chunks"
+assert CHUNK_BYTES <= RANGE_BYTES_MAX
+assert RANGE_BYTES_MAX % CHUNK_BYTES == 0, "a range is whole chunks"
 assert GARBAGE_GRACE_MS > FETCH_WALL_MS_MAX, "an object outlives every read that may have started on it"
 assert PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_PER_BROKER_MAX

@@ -90,4 +90,4 @@ def test_an_accepted_key_stays_under_its_root(key: str) -> None:
         check_key(key)
     except Invalid:
         return
-    assert posixpath.normpath("/root/" + key) == "/root/" + key
+    assert posixpath.normpath("/base/" + key) == "/base/" + key
