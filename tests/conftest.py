@@ -22,11 +22,11 @@ from tiering.cost.meter import Meter
 from tiering.store import open_store
 
 OpenStore = Callable[..., Awaitable[ObjectStore]]
-_SERVED = pytest.StashKey[list[str]]()
+SERVED = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_SERVED] = []
+    config.stash[SERVED] = []
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -37,19 +37,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):  # an xdist worker tells the controller
-        session.config.workeroutput["hotlog_served"] = session.config.stash[_SERVED]
+        session.config.workeroutput["hotlog_served"] = session.config.stash[SERVED]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object, error: object) -> None:
     output = getattr(node, "workeroutput", None) or {}
-    node.config.stash[_SERVED].extend(output.get("hotlog_served", ()))  # type: ignore[attr-defined]
+    node.config.stash[SERVED].extend(output.get("hotlog_served", ()))  # type: ignore[attr-defined]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for kind in sorted(set(config.stash[_SERVED])):
+    for kind in sorted(set(config.stash[SERVED])):
         terminalreporter.write_line(f"S3 server of this run: {kind}", yellow="stands in" in kind)
-    skipped = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)}
+    skipped = {
+        str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)
+    }
     for reason in sorted(each for each in skipped if "toolchain missing" in each):
         terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)
 
@@ -58,7 +60,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def minio(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[S3Server]:
     """MinIO (or its stand-in, see tests/fixtures/minio.py), one per worker."""
     with minio_fixture.minio_server(tmp_path_factory.mktemp("minio")) as server:
-        pytestconfig.stash[_SERVED].append(server.kind)
+        pytestconfig.stash[SERVED].append(server.kind)
         yield server
 
 
