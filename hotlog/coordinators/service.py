@@ -10,19 +10,14 @@ what is not loaded is answered COORDINATOR_LOAD_IN_PROGRESS, what cannot be read
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from hotlog.coordinators.group import step
+from hotlog.coordinators.driver import GroupDriver, Live
 from hotlog.coordinators.group_types import (
     Arm,
     Code,
-    Disarm,
-    Effect,
-    Event,
     Group,
     Heartbeat,
     Join,
@@ -31,17 +26,13 @@ from hotlog.coordinators.group_types import (
     Left,
     Limits,
     MemberDue,
-    Reply,
     State,
-    Store,
-    Stored,
     Sync,
     Synced,
-    Token,
     member_timer,
 )
 from hotlog.coordinators.offset_log import Entry, OffsetLog
-from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue, partition_for, subscribed_topics
+from hotlog.coordinators.offset_records import GroupKey, OffsetKey, OffsetValue, partition_for, subscribed_topics
 from hotlog.kernel.errors import HotlogError, Invalid, NotReady
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import PartitionLog
@@ -73,16 +64,6 @@ class Described(NamedTuple):
     code: Code
 
 
-@dataclass
-class _Live:
-    """A group with what drives it."""
-
-    group: Group
-    table: OffsetLog
-    timers: dict[Hashable, asyncio.TimerHandle] = field(default_factory=dict)
-    store_order: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class GroupCoordinator:
     """All groups of this node.  The callables reach the broker: the log of a partition of __consumer_offsets, its creation, its number
     of partitions, and the number of partitions of any topic."""
@@ -108,10 +89,7 @@ class GroupCoordinator:
         self._tables: dict[int, OffsetLog] = {}
         self._broken: set[int] = set()
         self._loading = asyncio.Lock()
-        self._live: dict[str, _Live] = {}
-        self._waiting: dict[Token, asyncio.Future[Any]] = {}
-        self._tokens = itertools.count()
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._driver = GroupDriver(self._limits, clock)
         self._started = (clock.now_ms(), clock.monotonic())
 
     # Life
@@ -122,16 +100,7 @@ class GroupCoordinator:
 
     async def close(self) -> None:
         """Stop timers; waiting requests end with their connections."""
-        for live in self._live.values():
-            for timer in live.timers.values():
-                timer.cancel()
-            live.timers.clear()
-        for task in reversed(list(self._tasks)):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for future in self._waiting.values():
-            future.cancel()
-        self._waiting.clear()
+        await self._driver.close()
 
     async def ensure(self) -> None:
         """Create and load __consumer_offsets if it is missing (FindCoordinator)."""
@@ -154,13 +123,7 @@ class GroupCoordinator:
                     continue
                 self._tables[index] = table
                 for group_id, value in table.groups.items():
-                    self._revive(group_id, value, table)
-
-    def _revive(self, group_id: str, value: GroupValue, table: OffsetLog) -> None:
-        """A group as it was when it was last stored; its members have one session to show up."""
-        live = self._live[group_id] = _Live(value.group, table)
-        for member in value.group.members.values():
-            self._arm(live, Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id)))
+                    self._driver.revive(group_id, value, table)
 
     # Finding a group
 
@@ -196,72 +159,6 @@ class GroupCoordinator:
             settings.number("group.max.size"),
         )
 
-    # Driving
-
-    def _take(self, live: _Live, event: Event) -> None:
-        """One step and its effects; a plain function, so nothing comes in between."""
-        live.group, effects = step(live.group, event, self._limits())
-        for effect in effects:
-            self._carry_out(live, effect)
-
-    def _carry_out(self, live: _Live, effect: Effect) -> None:
-        match effect:
-            case Reply(token, result):
-                future = self._waiting.pop(token, None)
-                if future is not None and not future.done():
-                    future.set_result(result)
-            case Arm():
-                self._arm(live, effect)
-            case Disarm(key):
-                timer = live.timers.pop(key, None)
-                if timer is not None:
-                    timer.cancel()
-            case Store(group, is_awaited):
-                self._spawn(self._store(live, group, is_awaited))
-
-    def _arm(self, live: _Live, effect: Arm) -> None:
-        old = live.timers.pop(effect.key, None)
-        if old is not None:
-            old.cancel()
-
-        def due() -> None:
-            live.timers.pop(effect.key, None)
-            self._take(live, effect.event)
-
-        live.timers[effect.key] = asyncio.get_running_loop().call_later(effect.delay_ms / 1000, due)
-
-    async def _store(self, live: _Live, group: Group, is_awaited: bool) -> None:
-        is_ok = True
-        async with live.store_order:
-            try:
-                await live.table.append([(GroupKey(group.group_id), GroupValue(group, self._clock.now_ms()))])
-            except (HotlogError, OSError) as problem:
-                LOG.warning("group %s generation %d could not be stored: %s", group.group_id, group.generation, problem)
-                is_ok = False
-        if is_awaited:
-            self._take(live, Stored(group.generation, is_ok))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
-
-    async def _ask(self, live: _Live, token: Token, event: Event) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = future
-        self._take(live, event)
-        try:
-            return await future
-        finally:
-            self._waiting.pop(token, None)
-
-    def _ask_now(self, live: _Live, token: Token, event: Heartbeat | Leave) -> Any:
-        """For events that are answered in the same step."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = future
-        self._take(live, event)
-        return future.result()
-
     # Membership
 
     async def join(
@@ -289,12 +186,12 @@ class GroupCoordinator:
         if sum(len(data) for _, data in protocols) > PROTOCOL_BYTES_MAX:
             raise Invalid(f"protocol metadata of group {group_id!r} is above {PROTOCOL_BYTES_MAX} bytes")
         table = await self._table_for_writing(group_id)
-        live = self._live.get(group_id)
+        live = self._driver.live.get(group_id)
         if live is None:
             if member_id:
                 return Joined(Code.UNKNOWN_MEMBER_ID, member_id)
-            live = self._live[group_id] = _Live(Group(group_id=group_id), table)
-        token = next(self._tokens)
+            live = self._driver.live[group_id] = Live(Group(group_id=group_id), table)
+        token = self._driver.token()
         event = Join(
             token=token,
             member_id=member_id,
@@ -309,7 +206,7 @@ class GroupCoordinator:
             needs_known_id=needs_known_id,
             can_skip_assignment=can_skip_assignment,
         )
-        result: Joined = await self._ask(live, token, event)
+        result: Joined = await self._driver.ask(live, token, event)
         return result
 
     async def sync(
@@ -327,7 +224,7 @@ class GroupCoordinator:
         live = self._known(group_id)
         if live is None:
             return Synced(Code.UNKNOWN_MEMBER_ID)
-        token = next(self._tokens)
+        token = self._driver.token()
         event = Sync(
             token=token,
             member_id=member_id,
@@ -337,7 +234,7 @@ class GroupCoordinator:
             protocol=protocol,
             assignments=assignments,
         )
-        result: Synced = await self._ask(live, token, event)
+        result: Synced = await self._driver.ask(live, token, event)
         return result
 
     def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
@@ -345,9 +242,9 @@ class GroupCoordinator:
         live = self._known(group_id)
         if live is None:
             return Code.UNKNOWN_MEMBER_ID
-        token = next(self._tokens)
+        token = self._driver.token()
         event = Heartbeat(token=token, member_id=member_id, instance_id=instance_id, generation=generation)
-        code = self._ask_now(live, token, event)
+        code = self._driver.ask_now(live, token, event)
         assert isinstance(code, Code)
         return code
 
@@ -356,14 +253,14 @@ class GroupCoordinator:
         live = self._known(group_id)
         if live is None:
             return Left(tuple((member_id, instance_id, Code.UNKNOWN_MEMBER_ID) for member_id, instance_id in members))
-        token = next(self._tokens)
-        result = self._ask_now(live, token, Leave(token=token, members=members))
+        token = self._driver.token()
+        result = self._driver.ask_now(live, token, Leave(token=token, members=members))
         assert isinstance(result, Left)
         return result
 
-    def _known(self, group_id: str) -> _Live | None:
+    def _known(self, group_id: str) -> Live | None:
         self._table(group_id)
-        return self._live.get(group_id)
+        return self._driver.live.get(group_id)
 
     # Offsets
 
@@ -398,12 +295,12 @@ class GroupCoordinator:
                 value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
                 entries.append((OffsetKey(group_id, *place), value))
         if entries:
-            self._live.setdefault(group_id, _Live(Group(group_id=group_id), table))
+            self._driver.live.setdefault(group_id, Live(Group(group_id=group_id), table))
             await table.append(entries)
         return codes
 
     def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
-        live = self._live.get(group_id)
+        live = self._driver.live.get(group_id)
         if live is None:
             return Code.NONE if generation < 0 else Code.ILLEGAL_GENERATION
         group = live.group
@@ -419,7 +316,7 @@ class GroupCoordinator:
         if generation != group.generation:
             return Code.ILLEGAL_GENERATION
         if member.join_token is None and member.sync_token is None:
-            self._arm(live, Arm(member_timer(member_id), member.session_timeout_ms, MemberDue(member_id)))
+            self._driver.arm(live, Arm(member_timer(member_id), member.session_timeout_ms, MemberDue(member_id)))
         return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
 
     def offsets(self, group_id: str) -> dict[tuple[str, int], OffsetValue]:
@@ -436,7 +333,7 @@ class GroupCoordinator:
 
     def describe(self, group_id: str) -> Described:
         """A group's state; GROUP_ID_NOT_FOUND (with an empty group) if it is unknown."""
-        live = self._live.get(group_id) if self._partition_count() == 0 else self._known(group_id)
+        live = self._driver.live.get(group_id) if self._partition_count() == 0 else self._known(group_id)
         if live is not None:
             return Described(live.group, Code.NONE)
         code = Code.NONE if self._partition_count() and self.offsets(group_id) else Code.GROUP_ID_NOT_FOUND
@@ -444,7 +341,7 @@ class GroupCoordinator:
 
     def all(self) -> list[Group]:
         """Every group that has members or offsets."""
-        found = {group_id: live.group for group_id, live in self._live.items()}
+        found = {group_id: live.group for group_id, live in self._driver.live.items()}
         for table in self._tables.values():
             for group_id in table.group_ids:
                 found.setdefault(group_id, Group(group_id=group_id))
@@ -457,7 +354,7 @@ class GroupCoordinator:
         if self._partition_count() == 0:
             return Code.GROUP_ID_NOT_FOUND
         table = self._table(group_id)
-        live = self._live.get(group_id)
+        live = self._driver.live.get(group_id)
         if live is not None and live.group.state is not State.EMPTY:
             return Code.NON_EMPTY_GROUP
         if live is None and group_id not in table.group_ids:
@@ -466,7 +363,7 @@ class GroupCoordinator:
         return Code.NONE
 
     async def _forget(self, group_id: str, table: OffsetLog) -> None:
-        live = self._live.get(group_id)
+        live = self._driver.live.get(group_id)
         before = live.group if live is not None else None
         entries: list[Entry] = [(OffsetKey(group_id, *place), None) for place in table.offsets(group_id)]
         if group_id in table.groups:
@@ -475,7 +372,7 @@ class GroupCoordinator:
         if live is not None and live.group is before:  # nobody joined meanwhile
             for timer in live.timers.values():
                 timer.cancel()
-            del self._live[group_id]
+            del self._driver.live[group_id]
 
     async def delete_offsets(self, group_id: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Code]:
         """OffsetDelete (KIP-496): not for topics that a member still subscribes to.
@@ -519,13 +416,13 @@ class GroupCoordinator:
     async def tick(self) -> bool:
         """Expire the offsets of groups that have been empty for long, keep the logs short; True if something was done."""
         done = False
-        idle = [key for key, live in self._live.items() if _is_nothing(live)]
+        idle = [key for key, live in self._driver.live.items() if live.is_nothing]
         for group_id in idle:
-            del self._live[group_id]
+            del self._driver.live[group_id]
         oldest_ms = self._steady_now_ms() - self._settings().number("offsets.retention.minutes") * 60_000
         for table in list(self._tables.values()):
             for group_id in table.group_ids:
-                live = self._live.get(group_id)
+                live = self._driver.live.get(group_id)
                 if live is not None and (live.group.state is not State.EMPTY or live.group.pending):
                     continue
                 value = table.groups.get(group_id)
@@ -535,13 +432,6 @@ class GroupCoordinator:
                     done = True
             done = await table.checkpoint_if_long() or done
         return done
-
-
-def _is_nothing(live: _Live) -> bool:
-    """Whether a group was only ever asked for: no members, no ids given out, no record."""
-    group = live.group
-    is_idle = group.state is State.EMPTY and not group.pending and not live.timers
-    return is_idle and group.group_id not in live.table.groups and not live.table.offsets(group.group_id)
 
 
 def _is_group_id(group_id: str) -> bool:

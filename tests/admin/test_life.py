@@ -266,3 +266,23 @@ async def test_producer_ids_come_from_the_journal(tmp_path: Path) -> None:
         async with running(tmp_path) as broker:
             given += [await broker.allocate_producer_id() for _ in range(3)]
     assert given == [0, 1, 2, 1000, 1001, 1002]
+
+
+@pytest.mark.parametrize("version", range(1, 6))
+async def test_log_dirs_tell_both_tiers(tmp_path: Path, version: int) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 20)
+        await tier(broker, 20)
+        shapes = request(35, version)
+        local, remote = (await Door(broker).call(35, version, shapes.DescribeLogDirsRequest(topics=None))).results
+        assert (local.log_dir, remote.log_dir) == (str(tmp_path / "data"), f"remote:{broker.cluster_id}")
+        for result in (local, remote):
+            assert result.topics[0].partitions[0].partition_size == broker.logs.get(TP).size > 0
+        await broker.logs.get(TP).drop_local_before(20)
+        one = shapes.DescribableLogDirTopic(topic="clicks", partitions=(0, 9))
+        local, remote = (await Door(broker).call(35, version, shapes.DescribeLogDirsRequest(topics=(one,)))).results
+        assert local.topics[0].partitions[0].partition_size == 0
+        assert remote.topics[0].partitions[0].partition_size > 0
+        if version >= 4:
+            assert local.usable_bytes > 0

@@ -1,0 +1,155 @@
+"""Drives group machines: futures for waiting requests, loop timers, writes to the log.
+
+Invariants: a group changes only through `step`; effects are carried out in their order, and nothing comes between a step and its effects;
+writes of one group reach the log in the order of their steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hotlog.coordinators.group import step
+from hotlog.coordinators.group_types import (
+    Arm,
+    Disarm,
+    Effect,
+    Event,
+    Group,
+    Heartbeat,
+    Leave,
+    Limits,
+    MemberDue,
+    Reply,
+    State,
+    Store,
+    Stored,
+    Token,
+    member_timer,
+)
+from hotlog.coordinators.offset_log import OffsetLog
+from hotlog.coordinators.offset_records import GroupKey, GroupValue
+from hotlog.kernel.errors import HotlogError
+from hotlog.world.ports import Clock
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Live:
+    """A group with what drives it."""
+
+    group: Group
+    table: OffsetLog
+    timers: dict[Hashable, asyncio.TimerHandle] = field(default_factory=dict)
+    store_order: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the group was only ever asked for: no members, no ids given out, no record."""
+        group = self.group
+        is_idle = group.state is State.EMPTY and not group.pending and not self.timers
+        return is_idle and group.group_id not in self.table.groups and not self.table.offsets(group.group_id)
+
+
+class GroupDriver:
+    """All live groups of this node."""
+
+    def __init__(self, limits: Callable[[], Limits], clock: Clock) -> None:
+        self.live: dict[str, Live] = {}
+        self._limits = limits
+        self._clock = clock
+        self._waiting: dict[Token, asyncio.Future[Any]] = {}
+        self._tokens = itertools.count()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    async def close(self) -> None:
+        """Stop timers and writes; waiting requests are cancelled."""
+        for live in self.live.values():
+            for timer in live.timers.values():
+                timer.cancel()
+            live.timers.clear()
+        for task in reversed(list(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for future in self._waiting.values():
+            future.cancel()
+        self._waiting.clear()
+
+    def token(self) -> Token:
+        """A token that was never used."""
+        return next(self._tokens)
+
+    def revive(self, group_id: str, value: GroupValue, table: OffsetLog) -> None:
+        """A group as it was when it was last stored; its members have one session to show up."""
+        live = self.live[group_id] = Live(value.group, table)
+        for member in value.group.members.values():
+            self.arm(live, Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id)))
+
+    def take(self, live: Live, event: Event) -> None:
+        """One step and its effects; a plain function, so nothing comes in between."""
+        live.group, effects = step(live.group, event, self._limits())
+        for effect in effects:
+            self._carry_out(live, effect)
+
+    def _carry_out(self, live: Live, effect: Effect) -> None:
+        match effect:
+            case Reply(token, result):
+                future = self._waiting.pop(token, None)
+                if future is not None and not future.done():
+                    future.set_result(result)
+            case Arm():
+                self.arm(live, effect)
+            case Disarm(key):
+                timer = live.timers.pop(key, None)
+                if timer is not None:
+                    timer.cancel()
+            case Store(group, is_awaited):
+                self._spawn(self._store(live, group, is_awaited))
+
+    def arm(self, live: Live, effect: Arm) -> None:
+        old = live.timers.pop(effect.key, None)
+        if old is not None:
+            old.cancel()
+
+        def due() -> None:
+            live.timers.pop(effect.key, None)
+            self.take(live, effect.event)
+
+        live.timers[effect.key] = asyncio.get_running_loop().call_later(effect.delay_ms / 1000, due)
+
+    async def _store(self, live: Live, group: Group, is_awaited: bool) -> None:
+        is_ok = True
+        async with live.store_order:
+            try:
+                await live.table.append([(GroupKey(group.group_id), GroupValue(group, self._clock.now_ms()))])
+            except (HotlogError, OSError) as problem:
+                LOG.warning("group %s generation %d could not be stored: %s", group.group_id, group.generation, problem)
+                is_ok = False
+        if is_awaited:
+            self.take(live, Stored(group.generation, is_ok))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def ask(self, live: Live, token: Token, event: Event) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        self.take(live, event)
+        try:
+            return await future
+        finally:
+            self._waiting.pop(token, None)
+
+    def ask_now(self, live: Live, token: Token, event: Heartbeat | Leave) -> Any:
+        """For events that are answered in the same step."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        self.take(live, event)
+        return future.result()
