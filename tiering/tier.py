@@ -324,6 +324,8 @@ class ColdTier:
         cold.problem = problem
         if not problem and cold.view is not None and cold.view.end_offset >= 0:
             log.set_tiered_end(cold.view.end_offset)
+            # A stop between the commit of a log start and its local checkpoint: the commit counts, and clients must not be told less.
+            log.advance_log_start(min(cold.view.log_start_offset, log.high_watermark))
 
     def _fail(self, cold: ColdPartition, failure: Exception) -> None:
         """Try again later: the wait doubles, with jitter, up to RETRY_SECONDS_MAX."""
