@@ -46,9 +46,7 @@ class Lookup:
         footer = await self._history.footer(row)
         position = footer.position_for(max(footer.offset_before_timestamp(timestamp_ms), start))
         while position < row.log_bytes:
-            position, header = await self._batch_from(
-                row, footer, position, lambda header: header.max_timestamp >= timestamp_ms and header.last_offset >= start
-            )
+            position, header = await self._batch_from(row, footer, position, _reaches(start, timestamp_ms - 1))
             if header is None:
                 return None
             for record in decode_batch(await self._exactly(row, footer, position, header.size)):
@@ -201,4 +199,5 @@ class Lookup:
 
 
 def _reaches(start: int, floor: int) -> Callable[[BatchHeader], bool]:
-    return lambda header: header.last_offset >= start and header.max_timestamp > floor
+    """Batches of records (not transaction markers) at or above `start` with a timestamp above `floor`."""
+    return lambda header: header.last_offset >= start and header.max_timestamp > floor and not header.is_control
