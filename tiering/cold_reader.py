@@ -105,6 +105,11 @@ class ColdReader:
         """Take over the disk cache of an earlier run."""
         await self.chunks.start()
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over dynamic settings (remote.log.manager.fetch.max.bytes.per.second, remote.fetch.max.wait.ms)."""
+        self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
+        self.chunks.rate.change(settings.number("remote.log.manager.fetch.max.bytes.per.second"))
+
     async def close(self) -> None:
         await self._scope.cancel()
         await self.chunks.close()
