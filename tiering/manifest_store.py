@@ -32,6 +32,7 @@ class ManifestStore:
         store: any ObjectStore; calls are metered under `topic`, purpose "manifest".
         grace_ms: how long replaced pages are kept for readers.
         cache: parsed pages, shared between partitions (key: object key); None loads each time.
+        is_hosted: whether a broker has the partition attached (again); its manifest is then never removed.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ManifestStore:
         topic: str = "",
         grace_ms: int = 0,
         cache: FooterCache[str, Page] | None = None,
+        is_hosted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.keys = keys
         self._store = store.bind(topic=topic or None, purpose="manifest")
@@ -53,6 +55,7 @@ class ManifestStore:
         self._disk = disk
         self._grace_ms = grace_ms
         self._cache = cache
+        self._is_hosted = is_hosted
         self._register: Register[Manifest] = Register(self._store, keys.manifest, ManifestCodec())
         self.view: Manifest | None = None
 
@@ -64,11 +67,20 @@ class ManifestStore:
             StoreUnavailable: it could not be read; `view` stays what it was.
         """
         version = await self._register.load()
-        if version.value is not None:
-            self._check_owner(version.value)
-            if self.view is not None and version.value.generation < self.view.generation:
-                return self.view  # the read was overtaken by a commit of ours, or the store told an old story
-        self.view = version.value
+        if version.value is None:
+            self.view = None
+            return None
+        self._check_owner(version.value)
+        return self._see(version.value)
+
+    def _see(self, manifest: Manifest) -> Manifest:
+        """Take `manifest` as the view unless it is an old story: a read that a commit overtook, or a store that lags."""
+        is_older = (
+            self.view is not None and self.view.created_ms == manifest.created_ms and manifest.generation < self.view.generation
+        )
+        if not is_older:
+            self.view = manifest
+        assert self.view is not None
         return self.view
 
     async def commit(self, edit: Edit, *, create: Callable[[], Manifest] | None = None) -> Manifest:
@@ -83,11 +95,9 @@ class ManifestStore:
         pages: dict[str, Page] = {}
         for _ in range(PAGES_PER_EDIT_MAX):
             try:
-                self.view = await self._register.commit(partial(self._step, edit, create, pages))
+                return self._see(await self._register.commit(partial(self._step, edit, create, pages)))
             except NeedPage as need:
                 pages[need.ref.name] = await self.page(need.ref)
-                continue
-            return self.view
         raise PreconditionFailed(f"manifest of {self.keys.pid}: an edit asked for more than {PAGES_PER_EDIT_MAX} archive pages")
 
     def _step(self, edit: Edit, create: Callable[[], Manifest] | None, pages: Pages, old: Manifest | None) -> Manifest | None:
@@ -144,12 +154,17 @@ class ManifestStore:
         await self.commit(lambda manifest, _: apply_spill(manifest, plan, ref, not_before_ms=not_before_ms))
 
     async def remove(self) -> None:
-        """Remove the manifest object of a deleted topic whose objects are all gone (checked against the newest root)."""
+        """Remove the manifest object of a deleted topic whose objects are all gone (checked against the newest root).
+
+        Leaves it where it is (`view` tells) while a broker has the partition attached: it is about to begin a new history in it.
+        """
 
         manifest = await self.load()
         if manifest is None:
             return
         if not is_finished(manifest):
             raise PreconditionFailed(f"manifest of {self.keys.pid} still lists objects or is not marked deleted")
+        if self._is_hosted():
+            return
         await self._store.delete([self.keys.manifest])
         self.view = None

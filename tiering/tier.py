@@ -230,7 +230,7 @@ class ColdTier:
         """A manifest by id, attached or not; not loaded yet."""
         return ManifestStore(
             self._store, PartitionKeys(self.cluster_id, pid), clock=self._clock, entropy=self._entropy, disk=self._disk, topic=topic,
-            grace_ms=self._settings.number("hotlog.garbage.grace.ms"), cache=self.reader.shelf.pages,
+            grace_ms=self._settings.number("hotlog.garbage.grace.ms"), cache=self.reader.shelf.pages, is_hosted=lambda: pid in self._partitions,
         )  # fmt: skip
 
     async def tiered_range(self, pid: PartitionId) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.wire.batch import walk
 from tests.log.support import T0, TestClock, append, batch, read_all
 from tests.tiering.support import KEYS, PID, TOPIC_ID, Faults, Killed, Node, fill, node, row, tiered
+from tiering.garbage import clear_garbage, doomed_before
 from tiering.manifest import Manifest
 from tiering.manifest_edits import append as append_row
 from tiering.manifest_edits import claim
@@ -393,6 +394,29 @@ async def test_tiering_switched_off_and_on_begins_anew(tmp_path: Path) -> None:
         assert now.start_offset == old.end_offset
         assert now.end_offset == log.active.base_offset
         assert {row.name for row in old.entries} <= {item.name for item in now.garbage}
+
+
+async def test_a_manifest_that_is_about_to_begin_anew_is_not_removed(tmp_path: Path) -> None:
+    async with node(tmp_path) as here:
+        log = await here.create()
+        await here.attach(log)
+        await fill(log, 20)
+        await here.copy_all()
+        await here.tier.delete_topic_partition(PID)
+        log.advance_log_start(log.active.base_offset)
+        (reaped,) = here.tier.manifests()
+        await reaped.commit(lambda root, _: clear_garbage(root, doomed_before(root, 2**60), not_before_ms=0))
+        cold = await here.attach(log)
+        await reaped.remove()
+        assert await here.manifest().load() is not None
+        await fill(log, 20, start=20)
+        await here.copy_all()
+        assert cold.end_offset == log.active.base_offset
+        await here.tier.delete_topic_partition(PID)
+        (gone,) = here.tier.manifests()
+        await gone.commit(lambda root, _: clear_garbage(root, doomed_before(root, 2**60), not_before_ms=0))
+        await gone.remove()
+        assert await here.manifest().load() is None
 
 
 async def test_detach_takes_the_lease_away(tmp_path: Path) -> None:
