@@ -18,6 +18,7 @@ from hotlog.apis.fetch_sessions import SESSION_ID_MAX, FetchSessions
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.log.partition_log import Slice
+from hotlog.wire.batch import header_at
 
 if TYPE_CHECKING:
     from hotlog.apis.broker import Broker, Partition
@@ -64,6 +65,14 @@ class ColdFetches:
     def peek(self, wish: ColdWish | None) -> asyncio.Task[ColdData] | None:
         """The read for `wish`, in flight or finished."""
         return self._reads.get(wish) if wish is not None else None
+
+    def first_batch_bytes(self, wish: ColdWish) -> int:
+        """Size of the first batch of a finished result; 0 if there is none (yet)."""
+        task = self._reads.get(wish)
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return 0
+        data = task.result().data.data
+        return header_at(data).size if len(data) else 0
 
     def take(self, wish: ColdWish) -> ColdData | None:
         """The result, if it is there; the next fetch of the same offset reads again.

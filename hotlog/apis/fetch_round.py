@@ -23,6 +23,7 @@ from hotlog.apis.cold_fetches import ColdFetches, ColdWish
 from hotlog.apis.error_codes import code_for, is_expected
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.partition_log import Slice
+from hotlog.wire.batch import header_at
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
 
@@ -55,7 +56,7 @@ class Limits(NamedTuple):
 class Part:
     """One partition of the fetch."""
 
-    __slots__ = ("aborted", "code", "has_given_up", "key", "partition", "records", "state", "wanted", "wish")
+    __slots__ = ("aborted", "code", "has_given_up", "is_growing", "key", "partition", "records", "state", "wanted", "wish")
 
     def __init__(self, key: Key, wanted: Wanted) -> None:
         self.key = key
@@ -66,11 +67,19 @@ class Part:
         self.records: Slice | None = None
         self.aborted: list[tuple[int, int]] | None = None
         self.wish: ColdWish | None = None
+        self.is_growing = False  # has local records, and a later look may find more
         self.has_given_up = False  # the store had nothing for this fetch: no second try within it
 
     def fail(self, code: ErrorCode) -> None:
         self.code = code
         self.state = State.ANSWERED
+
+    def take_back(self) -> int:
+        """Forget the records found so far; their size in bytes."""
+        size = len(self.records.data) if self.records is not None else 0
+        self.records, self.aborted, self.is_growing = None, None, False
+        self.state = State.HOT
+        return size
 
     def reply(self, is_committed_only: bool) -> PartitionReply:
         """The answer as it stands."""
@@ -111,8 +120,13 @@ class Round:
     # Looking
 
     def look(self) -> None:
-        """Classify every part that has no answer, read the hot ones, start the cold ones and take what they have."""
+        """Classify every part that has no answer, read the hot ones, start the cold ones and take what they have.
+
+        Hot data that was too little to answer with is read again: there may be more of it by now.
+        """
         for part in self.parts:
+            if part.is_growing:
+                self.size -= part.take_back()
             if part.state is not State.ANSWERED:
                 self._classify(part)
         hot, cold = self.in_state(State.HOT), self.in_state(State.COLD)
@@ -196,6 +210,7 @@ class Round:
             self._is_full = True
         else:
             self._got(part, found)
+            part.is_growing = part.records is not None
 
     async def read_disk(self) -> None:
         """The parts that are on disk and not in memory, in disk threads, all at once."""
@@ -257,12 +272,9 @@ class Round:
         self._join_cold(part, room)
 
     def _join_cold(self, part: Part, room: int) -> None:
-        """Take the result if it is there and fits; what does not fit stays for the next fetch."""
+        """Take the result if it is there, as much of it as fits; what does not stays for the next fetch, or in the chunk cache."""
         assert part.wish is not None
-        task = self._cold.peek(part.wish)
-        if task is None or not task.done():
-            return
-        if not task.cancelled() and task.exception() is None and self.size and len(task.result().data.data) > room:
+        if self.size and self._cold.first_batch_bytes(part.wish) > room:
             self._is_full = True
             return
         try:
@@ -277,11 +289,12 @@ class Round:
             if found is not None:
                 part.has_given_up = not len(found.data.data)
                 part.aborted = found.aborted
-                self._got(part, found.data)
+                self._got(part, _cut(found.data, room if self.size else part.wish.bytes_max))
 
     def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` when something may have changed; returns what undoes it."""
-        logs = [part.partition.log for part in self.in_state(State.AT_END) if part.partition is not None]
+        growing = (part for part in self.parts if part.state is State.AT_END or part.is_growing)
+        logs = [part.partition.log for part in growing if part.partition is not None]
         for log in logs:
             log.add_waiter(wake)
         tasks = [task for part in self.in_state(State.COLD) if (task := self._cold.peek(part.wish)) is not None]
@@ -299,3 +312,11 @@ class Round:
                 task.remove_done_callback(on_done)
 
         return unwatch
+
+
+def _cut(found: Slice, room: int) -> Slice:
+    """At most `room` bytes, but at least the first batch."""
+    if len(found.data) <= room:
+        return found
+    size = max(room, header_at(found.data).size)
+    return found._replace(data=memoryview(found.data)[:size])

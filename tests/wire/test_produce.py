@@ -1,0 +1,279 @@
+"""Produce on a socket: acks, versions, idempotence, and every way to be refused."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import errno
+import struct
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from kio.schema.errors import ErrorCode
+
+from hotlog.kernel.errors import DiskFull
+from hotlog.wire import apis
+from hotlog.wire import produce as codec
+from hotlog.wire.batch import crc32c
+from hotlog.wire.records import NewRecord, encode_batch
+from tests.wire.serving import Client, Serving, batch_of, produce, produced, serving
+from tests.wire.test_records import bomb, resealed, with_body
+
+NONE = ErrorCode.none
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(tmp_path) as each:
+        yield each
+
+
+@pytest_asyncio.fixture
+async def client(served: Serving) -> Client:
+    await served.broker.create_topic("t", 2)
+    return await served.connect()
+
+
+def end_of(served: Serving, index: int = 0, topic: str = "t") -> int:
+    partition = served.broker.partition(topic, index)
+    assert partition is not None
+    return partition.log.log_end_offset
+
+
+@pytest.mark.parametrize("version", codec.VERSIONS)
+async def test_every_version_appends(served: Serving, client: Client, version: int) -> None:
+    topic = served.broker.topic("t")
+    assert topic is not None
+    request = produce("t", {0: batch_of(b"a"), 1: batch_of(b"b", b"c")}, version=version, topic_id=topic.topic_id)
+    response = await client.call(request)
+    assert produced(response) == [(0, NONE, 0), (1, NONE, 0)]
+    assert response.responses[0].partition_responses[0].log_append_time is None
+    assert (end_of(served, 0), end_of(served, 1)) == (1, 2)
+    assert served.counted("kafka_server_brokertopicmetrics_messagesin_total", topic="t") == 3
+
+
+@pytest.mark.parametrize("acks", [1, -1])
+async def test_an_ack_means_durable_only_where_it_promises_it(served: Serving, client: Client, acks: int) -> None:
+    assert produced(await client.call(produce("t", {0: batch_of(b"a")}, acks=acks))) == [(0, NONE, 0)]
+    partition = served.broker.partition("t", 0)
+    assert partition is not None
+    if acks == -1:
+        assert partition.log.high_watermark == 1
+
+
+async def test_acks_0_is_not_answered_and_an_error_closes_the_connection(served: Serving, client: Client) -> None:
+    client.send(produce("t", {0: batch_of(b"a")}, acks=0))
+    assert produced(await client.call(produce("t", {0: batch_of(b"b")}))) == [(0, NONE, 1)]
+    client.send(produce("t", {9: batch_of(b"a")}, acks=0))
+    assert await client.is_closed()
+    assert end_of(served) == 2
+
+
+async def test_log_append_time_is_told(served: Serving) -> None:
+    await served.broker.create_topic("late", 1, {"message.timestamp.type": "LogAppendTime"})
+    client = await served.connect()
+    response = await client.call(produce("late", {0: batch_of(b"a")}))
+    stamp = response.responses[0].partition_responses[0].log_append_time
+    assert abs(stamp.timestamp() - time.time()) < 60
+
+
+def old_format(magic: int) -> bytes:
+    body = struct.pack(">bb", magic, 0) + struct.pack(">ii", -1, 1) + b"x"
+    return struct.pack(">qiI", 0, len(body) + 4, 0) + body + bytes(40)
+
+
+def flipped() -> bytes:
+    batch = batch_of(b"value")
+    batch[-3] ^= 1
+    return bytes(batch)
+
+
+def with_header(offset: int, form: str, value: int) -> bytes:
+    batch = batch_of(b"value", b"more")
+    struct.pack_into(form, batch, offset, value)
+    struct.pack_into(">I", batch, 17, crc32c(bytes(batch[21:])))
+    return bytes(batch)
+
+
+LIES: dict[str, tuple[Any, ErrorCode]] = {
+    "magic 0": (old_format(0), ErrorCode.unsupported_for_message_format),
+    "magic 1": (old_format(1), ErrorCode.unsupported_for_message_format),
+    "magic 3": (with_header(16, ">b", 3), ErrorCode.invalid_record),
+    "bad crc": (flipped(), ErrorCode.corrupt_message),
+    "empty": (b"", ErrorCode.invalid_record),
+    "cut off": (bytes(batch_of(b"value")[:-1]), ErrorCode.invalid_record),
+    "trailing junk": (bytes(batch_of(b"value")) + b"junk", ErrorCode.invalid_record),
+    "two batches": (bytes(batch_of(b"a") + batch_of(b"b")), ErrorCode.invalid_record),
+    "length too long": (with_header(8, ">i", 2**31 - 1), ErrorCode.invalid_record),
+    "length negative": (with_header(8, ">i", -1), ErrorCode.invalid_record),
+    "length too short": (with_header(8, ">i", 48), ErrorCode.invalid_record),
+    "count negative": (with_header(57, ">i", -1), ErrorCode.invalid_record),
+    "count zero": (with_header(57, ">i", 0), ErrorCode.invalid_record),
+    "count too large": (with_header(57, ">i", 3), ErrorCode.invalid_record),
+    "count and delta too large": (bytes(with_body(0, bytes(batch_of(b"v")[61:]), 1000)), ErrorCode.invalid_record),
+    "control batch": (with_header(21, ">h", 0x20), ErrorCode.invalid_record),
+    "unknown codec": (with_header(21, ">h", 5), ErrorCode.invalid_record),
+    "attributes from the future": (with_header(21, ">h", 0x80), ErrorCode.invalid_record),
+    "compressed garbage": (bytes(with_body(4, b"garbage", 1)), ErrorCode.invalid_record),
+    "gzip garbage": (bytes(with_body(1, b"\x1f\x8bgarbage", 1)), ErrorCode.invalid_record),
+    "compressed, cut off": (bytes(resealed(encode_batch([NewRecord(1, None, b"v" * 99)], "lz4")[:-6])), ErrorCode.invalid_record),
+    "zstd bomb": (bytes(with_body(4, bomb(4, 160 * 1024 * 1024), 10)), ErrorCode.message_too_large),
+    "too large": (bytes(batch_of(b"x" * 1_100_000)), ErrorCode.message_too_large),
+    "producer without epoch": (with_header(43, ">q", 5), ErrorCode.invalid_record),
+    "transactional": (with_header(21, ">h", 0x10), ErrorCode.invalid_txn_state),
+    "far future": (bytes(batch_of(b"v", timestamp=10**14)), ErrorCode.invalid_timestamp),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+async def test_a_batch_that_lies_is_refused_and_nothing_is_appended(served: Serving, client: Client, name: str) -> None:
+    records, code = LIES[name]
+    response = await client.call(produce("t", {0: records, 1: batch_of(b"honest")}))
+    assert produced(response) == [(0, code, -1), (1, NONE, 0)]
+    assert response.responses[0].partition_responses[0].error_message
+    assert (end_of(served, 0), end_of(served, 1)) == (0, 1)
+    assert served.counted("kafka_server_brokertopicmetrics_failedproducerequests_total", topic="t") == 1
+
+
+async def test_zstd_needs_version_7(client: Client) -> None:
+    batch = batch_of(b"v", codec="zstd")
+    assert produced(await client.call(produce("t", {0: batch}, version=6)))[0][1] is ErrorCode.unsupported_compression_type
+    assert produced(await client.call(produce("t", {0: batch}, version=7)))[0][1] is NONE
+
+
+@pytest.mark.parametrize("acks", [2, -2, 32767])
+async def test_other_acks_are_refused(served: Serving, client: Client, acks: int) -> None:
+    assert produced(await client.call(produce("t", {0: batch_of(b"a")}, acks=acks))) == [(0, ErrorCode.invalid_required_acks, -1)]
+    assert end_of(served) == 0
+
+
+async def test_what_is_not_here_is_named(client: Client) -> None:
+    assert produced(await client.call(produce("nope", {0: batch_of(b"a")})))[0][1] is ErrorCode.unknown_topic_or_partition
+    assert produced(await client.call(produce("t", {9: batch_of(b"a")})))[0][1] is ErrorCode.unknown_topic_or_partition
+    request = produce("", {0: batch_of(b"a")}, version=13, topic_id=UUID(int=7))
+    assert produced(await client.call(request))[0][1] is ErrorCode.unknown_topic_id
+
+
+async def test_transactional_produce_is_refused_clearly(client: Client) -> None:
+    request = produce("t", {0: batch_of(b"a")}, transactional_id="tx")
+    response = await client.call(request)
+    assert produced(response)[0][1] is ErrorCode.invalid_txn_state
+    assert "not supported" in response.responses[0].partition_responses[0].error_message
+
+
+# Idempotence (KIP-98)
+
+
+async def producer_id(client: Client, version: int = 4) -> int:
+    shapes = apis.requests(22, version)
+    request = shapes.InitProducerIdRequest(
+        transactional_id=None, transaction_timeout=timedelta(0), producer_id=-1, producer_epoch=-1
+    )
+    response = await client.call(request)
+    assert (response.error_code, response.producer_epoch) == (NONE, 0)
+    return int(response.producer_id)
+
+
+def numbered(pid: int, sequence: int, *values: bytes, epoch: int = 0) -> bytearray:
+    return batch_of(*values, producer_id=pid, producer_epoch=epoch, base_sequence=sequence)
+
+
+@pytest.mark.parametrize("version", range(7))
+async def test_producer_ids_are_never_given_twice(client: Client, version: int) -> None:
+    ids = [await producer_id(client, version) for _ in range(5)]
+    assert len(set(ids)) == 5
+
+
+async def test_a_transactional_id_is_refused_clearly(client: Client) -> None:
+    request = apis.requests(22, 1).InitProducerIdRequest(transactional_id="tx", transaction_timeout=timedelta(seconds=1))
+    assert (await client.call(request)).error_code is ErrorCode.unsupported_version
+
+
+async def test_a_repeated_batch_is_answered_with_its_old_offset_and_not_appended(served: Serving, client: Client) -> None:
+    pid = await producer_id(client)
+    first, second = numbered(pid, 0, b"a", b"b"), numbered(pid, 2, b"c")
+    assert produced(await client.call(produce("t", {0: first}))) == [(0, NONE, 0)]
+    assert produced(await client.call(produce("t", {0: second}))) == [(0, NONE, 2)]
+    assert produced(await client.call(produce("t", {0: first}))) == [(0, NONE, 0)]
+    assert produced(await client.call(produce("t", {0: second}))) == [(0, NONE, 2)]
+    assert end_of(served) == 3
+
+
+async def test_a_gap_an_overlap_and_an_old_epoch_are_refused(served: Serving, client: Client) -> None:
+    pid = await producer_id(client)
+    await client.call(produce("t", {0: numbered(pid, 0, b"a", b"b", epoch=1)}))
+    for batch, code in [
+        (numbered(pid, 5, b"gap", epoch=1), ErrorCode.out_of_order_sequence_number),
+        (numbered(pid, 1, b"over", b"lap", epoch=1), ErrorCode.out_of_order_sequence_number),
+        (numbered(pid, 2, b"old", epoch=0), ErrorCode.invalid_producer_epoch),
+    ]:
+        assert produced(await client.call(produce("t", {0: batch}))) == [(0, code, -1)]
+    assert end_of(served) == 2
+
+
+async def test_pipelined_sequences_are_taken_in_order(served: Serving, client: Client) -> None:
+    pid = await producer_id(client)
+    requests = [produce("t", {0: numbered(pid, i, b"%d" % i)}) for i in range(50)]
+    correlations = [client.send(request) for request in requests]
+    answers = [await client.answer(r, c) for r, c in zip(requests, correlations, strict=True)]
+    assert [produced(answer)[0][1:] for answer in answers] == [(NONE, i) for i in range(50)]
+
+
+# Disk
+
+
+async def test_a_full_disk_is_a_clear_retriable_error_and_passes(
+    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = served.broker.partition("t", 0)
+    assert partition is not None
+    await client.call(produce("t", {0: batch_of(b"a")}))
+    kind = type(partition.log)
+    append = kind.append
+
+    def full(self: Any, *args: Any, **options: Any) -> Any:
+        if self is partition.log:
+            raise DiskFull("t-0: no space left on the data directory")
+        return append(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "append", full)
+        response = await client.call(produce("t", {0: batch_of(b"b"), 1: batch_of(b"c")}))
+    assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1), (1, NONE, 0)]
+    assert "no space left" in response.responses[0].partition_responses[0].error_message
+    assert produced(await client.call(produce("t", {0: batch_of(b"b")}))) == [(0, NONE, 1)]
+
+
+async def test_a_failed_fsync_is_not_acknowledged(served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = served.broker.partition("t", 0)
+    assert partition is not None
+
+    async def failing(self: Any, end_offset: int) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(type(partition.log), "wait_durable", failing)
+    monkeypatch.setattr(type(partition.log), "high_watermark", 0, raising=False)
+    response = await client.call(produce("t", {0: batch_of(b"b")}))
+    assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1)]
+    assert "EIO" in response.responses[0].partition_responses[0].error_message
+
+
+async def test_a_batch_that_is_not_durable_in_time_times_out(
+    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = served.broker.partition("t", 0)
+    assert partition is not None
+
+    async def never(self: Any, end_offset: int) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(type(partition.log), "wait_durable", never)
+    monkeypatch.setattr(type(partition.log), "_advance", lambda *_: None)
+    request = dataclasses.replace(produce("t", {0: batch_of(b"b")}), timeout=timedelta(milliseconds=50))
+    assert produced(await client.call(request)) == [(0, ErrorCode.request_timed_out, -1)]

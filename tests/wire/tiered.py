@@ -1,0 +1,92 @@
+"""A topic whose older half is only in the store, and a store whose reads can be held, failed or damaged.
+
+Invariants: everything but the gate is real: segments are copied by the uploader and dropped by the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hotlog.apis.broker import Broker, Partition
+from hotlog.kernel.errors import StoreUnavailable
+from hotlog.world.ports import Blob, ObjectStore
+from tests.wire.serving import Client, batch_of, produce, produced
+
+SMALL_SEGMENTS = {"retention.ms": "-1", "segment.bytes": "4096", "segment.ms": "3600000", "file.delete.delay.ms": "0"}
+
+
+class Gate:
+    """Shared by all bound views of one GatedStore.  `open` lets reads through; `failure` is what they raise."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.failure: Exception | None = None
+        self.damage = False
+        self.reads = 0
+
+    async def pass_through(self) -> None:
+        self.reads += 1
+        await self.open.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+class GatedStore:
+    """An ObjectStore whose reads pass a gate."""
+
+    def __init__(self, inner: ObjectStore, gate: Gate) -> None:
+        self._inner = inner
+        self._gate = gate
+
+    def bind(self, **labels: Any) -> GatedStore:
+        return GatedStore(self._inner.bind(**labels), self._gate)
+
+    async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
+        await self._gate.pass_through()
+        return self._damaged(await self._inner.get(key, start, end))
+
+    async def get_tail(self, key: str, length: int) -> Blob:
+        await self._gate.pass_through()
+        return self._damaged(await self._inner.get_tail(key, length))
+
+    def _damaged(self, blob: Blob) -> Blob:
+        if not self._gate.damage:
+            return blob
+        data = bytearray(blob.data)
+        data[len(data) // 2] ^= 0x40
+        return blob._replace(data=bytes(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def no_store() -> StoreUnavailable:
+    return StoreUnavailable("the store is away (test)")
+
+
+async def fill(
+    client: Client, topic: str, batches: int, *, partition: int = 0, size: int = 900, codec: str = "none"
+) -> list[bytes]:
+    """Produce `batches` batches of one record; timestamps ascend by one second from 1,600,000,000,000 on."""
+    values = []
+    for number in range(batches):
+        value = b"%06d" % number + b"." * size
+        records = batch_of(value, timestamp=1_600_000_000_000 + number * 1000, codec=codec)
+        ((_, code, _),) = produced(await client.call(produce(topic, {partition: records})))
+        assert not code
+        values.append(value)
+    return values
+
+
+async def tier_out(broker: Broker, partition: Partition) -> None:
+    """Copy every closed segment, then drop the local copies."""
+    assert broker.tier is not None
+    log = partition.log
+    log.roll(broker.clock.now_ms())
+    async with asyncio.timeout(20):
+        while log.tiered_end_offset < log.log_end_offset:
+            await broker.tier.tick_copy()
+            await asyncio.sleep(0.01)
+    await log.drop_local_before(log.tiered_end_offset)
