@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from hotlog.wire.batch import walk
 from hotlog.world.ports import Buffer
 from tiering.batch_runs import has_rows
 from tiering.direct import Run
-from tiering.export.columns import BASE_SCHEMA, Block, by_bucket
+from tiering.export.columns import Block, by_bucket
 from tiering.export.values import ValueColumns
 
 FILE_BYTES_MAX = 64 * MiB
@@ -142,7 +142,7 @@ class Builder:
         if len(block):
             table = block.table()
             if self._values is not None:
-                table = self._values.add_to(table)
+                table = self._values.add_to(table, block.values())
             self._write(table)
         self._seen = block.end_offset
         if not self._is_fixed and sum(file.sink.tell() for file in self._files.values()) >= self._file_bytes_max:
@@ -170,8 +170,3 @@ class Builder:
         self._unit_start = self._seen = end
         self._files = {}
         self._schema = None
-
-
-def file_schema(values: ValueColumns | None) -> Any:
-    """Columns of a file that would be written now, for display."""
-    return BASE_SCHEMA if values is None else values.add_to(BASE_SCHEMA.empty_table()).schema

@@ -64,6 +64,9 @@ class Block:
         self._bytes += max(header.size, sum(len(record.value or b"") for record in decoded))
         self.end_offset = min(header.next_offset, end)
 
+    def values(self) -> list[bytes | None]:
+        return [row.value for row in self._rows]
+
     def table(self) -> pa.Table:
         """The rows as a table of BASE_SCHEMA."""
         rows = self._rows

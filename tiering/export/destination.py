@@ -6,7 +6,7 @@ put leaves nothing visible); a file is put only while its unit is the cursor's p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from tiering.export import cursor as cursors
 from tiering.export.builder import FinishedUnit
 from tiering.export.cursor import Cursor
 from tiering.export.layout import cursor_key, file_key, schema_key
-from tiering.export.value_schema import parse_schema, print_schema, unify
+from tiering.export.value_schema import parse_schema, print_schema
 
 
 class MemorySource:
@@ -106,16 +106,8 @@ class KeptSchema:
         return self._kept
 
     async def save(self, schema: pa.Schema) -> None:
-        """Keep `schema` (widened by what another run kept meanwhile) if it says something new."""
+        """Keep `schema` if it says something new.  (Only one export writes to a destination: cursors see to it.)"""
         if not len(schema) or schema == self._kept:
             return
         await self._store.put(self._key, print_schema(schema).encode())
         self._kept = schema
-
-
-def merged(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All columns of several inferences."""
-    result = pa.schema([])
-    for schema in schemas:
-        result = unify(result, schema)
-    return result

@@ -43,11 +43,10 @@ class ValueColumns:
         self.is_open = is_open
         self._lock = threading.Lock()  # partitions are built in threads and widen the same columns
 
-    def add_to(self, table: pa.Table) -> pa.Table:
-        """The table with value columns added, and `value` null where they say it all."""
-        values = table.column("value").combine_chunks()
-        parsed = self.parse(values.to_pylist())
-        raw = pc.if_else(pa.array(parsed.is_raw), values, pa.scalar(None, pa.binary()))
+    def add_to(self, table: pa.Table, values: Sequence[bytes | None]) -> pa.Table:
+        """The table with columns of its `values` added, and `value` null where they say it all."""
+        parsed = self.parse(values)
+        raw = pc.if_else(pa.array(parsed.is_raw), table.column("value"), pa.scalar(None, pa.binary()))
         index = table.schema.get_field_index("value")
         table = table.set_column(index, table.schema.field(index), raw)
         for name, column in parsed.columns.items():
