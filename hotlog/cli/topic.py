@@ -65,9 +65,9 @@ def list_topics(
 def describe(topic: Name, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_DEFAULT) -> None:
     """Partitions with their offsets in both tiers, and every configuration that is not a default."""
     client = admin(bootstrap)
-    meta = answered(lambda: client.list_topics(topic, timeout=WAIT_SECONDS)).topics[topic]
-    if meta.error is not None:
-        raise NotFound(f"topic {topic!r}: {meta.error.str()}")
+    meta = answered(lambda: client.list_topics(timeout=WAIT_SECONDS)).topics.get(topic)  # asking for one by name would create it
+    if meta is None:
+        raise NotFound(f"topic {topic!r} does not exist")
     partitions = [_offsets(client, topic, index) for index in sorted(meta.partitions)]
     local = tier_borders(bootstrap, topic, sorted(meta.partitions), EARLIEST_LOCAL)
     tiered = tier_borders(bootstrap, topic, sorted(meta.partitions), LATEST_TIERED)
