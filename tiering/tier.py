@@ -14,138 +14,30 @@ import logging
 from collections import defaultdict
 from typing import NamedTuple
 
-from hotlog.kernel.errors import Corrupt, HotlogError, NotReady
+from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.log.partition_log import Slice
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
+from tiering.cold_partition import ColdPartition, Lag
 from tiering.cold_reader import ColdReader
 from tiering.copy_plan import CopyPlan, boundary_problem, covered_until, plan_copy, uncovered
 from tiering.keys import PartitionKeys
 from tiering.lanes import ByteRate
-from tiering.manifest import Manifest
-from tiering.manifest_edits import advance_start, mark_deleted
+from tiering.manifest_edits import mark_deleted
 from tiering.manifest_store import ManifestStore
 from tiering.uploader import CopyTarget, HotLog, Lease, Uploader
+
+__all__ = ["ColdPartition", "ColdTier"]
 
 LOG = logging.getLogger("hotlog.tier")
 TICK_SECONDS_MAX = 1.0  # a tick waits at most this long for a copy to end
 ATTACH_SECONDS_MAX = 1.0  # how long attach waits for the manifest before it lets the hot tier serve alone
 LOADS_MAX = 32
+COPIES_PER_FLIGHT_MAX = 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0  # remote.log.manager.task.retry.backoff.(max.)ms
 YIELD_EVERY = 256  # partitions looked at before the event loop gets a turn
-
-
-class Lag(NamedTuple):
-    """What of a partition is closed and not in the store."""
-
-    size: int = 0
-    segments: int = 0
-    oldest_ms: int = 0
-
-
-class ColdPartition:
-    """One partition's cold tier.  `ready`: its manifest (or that it has none) is known.  `problem`: why nothing is copied, if so."""
-
-    def __init__(self, tier: ColdTier, target: CopyTarget) -> None:
-        self._tier = tier
-        self.target = target
-        self.keys = target.keys
-        self.topic = target.topic
-        self.ready = False
-        self.problem = ""
-        self.failures = 0
-        self.retry_at = 0.0
-        self.loaded_at = 0.0
-        self.lag = Lag()
-
-    @property
-    def pid(self) -> PartitionId:
-        return self.keys.pid
-
-    @property
-    def log(self) -> HotLog:
-        return self.target.log
-
-    @property
-    def leader_epoch(self) -> int:
-        return self.target.leader_epoch
-
-    @property
-    def manifest(self) -> ManifestStore:
-        """For workers: commit edits, load pages."""
-        return self.target.manifest
-
-    @property
-    def view(self) -> Manifest | None:
-        """The newest committed root known here; None when there is none (or not known: `ready`)."""
-        view = self.target.manifest.view
-        return None if view is None or view.is_deleted else view
-
-    @property
-    def log_start_offset(self) -> int:
-        """First offset that is readable in the store; equals `end_offset` when nothing is."""
-        view = self.view
-        return view.readable_start_offset if view is not None and view.end_offset >= 0 else self.log.local_log_start_offset
-
-    @property
-    def end_offset(self) -> int:
-        """First offset that is not in the store."""
-        view = self.view
-        return view.end_offset if view is not None and view.end_offset >= 0 else self.log.local_log_start_offset
-
-    @property
-    def size_bytes(self) -> int:
-        """Committed log bytes in the store (what retention.bytes counts)."""
-        view = self.view
-        return view.totals.log_bytes if view is not None else 0
-
-    async def reload(self) -> Manifest | None:
-        """The newest root from the store (another process may have changed it)."""
-        await self._tier.load(self)
-        return self.view
-
-    async def read(self, offset: int, bytes_max: int, *, min_one: bool = True, wait_ms: int | None = None) -> Slice:
-        """Whole batches from `offset` on; see ColdReader.read."""
-        self._require_ready()
-        return await self._tier.reader.read(self, offset, bytes_max, min_one=min_one, wait_ms=wait_ms)
-
-    async def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
-        """(offset, timestamp, leader epoch) of the first tiered record at or after `timestamp_ms`; None if there is none."""
-        self._require_ready()
-        return await self._tier.reader.offset_for_timestamp(self, timestamp_ms)
-
-    async def offset_of_max_timestamp(self) -> tuple[int, int, int] | None:
-        self._require_ready()
-        return await self._tier.reader.offset_of_max_timestamp(self)
-
-    async def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
-        self._require_ready()
-        return await self._tier.reader.end_offset_for_epoch(self, epoch)
-
-    async def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
-        self._require_ready()
-        return await self._tier.reader.aborted_transactions(self, start, end)
-
-    async def advance_start(self, offset: int) -> None:
-        """Raise the committed log start to `offset`; rows wholly below become garbage (again: `view.has_dead_rows`).
-
-        Raises:
-            NotReady, StoreUnavailable, OutcomeUnknown: it may have to be asked again.
-        """
-        self._require_ready()
-        if self.view is None:
-            return  # nothing is tiered: the local log start says it all
-        not_before_ms = self._tier.doom_ms()
-        await self.manifest.commit(lambda manifest, pages: advance_start(manifest, offset, pages, not_before_ms=not_before_ms))
-
-    def _require_ready(self) -> None:
-        if not self.ready:
-            raise NotReady(
-                f"the cold tier of {self.topic}-{self.pid.partition} is not loaded yet: the object store has not answered"
-            )
 
 
 class _Flight(NamedTuple):
@@ -187,6 +79,7 @@ class ColdTier:
         self._loads: dict[PartitionId, asyncio.Task[None]] = {}
         self._scope = TaskScope("cold-tier")
         self._store_away = False
+        self._is_crowded = False  # more partitions are due than there are free slots
         self._gauged: set[str] = set()
 
     async def start(self) -> None:
@@ -342,12 +235,13 @@ class ColdTier:
         self._reap()
         due = await self._look()
         slots = self._settings.number("remote.log.manager.copier.thread.pool.size") - len(self._flights)
+        self._is_crowded = len(due) > max(slots, 0)
         for cold, plan in due[: max(slots, 0)]:
             self._launch(cold, plan)
         is_busy = bool(self._flights or self._loads)
         await self._wait()
         self._reap()
-        return is_busy or len(due) > max(slots, 0)
+        return is_busy or self._is_crowded
 
     async def _look(self) -> list[tuple[ColdPartition, CopyPlan]]:
         """Loads that are due are started; copies that are due come back, oldest segment first; lags are measured."""
@@ -375,15 +269,17 @@ class ColdTier:
         if log.active.base_offset <= covered_until(view, log.log_start_offset):
             cold.lag = Lag()  # nothing closed is uncovered: the common case, without looking at segments
             return None
-        segments = log.segments()
-        todo = uncovered(view, segments, log.log_start_offset)
+        todo = uncovered(view, log.segments(), log.log_start_offset)
         cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))
         if cold.problem:
             self._judge(cold)  # DeleteRecords may have settled it
-        if cold.problem or cold.pid in self._flights:
-            return None
+        return None if cold.problem or cold.pid in self._flights else self._next(cold, now_ms)
+
+    @staticmethod
+    def _next(cold: ColdPartition, now_ms: int) -> CopyPlan | None:
+        log, view = cold.log, cold.view
         plan = plan_copy(
-            view, segments, log.config, readable_end=min(log.high_watermark, log.last_stable_offset),
+            view, log.segments(), log.config, readable_end=min(log.high_watermark, log.last_stable_offset),
             log_start_offset=log.log_start_offset, now_ms=now_ms,
         )  # fmt: skip
         return plan if isinstance(plan, CopyPlan) else None
@@ -393,9 +289,15 @@ class ColdTier:
         self._flights[cold.pid] = _Flight(cold, lease, self._scope.start(self._copy(cold, plan, lease)))
 
     async def _copy(self, cold: ColdPartition, plan: CopyPlan, lease: Lease) -> None:
+        """Copy `plan`, then go on with the same partition while nobody waits for the slot: a look over all is not free."""
         try:
-            await self._uploader.copy(cold.target, plan, lease)
-            cold.failures, cold.retry_at = 0, 0.0
+            for _ in range(COPIES_PER_FLIGHT_MAX):
+                await self._uploader.copy(cold.target, plan, lease)
+                cold.failures, cold.retry_at = 0, 0.0
+                following = None if self._is_crowded else self._next(cold, self._clock.now_ms())
+                if following is None:
+                    break
+                plan = following
         except (HotlogError, OSError) as failure:
             await self._copy_failed(cold, failure)
 

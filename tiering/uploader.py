@@ -75,6 +75,10 @@ class Lease:
     def begin(self, seconds: float) -> None:
         self._deadline = self._clock.monotonic() + seconds
 
+    def pause(self) -> None:
+        """Waiting for the copy rate is not the store's fault."""
+        self._deadline = None
+
     def revoke(self) -> None:
         self.is_revoked = True
 
@@ -133,6 +137,7 @@ class Uploader:
             PreconditionFailed, StoreUnavailable, OutcomeUnknown, OSError: try again later (load() first).
         """
         self._metrics.remote_copy_requests.labels(target.topic).inc()
+        lease.pause()
         await self._rate.take(plan.segment.size)
         lease.begin(4 * self._store_seconds_max + plan.segment.size / SLOWEST_BYTES_PER_SECOND)
         await self.claim(target)

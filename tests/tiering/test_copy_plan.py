@@ -104,8 +104,9 @@ def test_copy_lag(overrides: dict[str, object], age_ms: int, is_due: bool) -> No
         ({"retention_ms": HOUR}, HOUR, True),
         ({"retention_ms": HOUR}, HOUR + 1, False),
         ({"retention_ms": -1}, 10**12, True),
-        ({"retention_bytes": 3001}, 0, True),
-        ({"retention_bytes": 3000}, 0, False),  # without it 3,000 bytes are left
+        ({"retention_bytes": 3001, "hotlog_untiered_overflow": "drop"}, 0, True),
+        ({"retention_bytes": 3000, "hotlog_untiered_overflow": "drop"}, 0, False),  # without it 3,000 bytes are left
+        ({"retention_bytes": 3000}, 0, True),  # `block`: retention waits for the copy
         ({"retention_ms": HOUR, "cleanup_policy": "compact", "remote_storage_enable": "true"}, HOUR + 1, True),
     ],
 )

@@ -76,6 +76,25 @@ async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
         assert here.faults.count("get") <= 1
 
 
+async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Path) -> None:
+    async with node(tmp_path) as here:
+        log = await here.create()
+        cold = await here.attach(log)
+        await fill(log, 30)
+        looks, look = 0, here.tier._look
+
+        async def counted() -> object:
+            nonlocal looks
+            looks += 1
+            return await look()
+
+        here.tier._look = counted  # type: ignore[method-assign, assignment]
+        await here.copy_all()
+        assert cold.view is not None
+        assert len(cold.view.entries) >= 8
+        assert looks <= 3, "one look over all partitions for many segments of one"
+
+
 async def test_only_what_is_committed_and_closed_is_copied(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
         log = await here.create()
