@@ -27,6 +27,7 @@ from tiering.manifest_store import ManifestStore
 
 LOG = logging.getLogger(__name__)
 MANIFESTS_MAX = 256  # looked at in one tick
+KEYS_PER_DELETE = 1000  # as S3 takes them
 
 
 class Manifests(Protocol):
@@ -54,7 +55,9 @@ async def reap(store: ObjectStore, manifest: ManifestStore, *, now_ms: int, grac
             break
         except NeedPage as need:
             pages[need.ref.name] = await manifest.page(need.ref)
-    await store.bind(topic=view.topic or None, purpose="retention").delete([manifest.keys.object(name) for name in names])
+    bound = store.bind(topic=view.topic or None, purpose="retention")
+    for first in range(0, len(names), KEYS_PER_DELETE):  # each with a deadline of its own: a merged page can name 10^5 objects
+        await bound.delete([manifest.keys.object(name) for name in names[first : first + KEYS_PER_DELETE]])
     await manifest.commit(lambda root, _: clear_garbage(root, items, not_before_ms=now_ms + grace_ms))
     return len(names)
 
