@@ -29,6 +29,7 @@ _DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk:
 _DISK_WRITE_BYTES_PER_SECOND = (
     64 * MiB
 )  # a fast replay must not take the device from the hot log: what is above is not kept on disk
+_FOOTER_INDEX = 2**32 - 1  # the number under which the disk layer has an object's footer
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retries are below this
 
 
@@ -161,6 +162,24 @@ class ChunkCache:
         if not self.gate.is_full:
             self._plan(source, first, end, lane, {})
 
+    # -- what comes with footers ----------------------------------------------------------------------------------------
+
+    async def recall_footer(self, key: str) -> memoryview | None:
+        """Footer bytes of an object that an earlier run (or this one) kept on disk."""
+        return await self._disk_layer.read(key, _FOOTER_INDEX) if self._disk_layer is not None else None
+
+    def keep_footer(self, key: str, data: memoryview) -> None:
+        """Keep proven footer bytes on disk."""
+        self._write_behind(key, _FOOTER_INDEX, data)
+
+    def offer(self, source: ChunkSource, data: memoryview) -> None:
+        """Keep the whole log part of a small object if it is what the source says."""
+        run = Run(source.key, 0, source.chunk_count, source.chunk_bytes, data)
+        if self._is_good(source, run):
+            self._remember([run])
+            for index in range(run.length):
+                self._keep_on_disk(run, index)
+
     @staticmethod
     def _arrived(flights: Sequence[_Flight], index: int, *, is_first: bool) -> memoryview | None:
         for flight in flights:
@@ -237,9 +256,7 @@ class ChunkCache:
             flight.arrived.cancel()
             raise
         else:
-            for run in runs:
-                self._memory.keep(run)
-            self._metrics.cache_bytes.labels("memory").set(self._memory.bytes)
+            self._remember(runs)
             flight.arrived.set_result(runs)
         finally:
             for index in wanted:
@@ -281,13 +298,19 @@ class ChunkCache:
         start, stop = source.byte_range(run.first, run.first + run.length)
         return len(run.data) == stop - start and source.holds(start, run.data)
 
+    def _remember(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._memory.keep(run)
+        self._metrics.cache_bytes.labels("memory").set(self._memory.bytes)
+
     def _keep_on_disk(self, run: Run, index: int) -> None:
-        if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX:
-            return
-        if not self._disk_rate.try_take(len(run.chunk(index))):
+        self._write_behind(run.key, index, run.chunk(index))
+
+    def _write_behind(self, key: str, index: int, data: memoryview) -> None:
+        if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(data)):
             return
         self._disk_writes += 1
-        self._scope.start(self._write_disk(self._disk_layer, run.key, index, run.chunk(index)))
+        self._scope.start(self._write_disk(self._disk_layer, key, index, data))
 
     async def _write_disk(self, layer: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
         try:

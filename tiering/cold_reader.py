@@ -95,7 +95,9 @@ class ColdReader:
         self._memory_bytes = settings.number("hotlog.cache.memory.bytes")
         self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
         self.chunks = ChunkCache(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
-        self.shelf = Shelf.of(store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"))
+        self.shelf = Shelf.of(
+            store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"), self.chunks
+        )
         self._cursors: LRUCache[tuple[PartitionId, int], Cursor] = LRUCache(maxsize=CURSORS_MAX)
         self._active: TTLCache[int, None] = TTLCache(CURSORS_MAX, _ACTIVE_S, timer=clock.monotonic)  # sequential readers of late
         self._readers = 0
@@ -236,7 +238,7 @@ class ColdReader:
                 if is_done or reading.bytes_left <= 0:
                     break
                 reading.offset = max(reading.offset, row.end_offset)
-        except NotYet:
+        except HotlogError:  # too slow, away, or damaged: what lies before it is served, the next read meets it first
             if not reading.taken or row is None or footer is None:
                 raise
         return Cursor(row, footer, position, Stream(), 0)

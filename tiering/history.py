@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange
+from hotlog.kernel.limits import CHUNK_BYTES
 from hotlog.world.ports import Blob, ObjectStore
 from tiering.archive import Page, parse_page
 from tiering.chunk_cache import ChunkSource
@@ -29,6 +30,16 @@ T = TypeVar("T")
 _READ_ATTEMPTS = 2  # wrong bytes may be the path's fault
 
 
+class Keeper(Protocol):
+    """Where bytes that came with a footer can be kept (the chunk cache of a broker)."""
+
+    async def recall_footer(self, key: str) -> memoryview | None: ...
+
+    def keep_footer(self, key: str, data: memoryview) -> None: ...
+
+    def offer(self, source: ChunkSource, data: memoryview) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """What the histories of one process share."""
@@ -37,15 +48,17 @@ class Shelf:
     gate: LaneGate
     pages: FooterCache[str, Page]
     footers: FooterCache[str, Footer]
+    keeper: Keeper | None = None
 
     @classmethod
-    def of(cls, store: ObjectStore, gate: LaneGate, bytes_max: int) -> Shelf:
+    def of(cls, store: ObjectStore, gate: LaneGate, bytes_max: int, keeper: Keeper | None = None) -> Shelf:
         """`bytes_max` bounds footers; pages have as much again."""
         return cls(
             store,
             gate,
             FooterCache(bytes_max, lambda page: page.memory_bytes),
             FooterCache(bytes_max, lambda footer: footer.memory_bytes),
+            keeper,
         )
 
     async def close(self) -> None:
@@ -162,8 +175,27 @@ class History:
         self.shelf.footers.prefetch(self.keys.object(row.name), lambda: self._load_footer(row))
 
     async def _load_footer(self, row: Entry) -> Footer:
-        key = self.keys.object(row.name)
-        return await self._checked(key, row.footer_position, row.size, row, lambda blob: self.parse_footer(row, blob))
+        """From the keeper, or by a GET, which brings a small object whole: its log is what will be wanted next."""
+        key, keeper = self.keys.object(row.name), self.shelf.keeper
+        kept = await keeper.recall_footer(key) if keeper is not None else None
+        if kept is not None:
+            try:
+                return self.parse_footer(row, Blob(kept, "", row.size))
+            except Corrupt:
+                pass  # a foreign or damaged file of the cache: as good as none
+        is_whole = keeper is not None and row.size <= CHUNK_BYTES
+        brought: list[memoryview] = []
+
+        def parse(blob: Blob) -> Footer:
+            brought[:] = [memoryview(blob.data)]
+            return self.parse_footer(row, blob)
+
+        footer = await self._checked(key, 0 if is_whole else row.footer_position, row.size, row, parse)
+        if keeper is not None:
+            if is_whole:
+                keeper.offer(self.chunks_of(row, footer), brought[0][: row.log_bytes])
+            keeper.keep_footer(key, brought[0][row.footer_position :] if is_whole else brought[0])
+        return footer
 
     def parse_footer(self, row: Entry, blob: Blob) -> Footer:
         """The footer from a read that ends at the object's end.  Raises Corrupt."""

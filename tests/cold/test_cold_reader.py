@@ -125,8 +125,8 @@ async def test_many_readers_of_one_place_cost_one_set_of_gets() -> None:
     await reader.close()
 
 
-def sequential_lake(segments: int = 8, batches: int = 40) -> Lake:
-    lake = Lake(ScriptedStore(), chunk_bytes=4096)
+def sequential_lake(segments: int = 8, batches: int = 40, chunk_bytes: int = 4096) -> Lake:
+    lake = Lake(ScriptedStore(), chunk_bytes=chunk_bytes)
     for _ in range(segments):
         lake.segment([lake.batch([NewRecord(1000, None, bytes(1000))]) for _ in range(batches)])
     lake.commit()
@@ -165,6 +165,33 @@ async def test_no_readahead_when_it_is_turned_off() -> None:
     await drained(reader)
     assert {call.purpose for call in lake.store.gets} == {"fetch"}
     await reader.close()
+
+
+async def test_a_small_object_costs_one_get_footer_included() -> None:
+    lake = random_lake(8, segments=5)
+    reader = reader_of(lake)
+    offset = 0
+    while offset < lake.next_offset:
+        offset = (await reader.read(lake, offset, 2000, wait_ms=FOREVER_MS)).end_offset_limit
+    assert len(lake.store.gets) == len({call.key for call in lake.store.gets}) == 5
+    await reader.close()
+
+
+async def test_after_a_restart_the_disk_answers_without_the_store(tmp_path: Path) -> None:
+    lake = sequential_lake(3, chunk_bytes=16_384)
+    for _ in range(2):
+        reader = reader_of(lake, cache_dir=tmp_path, **{"hotlog.readahead.bytes": "0"})
+        await reader.start()
+        offset, data = 0, b""
+        while offset < lake.next_offset:
+            read = await reader.read(lake, offset, 5000, wait_ms=FOREVER_MS)
+            data += bytes(read.data)
+            offset = read.end_offset_limit
+        assert data == b"".join(lake.batches)
+        while reader.chunks._disk_writes:
+            await asyncio.sleep(0.001)
+        await reader.close()
+        lake.store.objects.clear()
 
 
 # -- trouble
