@@ -139,7 +139,9 @@ def plan_copy(
 def _expired(config: TopicConfig, age_ms: int, newer_bytes: int) -> bool:
     if not config.is_deleted:
         return False
-    return 0 <= config.retention_ms < age_ms or 0 <= config.retention_bytes <= newer_bytes
+    # Under `block` retention by size waits for the copy when that is late: the copy must not wait for retention.
+    is_over = config.untiered_overflow == "drop" and 0 <= config.retention_bytes <= newer_bytes
+    return 0 <= config.retention_ms < age_ms or is_over
 
 
 def _due(config: TopicConfig, age_ms: int, newer_bytes: int) -> bool:
