@@ -15,7 +15,7 @@ from __future__ import annotations
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 
 SPEED_MAX = 2.0
-RESTART_GAP_MS_MAX = 24 * 60 * 60 * 1000  # a longer downtime is caught up at SPEED_MAX unless the store vouches
+RESTART_GAP_MS_MAX = 60 * 60 * 1000  # a longer downtime is caught up at SPEED_MAX unless the store vouches
 AGREEMENT_MS = 10 * 60 * 1000
 SAVE_EVERY_MS = 60_000
 
