@@ -18,7 +18,6 @@ from typing import Any
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import BotoCoreError, ClientError
 from crc32c import crc32c
 
@@ -31,6 +30,7 @@ from tiering.store.metered import Account, Call
 from tiering.store.resilient import Refused, Retrier, UploadLimits
 from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.s3_errors import translate
+from tiering.store.s3_get import OnceSession, Reader
 from tiering.store.s3_upload import Body, Upload
 from tiering.store.sources import BytesSource
 from tiering.store.urls import S3Url
@@ -42,16 +42,6 @@ WHOLE_BODY_BYTES_MAX = 1 * MiB  # larger ones are streamed: aiohttp writes bytes
 CONNECT_SECONDS_MAX = 10
 READ_SECONDS_MAX = 300  # between two packets; the deadlines of resilient.py are the ones that act
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-
-
-class OnceSession(AIOHTTPSession):
-    """HTTP without aiohttp's own repeat of a request whose connection broke: it repeats PUT, which for a conditional write turns a
-    success into a lost race."""
-
-    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
-        session: aiohttp.ClientSession = await super()._get_session(proxy_url)  # type: ignore[misc]
-        session._retry_connection = False  # there is no public switch; tests/store/test_faults.py counts the requests
-        return session
 
 
 class S3Store:
@@ -81,14 +71,16 @@ class S3Store:
         )
         stack = AsyncExitStack()
         try:
+            session = aioboto3.Session()
             client = await stack.enter_async_context(
-                aioboto3.Session().client("s3", endpoint_url=where.endpoint, region_name=where.region, config=config)
+                session.client("s3", endpoint_url=where.endpoint, region_name=where.region, config=config)
             )
         except (BotoCoreError, ValueError) as wrong:
             await stack.aclose()
             raise Invalid(f"store URL {where}: {wrong}") from wrong
         prefix = where.prefix + "/" if where.prefix else ""
-        shared = Bucket(client, where.bucket, prefix, where.checksum != "none", retrier, limits or UploadLimits(), stack)
+        reader = Reader(client, session.get_credentials)
+        shared = Bucket(client, reader, where.bucket, prefix, where.checksum != "none", retrier, limits or UploadLimits(), stack)
         return cls(shared, account)
 
     def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> S3Store:
@@ -146,22 +138,20 @@ class S3Store:
     ) -> Blob:
         """One GET, its range checked before the body is read."""
         bucket = self._bucket
-        extra: dict[str, Any] = {"Range": asked} if asked else {}
         with self._request("get", "get", key) as call:
-            answer = await bucket.client.get_object(Bucket=bucket.name, Key=bucket.full(key), **extra)
-            async with answer["Body"] as stream:
+            async with bucket.reader.get(bucket.name, bucket.full(key), asked) as answer:
                 if asked is None:
-                    first, stop, size = 0, answer["ContentLength"], answer["ContentLength"]
+                    first, stop, size = 0, answer.content_length, answer.content_length
                 else:
-                    first, stop, size = _range_of(answer.get("ContentRange"), bucket.says("get", key), asked)
+                    first, stop, size = _range_of(answer.content_range, bucket.says("get", key), asked)
                 wanted = (max(0, size - tail), size) if tail is not None else (start, size if end is None else end)
                 if (first, stop) != wanted:
                     raise Corrupt(f"{bucket.says('get', key)}: bytes [{first}, {stop}) came where {list(wanted)} were asked for")
-                data = await stream.read()
+                data = await answer.read()
             call.received = len(data)
         if len(data) != stop - first:
             raise Corrupt(f"{bucket.says('get', key)}: {len(data)} bytes came for the range [{first}, {stop})")
-        return Blob(data, answer["ETag"], size)
+        return Blob(data, answer.etag, size)
 
     async def head(self, key: str) -> ObjectInfo:
         check_key(key)

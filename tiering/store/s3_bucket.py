@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiering.store.resilient import Retrier, UploadLimits
+from tiering.store.s3_get import Reader
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -19,6 +20,7 @@ class Bucket(NamedTuple):
     """What every view of one store shares."""
 
     client: S3Client
+    reader: Reader
     name: str
     prefix: str  # "" or "a/b/"
     checksum: bool
