@@ -1,0 +1,152 @@
+"""Deletion: exactly the doomed, after their grace, never what is live; a deleted topic's manifest last."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from compaction.reaper import Reaper, reap
+from compaction.trusted_clock import TrustedClock
+from hotlog.kernel.errors import StoreUnavailable
+from hotlog.kernel.ids import PartitionId
+from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
+from tests.sim.clock import YEAR_MS
+from tiering.manifest_edits import advance_start, mark_deleted
+from tiering.manifest_store import ManifestStore
+
+
+class Tier:
+    """The manifests a broker knows."""
+
+    def __init__(self, manifests: list[ManifestStore]) -> None:
+        self.known = manifests
+        self.forgotten: list[PartitionId] = []
+
+    def manifests(self) -> list[ManifestStore]:
+        return self.known
+
+    def forget(self, pid: PartitionId) -> None:
+        self.forgotten.append(pid)
+        self.known = [manifest for manifest in self.known if manifest.keys.pid != pid]
+
+
+def reaper_of(bench: Bench, *manifests: ManifestStore) -> tuple[Reaper, Tier]:
+    tier = Tier(list(manifests))
+    trusted = TrustedClock(bench.clock)
+    return Reaper(tier, bench.store, metrics=bench.metrics, trusted=trusted, grace_ms=lambda: GRACE_MS), tier
+
+
+async def until_idle(reaper: Reaper) -> None:
+    for _ in range(1000):
+        if not await reaper.tick():
+            return
+    raise AssertionError("the reaper never rests")
+
+
+async def doom(bench: Bench, manifest: ManifestStore, start: int) -> None:
+    not_before = bench.clock.now_ms() + GRACE_MS
+    await manifest.commit(lambda root, pages: advance_start(root, start, pages, not_before_ms=not_before))
+
+
+def segments(bench: Bench) -> list[str]:
+    return sorted(key for key in bench.bucket.objects if key.endswith(".seg"))
+
+
+def test_the_doomed_go_after_their_grace_and_only_they() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(5)
+        before = segments(bench)
+        await doom(bench, manifest, 20)
+        reaper, _ = reaper_of(bench, manifest)
+        await asyncio.sleep(GRACE_MS / 1000 - 60)
+        await until_idle(reaper)
+        assert segments(bench) == before
+        await asyncio.sleep(120)
+        await until_idle(reaper)
+        assert segments(bench) == before[2:]
+        assert (await bench.root()).garbage == ()
+
+    with_bench(body)
+
+
+def test_a_clock_that_jumps_does_not_shorten_the_grace() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(3)
+        await doom(bench, manifest, 20)
+        reaper, _ = reaper_of(bench, manifest)
+        bench.clock.step(YEAR_MS)
+        await asyncio.sleep(GRACE_MS / 4000)
+        await until_idle(reaper)
+        assert len(segments(bench)) == 3
+
+    with_bench(body)
+
+
+def test_rows_of_archive_pages_go_too_and_then_the_page() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(330)
+        assert manifest.view is not None
+        assert manifest.view.archive, "the bench must reach the archive"
+        await doom(bench, manifest, 3290)
+        reaper, _ = reaper_of(bench, manifest)
+        for _ in range(4):
+            await asyncio.sleep(GRACE_MS / 1000 + 60)
+            await until_idle(reaper)
+            await doom(bench, manifest, 3290)
+        left = [key for key in sorted(bench.bucket.objects) if key.endswith((".seg", ".parquet"))]
+        assert left == [bench.keys().object(row.name) for row in (await bench.root()).entries]
+        assert len(left) == 1
+
+    with_bench(body)
+
+
+def test_a_store_that_refuses_keeps_the_list() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(3)
+        await doom(bench, manifest, 20)
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        bench.bucket.fail("delete", "unavailable", skip=1)
+        with pytest.raises(StoreUnavailable):
+            await reap(bench.store, manifest, now_ms=bench.clock.now_ms(), grace_ms=GRACE_MS)
+        assert len((await bench.root()).garbage) == 2
+        assert await reap(bench.store, manifest, now_ms=bench.clock.now_ms(), grace_ms=GRACE_MS) == 2
+        assert len(segments(bench)) == 1
+
+    with_bench(body)
+
+
+def test_a_failing_partition_does_not_hold_up_the_others_nor_the_tick() -> None:
+    async def body(bench: Bench) -> None:
+        other = PartitionId(PID.topic_id, 1)
+        manifests = [await bench.fill(3), await bench.fill(3, pid=other)]
+        for manifest in manifests:
+            await doom(bench, manifest, 20)
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        bench.bucket.fail("delete", "unavailable", pattern=bench.keys().prefix + "*", times=3)
+        reaper, _ = reaper_of(bench, *manifests)
+        await until_idle(reaper)
+        assert (await bench.root(other)).garbage == ()
+        assert len((await bench.root()).garbage) == 2
+        for _ in range(3):
+            await until_idle(reaper)
+        assert (await bench.root()).garbage == ()
+
+    with_bench(body)
+
+
+def test_a_deleted_topics_manifest_goes_last() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(4)
+        not_before = bench.clock.now_ms() + GRACE_MS
+        await manifest.commit(lambda root, _: mark_deleted(root, now_ms=0, not_before_ms=not_before))
+        reaper, tier = reaper_of(bench, manifest)
+        await until_idle(reaper)
+        assert len(segments(bench)) == 4
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        await until_idle(reaper)
+        await until_idle(reaper)
+        assert [key for key in bench.bucket.objects if "/data/" in key] == []
+        assert tier.forgotten == [PID]
+
+    with_bench(body)

@@ -1,0 +1,240 @@
+"""Orphans: seen twice, older than the grace, condemned by a commit, deleted by the reaper; everything else stays."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from compaction.orphans import Verdict
+from compaction.reaper import reap
+from compaction.reconcile import Reconciler
+from hotlog.kernel.errors import ForeignStore, PreconditionFailed
+from hotlog.kernel.ids import PartitionId
+from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
+from tests.sim.clock import HOUR_MS
+from tiering.keys import parse_key, segment_name
+from tiering.manifest_edits import advance_start, append, mark_deleted
+
+DAY_S = 86_400
+
+
+async def one_pass(reconciler: Reconciler) -> None:
+    await asyncio.sleep(3600)
+    for _ in range(1000):
+        if not await reconciler.tick():
+            return
+    raise AssertionError("a pass never ends")
+
+
+def test_an_orphan_goes_after_two_sights_and_two_graces() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(3)
+        orphan = await bench.orphan(30)
+        live = sorted(key for key in bench.bucket.objects if key != orphan)
+        reconciler = bench.reconciler()
+        await asyncio.sleep(2 * DAY_S)
+        await one_pass(reconciler)
+        assert (await bench.root()).garbage == (), "condemned at first sight"
+        await one_pass(reconciler)
+        (item,) = (await bench.root()).garbage
+        assert bench.keys().object(item.name) == orphan
+        assert orphan in bench.bucket.objects, "the reconciler deletes nothing itself"
+        manifest = bench.manifest()
+        await manifest.load()
+        assert await reap(bench.store, manifest, now_ms=bench.clock.now_ms(), grace_ms=GRACE_MS) == 0
+        await asyncio.sleep(GRACE_MS / 1000 + 1)
+        assert await reap(bench.store, manifest, now_ms=bench.clock.now_ms(), grace_ms=GRACE_MS) == 1
+        assert sorted(bench.bucket.objects) == live
+
+    with_bench(body)
+
+
+def test_young_newer_and_unclaimed_objects_stay() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(2, epoch=3)
+        newer = await bench.orphan(20, epoch=4)
+        unclaimed = await bench.orphan(0, pid=PartitionId(UUID(int=9), 4))
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        young = await bench.orphan(20)
+        await bench.store.put(f"{bench.cluster_id}/data/notes.txt", b"not ours")
+        for _ in range(4):
+            await one_pass(reconciler)
+        assert (await bench.root()).garbage == ()
+        assert {newer, unclaimed, young} <= set(bench.bucket.objects)
+        counts = {
+            verdict: bench.metrics.orphans.labels(verdict.value)._value.get() for verdict in Verdict if verdict.name != "LIVE"
+        }
+        assert (counts[Verdict.NEWER], counts[Verdict.UNCLAIMED], counts[Verdict.YOUNG]) == (1, 1, 1)
+
+    with_bench(body)
+
+
+def test_what_pages_and_garbage_name_is_no_orphan() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(330)
+        not_before = bench.clock.now_ms() + 30 * DAY_S * 1000
+        await manifest.commit(lambda root, pages: advance_start(root, 500, pages, not_before_ms=not_before))
+        view = manifest.view
+        assert view is not None
+        assert view.archive
+        assert view.garbage_ranges
+        before = set(bench.bucket.objects)
+        orphan = await bench.orphan(1000)
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        await one_pass(reconciler)
+        await one_pass(reconciler)
+        garbage = (await bench.root()).garbage
+        assert [bench.keys().object(item.name) for item in garbage] == [orphan]
+        assert before <= set(bench.bucket.objects)
+
+    with_bench(body)
+
+
+def test_a_late_or_lying_listing_condemns_nothing_live() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(20)
+        bench.bucket.weather.list_stale_seconds = 30 * DAY_S
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        for _ in range(5):
+            await one_pass(reconciler)
+            await bench.fill(2)
+        assert (await bench.root()).garbage == ()
+        assert bench.metrics.corruption.labels("missing-object")._value.get() == 0
+
+    with_bench(body)
+
+
+def test_a_commit_between_listing_and_judgement_saves_its_object() -> None:
+    """The very late writer: its object is old and was seen twice, and it commits while the pass runs."""
+
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(2)
+        root = await bench.root()
+        row = root.entries[-1]._replace(base_offset=20, end_offset=30, nonce="ab" * 16, epochs=((3, 20),))
+        key = bench.keys().object(row.name)
+        await bench.store.put(key, b"late")
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        await one_pass(reconciler)
+        await asyncio.sleep(3600)
+        task = asyncio.create_task(one_pass(reconciler))
+        await manifest.commit(lambda old, _: append(old, row, epoch=3))
+        await task
+        view = await bench.root()
+        assert row in view.entries
+        assert view.garbage == ()
+
+    with_bench(body)
+
+
+def test_a_row_whose_object_was_condemned_is_refused() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(2)
+        row = (await bench.root()).entries[-1]._replace(base_offset=20, end_offset=30, nonce="ab" * 16, epochs=((3, 20),))
+        await bench.store.put(bench.keys().object(row.name), b"late")
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        await one_pass(reconciler)
+        await one_pass(reconciler)
+        with pytest.raises(PreconditionFailed, match="condemned"):
+            await manifest.commit(lambda old, _: append(old, row, epoch=3))
+
+    with_bench(body)
+
+
+def test_a_foreign_bucket_is_not_touched() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(1)
+        with pytest.raises(ForeignStore, match="belongs to cluster"):
+            await bench.reconciler(cluster_id="other").tick()
+        del bench.bucket.objects["cluster"]
+        await asyncio.sleep(3600)
+        with pytest.raises(ForeignStore, match="no cluster marker"):
+            await bench.reconciler().tick()
+
+    with_bench(body)
+
+
+def test_stale_uploads_are_aborted_at_second_sight() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(1)
+        stale = bench.keys().object(segment_name(10, 3, "cd" * 16))
+        bench.bucket.start_upload(stale)
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        fresh = bench.keys().object(segment_name(10, 3, "ef" * 16))
+        bench.bucket.start_upload(fresh)
+        await one_pass(reconciler)
+        assert len(bench.bucket.uploads) == 2
+        await one_pass(reconciler)
+        assert [key for key, _ in bench.bucket.uploads] == [fresh]
+
+    with_bench(body)
+
+
+def test_a_missing_object_is_reported_and_a_late_listing_is_not() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(3)
+        reconciler = bench.reconciler()
+        await one_pass(reconciler)
+        assert bench.metrics.corruption.labels("missing-object")._value.get() == 0
+        del bench.bucket.objects[bench.keys().object((await bench.root()).entries[1].name)]
+        await one_pass(reconciler)
+        assert bench.metrics.corruption.labels("missing-object")._value.get() == 1
+
+    with_bench(body)
+
+
+def test_a_deleted_topic_nobody_hosts_is_buried_with_its_late_objects() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(3)
+        not_before = bench.clock.now_ms() + HOUR_MS
+        await manifest.commit(lambda root, _: mark_deleted(root, now_ms=0, not_before_ms=not_before))
+        await bench.orphan(30)
+        reconciler = bench.reconciler(hosted=False)
+        for _ in range(6):
+            await asyncio.sleep(DAY_S)
+            await one_pass(reconciler)
+        assert [key for key in bench.bucket.objects if parse_key(key) is not None] == []
+
+    with_bench(body)
+
+
+def test_a_store_that_goes_away_ends_the_pass_and_the_next_one_works() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(3)
+        orphan = await bench.orphan(30)
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        for op in ("get", "list", "list-uploads"):
+            bench.bucket.fail(op, "unavailable")
+        for _ in range(6):
+            try:
+                await one_pass(reconciler)
+            except Exception:
+                continue
+        (item,) = (await bench.root()).garbage
+        assert bench.keys().object(item.name) == orphan
+
+    with_bench(body)
+
+
+def test_one_partition_id_is_not_anothers() -> None:
+    async def body(bench: Bench) -> None:
+        others = [PartitionId(PID.topic_id, index) for index in range(1, 4)]
+        for pid in others:
+            await bench.fill(3, pid=pid)
+        orphan = await bench.orphan(100, pid=others[1])
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        await one_pass(reconciler)
+        await one_pass(reconciler)
+        found = {pid: [item.name for item in (await bench.root(pid)).garbage] for pid in others}
+        assert found == {others[0]: [], others[1]: [orphan.rsplit("/", 1)[1]], others[2]: []}
+
+    with_bench(body)
