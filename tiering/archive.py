@@ -15,13 +15,15 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
 from hotlog.world.ports import Buffer
-from tiering.manifest import Entry, PageRef, Totals, row_problem, span_problem, totals_of
+from tiering.keys import segment_name
+from tiering.manifest import NO_TIMESTAMP, Entry, PageRef, Totals, span_problem, totals_of
 
 PAGE_VERSION = 1
 _SCHEMA = pa.schema(
@@ -97,8 +99,25 @@ class Page:
         return None
 
     def totals(self, start: int, end: int) -> Totals:
-        """Sums over the rows that begin inside [start, end)."""
-        return totals_of(self.rows_between(start, end))
+        """Sums over the rows that begin inside [start, end); by column, since a merged page has many rows."""
+        part = self._part(start, end)
+        real = part.filter(pc.equal(part.column("hole"), ""))
+        sums = [pc.sum(part.column(name)).as_py() or 0 for name in ("size", "log_bytes", "records", "aborted")]
+        low, high = pc.min(real.column("min_timestamp")).as_py(), pc.max(part.column("max_timestamp")).as_py()
+        return Totals(
+            part.num_rows, sums[0], sums[1], sums[2], NO_TIMESTAMP if low is None else low, NO_TIMESTAMP if high is None else high,
+            sums[3], part.num_rows - real.num_rows,
+        )  # fmt: skip
+
+    def names_between(self, start: int, end: int) -> list[str]:
+        """Object names of the rows that begin inside [start, end)."""
+        part = self._part(start, end)
+        columns = (part.column(name).to_pylist() for name in ("base_offset", "epoch", "nonce", "hole"))
+        return [segment_name(base, epoch, nonce) for base, epoch, nonce, reason in zip(*columns, strict=True) if not reason]
+
+    def _part(self, start: int, end: int) -> Any:
+        first = bisect_left(self._bases, start)
+        return self._table.slice(first, bisect_left(self._bases, end) - first)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.rows())
@@ -155,6 +174,3 @@ def page_ref(rows: Sequence[Entry], body: bytes, *, nonce: str, level: int) -> P
     return PageRef(
         rows[0].base_offset, rows[0].base_offset, rows[-1].end_offset, nonce, level, len(body), crc32c(body), totals_of(rows)
     )
-
-
-__all__ = ["PAGE_VERSION", "Page", "build_page", "page_ref", "parse_page", "row_problem"]

@@ -39,7 +39,7 @@ def names_of(manifest: Manifest, items: Sequence[Garbage], pages: Pages) -> tupl
         page = pages.get(item.page.name)
         if page is None:
             raise NeedPage(item.page)
-        names += [row.name for row in page.rows_between(item.start_offset, item.end_offset) if not row.hole]
+        names += page.names_between(item.start_offset, item.end_offset)
     assert used.isdisjoint(names), "garbage is in use"
     return tuple(dict.fromkeys(names))
 

@@ -146,12 +146,19 @@ class ManifestStore:
 
     async def _spill(self, plan: SpillPlan) -> None:
         pages = {ref.name: await self.page(ref) for ref in plan.refs}
-        rows = rows_of(plan, pages)
-        body = build_page(self.keys.pid, rows) if self._disk is None else await self._disk.run(build_page, self.keys.pid, rows)
-        ref = page_ref(rows, body, nonce=self._entropy.uuid().hex, level=plan.level)
+        nonce = self._entropy.uuid().hex
+        if self._disk is None:
+            body, ref = self._page_of(plan, pages, nonce)
+        else:
+            body, ref = await self._disk.run(self._page_of, plan, pages, nonce)
         await self._store.put(self.keys.object(ref.name), body)
         not_before_ms = self._clock.now_ms() + self._grace_ms
         await self.commit(lambda manifest, _: apply_spill(manifest, plan, ref, not_before_ms=not_before_ms))
+
+    def _page_of(self, plan: SpillPlan, pages: Pages, nonce: str) -> tuple[bytes, PageRef]:
+        rows = rows_of(plan, pages)
+        body = build_page(self.keys.pid, rows)
+        return body, page_ref(rows, body, nonce=nonce, level=plan.level)
 
     async def remove(self) -> None:
         """Remove the manifest object of a deleted topic whose objects are all gone (checked against the newest root).

@@ -45,6 +45,7 @@ def test_pages_go_round(count: int, seed: int, holes: int) -> None:
         between = tuple(one for one in rows if start <= one.base_offset < end)
         assert page.rows_between(start, end) == between
         assert page.totals(start, end) == totals_of(between)
+        assert page.names_between(start, end) == [one.name for one in between if not one.hole]
         wanted = random.choice(rows).max_timestamp
         expected = next((one for one in rows if not one.hole and one.end_offset > start and one.max_timestamp >= wanted), None)
         assert page.row_reaching(wanted, start_offset=start) == expected

@@ -283,6 +283,26 @@ def test_look_ups_equal_a_full_scan_in_one_page(count: int, seed: int, cut: int)
         assert got == next(one for one in live if one.max_timestamp == top)
 
 
+def test_merged_pages_say_what_their_parts_said() -> None:
+    built = Built(11)
+    built.append(2300)
+    assert {ref.level for ref in built.manifest.archive} == {0, 1}
+    assert len(built.manifest.garbage) == 8, "the parts"
+    assert built.live() == built.rows
+    check(built.manifest)
+    random = Random(2)
+    for one in random.sample(built.rows, 40):
+        offset = random.randrange(one.base_offset, one.end_offset)
+        assert built.find(find_offset(built.manifest, offset), lambda page, ref, at=offset: page.row_covering(at)) == one
+    half = built.rows[900]
+    built.advance(half.base_offset)
+    assert built.live() == built.rows[900:]
+    assert built.manifest.archive[0].totals == totals_of(built.rows[900:1024])
+    objects = {one.name for one in built.rows[:900]}
+    assert objects <= built.doomed()
+    assert not {one.name for one in built.rows[900:]} & built.doomed()
+
+
 def test_root_stays_small_over_a_hundred_thousand_rows() -> None:
     """Numbers as long as they get, a topic name of 249 characters, garbage to the brim: below 64 KiB at every size."""
     random, largest, pages = Random(5), 0, 0
