@@ -19,14 +19,14 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
-from controller.records import Record, Replicas
+from controller.records import Record, Replicas, TopicCreated
 from controller.service import Controller
 from hotlog.apis import topic_rules as rules
 from hotlog.apis.cold_fetches import Fetches
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.hosting import Hosting, Partition
 from hotlog.coordinators.service import GroupCoordinator
-from hotlog.kernel.errors import AlreadyExists, Fenced, NotFound, Retry
+from hotlog.kernel.errors import AlreadyExists, Fenced, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import BROKER_KEYS, Settings
@@ -123,6 +123,8 @@ class Broker:
             await self.tier.start()
         async with self._lock:
             await self._reconcile()
+            await self._hosting.mend(self.image)
+            await self._reconcile()
         await self.groups.start()
         self.is_ready = True
 
@@ -177,13 +179,33 @@ class Broker:
             Refused, InvalidConfig: with Kafka's code and the reason.
         """
         wanted = rules.NewTopic(name, partitions, replication_factor, dict(configs or {}), assignments)
-        topic_id = self.entropy.uuid()
+        (outcome,) = await self.create_topics([wanted], validate_only=validate_only)
+        if isinstance(outcome, HotlogError):
+            raise outcome
+        return outcome
+
+    async def create_topics(
+        self, wanted: Sequence[rules.NewTopic], *, validate_only: bool = False
+    ) -> list[TopicImage | HotlogError]:
+        """Create several topics in one commit: for each, in order, the topic or why not.
+
+        Raises:
+            Refused: metadata cannot change now; none was created.  OutcomeUnknown.
+        """
+        named = [(topic, self.entropy.uuid()) for topic in wanted]
+        outcomes: list[TopicCreated | HotlogError] = []
+
+        def decide(image: ClusterImage) -> list[Record]:
+            nonlocal outcomes
+            outcomes = rules.plan_creates(image, named, self._scope())
+            return [record for record in outcomes if isinstance(record, TopicCreated)]
+
         if validate_only:
-            record = rules.plan_create(self.image, wanted, topic_id, self._scope())
-            return _as_image(record)
-        self._hosting.fresh.add(topic_id)
-        image = await self._commit(lambda image: [rules.plan_create(image, wanted, topic_id, self._scope())])
-        return image.topics_by_id[topic_id]
+            decide(self.image)
+            return [outcome if isinstance(outcome, HotlogError) else _as_image(outcome) for outcome in outcomes]
+        self._hosting.fresh.update(topic_id for _, topic_id in named)
+        image = await self._commit(decide)
+        return [outcome if isinstance(outcome, HotlogError) else image.topics_by_id[outcome.topic_id] for outcome in outcomes]
 
     async def delete_topic(self, topic_id: UUID) -> None:
         """Delete for clients now; both tiers' data follow (objects after their grace).

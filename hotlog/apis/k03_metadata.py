@@ -33,16 +33,28 @@ UNKNOWN_NAME = Refusal(ErrorCode.unknown_topic_or_partition, "")
 UNKNOWN_ID = Refusal(ErrorCode.unknown_topic_id, "")
 
 
-async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
-    """Answer for all topics, or for those asked for."""
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Answer for all topics, or for those asked for; waits only if one has to be created."""
     version = context.version
-    shapes = responses(KEY, version)
     if request.topics is None or (version < TOPICS_NULLABLE_FROM and not request.topics):
-        topics = [_known(broker, version, topic) for topic in broker.image.topics.values()]
-    else:
-        may_create = broker.settings.flag("auto.create.topics.enable")
-        may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
-        topics = [await _asked(broker, context, wanted, may_create) for wanted in request.topics]
+        return _answer(broker, version, [_known(broker, version, topic) for topic in broker.image.topics.values()])
+    may_create = broker.settings.flag("auto.create.topics.enable")
+    may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
+    topics = [_asked(broker, version, wanted, may_create) for wanted in request.topics]
+    if None in topics:
+        return _with_creation(broker, context, request, topics)
+    return _answer(broker, version, topics)
+
+
+async def _with_creation(broker: Broker, context: RequestContext, request: Any, topics: list[Any]) -> Any:
+    for place, (wanted, topic) in enumerate(zip(request.topics, topics, strict=True)):
+        if topic is None:
+            topics[place] = await _created(broker, context, wanted.name)
+    return _answer(broker, context.version, topics)
+
+
+def _answer(broker: Broker, version: int, topics: list[Any]) -> Any:
+    shapes = responses(KEY, version)
     host, port = broker.advertised
     return shapes.MetadataResponse(
         throttle_time=NO_THROTTLE,
@@ -55,8 +67,8 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     )
 
 
-async def _asked(broker: Broker, context: RequestContext, wanted: Any, may_create: bool) -> Any:
-    version = context.version
+def _asked(broker: Broker, version: int, wanted: Any, may_create: bool) -> Any:
+    """One topic's answer; None if it is to be created first."""
     name, topic_id = wanted.name, getattr(wanted, "topic_id", None)
     if topic_id is not None:
         topic = broker.topic_by_id(topic_id)
@@ -68,9 +80,7 @@ async def _asked(broker: Broker, context: RequestContext, wanted: Any, may_creat
         parse_topic_name(name)
     except Invalid as problem:
         return _missing(version, name, None, Refusal(ErrorCode.invalid_topic_exception, str(problem)))
-    if not may_create:
-        return _missing(version, name, None, UNKNOWN_NAME)
-    return await _created(broker, context, name)
+    return None if may_create else _missing(version, name, None, UNKNOWN_NAME)
 
 
 async def _created(broker: Broker, context: RequestContext, name: str) -> Any:

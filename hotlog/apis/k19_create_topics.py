@@ -2,13 +2,14 @@
 
 Versions 2 to 7: the error in words from 1, the created configuration from 5 (KIP-525), the topic id from 7 (KIP-516).
 
-Invariants: topics are judged one by one, in the order asked; a name given twice is refused both times and creates nothing;
+Invariants: topics are judged one by one, in the order asked, and those accepted are one commit; a name given twice is refused both times and creates nothing;
 `validate_only` changes nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -18,6 +19,7 @@ from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.config_entries import topic_entries
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.apis.topic_rules import NewTopic
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
@@ -27,28 +29,35 @@ KEY = 19
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
-    """Create each topic."""
+    """Create all topics in one commit."""
     counts = Counter(wanted.name for wanted in request.topics)
+    parsed = [_parse(wanted, counts[wanted.name]) for wanted in request.topics]
+    sound = [wanted for wanted in parsed if isinstance(wanted, NewTopic)]
+    outcomes: Iterator[TopicImage | Exception]
+    try:
+        outcomes = iter(await broker.create_topics(sound, validate_only=request.validate_only) if sound else [])
+    except Exception as problem:
+        outcomes = iter([problem] * len(sound))
     results = []
-    for wanted in request.topics:
-        try:
-            if counts[wanted.name] > 1:
-                raise Refused(
-                    ErrorCode.invalid_request, f"topic {wanted.name!r} is named {counts[wanted.name]} times in one request"
-                )
-            topic = await broker.create_topic(
-                wanted.name,
-                wanted.num_partitions,
-                _configs(wanted),
-                replication_factor=wanted.replication_factor,
-                assignments=[(part.partition_index, tuple(part.broker_ids)) for part in wanted.assignments],
-                validate_only=request.validate_only,
-            )
-        except Exception as problem:
-            results.append(_failed(context, wanted.name, problem))
+    for wanted, parse in zip(request.topics, parsed, strict=True):
+        outcome = next(outcomes) if isinstance(parse, NewTopic) else parse
+        if isinstance(outcome, Exception):
+            results.append(_failed(context, wanted.name, outcome))
         else:
-            results.append(_created(broker, context, topic))
+            results.append(_created(broker, context, outcome))
     return responses(KEY, context.version).CreateTopicsResponse(throttle_time=NO_THROTTLE, topics=tuple(results))
+
+
+def _parse(wanted: Any, times: int) -> NewTopic | Refused:
+    """The topic that is wanted, or why it cannot be meant."""
+    if times > 1:
+        return Refused(ErrorCode.invalid_request, f"topic {wanted.name!r} is named {times} times in one request")
+    try:
+        configs = _configs(wanted)
+    except Refused as refused:
+        return refused
+    assignments = [(part.partition_index, tuple(part.broker_ids)) for part in wanted.assignments]
+    return NewTopic(wanted.name, wanted.num_partitions, wanted.replication_factor, configs, assignments)
 
 
 def _configs(wanted: Any) -> dict[str, str | None]:

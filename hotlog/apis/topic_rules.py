@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from controller.image import ALL_BROKERS, ClusterImage, TopicImage
+from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
 from controller.records import (
     BrokerConfigsChanged,
     PartitionsAdded,
@@ -27,7 +27,7 @@ from controller.records import (
 )
 from hotlog.apis.error_codes import Refused
 from hotlog.kernel.configdef import ConfigKey
-from hotlog.kernel.errors import Invalid, InvalidConfig
+from hotlog.kernel.errors import HotlogError, Invalid, InvalidConfig
 from hotlog.kernel.ids import parse_topic_name
 from hotlog.kernel.limits import PARTITIONS_PER_BROKER_MAX, PARTITIONS_PER_TOPIC_MAX
 from hotlog.kernel.settings import BROKER_KEYS, Settings
@@ -37,6 +37,8 @@ GROUPS_TOPIC = "__consumer_offsets"
 INTERNAL_TOPICS = frozenset({GROUPS_TOPIC, "__transaction_state"})
 # As Kafka's GroupMetadataManager: compacted, and here never tiered (it is small, and the newest value is what counts).
 GROUPS_TOPIC_CONFIGS = {"cleanup.policy": "compact", "segment.bytes": "104857600", "remote.storage.enable": "false"}
+
+CONFIG_CHARS_MAX = 1024
 
 SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3  # IncrementalAlterConfigs operations (KIP-339)
 
@@ -73,6 +75,7 @@ def topic_config(configs: Mapping[str, str | None], settings: Settings) -> Topic
     Raises:
         InvalidConfig
     """
+    _check_sizes(configs)
     defaults = settings.topic_defaults()
     if not settings.flag("remote.log.storage.system.enable"):
         if str(configs.get("remote.storage.enable")).lower() == "true":
@@ -81,6 +84,13 @@ def topic_config(configs: Mapping[str, str | None], settings: Settings) -> Topic
             )
         defaults["remote.storage.enable"] = False
     return TopicConfig.resolve(configs, defaults)
+
+
+def _check_sizes(configs: Mapping[str, str | None]) -> None:
+    """Values are kept as they were given, in an object of bounded size."""
+    for name, text in configs.items():
+        if text is not None and len(text) > CONFIG_CHARS_MAX:
+            raise InvalidConfig(f"{name[:100]} has a value of {len(text)} characters; at most {CONFIG_CHARS_MAX} are allowed")
 
 
 def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Scope) -> TopicCreated:
@@ -106,6 +116,20 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
         configs=dict(sorted(config.overrides.items())),
         created_ms=scope.now_ms,
     )
+
+
+def plan_creates(image: ClusterImage, wanted: Sequence[tuple[NewTopic, UUID]], scope: Scope) -> list[TopicCreated | HotlogError]:
+    """For each topic, in order, the record that creates it or why not; each is judged with those before it in place."""
+    outcomes: list[TopicCreated | HotlogError] = []
+    for topic, topic_id in wanted:
+        try:
+            record = plan_create(image, topic, topic_id, scope)
+        except HotlogError as refusal:
+            outcomes.append(refusal)
+        else:
+            outcomes.append(record)
+            image = fold(image, [record])
+    return outcomes
 
 
 def _check_name(image: ClusterImage, name: str) -> None:
@@ -235,6 +259,7 @@ def plan_broker_configs(image: ClusterImage, node_id: int, wanted: Mapping[str, 
     """
     if node_id not in (ALL_BROKERS, scope.node_id):
         raise Refused(ErrorCode.invalid_request, f"broker {node_id} does not exist; the only broker is {scope.node_id}")
+    _check_sizes(wanted)
     own: dict[str, str] = {}
     for name, text in wanted.items():
         key = BROKER_KEYS.get(name)

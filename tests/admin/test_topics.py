@@ -314,3 +314,28 @@ async def test_describe_topic_partitions_pages_through_everything_once(tmp_path:
         assert [(t.name, t.error_code) for t in one.topics] == [
             ("b", ErrorCode.none), ("zz", ErrorCode.unknown_topic_or_partition),
         ]  # fmt: skip
+
+
+async def test_many_topics_of_one_request_are_one_commit(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        shapes = request(19, 7)
+
+        def topic(name: str, partitions: int = 1):
+            return shapes.CreatableTopic(name=name, num_partitions=partitions, replication_factor=1, assignments=(), configs=())
+
+        before = broker.image.offset
+        topics = (topic("a.b"), topic("bad", 0), topic("a_b"), topic("c"), topic("d", 3))
+        reply = await Door(broker).call(19, 7, shapes.CreateTopicsRequest(topics=topics, timeout=MINUTE, validate_only=False))
+        assert [(found.name, found.error_code) for found in reply.topics] == [
+            ("a.b", ErrorCode.none), ("bad", ErrorCode.invalid_partitions), ("a_b", ErrorCode.invalid_topic_exception),
+            ("c", ErrorCode.none), ("d", ErrorCode.none),
+        ]  # fmt: skip
+        assert broker.image.offset == before + 3
+        assert sorted(broker.image.topics) == ["a.b", "c", "d"]
+
+
+async def test_a_value_too_long_to_keep_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        refused = await create(Door(broker), "clicks", configs=[("retention.ms", " " * 5000 + "5")])
+        assert refused.error_code is ErrorCode.invalid_config
+        assert "5001" in refused.error_message

@@ -1,0 +1,79 @@
+"""Committed offsets through a crash at every call of the disk, with and without loss of power, checkpoints included."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from hotlog.coordinators import offset_log
+from hotlog.coordinators.offset_log import OffsetLog
+from hotlog.coordinators.offset_records import OffsetKey, OffsetValue
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.manager import LogManager
+from tests.sim.clock import SimClock
+from tests.sim.disk import Machine, SimDisk
+from tests.sim.entropy import SimEntropy, stream
+from tests.sim.fuse import Crashed, Fuse
+from tests.sim.loop import SimLoop, cancel_tasks, run
+from tests.sim.trace import Trace
+
+TP = TopicPartition("__consumer_offsets", 0)
+SETTINGS = Settings.resolve({"hotlog.disk.reserve.bytes": "0"})
+CONFIG = TopicConfig.resolve({"cleanup.policy": "compact", "file.delete.delay.ms": "0"}, SETTINGS.topic_defaults())
+PARTITIONS = 3
+
+
+async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict[int, int]) -> None:
+    """One process: replay, hold what was acked against it, commit some more."""
+    manager = LogManager(clock, disk, SimEntropy(1), SETTINGS, Metrics(), "/data")
+    await manager.open(config_of=lambda tp: CONFIG)
+    log = manager.get(TP) or await manager.create(TP, UUID(int=1), CONFIG)
+    table = OffsetLog(log, clock)
+    await table.replay()
+    for partition, offset in acked.items():
+        found = table.offset("g", "clicks", partition)
+        assert found is not None, "an acked commit is there"
+        assert offset <= found.offset <= said[partition], "and nothing older, and nothing that was never said"
+    for number in range(8):
+        partition = number % PARTITIONS
+        said[partition] = offset = said.get(partition, 0) + 1
+        await table.append([(OffsetKey("g", "clicks", partition), OffsetValue(offset, -1, "m" * 200, clock.now_ms()))])
+        assert table.offset("g", "clicks", partition) is not None
+        acked[partition] = offset
+        await table.checkpoint_if_long()
+    await manager.close()
+
+
+@pytest.mark.parametrize("is_power_lost", [False, True])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_crash_at_every_call_loses_no_acked_commit(seed: int, is_power_lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 900)
+
+    async def main(loop: SimLoop) -> None:
+        clock, trace = SimClock(loop), Trace(loop)
+        disk = SimDisk(Machine(stream(seed, "disk")), clock, trace, Fuse())
+        said: dict[int, int] = {}
+        acked: dict[int, int] = {}
+        at = 1
+        while True:
+            fuse = Fuse(at)
+            disk = disk.lose_power(fuse) if is_power_lost else disk.kill(fuse)
+            living = asyncio.create_task(life(disk, clock, said, acked))
+            dying = asyncio.create_task(fuse.wait())
+            await asyncio.wait([living, dying], return_when=asyncio.FIRST_COMPLETED)
+            if not fuse.blown:
+                living.result()
+                break
+            if living.done() and not isinstance(living.exception(), (Crashed, type(None))):
+                living.result()
+            await cancel_tasks(loop)
+            at += 1
+        assert at > 100, "there were many places to die"
+        assert min(acked.values()) > 10
+
+    run(main)
