@@ -197,5 +197,8 @@ def test_the_meter_is_bounded() -> None:
     for _ in range(MONTHS_KEPT + 5):
         small.add("x", "upload", "put", "ok")
         clock.ms += 31 * 24 * 3600 * 1000
-    assert len({row[0] for row in json.loads(small.encode())["rows"]}) == MONTHS_KEPT
+    kept = json.loads(small.encode())
+    assert len({row[0] for row in kept["rows"]}) == MONTHS_KEPT
+    assert month_of(kept["since_ms"]) == min(row[0] for row in kept["rows"]), "the window starts where the counts do"
+    assert small.since_ms == kept["since_ms"]
     assert month_of(0) == "1970-01"

@@ -139,6 +139,16 @@ def test_a_call_that_always_hangs_ends_at_the_total_deadline() -> None:
     assert play(story) <= 120.0
 
 
+def test_deadlines_can_be_shortened_but_not_stretched() -> None:
+    async def story(retrier: Retrier, jitter: Jitter) -> None:
+        with pytest.raises(StoreUnavailable):
+            await retrier.within(7.0).run("x", Played("hang"))
+        assert asyncio.get_running_loop().time() == 7.0
+        assert retrier.within(1e9).policy == retrier.policy
+
+    play(story)
+
+
 def test_the_reason_of_the_last_fair_attempt_is_told() -> None:
     async def story(retrier: Retrier, jitter: Jitter) -> None:
         with pytest.raises(StoreUnavailable, match="503"):

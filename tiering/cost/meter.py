@@ -80,7 +80,7 @@ class Meter:
 
     @property
     def since_ms(self) -> int:
-        """Wall time of the first count in the file, ms since the epoch."""
+        """Wall time from which on everything was counted, ms since the epoch."""
         return self._since_ms
 
     def add(self, topic: str, purpose: str, kind: Kind, outcome: str, *, sent: int = 0, received: int = 0) -> None:
@@ -107,9 +107,13 @@ class Meter:
         )
 
     def encode(self) -> bytes:
-        """The file's content: JSON, one list per line of the meter."""
-        months = sorted({line.month for line in self._counts})[-MONTHS_KEPT:]
-        rows = [[*row.line, row.requests, row.bytes_sent, row.bytes_received] for row in self.rows() if row.line.month in months]
+        """The file's content: JSON, one list per line of the meter.  Months beyond MONTHS_KEPT are forgotten here."""
+        months = sorted({line.month for line in self._counts})
+        if len(months) > MONTHS_KEPT:
+            oldest = months[-MONTHS_KEPT]
+            self._counts = {line: count for line, count in self._counts.items() if line.month >= oldest}
+            self._since_ms = max(self._since_ms, int(datetime.strptime(oldest + " +0000", "%Y-%m %z").timestamp() * 1000))
+        rows = [[*row.line, row.requests, row.bytes_sent, row.bytes_received] for row in self.rows()]
         return json.dumps({"format": _FORMAT, "version": _VERSION, "since_ms": self._since_ms, "rows": rows}).encode()
 
     async def load(self) -> None:

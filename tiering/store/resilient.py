@@ -63,6 +63,12 @@ class Retrier:
         self._clock = clock
         self._entropy = entropy
 
+    def within(self, seconds: float) -> Retrier:
+        """The same with shorter deadlines."""
+        policy = self.policy
+        shorter = policy._replace(attempt=min(policy.attempt, seconds), total=min(policy.total, seconds))
+        return Retrier(shorter, self._clock, self._entropy)
+
     async def run(self, what: str, call: Callable[[], Awaitable[T]], *, moved: int = 0, conditional: bool = False) -> T:
         """`call()` until it succeeds, fails for good, or time is up.  `what` names it in messages.
 
@@ -139,6 +145,10 @@ class ResilientStore:
         """A view that uploads in parts by other limits; the same where the form has no parts."""
         inner = self._store
         return ResilientStore(inner.limited(limits), self._retrier) if isinstance(inner, InParts) else self
+
+    def within(self, seconds: float) -> ResilientStore:
+        """A view whose calls give up after `seconds` at the latest (longer by what their bytes need)."""
+        return ResilientStore(self._store, self._retrier.within(seconds))
 
     async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
         return await self._retrier.run(
