@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tracemalloc
 
 import pytest
 
@@ -307,3 +308,27 @@ async def test_unconditional_writes_race_without_harm(store: ObjectStore) -> Non
     bodies = [bytes([number]) * 100_000 for number in range(8)]
     await asyncio.gather(*(store.put("same", body) for body in bodies))
     assert bytes((await store.get("same")).data) in bodies
+
+
+class ZeroSource:
+    """Many bytes that are nowhere until they are asked for."""
+
+    size = 60 * MiB
+
+    async def read(self, start: int, end: int) -> bytes:
+        return bytes(end - start)
+
+
+@pytest.mark.parametrize("limits", [UploadLimits(), UploadLimits(5 * MiB, 20 * MiB, 2)], ids=["one PUT", "parts"])
+async def test_a_large_object_is_streamed_never_held(minio_url: str, open_test_store: OpenStore, limits: UploadLimits) -> None:
+    store = await open_test_store(minio_url)
+    assert isinstance(store, ResilientStore)
+    await store.put("warm", b"x")  # what the client loads once is not this upload's
+    tracemalloc.start()
+    try:
+        await store.limited(limits).put_source("large.seg", ZeroSource())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (await store.head("large.seg")).size == ZeroSource.size
+    assert peak < 32 * MiB
