@@ -71,6 +71,7 @@ class Weather:
     conflict: float = 0.0
     kept: float = 0.0
     slow: float = 0.0
+    hang: float = 0.0
     latency_seconds: float = 0.01
     slow_seconds: float = 30.0
     list_stale_seconds: float = 0.0
@@ -110,7 +111,7 @@ class Bucket:
         weather, draw = self.weather, self.random.random()
         if weather.down:
             return "unavailable"
-        shares = [("unavailable", weather.unavailable), ("lost", weather.lost), ("slow", weather.slow)]
+        shares = [("unavailable", weather.unavailable), ("lost", weather.lost), ("slow", weather.slow), ("hang", weather.hang)]
         if conditional:
             shares.append(("conflict", weather.conflict))
         if op == "delete":

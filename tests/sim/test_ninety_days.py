@@ -7,12 +7,13 @@ import os
 
 import pytest
 
-from tests.sim.clock import DAY_MS, HOUR_MS
+from tests.sim.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.sim.traffic import TopicPlan, Traffic, check_settled
 from tests.sim.world import Life, SimWorld, simulate
 
 SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
 GRACE_MS = 12 * HOUR_MS
+STEP_MS = 10 * MINUTE_MS
 SETTINGS = {
     "hotlog.garbage.grace.ms": str(GRACE_MS),
     "hotlog.reconcile.interval.ms": str(6 * HOUR_MS),
@@ -45,19 +46,22 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
         await life.node.open()
         await traffic.ensure_topics(life)
         if world.lives % 4 == 1 and not world.bucket.weather.down:
-            await traffic.check(life)
+            await traffic.check(life, slack_ms=2 * STEP_MS)
         while hours < days * 24:
             world.bucket.weather.down = storms and 40 * 24 <= hours < 42 * 24
             await asyncio.sleep(3600 - world.loop.time() % 3600)
             await traffic.produce(life)
             await life.beat()
             hours += 1
+            if storms and hours % 24 == 0:
+                set_clock(world, random.choice((-STEP_MS, 0, STEP_MS)))
             if hours % 240 == 0 and not world.bucket.weather.down:
-                await traffic.check(life)
+                await traffic.check(life, slack_ms=2 * STEP_MS)
 
     if storms:
         weather = world.bucket.weather
-        weather.unavailable, weather.lost, weather.conflict, weather.kept, weather.slow = 0.02, 0.01, 0.01, 0.02, 0.005
+        weather.unavailable, weather.lost, weather.conflict, weather.kept = 0.02, 0.01, 0.01, 0.02
+        weather.slow, weather.hang = 0.005, 0.003
     while True:
         life = world.begin(at=random.choice((random.randint(1, 300), random.randint(200, 4000), random.randint(1000, 20_000))))
         finished = await life.run(live)
@@ -67,16 +71,23 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
     await settle(world, traffic)
 
 
+def set_clock(world: SimWorld, off_ms: int) -> None:
+    """Somebody sets the broker's clock: it is `off_ms` from the true time now."""
+    true_ms = world.store_clock.now_ms()
+    world.clock.step(true_ms + off_ms - world.clock.now_ms())
+
+
 async def settle(world: SimWorld, traffic: Traffic) -> None:
     """Fair weather for five graces: then nothing may be out of place."""
-    for name in ("unavailable", "lost", "conflict", "kept", "slow"):
+    for name in ("unavailable", "lost", "conflict", "kept", "slow", "hang"):
         setattr(world.bucket.weather, name, 0.0)
+    set_clock(world, 0)
     life = await world.boot()
     for _ in range(5 * GRACE_MS // HOUR_MS):
         await asyncio.sleep(3600)
         await traffic.produce(life)
         await life.beat()
-    await traffic.check(life)
+    await traffic.check(life, slack_ms=2 * STEP_MS)
     check_settled(world, grace_ms=GRACE_MS)
     for plan, partition, ledger in traffic.partitions(life):
         late_ms = plan.retention_ms + 12 * HOUR_MS + 2 * HOUR_MS

@@ -81,9 +81,9 @@ class Traffic:
                     break
                 self.world.trace.add("client", f"{ledger.name} batch {one.number} at {one.base_offset}")
 
-    async def check(self, life: Life, *, now_ms: int | None = None) -> None:
-        """Everything clients were promised, now."""
-        now_ms = self.world.clock.now_ms() if now_ms is None else now_ms
+    async def check(self, life: Life, *, slack_ms: int = 0) -> None:
+        """Everything clients were promised, now; `slack_ms` is how far the clock was set to and fro."""
+        now_ms = self.world.clock.now_ms() + slack_ms
         for plan, partition, ledger in self.partitions(life):
             await self._check_one(partition, ledger)
             if "retention.bytes" not in plan.configs:
