@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.bench.settings import COLD_SEGMENT_BYTES, MESSAGE_BYTES, PARTITIONS
+from tests.bench.store_rate import store_rate
 from tests.bench.targets import Hotlog, TargetFailed
 from tests.bench.wire import Connection, list_offset
 from tests.fixtures.minio import minio_server
@@ -37,10 +39,11 @@ Client = Callable[..., dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStore:
-    """An object store for cold replay: what it is, where, and the credentials a broker needs for it."""
+    """An object store for cold replay: what it is, where, what bare GETs reach (GB/s), and credentials for a broker."""
 
     kind: str
     url: str
+    rate: float | None
     environment: Mapping[str, str]
 
     def fresh_url(self) -> str:
@@ -53,10 +56,12 @@ class ColdStore:
 def cold_store(url: str, folder: Path) -> Iterator[ColdStore]:
     """The store at `url` with the caller's own credentials, or a MinIO started for this run where `url` is empty."""
     if url:
-        yield ColdStore(kind=urlsplit(url).scheme, url=url, environment={})
+        is_s3 = urlsplit(url).scheme == "s3"
+        yield ColdStore(kind=url, url=url, rate=store_rate(url, os.environ) if is_s3 else None, environment={})
         return
     with minio_server(folder) as server:
-        yield ColdStore(kind=server.kind, url=server.url(server.make_bucket()), environment=server.environment())
+        url, environment = server.url(server.make_bucket()), server.environment()
+        yield ColdStore(kind=server.kind, url=url, rate=store_rate(url, environment), environment=environment)
 
 
 def measure_cold_replay(target: Hotlog, size: int, client: Client) -> dict[str, float]:

@@ -34,6 +34,7 @@ ROWS: Sequence[tuple[str, str, str, bool, str]] = (
     (Workload.LATENCY, "p99_ms", "latency p99, ms", False, "<= 1"),
     (Workload.LATENCY, "p999_ms", "latency p99.9, ms", False, ""),
     (Workload.LATENCY, "broker_cpu_s", "broker CPU during the latency run, s", False, ""),
+    ("idle", "machine_busy_percent", "machine busy before the round (other work too), %", False, ""),
     ("idle", "rss_mib", "RSS idle, MiB", False, "< 0.33"),
     ("load", "rss_mib", "RSS peak under load, MiB", False, "< 0.33"),
     (Workload.STARTUP, "seconds", "start-up with many partitions, s", False, ""),

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.bench.cold import COLD_SETTINGS, ColdStore, measure_cold_replay
 from tests.bench.settings import MESSAGE_BYTES, PARTITIONS, BenchSettings, Durability, MiB, Workload
 from tests.bench.targets import ApacheKafka, Hotlog, Target, wait_partitions
@@ -109,7 +111,8 @@ class Runner:
         with self._fresh(name, durability) as target:
             target.start()
             time.sleep(IDLE_SECONDS)
-            self._note(name, durability, number, "idle", {"rss_mib": target.rss_bytes() / 2**20})
+            idle = {"rss_mib": target.rss_bytes() / 2**20, "machine_busy_percent": psutil.cpu_percent(IDLE_SECONDS)}
+            self._note(name, durability, number, "idle", idle)
             self._warm(target)
             peak = 0.0
             for workload in [each for each in Workload if each in measured]:
@@ -179,6 +182,8 @@ class Runner:
             assert isinstance(target, Hotlog)
             self.descriptions["cold replay from"] = self.store.kind
             metrics = measure_cold_replay(target, self.settings.cold_bytes, _client)
+            if self.store.rate is not None:
+                metrics["store_bare_get_gb_per_s"] = self.store.rate
             self._note("hotlog", Durability.PAGE_CACHE, number, Workload.COLD_REPLAY, metrics)
 
     def _note(self, name: str, durability: Durability, number: int, workload: str, metrics: dict[str, float]) -> None:
