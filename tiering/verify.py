@@ -191,10 +191,9 @@ class _Walker:
         report.records += row.records
 
     async def _footer(self, key: str, row: Entry) -> Footer:
-        size = (await self._store.head(key)).size
-        if size != row.size:
-            raise Corrupt(f"{key} has {size} bytes, the manifest says {row.size}")
         blob = await self._store.get(key, row.footer_position, row.size)
+        if blob.size != row.size:
+            raise Corrupt(f"{key} has {blob.size} bytes, the manifest says {row.size}")
         footer = parse_footer(blob.data, where=key)
         check_identity(footer.trailer, self._keys.pid, row.base_offset, row.end_offset, row.nonce, where=key)
         found = (

@@ -11,7 +11,8 @@ import pytest_asyncio
 
 from hotlog.kernel.errors import NotFound, StoreUnavailable
 from hotlog.kernel.ids import PartitionId
-from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, Node, fill, node
+from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
+from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, Node, fill, node, tiered
 from tiering.keys import PartitionKeys
 from tiering.manifest import Manifest
 from tiering.manifest_edits import mark_deleted
@@ -53,9 +54,11 @@ async def test_a_sound_partition(here: Node) -> None:
     assert (report.object_bytes, report.log_bytes_proven) == (manifest.totals.object_bytes, manifest.totals.log_bytes)
     assert report.batches == manifest.totals.records // 3
     assert seen[-1] == (report.objects, report.objects)
+    here.faults.log.clear()
     quick = await verify(here, deep=False)
     assert quick.is_sound
     assert quick.log_bytes_proven == 0
+    assert len(here.faults.log) == 1 + len(manifest.entries), "one request for the root, one an object"
 
 
 async def test_no_manifest_is_told_from_a_lost_one(here: Node) -> None:
@@ -145,13 +148,13 @@ async def test_a_commit_meanwhile_is_not_damage(here: Node) -> None:
         def bind(self, **_: object) -> Meanwhile:
             return self
 
-        async def head(self, key: str) -> object:
+        async def get(self, key: str, start: int = 0, end: int | None = None) -> object:
             nonlocal is_done
             if key == KEYS.object(doomed.name) and not is_done:
                 is_done = True
                 await cold.advance_start(doomed.end_offset)
                 await here.store.delete([key])
-            return await here.store.head(key)
+            return await here.store.get(key, start, end)
 
     report = await verify_partition(Meanwhile(), CLUSTER, PID)  # type: ignore[arg-type]
     assert is_done
@@ -172,3 +175,23 @@ async def test_described_manifest_is_plain(here: Node) -> None:
     assert plain["end_offset"] == manifest.end_offset
     assert PartitionKeys(CLUSTER, PID).object(plain["entries"][0]["name"]) == KEYS.object(manifest.entries[0].name)
     assert plain["totals"]["rows"] == len(manifest.entries)
+
+
+async def test_batches_across_chunks_and_ranges_are_proven(tmp_path: Path) -> None:
+    """A log part of several GETs: batches lie across chunk and range borders, and a flip in any of them is found."""
+    async with node(tmp_path, config=tiered(**{"segment.bytes": str(24 << 20)})) as big:
+        log = await big.create()
+        await fill(log, 30, records=1, value_bytes=900_000)
+        await big.attach(log)
+        await big.copy_all()
+        manifest = await manifest_of(big)
+        (row,) = manifest.entries
+        assert row.log_bytes > RANGE_BYTES_MAX + CHUNK_BYTES
+        report = await verify(big)
+        assert report.is_sound
+        assert report.batches == row.records
+        for position in (CHUNK_BYTES - 1, CHUNK_BYTES, RANGE_BYTES_MAX - 1, RANGE_BYTES_MAX, row.log_bytes - 1):
+            await change(big, KEYS.object(row.name), position)
+            assert [problem.kind for problem in (await verify(big)).problems] == ["damaged"]
+            await change(big, KEYS.object(row.name), position)
+        assert (await verify(big)).is_sound
