@@ -134,6 +134,14 @@ class Fetches:
 
         self.sessions = FetchSessions(lambda: broker.settings.number("max.incremental.fetch.session.cache.slots"), new_id)
         self.cold = ColdFetches()
+        self.backlog_bytes = 0  # of replies that slow clients have not taken; kept by the connections
+        self._broker = broker
+
+    def bytes_max(self, wanted: int) -> int:
+        """What a fetch that wants `wanted` bytes may be answered with: less as slow clients fill hotlog.queued.max.response.bytes."""
+        settings = self._broker.settings
+        room = settings.number("hotlog.queued.max.response.bytes") - self.backlog_bytes
+        return max(min(wanted, settings.number("fetch.max.bytes"), room // 4), 1)
 
     async def close(self) -> None:
         """Cancel cold reads in flight."""

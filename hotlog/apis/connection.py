@@ -62,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
         self._slots: deque[Slot] = deque()  # bounded by the frames and by write_paused
         self._waiting: dict[asyncio.Task[None], Slot] = {}
         self._held = 0
+        self._backlog = 0  # bytes of replies that the peer has not taken, as of the last pause
         self._is_busy = False  # a handler that keeps order is being waited for
         self._is_working = False
         self._is_read_paused = False
@@ -82,6 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         self._frames.clear()
         self._listener.release(self._held)
         self._held = 0
+        self._clear_backlog()
         for task, slot in list(self._waiting.items()):
             if slot.door.api.ends_with_connection:
                 task.cancel()
@@ -111,10 +113,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
+        if self.transport is not None:
+            self._backlog = self.transport.get_write_buffer_size()
+            self._listener.broker.fetches.backlog_bytes += self._backlog
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
+        self._clear_backlog()
         self._work()
+
+    def _clear_backlog(self) -> None:
+        self._listener.broker.fetches.backlog_bytes -= self._backlog
+        self._backlog = 0
 
     # Reading on and off
 

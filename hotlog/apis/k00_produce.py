@@ -51,14 +51,15 @@ class _Plan(NamedTuple):
 def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> Any:
     """Append every partition's batch; the reply may come `Later`."""
     plans = [_plan_topic(broker, context, request, topic) for topic in request.topics]
-    if broker.settings.text("hotlog.batch.inspect") == "compressed":
+    depth = broker.settings.text("hotlog.batch.inspect")
+    if depth != "header":
         rest: list[tuple[_Plan, int]] = []
         for plan in plans:
             for at, batch in enumerate(plan.batches):
-                if batch.refusal is None and not _inspect_inline(plan, at, batch):
+                if batch.refusal is None and not _inspect_inline(plan, at, batch, depth == "records"):
                     rest.append((plan, at))
         if rest:
-            return _inspect_then_append(broker, context, request, plans, rest)
+            return _inspect_then_append(broker, context, request, plans, rest, depth == "records")
     return _append(broker, context, request, plans)
 
 
@@ -109,25 +110,30 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
     return headers
 
 
-def _inspect_inline(plan: _Plan, at: int, batch: _Batch) -> bool:
+def _inspect_inline(plan: _Plan, at: int, batch: _Batch, is_thorough: bool) -> bool:
     """False: too much for the event loop."""
     assert batch.records is not None
     try:
-        return inspect(batch.records, batch.headers[0], is_inline=True)
+        return inspect(batch.records, batch.headers[0], is_inline=True, is_thorough=is_thorough)
     except Exception as error:
         plan.batches[at] = batch._replace(refusal=error)
         return True
 
 
 async def _inspect_then_append(
-    broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan], rest: list[tuple[_Plan, int]]
+    broker: Broker,
+    context: RequestContext,
+    request: ProduceRequest,
+    plans: list[_Plan],
+    rest: list[tuple[_Plan, int]],
+    is_thorough: bool,
 ) -> Any:
     """Look into the larger compressed batches off the loop; the connection's next request waits, so order is kept."""
     for plan, at in rest:
         batch = plan.batches[at]
         assert batch.records is not None
         try:
-            await broker.disk.run(inspect, batch.records, batch.headers[0])
+            await broker.disk.run(inspect, batch.records, batch.headers[0], is_thorough=is_thorough)
         except Exception as error:
             plan.batches[at] = batch._replace(refusal=error)
     return _append(broker, context, request, plans)

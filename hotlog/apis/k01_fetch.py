@@ -37,7 +37,7 @@ def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> An
         context.has_failed = True
         return _spliced(context.version, [], code=plan.code)
     limits = Limits(
-        max(min(request.bytes_max, broker.settings.number("fetch.max.bytes")), 1),
+        broker.fetches.bytes_max(request.bytes_max),
         request.bytes_min if request.bytes_min < request.bytes_max else request.bytes_max,
         request.isolation_level == READ_COMMITTED,
     )

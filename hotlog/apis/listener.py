@@ -41,10 +41,8 @@ class Listener:
         self.metrics = metrics
         self.clock = clock
         self.name = name
-        self.request_bytes_max = settings.number("socket.request.max.bytes")
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.working = 0  # requests begun and not finished
-        self._settings = settings
         budget = settings.number("queued.max.request.bytes")
         self._held_bytes_max = budget if budget >= 0 else 2**63
         self._held_bytes = 0
@@ -99,6 +97,11 @@ class Listener:
         return Connection(self, self._numbers)
 
     @property
+    def request_bytes_max(self) -> int:
+        """Largest request in bytes (socket.request.max.bytes)."""
+        return self.broker.settings.number("socket.request.max.bytes")
+
+    @property
     def connection_count(self) -> int:
         return len(self._connections)
 
@@ -106,9 +109,9 @@ class Listener:
         """A connection was accepted: count it, or close it at once."""
         address = connection.peer[0]
         reason = ""
-        if len(self._connections) >= self._settings.number("max.connections"):
+        if len(self._connections) >= self.broker.settings.number("max.connections"):
             reason = "max.connections"
-        elif self._per_address[address] >= self._settings.number("max.connections.per.ip"):
+        elif self._per_address[address] >= self.broker.settings.number("max.connections.per.ip"):
             reason = "max.connections.per.ip"
         if reason:
             self.metrics.connections_refused.labels(reason).inc()
@@ -176,7 +179,7 @@ class Listener:
     def _tick(self) -> None:
         """Close what is idle, oldest first."""
         now = self.clock.monotonic()
-        idle_seconds = self._settings.number("connections.max.idle.ms") / 1000
+        idle_seconds = self.broker.settings.number("connections.max.idle.ms") / 1000
         for connection in list(self._connections):
             transport = connection.transport
             age = now - connection.last_request

@@ -77,9 +77,13 @@ _OWN = [
               doc="Default of the topic key of the same name."),
     ConfigKey(name="hotlog.untiered.overflow", kind="string", default="block", choices=("block", "drop"),
               doc="Default of the topic key of the same name."),
-    ConfigKey(name="hotlog.batch.inspect", kind="string", default="compressed", choices=("header", "compressed"), dynamic=False,
+    ConfigKey(name="hotlog.batch.inspect", kind="string", default="compressed", choices=("header", "compressed", "records"),
               doc="`compressed`: compressed batches are decompressed as a stream, within limits, before they are appended, so that"
-                  " garbage and bombs are refused at the door; `header`: only headers and CRC are checked."),
+                  " garbage and bombs are refused at the door; `records`: every record is walked as well, as Kafka does; `header`:"
+                  " only headers and CRC are checked."),
+    ConfigKey(name="hotlog.queued.max.response.bytes", kind="long", default=256 * MiB, minimum=1024, unit="bytes",
+              doc="Bytes of answers that slow clients have not taken yet; as this fills up, fetches are answered with less,"
+                  " down to one batch."),
     ConfigKey(name="hotlog.cache.memory.bytes", kind="long", default=256 * MiB, minimum=0, dynamic=False, unit="bytes",
               doc="Chunk cache in memory."),
     ConfigKey(name="hotlog.cache.disk.bytes", kind="long", default=4 * GiB, minimum=0, dynamic=False, unit="bytes",

@@ -2,7 +2,8 @@
 
 Kafka decompresses what it is sent as well (LogValidator); garbage that is stored once fails every consumer for ever.
 
-Invariants: at most DECOMPRESSED_BATCH_BYTES_MAX bytes come out of a batch, one step of them in memory; cost follows bytes, never records.
+Invariants: at most DECOMPRESSED_BATCH_BYTES_MAX bytes come out of a batch, one step of them in memory; cost follows bytes, never
+records, unless a thorough look is asked for.
 """
 
 from __future__ import annotations
@@ -10,23 +11,29 @@ from __future__ import annotations
 from hotlog.kernel.errors import InvalidRecord
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, DECOMPRESSED_BATCH_BYTES_MAX, KiB, MiB
 from hotlog.wire.batch import BatchHeader
-from hotlog.wire.records import RECORD_BYTES_MIN, decompressed_steps
+from hotlog.wire.records import RECORD_BYTES_MIN, decode_batch, decompressed_steps
 from hotlog.world.ports import Buffer
 
 INLINE_INPUT_BYTES_MAX = 32 * KiB  # compressed bytes that may be looked at on the event loop
 INLINE_OUTPUT_BYTES_MAX = 1 * MiB  # decompressed bytes after which the rest is for a thread
 
 
-def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False) -> bool:
+def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False, is_thorough: bool = False) -> bool:
     """Check one batch whose header was checked.  False: too much for the event loop, call again off it (only with `is_inline`).
+
+    `is_thorough` walks every record as well (in compiled code), so that a count below the truth is found too.
 
     Raises:
         InvalidRecord: it does not decompress, or cannot hold the records it says it holds.
         TooLarge: it decompresses to more than the limit.
     """
     body = batch[BATCH_HEADER_BYTES:]
+    if is_thorough and is_inline and len(body) > INLINE_INPUT_BYTES_MAX:
+        return False
     if header.codec == 0:
         _check_records(header, len(body), body)
+        if is_thorough:
+            decode_batch(batch)
         return True
     if is_inline and len(body) > INLINE_INPUT_BYTES_MAX:
         return False
@@ -38,6 +45,8 @@ def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False) 
         if is_inline and total > INLINE_OUTPUT_BYTES_MAX:
             return False
     _check_records(header, total, first)
+    if is_thorough:
+        decode_batch(batch)
     return True
 
 

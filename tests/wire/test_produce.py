@@ -141,6 +141,18 @@ async def test_a_batch_that_lies_is_refused_and_nothing_is_appended(served: Serv
     assert served.counted("kafka_server_brokertopicmetrics_failedproducerequests_total", topic="t") == 1
 
 
+@pytest.mark.parametrize(("depth", "code"), [("header", NONE), ("compressed", NONE), ("records", ErrorCode.invalid_record)])
+async def test_how_deep_a_batch_is_looked_into_is_a_setting(tmp_path: Path, depth: str, code: ErrorCode) -> None:
+    """A count below the truth shows only in a walk over the records."""
+    lying = bytearray(batch_of(*[b"x" * 500] * 100))
+    struct.pack_into(">i", lying, 23, 97)
+    struct.pack_into(">i", lying, 57, 98)
+    async with serving(tmp_path, {"hotlog.batch.inspect": depth}) as served:
+        await served.broker.create_topic("t", 1)
+        client = await served.connect()
+        assert produced(await client.call(produce("t", {0: resealed(lying)})))[0][1] is code
+
+
 async def test_zstd_needs_version_7(client: Client) -> None:
     batch = batch_of(b"v", codec="zstd")
     assert produced(await client.call(produce("t", {0: batch}, version=6)))[0][1] is ErrorCode.unsupported_compression_type

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import struct
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -261,19 +263,74 @@ async def test_a_client_that_does_not_read_holds_back_only_itself(served: Servin
         assert len(frame) > 17_000_000
 
 
-@pytest.mark.parametrize("count", [2000])
-async def test_idle_connections_cost_next_to_nothing(served: Serving, count: int) -> None:
-    """The 10,000 of the issue are opened by tests/bench; file descriptors of both ends live in this process here."""
-    idle = []
-    for _ in range(count):
-        idle.append(await served.connect())
-    client = await served.connect()
-    assert (await client.call(api_versions(3))).error_code is ErrorCode.none
-    assert served.counted("hotlog_connections") == count + 1
-    for each in idle:
-        await each.close()
+OPENER = """
+import resource, socket, sys
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = [socket.create_connection((host, port)) for _ in range(count)]
+for each in held[::2]:
+    each.sendall(b"\\0\\0\\0\\x20half")
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def test_10_000_connections_opened_and_left_cost_next_to_nothing(served: Serving) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(10_000, hard - 1_000)  # both ends need descriptors, hence the other process
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        OPENER,
+        *map(str, served.address),
+        str(count),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    before = resident_bytes()
+    try:
+        assert await process.stdout.readline() == b"open\n"
+        client = await served.connect()
+        assert (await client.call(api_versions(3))).error_code is ErrorCode.none
+        assert served.counted("hotlog_connections") == count + 1
+        assert (resident_bytes() - before) / count < 16 * 1024, "bytes of one idle connection"
+    finally:
+        process.stdin.close()
+        await process.wait()
     await gone(served, 1)
     assert served.counted("hotlog_connections") == 1
+
+
+async def test_fetches_shrink_while_slow_clients_hold_answers(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"hotlog.queued.max.response.bytes": "8000000"}) as served:
+        await served.broker.create_topic("t", 1)
+        client = await served.connect()
+        for _ in range(10):
+            await client.call(produce("t", {0: batch_of(b"x" * 900_000)}))
+        whole = fetch("t", {0: 0}, partition_bytes_max=50_000_000)
+        assert len((await client.call(whole)).responses[0].partitions[0].records) > 1_800_000
+        lazy = [await served.connect() for _ in range(16)]
+        for each in lazy:
+            each.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            for _ in range(8):
+                each.send(whole)
+        async with asyncio.timeout(20):
+            while len((await client.call(whole)).responses[0].partitions[0].records) > 1_000_000:
+                pass
+        for each in lazy:
+            each.writer.transport.abort()  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            while served.broker.fetches.backlog_bytes:
+                await asyncio.sleep(0.01)
+        assert len((await client.call(whole)).responses[0].partitions[0].records) > 1_800_000
 
 
 async def test_stopping_answers_what_is_in_work(tmp_path: Path) -> None:

@@ -151,3 +151,15 @@ def test_a_record_that_says_another_length_is_refused() -> None:
     batch = with_body(0, b"\x7f" + bytes(20), 1)
     with pytest.raises(InvalidRecord, match=r"only record|first record"):
         inspect(memoryview(batch), header_at(batch))
+
+
+@pytest.mark.parametrize("codec", CODECS.values())
+def test_a_thorough_look_counts_the_records(codec: str) -> None:
+    honest = encode_batch(RECORDS, codec)
+    assert inspect(memoryview(honest), header_at(honest), is_thorough=True)
+    fewer = bytearray(honest)
+    struct.pack_into(">i", fewer, 23, len(RECORDS) - 2)
+    struct.pack_into(">i", fewer, 57, len(RECORDS) - 1)
+    resealed(fewer)
+    with pytest.raises(InvalidRecord, match="malformed record"):
+        inspect(memoryview(fewer), header_at(fewer), is_thorough=True)
