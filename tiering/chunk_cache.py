@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt, NotReady
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX, MiB
@@ -71,12 +72,19 @@ class ChunkSource:
         return first * self.chunk_bytes, min(end * self.chunk_bytes, self.data_bytes)
 
 
+class _Landed(NamedTuple):
+    """What a flight brought: runs, and why chunks are not among them."""
+
+    runs: list[Run]
+    failures: dict[int, Corrupt]
+
+
 @dataclass(slots=True)
 class _Flight:
     """Neighbouring chunks on their way."""
 
     ticket: Ticket
-    arrived: asyncio.Future[list[Run]]
+    arrived: asyncio.Future[_Landed]
 
 
 class ChunkCache:
@@ -192,7 +200,10 @@ class ChunkCache:
                 if is_first:
                     raise failure
                 continue
-            for run in flight.arrived.result():
+            landed = flight.arrived.result()
+            if index in landed.failures and is_first:
+                raise landed.failures[index]
+            for run in landed.runs:
                 if run.first <= index < run.first + run.length:
                     return run.chunk(index)
         return None
@@ -228,7 +239,7 @@ class ChunkCache:
 
     def _launch(self, source: ChunkSource, run: list[int], lane: Lane) -> _Flight:
         ticket = Ticket(lane)
-        arrived: asyncio.Future[list[Run]] = asyncio.get_running_loop().create_future()
+        arrived: asyncio.Future[_Landed] = asyncio.get_running_loop().create_future()
         arrived.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody may be left to see it
         flight = _Flight(ticket, arrived)
         for index in run:
@@ -244,12 +255,13 @@ class ChunkCache:
             runs = await self._from_disk(source, wanted)
             there = {run.first for run in runs}
             missing = [index for index in wanted if index not in there]
+            failures: dict[int, Corrupt] = {}
             if missing:
-                fetched = await self._from_store(source, missing[0], missing[-1] + 1, flight.ticket)
-                runs = [run for run in runs if not missing[0] <= run.first <= missing[-1]]
-                runs.append(fetched)
-                for index in missing:
-                    self._keep_on_disk(fetched, index)
+                fetched, failures = await self._from_store(source, missing[0], missing[-1] + 1, flight.ticket)
+                runs = [run for run in runs if not missing[0] <= run.first <= missing[-1]] + fetched
+                for run in fetched:
+                    for index in range(run.first, run.first + run.length):
+                        self._keep_on_disk(run, index)
         except Exception as failure:
             flight.arrived.set_exception(failure)
         except asyncio.CancelledError:
@@ -257,7 +269,7 @@ class ChunkCache:
             raise
         else:
             self._remember(runs)
-            flight.arrived.set_result(runs)
+            flight.arrived.set_result(_Landed(runs, failures))
         finally:
             for index in wanted:
                 self._flights.pop((source.key, index), None)
@@ -275,23 +287,53 @@ class ChunkCache:
                 self._metrics.cache_hits.labels("disk").inc()
         return found
 
-    async def _from_store(self, source: ChunkSource, first: int, end: int, ticket: Ticket) -> Run:
+    async def _from_store(
+        self, source: ChunkSource, first: int, end: int, ticket: Ticket
+    ) -> tuple[list[Run], dict[int, Corrupt]]:
+        """Chunks [first, end) by one GET (a second one where bytes are wrong); which of them are damaged in the store."""
         start, stop = source.byte_range(first, end)
         self._metrics.cache_misses.inc()
+        run = None
         for _ in range(_GET_ATTEMPTS):
-            async with self.gate.slot(ticket):
-                await self.rate.take(stop - start)
-                begun = self._clock.monotonic()
-                store = self._store.bind(topic=source.topic, purpose=ticket.lane.purpose)
-                blob = await store.get(source.key, start, stop)
-                self.get_seconds += 0.2 * (self._clock.monotonic() - begun - self.get_seconds)
-            self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(blob.data))
-            run = Run(source.key, first, end - first, source.chunk_bytes, memoryview(blob.data))
+            try:
+                data = await self._read_range(source, start, stop, ticket)
+            except Corrupt:  # short, or not the range that was asked for
+                self._metrics.corruption.labels("cold-object").inc()
+                continue
+            run = Run(source.key, first, end - first, source.chunk_bytes, data)
             # Checksums of megabytes are no work for the event loop; crc32c lets other threads run.
-            if blob.size == source.object_bytes and await self._disk.run(self._is_good, source, run):
-                return run
+            if await self._disk.run(self._is_good, source, run):
+                return [run], {}
             self._metrics.corruption.labels("cold-object").inc()
-        raise Corrupt(f"bytes [{start}, {stop}) of {source.key} are not what was uploaded (size or CRC-32C differs)")
+        return self._salvaged(source, first, end, run)
+
+    async def _read_range(self, source: ChunkSource, start: int, stop: int, ticket: Ticket) -> memoryview:
+        async with self.gate.slot(ticket):
+            await self.rate.take(stop - start)
+            begun = self._clock.monotonic()
+            blob = await self._store.bind(topic=source.topic, purpose=ticket.lane.purpose).get(source.key, start, stop)
+            self.get_seconds += 0.2 * (self._clock.monotonic() - begun - self.get_seconds)
+        self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(blob.data))
+        if len(blob.data) != stop - start or blob.size != source.object_bytes:
+            raise Corrupt(
+                f"{source.key}: {len(blob.data)} bytes of {blob.size} came for [{start}, {stop}) of {source.object_bytes}"
+            )
+        return memoryview(blob.data)
+
+    def _salvaged(self, source: ChunkSource, first: int, end: int, run: Run | None) -> tuple[list[Run], dict[int, Corrupt]]:
+        """The good chunks of a damaged run, each a run of its own: an error reaches only its range."""
+        good: list[Run] = []
+        failures: dict[int, Corrupt] = {}
+        for index in range(first, end):
+            chunk = run.chunk(index) if run is not None else None
+            if chunk is not None and source.holds(index * source.chunk_bytes, chunk):
+                good.append(Run(source.key, index, 1, source.chunk_bytes, memoryview(bytes(chunk))))
+            else:
+                start, stop = source.byte_range(index, index + 1)
+                failures[index] = Corrupt(
+                    f"bytes [{start}, {stop}) of {source.key} are not what was uploaded (size or CRC-32C differs)"
+                )
+        return good, failures
 
     @staticmethod
     def _is_good(source: ChunkSource, run: Run) -> bool:

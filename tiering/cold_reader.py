@@ -282,8 +282,8 @@ class ColdReader:
                 )
             if not took.needed or took.size or reading.taken:
                 return position, True
-            if len(window) < wanted:
-                raise NotYet(f"{source.key} is still being loaded")
+            if len(window) < wanted:  # late, or damaged: the chunk that is missing says which
+                await self._window(reading, row, source, max(position, position - took.end + len(window)), 1)
             wanted = min(max(needed, wanted), row.log_bytes - position)
 
     async def _window(self, reading: _Reading, row: Entry, source: ChunkSource, position: int, size: int) -> memoryview:

@@ -215,6 +215,49 @@ async def test_a_flipped_bit_is_reported_and_only_its_range_suffers(kind: str) -
     await reader.close()
 
 
+async def test_only_the_chunk_with_the_flipped_bit_is_refused() -> None:
+    lake = sequential_lake(2, batches=400)
+    reader = reader_of(lake)
+    row = lake.rows[0]
+    source_key = lake.keys.object(row.name)
+    raw = bytearray(lake.store.objects[source_key])
+    bad = 5 * lake.chunk_bytes + 99
+    raw[bad] ^= 1
+    lake.store.objects[source_key] = bytes(raw)
+    served, refused, position = [], [], 0
+    for batch, header in zip(lake.batches, lake.headers(), strict=True):
+        if header.base_offset >= row.end_offset:
+            break
+        try:
+            data = bytes((await reader.read(lake, header.base_offset, 1, wait_ms=FOREVER_MS)).data)
+            assert data == batch
+            served.append(header.base_offset)
+        except Corrupt:
+            refused.append((position, position + len(batch)))
+        position += len(batch)
+    chunk = (5 * lake.chunk_bytes, 6 * lake.chunk_bytes)
+    assert refused
+    # Behind the chunk, up to one entry of the sparse index cannot be found without it.
+    interval = lake.chunk_bytes // 3 + 2 * len(lake.batches[0])
+    assert all(end > chunk[0] and start < chunk[1] + interval for start, end in refused)
+    assert len(served) == 400 - len(refused) > 390
+    await reader.close()
+
+
+async def test_what_lies_before_damage_is_served() -> None:
+    lake = random_lake(11, segments=4)
+    del lake.store.objects[lake.keys.object(lake.rows[2].name)]
+    reader = reader_of(lake)
+    read = await reader.read(lake, 0, 1 << 20, wait_ms=FOREVER_MS)
+    assert read.end_offset_limit == lake.rows[2].base_offset
+    assert bytes(read.data) == b"".join(
+        b for b, h in zip(lake.batches, lake.headers(), strict=True) if h.base_offset < read.end_offset_limit
+    )
+    with pytest.raises(Corrupt, match="missing"):
+        await reader.read(lake, read.end_offset_limit, 1 << 20, wait_ms=FOREVER_MS)
+    await reader.close()
+
+
 async def test_a_flip_on_the_way_is_repaired_by_asking_again() -> None:
     lake = random_lake(11)
     flips = [1, 1]
