@@ -44,6 +44,7 @@ class Loader:
     now_ms: int
     interval_bytes: int
     producer_expiry_ms: int
+    gaps_allowed: bool  # a compacted log may lack the end of a segment
 
 
 @dataclass
@@ -76,11 +77,11 @@ def load(ctx: Loader, directory: str, tp: TopicPartition) -> Loaded:
         raise Corrupt(
             f"{directory} has no segment; offsets from {max(ctx.recovery_point, ctx.log_start or 0)} on may have been used"
         )
-    _read_epochs(ctx, result, directory, names)
     first = _first_to_recover(ctx, result.segments)
+    untouched = result.segments[: first if first is not None else -1]
+    _read_epochs(ctx, result, untouched, directory, names)
     snapshots = _snapshots(names)
     start = _read_snapshot(ctx, result, directory, snapshots, result.segments[first].base_offset if first is not None else None)
-    untouched = result.segments[: first if first is not None else -1]
     for segment in untouched:
         if segment.size:
             _load_closed(ctx, segment)
@@ -146,8 +147,8 @@ def _first_to_recover(ctx: Loader, segments: list[Segment]) -> int | None:
     return first if broken is None else min(first, broken)
 
 
-def _read_epochs(ctx: Loader, result: Loaded, directory: str, names: list[str]) -> None:
-    """leader-epoch-checkpoint; rebuilt from all batches if it is missing or cannot be."""
+def _read_epochs(ctx: Loader, result: Loaded, untouched: list[Segment], directory: str, names: list[str]) -> None:
+    """leader-epoch-checkpoint; rebuilt if it is missing or cannot be: here from segments that are not walked anyway."""
     if files.EPOCHS_FILE in names:
         try:
             result.epochs = LeaderEpochs(checkpoints.parse_epochs(ctx.disk.read(f"{directory}/{files.EPOCHS_FILE}")))
@@ -155,7 +156,7 @@ def _read_epochs(ctx: Loader, result: Loaded, directory: str, names: list[str]) 
         except Corrupt as error:
             ctx.report("leader-epochs", f"{directory}: {error}; rebuilt from the batches")
     result.epochs_dirty = True
-    for segment in result.segments[:-1]:
+    for segment in untouched:
         for _, header in ctx.reader.walk(segment, 0, segment.size):
             result.epochs.assign(header.leader_epoch, header.base_offset)
 
@@ -303,12 +304,17 @@ def _recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: 
         file = ctx.disk.open(segment.log_path)
         try:
             stop = _rescan(ctx, result, segment, file, snapshot)
-            if not stop.reason:
+            following = result.segments[index + 1 :]
+            if not stop.reason and following and stop.offset < following[0].base_offset and not ctx.gaps_allowed:
+                stop = stop._replace(reason=f"the log goes on only at offset {following[0].base_offset}")
+                tail = Tail(-1, one_bit=False, unwritten=True)
+            elif not stop.reason:
                 if stop.offset > ctx.recovery_point:
                     file.sync()
                 continue
-            tail = look_behind(file, stop, result.epochs.latest)
-            later = any(after.size for after in result.segments[index + 1 :])
+            else:
+                tail = look_behind(file, stop, result.epochs.latest)
+            later = any(after.size for after in following)
             verdict = plan_tail(
                 below_recovery_point=stop.offset < ctx.recovery_point,
                 one_bit=tail.one_bit,
@@ -359,7 +365,7 @@ def _note_damage(ctx: Loader, result: Loaded, segment: Segment, stop: Stop) -> N
 def _cut(ctx: Loader, result: Loaded, index: int, file: File, stop: Stop, tail: Tail) -> None:
     """Truncate a torn tail; segments behind it hold nothing that was acked."""
     lost = file.size - stop.position
-    if lost:
+    if lost or any(segment.size for segment in result.segments[index + 1 :]):
         ctx.report("log-tail", f"{file.path}: {stop.reason} at byte {stop.position}, offset {stop.offset}: {lost} torn bytes cut")
     file.truncate(stop.position)
     file.sync()
@@ -411,6 +417,25 @@ def _settle(ctx: Loader, result: Loaded, directory: str, snapshots: list[int], s
         if offset > result.log_end:
             ctx.disk.remove(files.segment_path(directory, offset, files.SNAPSHOT))
     result.producers.expire(ctx.now_ms)
+    if ctx.log_start is not None and result.log_end < ctx.log_start and result.problem is None:
+        _start_over(ctx, result, directory, ctx.log_start)
+
+
+def _start_over(ctx: Loader, result: Loaded, directory: str, offset: int) -> None:
+    """Less is left than was deleted already: go on where the log start is, so that no offset is given out twice (as LogLoader)."""
+    ctx.report("log-tail", f"{directory} ends at {result.log_end}, below its log start {offset}: it goes on from there")
+    fresh = Segment(directory, offset, created_ms=ctx.now_ms)
+    for suffix in (files.LOG, files.INDEX, files.TIME_INDEX):
+        ctx.disk.open(fresh.path(suffix), create=True).close()
+    ctx.disk.sync_dir(directory)  # before the old ones go: a directory without a segment says nothing about offsets
+    for segment in result.segments:
+        for suffix in (files.LOG, files.INDEX, files.TIME_INDEX, files.TXN_INDEX, files.SNAPSHOT):
+            ctx.disk.remove(segment.path(suffix))
+            ctx.reader.forget_index(segment.path(suffix))
+    ctx.disk.sync_dir(directory)
+    result.producers = Producers(ctx.producer_expiry_ms)
+    result.segments = [fresh]
+    result.log_end = result.readable_end = offset
 
 
 def rebuild_indexes(reader: SegmentReader, segment: Segment, interval_bytes: int) -> tuple[bytes, bytes, int, int]:

@@ -206,6 +206,7 @@ class LogManager:
             now_ms=self._clock.now_ms(),
             interval_bytes=config.index_interval_bytes,
             producer_expiry_ms=self._settings.number("producer.id.expiration.ms"),
+            gaps_allowed=config.is_compacted,
         )
         loaded: Loaded = load(ctx, path, tp)
         first = loaded.segments[0].base_offset

@@ -143,7 +143,7 @@ class SegmentReader:
         return entries
 
     def forget_index(self, path: str) -> None:
-        """An index file was replaced."""
+        """A file was replaced or is gone."""
         self._pool.forget(path)
         self._cache.forget(path)
 

@@ -58,14 +58,21 @@ def is_plausible(header: BatchHeader, expected_offset: int, room: int) -> bool:
     )
 
 
-def looks_unwritten(damage: Buffer, position: int) -> bool:
+def looks_unwritten(damage: Buffer, position: int, *, reaches_end: bool) -> bool:
     """Whether the bytes of the damaged range, which begins at byte `position` of the file, look like a write that was lost in part.
 
-    Zero to its end (cut and grown again), zero from its start over a whole prefix (12 bytes), or a whole sector of zeros.
-    Batches usually end in one zero byte (no headers), so one is no sign.
+    `reaches_end`: no valid batch follows in the file.
+
+    Cut off, zero to its end or to the end of its first batch (cut and grown again), zero from its start over a whole prefix (12
+    bytes), or a whole sector of zeros.  Batches usually end in one zero byte (no headers), so one is no sign.
     """
     raw = bytes(damage)
-    if not raw.strip(b"\0") or raw.endswith(b"\0\0") or raw.startswith(bytes(12)):
+    if not raw.strip(b"\0") or raw.endswith(b"\0\0") or raw.startswith(bytes(12)) or len(raw) < BATCH_HEADER_BYTES:
+        return True
+    header = header_at(raw)
+    if header.magic == 2 and header.size > len(raw) and reaches_end:
+        return True
+    if header.magic == 2 and header.size >= BATCH_HEADER_BYTES and raw[: header.size].endswith(b"\0\0"):
         return True
     first = -position % SECTOR_BYTES
     blank = bytes(SECTOR_BYTES)

@@ -94,7 +94,7 @@ def look_behind(file: File, stop: Stop, leader_epoch: int) -> Tail:
     end = next_valid if next_valid >= 0 else file.size
     damage = file.read_at(stop.position, min(end - stop.position, 64 * MiB))
     one_bit = len(damage) <= ONE_BIT_BYTES_MAX and is_one_bit_off(damage, stop.offset)
-    return Tail(next_valid, one_bit, looks_unwritten(damage, stop.position))
+    return Tail(next_valid, one_bit, looks_unwritten(damage, stop.position, reaches_end=next_valid < 0))
 
 
 def _find_valid(file: File, stop: Stop, leader_epoch: int) -> int:

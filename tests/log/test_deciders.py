@@ -293,12 +293,19 @@ def test_two_changes_are_not_one(position: int, junk: bytes) -> None:
 
 def test_unwritten_bytes() -> None:
     good = bytes(stamped(0, b"v" * 2000))
-    assert not looks_unwritten(good, 0)
-    assert looks_unwritten(bytes(500), 77)
-    assert looks_unwritten(good[:900] + bytes(len(good) - 900), 0)
-    assert looks_unwritten(good[:512] + bytes(512) + good[1024:], 0)
-    assert not looks_unwritten(good[:513] + bytes(500) + good[1013:], 0)  # no whole sector
-    assert looks_unwritten(bytes(12) + good[12:], 500)
+
+    def unwritten(damage: bytes, position: int = 0, *, reaches_end: bool = False) -> bool:
+        return looks_unwritten(damage, position, reaches_end=reaches_end)
+
+    assert not unwritten(good)
+    assert unwritten(bytes(500), 77)
+    assert unwritten(good[:900] + bytes(len(good) - 900))
+    assert unwritten(good[:900] + bytes(len(good) - 900) + good[:100])  # zero to the end of its first batch
+    assert unwritten(good[:512] + bytes(512) + good[1024:])
+    assert not unwritten(good[:513] + bytes(500) + good[1013:])  # no whole sector
+    assert unwritten(bytes(12) + good[12:], 500)
+    assert unwritten(good[:1000], reaches_end=True) and not unwritten(good[:1000])
+    assert unwritten(good[:30])
 
 
 @pytest.mark.parametrize(
