@@ -144,6 +144,7 @@ class Broker:
         async with self._lock:
             await self._hosting.mend(self.image)
             done = await self._reconcile() or done
+        done = await self._hosting.purge_cold(self.image) or done
         return await self.groups.tick() or done
 
     # Changes
@@ -213,7 +214,33 @@ class Broker:
         Raises:
             NotFound, Refused
         """
-        await self._commit(lambda image: [rules.plan_delete(image, _by_id(image, topic_id), self._scope())])
+        (refusal,) = await self.delete_topics([topic_id])
+        if refusal is not None:
+            raise refusal
+
+    async def delete_topics(self, topic_ids: Sequence[UUID]) -> list[HotlogError | None]:
+        """Delete several topics in one commit: for each, in order, why not, or None.
+
+        Raises:
+            Refused: metadata cannot change now; none was deleted.  OutcomeUnknown.
+        """
+        refusals: list[HotlogError | None] = []
+
+        def decide(image: ClusterImage) -> list[Record]:
+            nonlocal refusals
+            records: dict[UUID, Record] = {}
+            refusals = []
+            for topic_id in topic_ids:
+                try:
+                    records[topic_id] = rules.plan_delete(image, _by_id(image, topic_id), self._scope())
+                except HotlogError as refusal:
+                    refusals.append(refusal)
+                else:
+                    refusals.append(None)
+            return list(records.values())
+
+        await self._commit(decide)
+        return refusals
 
     async def create_partitions(
         self, name: str, count: int, assigned: Sequence[Replicas] | None = None, *, validate_only: bool = False

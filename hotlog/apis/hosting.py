@@ -16,7 +16,7 @@ from controller.image import ClusterImage, TopicImage
 from controller.records import Record, TopicPurged
 from controller.service import Controller, State
 from hotlog.apis import topic_rules as rules
-from hotlog.kernel.errors import Fenced, HotlogError, OutcomeUnknown, OutOfRange, Retry
+from hotlog.kernel.errors import HotlogError, OutcomeUnknown, OutOfRange, Retry
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
@@ -91,6 +91,7 @@ class Hosting:
         self._node_id = controller.node_id
         self._tier = tier
         self._forget_topic = forget_topic
+        self._given_up: set[UUID] = set()  # deleted topics of which nothing is left here
         self._applied: dict[UUID, tuple[TopicImage, Settings]] = {}
         self._configs: dict[UUID, tuple[TopicImage, Settings, TopicConfig]] = {}
 
@@ -110,9 +111,11 @@ class Hosting:
         """Make what is hosted agree with `image`; repeatable.  True if something was done."""
         work = [topic for topic in image.topics.values() if not self._is_applied(topic, settings)]
         done = [await self._host(topic, settings) for topic in work]
-        doomed = [topic for topic in image.doomed.values() if any(part.leader == self._node_id for part in topic.partitions)]
-        done += [await self._purge(topic) for topic in doomed]
+        done += [await self._purge_local(topic, image) for topic in self._doomed(image) if topic.topic_id not in self._given_up]
         return any(done)
+
+    def _doomed(self, image: ClusterImage) -> list[TopicImage]:
+        return [topic for topic in image.doomed.values() if any(part.leader == self._node_id for part in topic.partitions)]
 
     async def _host(self, topic: TopicImage, settings: Settings) -> bool:
         """Open or create every partition of `topic` that this node leads, at its epoch and settings; False if some must wait."""
@@ -124,7 +127,7 @@ class Hosting:
         is_whole = len(partitions) == len(mine)
         try:
             await self._follow_tier(topic, config, partitions)
-        except (Retry, OutcomeUnknown) as weather:
+        except HotlogError as weather:
             LOG.warning("%s: the cold tier does not follow its settings yet: %s", topic.name, weather)
             is_whole = False
         if is_whole:
@@ -212,30 +215,61 @@ class Hosting:
                 await tier.delete_topic_partition(partition.pid)
                 partition.cold = None
 
-    async def _purge(self, topic: TopicImage) -> bool:
-        """Give up a deleted topic's data in both tiers; False if that failed and is to be repeated by the next tick."""
-        for index in range(len(topic.partitions)):
-            partition = self.partitions.get((topic.name, index))
-            if partition is not None and partition.topic_id == topic.topic_id:
-                del self.partitions[topic.name, index]
-            tp = TopicPartition(topic.name, index)
-            log = self._logs.get(tp)
-            if log is not None and log.topic_id == topic.topic_id:
-                await self._logs.delete(tp)
+    async def _purge_local(self, topic: TopicImage, image: ClusterImage) -> bool:
+        """Give up a deleted topic's logs, copies under way and group offsets; False if that is to be repeated."""
+        try:
+            for index in range(len(topic.partitions)):
+                tp = TopicPartition(topic.name, index)
+                partition = self.partitions.get(tp)
+                if partition is not None and partition.topic_id == topic.topic_id:
+                    del self.partitions[tp]
+                if self._tier is not None:
+                    await self._tier.detach(PartitionId(topic.topic_id, index))
+                log = self._logs.get(tp)
+                if log is not None and log.topic_id == topic.topic_id:
+                    await self._logs.delete(tp)
+            if topic.name not in image.topics:
+                await self._forget_topic(topic.name)
+        except (HotlogError, OSError) as problem:
+            LOG.warning("logs of deleted topic %s (%s) are still to be removed: %s", topic.name, topic.topic_id, problem)
+            return False
         self._applied.pop(topic.topic_id, None)
         self._configs.pop(topic.topic_id, None)
-        try:
-            if topic.name not in self._controller.image.topics:
-                await self._forget_topic(topic.name)
-            if self._tier is not None:
-                for index in range(len(topic.partitions)):
-                    await self._tier.delete_topic_partition(PartitionId(topic.topic_id, index))
-            if self._controller.state is State.ACTIVE:
-                await self._controller.commit(lambda image: _purged(image, topic.topic_id))
-        except (Retry, OutcomeUnknown, Fenced) as weather:
-            LOG.warning("data of deleted topic %s (%s) is still to be removed: %s", topic.name, topic.topic_id, weather)
-            return False
-        return self._controller.state is State.ACTIVE
+        self.fresh.discard(topic.topic_id)
+        self._given_up.add(topic.topic_id)
+        return True
+
+    async def purge_cold(self, image: ClusterImage) -> bool:
+        """Doom what deleted topics left in the store and note that in the metadata; what fails is repeated.  True if something was done.
+
+        Not part of a request: it costs two calls of the store for each partition.
+        """
+        done = False
+        for topic in self._doomed(image):
+            if topic.topic_id not in self._given_up or self._controller.state is not State.ACTIVE:
+                continue
+            try:
+                if self._tier is not None:
+                    await self._delete_cold(self._tier, topic)
+                await self._controller.commit(lambda now, topic_id=topic.topic_id: _purged(now, topic_id))  # type: ignore[misc]
+            except HotlogError as weather:
+                LOG.warning("objects of deleted topic %s (%s) are still to be removed: %s", topic.name, topic.topic_id, weather)
+                continue
+            self._given_up.discard(topic.topic_id)
+            done = True
+        return done
+
+    async def _delete_cold(self, tier: ColdTier, topic: TopicImage) -> None:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def delete(index: int) -> None:
+            async with gate:
+                await tier.delete_topic_partition(PartitionId(topic.topic_id, index))
+
+        outcomes = await asyncio.gather(*(delete(index) for index in range(len(topic.partitions))), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures:
+            raise failures[0]
 
 
 def _is_attached(partition: Partition) -> bool:

@@ -15,7 +15,7 @@ from controller.service import State
 from hotlog.apis.broker import Broker
 from hotlog.apis.error_codes import Refused
 from hotlog.kernel.errors import ForeignStore, Invalid, StoreUnavailable
-from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.wire.batch import header_at
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore
@@ -185,6 +185,7 @@ async def test_a_crash_between_commit_and_effect_is_repaired_at_the_next_start(t
     async with running(tmp_path) as broker:
         assert broker.logs.get(kept).topic_id == made
         assert broker.logs.get(TP) is None
+        await broker.tick()
         assert broker.image.doomed == {}
 
 
@@ -286,3 +287,18 @@ async def test_log_dirs_tell_both_tiers(tmp_path: Path, version: int) -> None:
         assert remote.topics[0].partitions[0].partition_size > 0
         if version >= 4:
             assert local.usable_bytes > 0
+
+
+async def test_objects_of_a_deleted_topic_become_garbage_and_a_namesake_is_untouched(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        old = await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 20)
+        await tier(broker, 20)
+        await broker.delete_topic(old.topic_id)
+        new = await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 5)
+        await tier(broker, 5)
+        await broker.tick()
+        assert await broker.tier.tiered_range(PartitionId(old.topic_id, 0)) is None
+        assert await broker.tier.tiered_range(PartitionId(new.topic_id, 0)) == (0, 5)
+        assert await values_cold(broker, 0, 5) == [b"%d" % number for number in range(5)]

@@ -205,6 +205,7 @@ async def test_delete_then_create_again_gives_another_id(tmp_path: Path, version
         second = await create(door, "clicks")
         assert second.error_code is ErrorCode.none
         assert second.topic_id != first.topic_id
+        await broker.tick()
         assert broker.image.doomed == {}, "the deleted topic's data was given up"
 
 
