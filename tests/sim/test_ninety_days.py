@@ -8,6 +8,7 @@ import os
 import pytest
 
 from tests.sim.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from tests.sim.consumer import Consumer
 from tests.sim.traffic import TopicPlan, Traffic, check_settled
 from tests.sim.world import Life, SimWorld, simulate
 
@@ -40,6 +41,8 @@ SIZED = TopicPlan(
 async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -> None:
     traffic = Traffic(world, [CLICKS, SIZED])
     random, hours = world.random, 0
+    tail = Consumer("clicks", 0, traffic.ledger(CLICKS, 0))  # follows the end
+    slow = Consumer("clicks", 1, traffic.ledger(CLICKS, 1), poll_bytes=700)  # weeks behind, in the cold tier
 
     async def live(life: Life) -> None:
         nonlocal hours
@@ -53,6 +56,9 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
             await traffic.produce(life)
             await life.beat()
             hours += 1
+            await tail.poll(life)
+            if hours > 18 * 24:
+                await slow.poll(life)
             if storms and hours % 24 == 0:
                 set_clock(world, random.choice((-STEP_MS, 0, STEP_MS)))
             if hours % 240 == 0 and not world.bucket.weather.down:
@@ -69,6 +75,8 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
         if finished:
             break
     await settle(world, traffic)
+    assert tail.read > days * 20
+    assert slow.read > (days - 18) * 20
 
 
 def set_clock(world: SimWorld, off_ms: int) -> None:
