@@ -65,21 +65,24 @@ async def test_missing_objects_are_not_found(store: ObjectStore) -> None:
             await call
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "expected"),
-    [(0, 5, b"01234"), (3, 4, b"3"), (7, None, b"789"), (0, None, b"0123456789"), (0, 10, b"0123456789")],
-)
-async def test_ranges(store: ObjectStore, start: int, end: int | None, expected: bytes) -> None:
+async def test_ranges(store: ObjectStore) -> None:
     await store.put("digits", b"0123456789")
-    blob = await store.get("digits", start, end)
-    assert (bytes(blob.data), blob.size) == (expected, 10)
+    for start, end, expected in (
+        (0, 5, b"01234"),
+        (3, 4, b"3"),
+        (7, None, b"789"),
+        (0, None, b"0123456789"),
+        (0, 10, b"0123456789"),
+    ):
+        blob = await store.get("digits", start, end)
+        assert (bytes(blob.data), blob.size) == (expected, 10), (start, end)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 11), (5, 100), (10, 11), (10, None), (50, 60)])
-async def test_a_range_beyond_the_end_is_corruption(store: ObjectStore, start: int, end: int | None) -> None:
+async def test_a_range_beyond_the_end_is_corruption(store: ObjectStore) -> None:
     await store.put("digits", b"0123456789")
-    with pytest.raises(Corrupt, match="digits"):
-        await store.get("digits", start, end)
+    for start, end in ((0, 11), (5, 100), (10, 11), (10, None), (50, 60)):
+        with pytest.raises(Corrupt, match="digits"):
+            await store.get("digits", start, end)
 
 
 async def test_a_range_without_bytes_is_refused(store: ObjectStore) -> None:
@@ -273,35 +276,22 @@ async def test_an_upload_left_by_a_killed_process_is_found_and_aborted(store_url
     await asyncio.wait([task])
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "",
-        "/etc/passwd",
-        "../x",
-        "a/../b",
-        "a//b",
-        "a/",
-        "./a",
-        "a/.",
-        "a\0b",
-        "a\\b",
-        "a\nb",
-        ".hotlog-store/lock",
-        "x" * 901,
-        "a/" + "x" * 256,
-    ],
-)
-async def test_keys_that_could_leave_the_store_are_refused(store: ObjectStore, key: str) -> None:
-    for call in (
-        store.put(key, b"x"),
-        store.get(key),
-        store.head(key),
-        store.delete([key]),
-        store.put_source(key, BytesSource(b"x")),
-    ):
-        with pytest.raises(Invalid, match="object key"):
-            await call
+LEAVING_KEYS = (
+    "", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "./a", "a/.", "a\0b", "a\\b", "a\nb", ".hotlog-store/lock", "x" * 901, "a/" + "x" * 256,
+)  # fmt: skip
+
+
+async def test_keys_that_could_leave_the_store_are_refused(store: ObjectStore) -> None:
+    for key in LEAVING_KEYS:
+        for call in (
+            store.put(key, b"x"),
+            store.get(key),
+            store.head(key),
+            store.delete([key]),
+            store.put_source(key, BytesSource(b"x")),
+        ):
+            with pytest.raises(Invalid, match="object key"):
+                await call
 
 
 async def test_unconditional_writes_race_without_harm(store: ObjectStore) -> None:
