@@ -9,7 +9,6 @@ Invariants: MODULES is the one list of what is served, and ApiVersions answers e
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from collections.abc import Iterable
 from functools import cache
@@ -52,11 +51,7 @@ class Door(NamedTuple):
 @cache
 def load_apis() -> tuple[Api, ...]:
     """Every API in MODULES, by key."""
-    found: list[Api] = []
-    for name in MODULES:
-        if importlib.util.find_spec(f"hotlog.apis.{name}") is not None:
-            found.append(importlib.import_module(f"hotlog.apis.{name}").API)
-    return tuple(found)
+    return tuple(importlib.import_module(f"hotlog.apis.{name}").API for name in MODULES)
 
 
 class Dispatch:
