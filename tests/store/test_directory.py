@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from uuid import UUID
 
 import pytest
 
-from hotlog.kernel.errors import Invalid, NotFound, PreconditionFailed, StoreUnavailable
+from hotlog.kernel.errors import Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.conftest import OpenStore
 from tiering.cost.meter import Meter
@@ -129,6 +131,26 @@ def test_processes_that_race_lose_no_update(tmp_path: Path) -> None:
     ]
     assert [racer.wait(60) for racer in racers] == [0, 0, 0, 0]
     assert (tmp_path / "store" / "counter").read_bytes() == b"100"
+
+
+async def test_a_lock_that_another_process_keeps_is_told_and_costs_no_thread(
+    tmp_path: Path, open_test_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped while it held the lock: writes fail in time, reads go on, and all is well once it lets go."""
+    monkeypatch.setattr("tiering.store.directory_files.LOCK_SECONDS_MAX", 0.05)
+    store = await open_test_store(
+        f"file://{tmp_path}/store",
+        settings=Settings.resolve({"hotlog.store.attempt.timeout.ms": "300", "hotlog.store.total.timeout.ms": "300"}),
+    )
+    await store.put("x", b"before")
+    with (tmp_path / "store/.hotlog-store/lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="lock"):
+                await store.put("x", b"during", if_absent=False)
+        assert bytes((await store.get("x")).data) == b"before"
+    await store.put("x", b"after")
+    assert bytes((await store.get("x")).data) == b"after"
 
 
 async def test_an_upload_of_a_killed_process_is_never_visible_and_can_be_aborted(
@@ -254,4 +276,22 @@ async def test_a_read_in_progress_sees_one_version(tmp_path: Path) -> None:
             assert bytes(blob.data) in bodies
 
     await asyncio.gather(rewrite(), read(), read())
+    await store.close()
+
+
+async def test_a_rename_whose_directory_cannot_be_synced_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new object can be seen: a conditional writer must read back, not believe that nothing happened."""
+    store = await open_with(tmp_path, StoppedClock())
+    first = await store.put("root", b"one")
+
+    def fails(path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tiering.store.directory_files._sync_dir", fails)
+        with pytest.raises(OutcomeUnknown, match="Input/output"):
+            await store.put("root", b"two", if_match=first)
+        with pytest.raises(StoreUnavailable, match="Input/output"):
+            await store.put("root", b"three")
+    assert bytes((await store.get("root")).data) == b"three"
     await store.close()

@@ -23,15 +23,17 @@ import shutil
 import stat as modes
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from hotlog.kernel.errors import Corrupt, Invalid, NotFound, PreconditionFailed, StoreUnavailable
+from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
 from hotlog.world.ports import Blob, Buffer, Clock, Entropy, ObjectInfo, PendingUpload
 from tiering.store.keys import RESERVED
 
 TMP_MS_MAX = 60 * 60 * 1000  # a small write that did not end in this time was killed
+LOCK_SECONDS_MAX = 5.0
 _SEQUENCE = struct.Struct(">Q")
 _MS = 1_000_000  # ns
 
@@ -137,14 +139,35 @@ class Files:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._threads:
+        """The exclusive lock, or StoreUnavailable in LOCK_SECONDS_MAX: a process that was stopped while it held the lock must not
+        take this process's threads with it, one by one."""
+        if not self._threads.acquire(timeout=LOCK_SECONDS_MAX):
+            raise StoreUnavailable(f"directory store {self.root}: its lock was not free in {LOCK_SECONDS_MAX} s")
+        try:
             if self._lock_fd < 0:
                 raise StoreUnavailable(f"directory store {self.root} is closed")
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+            self._flock()
             try:
                 yield
             finally:
                 fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _flock(self) -> None:
+        ends, pause = self._clock.monotonic() + LOCK_SECONDS_MAX, 0.0005
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._clock.monotonic() > ends:
+                    raise StoreUnavailable(
+                        f"directory store {self.root}: another process has held its lock for {LOCK_SECONDS_MAX} s"
+                    ) from None
+                time.sleep(pause)  # in a thread; flock itself knows no deadline
+                pause = min(0.02, pause * 2)
+            else:
+                return
 
     def _next_sequence(self) -> int:
         """A number no other write of this store has had.  Called under the lock.
@@ -193,8 +216,13 @@ class Files:
                 os.rename(staged, path)
             except (IsADirectoryError, NotADirectoryError) as clash:
                 raise Invalid(f"object {key}: a directory store cannot hold an object and objects below it: {clash}") from clash
-            _sync_dir(os.path.dirname(path))
-            return _etag(os.stat(path, follow_symlinks=False))
+            try:
+                _sync_dir(os.path.dirname(path))
+                return _etag(os.stat(path, follow_symlinks=False))
+            except OSError as error:
+                if condition == Condition():
+                    raise
+                raise OutcomeUnknown(f"object {key} was written, but its directory could not be synced: {error}") from error
 
     def _check(self, key: str, path: str, condition: Condition) -> None:
         if condition.if_match is None and not condition.if_absent:
