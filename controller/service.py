@@ -1,6 +1,7 @@
 """The controller of this node: opens the metadata log, claims it, commits to it, and goes on without the store for a while.
 
     OFFLINE --tick: claim--> ACTIVE --a newer epoch--> FENCED
+       +----- the store that came back is another's ----^
 
 Offline it serves the image of the local copy and refuses changes (retriable).  Fenced it refuses changes until restart.
 
@@ -148,7 +149,11 @@ class Controller:
             raise
 
     async def tick(self) -> bool:
-        """Claim if that is still to be done; delete what was retired.  True if something was done."""
+        """Claim if that is still to be done; delete what was retired.  True if something was done.
+
+        Raises:
+            ForeignStore: the store that came back is not this cluster's; this controller is fenced from then on.
+        """
         if self.state is State.OFFLINE:
             try:
                 cluster_id = await adopt_cluster(self._store, self.cluster_id, self._clock, self._entropy, True)
@@ -156,6 +161,9 @@ class Controller:
                 await self._claim(raises_epochs=False)
             except (Retry, OutcomeUnknown):
                 return False
+            except ForeignStore:
+                self.state = State.FENCED
+                raise
             return True
         if self.state is State.ACTIVE:
             try:

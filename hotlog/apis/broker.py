@@ -26,7 +26,7 @@ from hotlog.apis.cold_fetches import Fetches
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.hosting import Hosting, Partition
 from hotlog.coordinators.service import GroupCoordinator
-from hotlog.kernel.errors import AlreadyExists, Fenced, HotlogError, NotFound, Retry
+from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import BROKER_KEYS, Settings
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 ATTACHES_AT_ONCE = 32
+CREATIONS_MAX = 256  # auto-creations under way
+CREATE_WAIT_S = 0.5  # how long a request waits for one
+CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
 class Broker:
@@ -70,6 +73,8 @@ class Broker:
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         self.is_ready = False
         self._lock = asyncio.Lock()
+        self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic
+        self._create_again_at = 0.0
         self.fetches = Fetches(self)
         self.groups = GroupCoordinator(
             settings=lambda: self.settings,
@@ -131,6 +136,8 @@ class Broker:
     async def close(self) -> None:
         """Stop serving, flush, close; nothing durable depends on this being called."""
         self.is_ready = False
+        for creation in list(self._creations.values()):
+            creation.cancel()
         await self.groups.close()
         await self.fetches.close()
         if self.tier is not None:
@@ -140,7 +147,12 @@ class Broker:
 
     async def tick(self) -> bool:
         """Upkeep: claim the controller if the store was away, repeat effects that failed.  True if something was done."""
-        done = await self.controller.tick()
+        try:
+            done = await self.controller.tick()
+        except ForeignStore as foreign:
+            LOG.critical("nothing more is written to the object store: %s", foreign)
+            await self._hosting.leave_store()
+            done = True
         async with self._lock:
             await self._hosting.mend(self.image)
             done = await self._reconcile() or done
@@ -354,12 +366,36 @@ class Broker:
     async def ensure_topic(self, name: str) -> TopicImage:
         """The topic, created with defaults if it is missing (auto-creation; internal topics with what they need).
 
+        Waits a moment only: a connection's requests are answered in order, and a store that is away must not hold up the fetches behind this
+        one.  Creation goes on; whoever asks again finds the topic, or is refused at once until it is there.
+
         Raises:
-            Refused, InvalidConfig
+            Refused (REQUEST_TIMED_OUT when it takes longer), InvalidConfig
         """
         topic = self.topic(name)
         if topic is not None:
             return topic
+        creation, wait_s = self._creations.get(name), 0.0
+        if creation is None:
+            if self.clock.monotonic() < self._create_again_at or len(self._creations) >= CREATIONS_MAX:
+                raise Refused(
+                    ErrorCode.request_timed_out, f"topic {name!r} cannot be created now: the object store did not answer"
+                )
+            creation, wait_s = asyncio.get_running_loop().create_task(self._auto_create(name)), CREATE_WAIT_S
+            self._creations[name] = creation
+            creation.add_done_callback(lambda task: self._creation_done(name, task))
+        await asyncio.wait([creation], timeout=wait_s)
+        if not creation.done():
+            raise Refused(ErrorCode.request_timed_out, f"topic {name!r} is being created; the object store has not answered yet")
+        return creation.result()
+
+    def _creation_done(self, name: str, creation: asyncio.Task[TopicImage]) -> None:
+        self._creations.pop(name, None)
+        failure = None if creation.cancelled() else creation.exception()
+        if isinstance(failure, Refused) and failure.code is ErrorCode.request_timed_out:
+            self._create_again_at = self.clock.monotonic() + CREATE_AGAIN_S
+
+    async def _auto_create(self, name: str) -> TopicImage:
         count, configs = -1, {}
         if name == rules.GROUPS_TOPIC:
             count, configs = self.settings.number("offsets.topic.num.partitions"), rules.GROUPS_TOPIC_CONFIGS

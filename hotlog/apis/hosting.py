@@ -194,6 +194,14 @@ class Hosting:
                 await self._tier.detach(partition.pid)
             await self._logs.delete(partition.tp)
 
+    async def leave_store(self) -> None:
+        """Have nothing more to do with the store: it is another cluster's.  The hot tier goes on."""
+        tier, self._tier = self._tier, None
+        for partition in self.partitions.values():
+            partition.cold = None
+            if tier is not None:
+                await tier.detach(partition.pid)
+
     async def _follow_tier(self, topic: TopicImage, config: TopicConfig, partitions: list[Partition]) -> None:
         """Attach to or detach from the cold tier as the settings say."""
         if self._tier is None:

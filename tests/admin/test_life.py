@@ -302,3 +302,31 @@ async def test_objects_of_a_deleted_topic_become_garbage_and_a_namesake_is_untou
         assert await broker.tier.tiered_range(PartitionId(old.topic_id, 0)) is None
         assert await broker.tier.tiered_range(PartitionId(new.topic_id, 0)) == (0, 5)
         assert await values_cold(broker, 0, 5) == [b"%d" % number for number in range(5)]
+
+
+async def test_a_store_that_comes_back_as_another_clusters_is_left_alone(tmp_path: Path) -> None:
+    store = Switch(await open_directory_store(tmp_path / "store"))
+    broker = await open_broker(tmp_path / "data", store)
+    await broker.create_topic("clicks", 1)
+    await produce(broker, 0, 5)
+    await broker.close()
+    async with running(tmp_path / "elsewhere"):
+        pass
+    before = sorted(path.name for path in (tmp_path / "elsewhere" / "store").rglob("*"))
+    store.shared["is_off"] = True
+    broker = await open_broker(tmp_path / "data", store)
+    store._inner = await open_directory_store(tmp_path / "elsewhere" / "store")
+    broker.controller._store._inner = broker.tier._store._inner = store._inner
+    store.shared["is_off"] = False
+    await broker.tick()
+    assert broker.controller.state is State.FENCED
+    broker.logs.get(TP).roll(broker.clock.now_ms())
+    await broker.logs.get(TP).flush()
+    await broker.tier.tick_copy()
+    await broker.tick()
+    await produce(broker, 5, 5)
+    with pytest.raises(Refused):
+        await broker.create_topic("views", 1)
+    assert broker.partition("clicks", 0).cold is None
+    assert sorted(path.name for path in (tmp_path / "elsewhere" / "store").rglob("*")) == before
+    await broker.close()
