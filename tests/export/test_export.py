@@ -336,6 +336,30 @@ async def test_multipart_uploads_of_a_killed_run_are_ended() -> None:
     assert [upload.key for upload in target.uploads] == ["somebody/elses.parquet"]
 
 
+@pytest.mark.parametrize("gone", ["part", "all"])
+async def test_a_pending_unit_whose_records_expired_meanwhile_is_finished(gone: str) -> None:
+    lake = random_lake(44, segments=6)
+    target = ScriptedStore()
+
+    def kill(key: str) -> None:
+        if key.endswith(".parquet"):
+            raise Killed
+
+    target.after_put = kill
+    with pytest.raises(Killed):
+        await export(lake.store, target, until=AtOffset(lake.rows[3].end_offset))
+    target.after_put = None
+    before = wanted(lake)
+    start = lake.rows[1].base_offset + 1 if gone == "part" else lake.rows[4].base_offset
+    lake.log_start = start
+    lake.commit()
+    await export(lake.store, target)
+    left = [row for row in before if row[1] >= start]
+    assert exported(target) == (left if gone == "part" else before), "what was visible stays, or is what is left"
+    again = await export(lake.store, target)
+    assert again.rows == 0
+
+
 async def test_two_exports_to_one_destination_do_not_mix() -> None:
     store, _ = topic(1)
     target = ScriptedStore()

@@ -80,6 +80,7 @@ class Builder:
         aborted: (producer id, first offset, last offset) of aborted transactions, inclusive.
         values: value columns, shared by the partitions of an export; None keeps values as bytes.
         is_fixed: the whole range is one unit, however large (a pending unit is written again).
+        records_start: records below were deleted meanwhile, though a batch may still have them.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class Builder:
         values: ValueColumns | None,
         file_bytes_max: int = FILE_BYTES_MAX,
         is_fixed: bool = False,
+        records_start: int = 0,
     ) -> None:
         self._partition = partition
         self._range = (start, end)
+        self._records_start = max(start, records_start)
         self._bucket_ms = bucket_ms
         self._aborted = aborted
         self._values = values
@@ -115,7 +118,7 @@ class Builder:
             InvalidRecord, TooLarge: a batch that does not decode within limits.
             ColumnsChanged: see there.
         """
-        start, end = self._range
+        start, end = self._records_start, self._range[1]
         for position, header in walk(run.data):
             if has_rows(header, self._aborted):
                 self._block.add(run.data[position : position + header.size], header, start, end)

@@ -233,6 +233,7 @@ class _Job:
             values=self._values,
             file_bytes_max=self._request.file_bytes_max,
             is_fixed=is_fixed,
+            records_start=source.start_offset,
         )
 
     async def _export(self, source: PartitionSource, destination: Destination, start: int, end: int) -> None:
