@@ -20,8 +20,8 @@ from uuid import UUID
 
 from compaction.cold_view import cold_of
 from compaction.retention import Cold, Local, Piece, Plan, plan_retention
-from compaction.trusted_clock import KeptClock, TrustedClock
-from hotlog.kernel.errors import Corrupt, HotlogError, OutcomeUnknown, StoreUnavailable
+from compaction.trusted_clock import AGREEMENT_MS, KeptClock, TrustedClock, store_time_ms
+from hotlog.kernel.errors import Corrupt, HotlogError, Invalid, OutcomeUnknown, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -223,7 +223,16 @@ async def run_retention(
     Args:
         partitions: (id, topic name, settings), from the cluster's metadata.
         told: called with what was done to each partition.
+    Raises:
+        Invalid: this machine's clock and the store's disagree by more than AGREEMENT_MS: deleting by either could be a mistake.
+        StoreUnavailable.
     """
+    theirs_ms, ours_ms = await store_time_ms(store, cluster_id, entropy), clock.now_ms()
+    if abs(theirs_ms - ours_ms) > AGREEMENT_MS:
+        raise Invalid(
+            f"this machine's clock says {ours_ms} ms since 1970, the object store's {theirs_ms}; they may differ by {AGREEMENT_MS} ms:"
+            " nothing is deleted until they agree"
+        )
     failed = 0
     for pid, topic, config in partitions:
         manifests = ManifestStore(

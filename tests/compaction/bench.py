@@ -34,7 +34,8 @@ class Bench:
     def __init__(self, loop: SimLoop, cluster_id: str) -> None:
         self.loop = loop
         self.clock = SimClock(loop)
-        self.bucket = Bucket(self.clock, stream(0, "store"))
+        self.store_clock = SimClock(loop)
+        self.bucket = Bucket(self.store_clock, stream(0, "store"))
         self.entropy = SimEntropy(0)
         self.metrics = Metrics()
         self.store = SimStore(self.bucket, Trace(loop), Fuse())

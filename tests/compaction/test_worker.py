@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from compaction.retention import Plan
 from compaction.trusted_clock import TrustedClock
 from compaction.worker import retain_cold, run_retention
+from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.topic_config import TopicConfig
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
@@ -77,6 +80,9 @@ def test_a_wrong_clock_deletes_nothing_and_a_compacted_or_deleted_topic_is_left_
         trusted = TrustedClock(bench.clock)
         manifest = await bench.fill(5)
         bench.clock.step(YEAR_MS)
+        with pytest.raises(Invalid, match="nothing is deleted until they agree"):
+            await run_all(bench, config(retention_ms=DAY_MS))
+        bench.store_clock.step(YEAR_MS)  # a directory store: the same clock
         await run_all(bench, config(retention_ms=DAY_MS), trusted=trusted)
         assert (await bench.root()).log_start_offset == 0
         await asyncio.sleep(3 * 86_400)

