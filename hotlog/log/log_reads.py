@@ -79,6 +79,9 @@ class LogReads(LogState):
             raise StorageFailed(f"{self.tp}: cannot read at offset {offset}: {error}") from error
 
     def _check_range(self, offset: int) -> None:
+        """Raise OutOfRange, or Corrupt where damage begins: a reader must not wait there for ever."""
+        if isinstance(self.failed, Corrupt) and self.high_watermark <= offset <= self.log_end_offset:
+            raise self.failed
         if not self.local_log_start_offset <= offset <= self.log_end_offset:
             raise OutOfRange(
                 f"{self.tp}: offset {offset} is outside the local log, {self.local_log_start_offset} to {self.log_end_offset}"
