@@ -25,6 +25,7 @@ from hotlog.apis import topic_rules as rules
 from hotlog.apis.cold_fetches import Fetches
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.hosting import Hosting, Partition
+from hotlog.apis.metadata_bytes import TopicBytes
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
@@ -72,6 +73,7 @@ class Broker:
         self.node_id = controller.node_id
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         self.is_ready = False
+        self.topic_bytes = TopicBytes()
         self._lock = asyncio.Lock()
         self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic
         self._create_again_at = 0.0
@@ -88,6 +90,11 @@ class Broker:
         self._hosting = Hosting(logs=logs, controller=controller, tier=tier, forget_topic=self.groups.forget_topic)
 
     # What is there
+
+    @property
+    def hosting_version(self) -> int:
+        """Goes up whenever a partition begins or ends to be served."""
+        return self._hosting.partitions.version
 
     @property
     def cluster_id(self) -> str:

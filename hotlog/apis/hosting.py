@@ -73,6 +73,22 @@ class Partition:
         return self.log.log_start_offset
 
 
+class Partitions(dict[tuple[str, int], Partition]):
+    """Hosted partitions by topic and number; `version` goes up with every change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.version = 0
+
+    def __setitem__(self, key: tuple[str, int], value: Partition) -> None:
+        self.version += 1
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: tuple[str, int]) -> None:
+        self.version += 1
+        super().__delitem__(key)
+
+
 class Hosting:
     """The hosted partitions.  Calls are serialised by the broker."""
 
@@ -84,7 +100,7 @@ class Hosting:
         tier: ColdTier | None,
         forget_topic: Callable[[str], Awaitable[None]],
     ) -> None:
-        self.partitions: dict[tuple[str, int], Partition] = {}
+        self.partitions = Partitions()
         self.fresh: set[UUID] = set()  # topics that this process created: nothing of theirs can be anywhere
         self._logs = logs
         self._controller = controller

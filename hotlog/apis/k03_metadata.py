@@ -4,7 +4,7 @@ Versions 0 to 13.  An empty list means all topics in version 0, none later (null
 (KIP-516; the field exists from 10).  A topic that is missing is created if client and broker allow it (version 4 on; before, the
 broker alone decides).
 
-Invariants: one image answers a whole request; an unknown id is UNKNOWN_TOPIC_ID and never creates anything.
+Invariants: one image answers a whole request that creates nothing; an unknown id is UNKNOWN_TOPIC_ID and never creates anything.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
-from hotlog.apis.api import Api, RequestContext
+from hotlog.apis.api import Api, RequestContext, Spliced
 from hotlog.apis.error_codes import Refused
+from hotlog.apis.metadata_bytes import encoded, spliced
 from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
 from hotlog.apis.topic_rules import INTERNAL_TOPICS
 from hotlog.kernel.errors import HotlogError, Invalid
@@ -41,33 +42,35 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     may_create = broker.settings.flag("auto.create.topics.enable")
     may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
     topics = [_asked(broker, version, wanted, may_create) for wanted in request.topics]
-    if None in topics:
+    known = [topic for topic in topics if topic is not None]
+    if len(known) < len(topics):
         return _with_creation(broker, context, request, topics)
-    return _answer(broker, version, topics)
+    return _answer(broker, version, known)
 
 
-async def _with_creation(broker: Broker, context: RequestContext, request: Any, topics: list[Any]) -> Any:
+async def _with_creation(broker: Broker, context: RequestContext, request: Any, topics: list[bytes | None]) -> Spliced:
     for place, (wanted, topic) in enumerate(zip(request.topics, topics, strict=True)):
         if topic is None:
             topics[place] = await _created(broker, context, wanted.name)
-    return _answer(broker, context.version, topics)
+    return _answer(broker, context.version, [topic for topic in topics if topic is not None])
 
 
-def _answer(broker: Broker, version: int, topics: list[Any]) -> Any:
+def _answer(broker: Broker, version: int, topics: list[bytes]) -> Spliced:
     shapes = responses(KEY, version)
     host, port = broker.advertised
-    return shapes.MetadataResponse(
+    without_topics = shapes.MetadataResponse(
         throttle_time=NO_THROTTLE,
         brokers=(shapes.MetadataResponseBroker(node_id=broker.node_id, host=host, port=port, rack=broker.rack or None),),
         cluster_id=broker.cluster_id,
         controller_id=broker.node_id,
-        topics=tuple(topics),
+        topics=(),
         cluster_authorized_operations=NO_OPERATIONS,
         error_code=ErrorCode.none,
     )
+    return spliced(version, without_topics, topics)
 
 
-def _asked(broker: Broker, version: int, wanted: Any, may_create: bool) -> Any:
+def _asked(broker: Broker, version: int, wanted: Any, may_create: bool) -> bytes | None:
     """One topic's answer; None if it is to be created first."""
     name, topic_id = wanted.name, getattr(wanted, "topic_id", None)
     if topic_id is not None:
@@ -83,7 +86,7 @@ def _asked(broker: Broker, version: int, wanted: Any, may_create: bool) -> Any:
     return None if may_create else _missing(version, name, None, UNKNOWN_NAME)
 
 
-async def _created(broker: Broker, context: RequestContext, name: str) -> Any:
+async def _created(broker: Broker, context: RequestContext, name: str) -> bytes:
     try:
         return _known(broker, context.version, await broker.ensure_topic(name))
     except Refused as problem:
@@ -95,9 +98,9 @@ async def _created(broker: Broker, context: RequestContext, name: str) -> Any:
         return _missing(context.version, name, None, refusal(context, problem))
 
 
-def _missing(version: int, name: str | None, topic_id: Any, why: Refusal) -> Any:
+def _missing(version: int, name: str | None, topic_id: Any, why: Refusal) -> bytes:
     name_nullable_from = 12
-    return responses(KEY, version).MetadataResponseTopic(
+    entity = responses(KEY, version).MetadataResponseTopic(
         error_code=why.code,
         name=name if version >= name_nullable_from else name or "",
         topic_id=topic_id,
@@ -105,9 +108,14 @@ def _missing(version: int, name: str | None, topic_id: Any, why: Refusal) -> Any
         partitions=(),
         topic_authorized_operations=NO_OPERATIONS,
     )
+    return encoded(entity)
 
 
-def _known(broker: Broker, version: int, topic: TopicImage) -> Any:
+def _known(broker: Broker, version: int, topic: TopicImage) -> bytes:
+    return broker.topic_bytes.get(version, topic, broker.hosting_version, lambda: _entity(broker, version, topic))
+
+
+def _entity(broker: Broker, version: int, topic: TopicImage) -> Any:
     shapes = responses(KEY, version)
     return shapes.MetadataResponseTopic(
         error_code=ErrorCode.none,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from kio.schema.errors import ErrorCode
+from kio.serial import entity_writer
 
+from hotlog.apis import k03_metadata
+from hotlog.apis.api import RequestContext
+from hotlog.apis.topic_rules import NewTopic
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, request, running
 
@@ -340,3 +345,33 @@ async def test_a_value_too_long_to_keep_is_refused(tmp_path: Path) -> None:
         refused = await create(Door(broker), "clicks", configs=[("retention.ms", " " * 5000 + "5")])
         assert refused.error_code is ErrorCode.invalid_config
         assert "5001" in refused.error_message
+
+
+@pytest.mark.parametrize("version", range(14))
+async def test_metadata_from_kept_bytes_is_what_kio_writes_and_follows_changes(tmp_path: Path, version: int) -> None:
+    async with running(tmp_path) as broker:
+        door = Door(broker)
+        names = [f"t{number}" for number in range(130)]  # more than one byte of a compact length
+        await broker.create_topics([NewTopic(name, 1) for name in names])
+        for _ in range(2):
+            reply = await metadata(door, version)
+            assert [topic.name for topic in reply.topics] == names
+            with io.BytesIO() as buffer:
+                entity_writer(type(reply))(buffer, reply)
+                spelled = buffer.getvalue()
+            shapes = request(3, version)
+            wanted = shapes.MetadataRequest(
+                topics=() if version == 0 else None, allow_auto_topic_creation=False, include_cluster_authorized_operations=False,
+                include_topic_authorized_operations=False,
+            )  # fmt: skip
+            context = RequestContext(3, version, 1, None, ("", 1), 1, 0.0)
+            assert b"".join(bytes(part) for part in k03_metadata.handle(broker, context, wanted).buffers) == spelled
+        await broker.create_partitions("t5", 3)
+        await broker.delete_topic(broker.topic("t0").topic_id)
+        after = {topic.name: len(topic.partitions) for topic in (await metadata(door, version)).topics}
+        assert after["t5"] == 3
+        assert "t0" not in after
+        await broker.logs.delete(TopicPartition("t7", 0))
+        del broker._hosting.partitions["t7", 0]
+        (gone,) = (await metadata(door, version, ["t7"])).topics
+        assert gone.partitions[0].error_code is ErrorCode.leader_not_available
