@@ -26,7 +26,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import Slice
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.batch_runs import take
+from tiering.batch_runs import landmarks, take
 from tiering.chunk_cache import ChunkCache, ChunkSource, joined
 from tiering.cold_lookup import Lookup
 from tiering.footer_cache import NotYet
@@ -265,7 +265,7 @@ class ColdReader:
             window = await self._window(reading, row, source, position, wanted)
             took = take(
                 window, reading.offset, reading.bytes_left, min_one=reading.min_one and not reading.taken,
-                low=row.base_offset, high=row.end_offset, where=source.key,
+                low=row.base_offset, high=row.end_offset, where=source.key, landmark=landmarks(footer.offset_index, position),
             )  # fmt: skip
             if took.size:
                 reading.pieces.append(window[took.start : took.end])

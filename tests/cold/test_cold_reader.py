@@ -18,6 +18,7 @@ from hotlog.wire.records import NewRecord
 from hotlog.world.posix import PosixDisk
 from tests.cold.lake import Lake, random_lake
 from tests.cold.support import Call, ScriptedStore, Ticking
+from tiering import batch_runs
 from tiering.cold_reader import ColdReader
 from tiering.segment_object import AbortedTransaction
 
@@ -192,6 +193,28 @@ async def test_after_a_restart_the_disk_answers_without_the_store(tmp_path: Path
             await asyncio.sleep(0.001)
         await reader.close()
         lake.store.objects.clear()
+
+
+async def test_the_cost_of_a_read_does_not_follow_the_number_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake(ScriptedStore(), chunk_bytes=16_384)
+    lake.segment([lake.batch([NewRecord(1, None, b"small")]) for _ in range(2000)])
+    lake.commit()
+    looked: list[int] = []
+    real = batch_runs._SHORT
+
+    class Counting:
+        @staticmethod
+        def unpack_from(data: memoryview, position: int) -> tuple[int, ...]:
+            looked.append(position)
+            return real.unpack_from(data, position)
+
+    monkeypatch.setattr(batch_runs, "_SHORT", Counting)
+    reader = reader_of(lake)
+    for bytes_max in (20_000, 100_000, 10_000_000):
+        read = await reader.read(lake, 300, bytes_max, wait_ms=FOREVER_MS)
+        assert bytes(read.data) == lake.expected(300, bytes_max)
+    assert len(looked) < 3 * 2 * 16_384 // 3 // len(lake.batches[0]) + 50
+    await reader.close()
 
 
 # -- trouble
