@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 from uuid import UUID
 
-from hotlog.wire.fields import Reader
+from hotlog.wire.fields import Reader, uuid_of
 
 VERSIONS = range(4, 19)
 FLEXIBLE_FROM = 12
@@ -85,7 +85,7 @@ def decode(version: int, frame: memoryview, position: int) -> FetchRequest:
 
 def _topic(read: Reader, version: int) -> TopicKey:
     if version >= TOPIC_ID_FROM:
-        return UUID(bytes=bytes(read.take(16)))
+        return uuid_of(bytes(read.take(16)))
     return read.string() or ""
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.wire.fields import Reader, count_of, string_of
+from hotlog.wire.fields import Reader, count_of, string_of, uuid_of
 
 VERSIONS = range(3, 14)
 FLEXIBLE_FROM = 9
@@ -80,7 +80,7 @@ def decode(version: int, frame: memoryview, position: int) -> ProduceRequest:
         name: str | None = None
         topic_id: UUID | None = None
         if version >= TOPIC_ID_FROM:
-            topic_id = UUID(bytes=bytes(read.take(16)))
+            topic_id = uuid_of(bytes(read.take(16)))
         else:
             name = read.string()
         partitions = []
