@@ -22,7 +22,16 @@ from controller.journal import Decide, Journal
 from controller.keys import CLUSTER_KEY
 from controller.mirror import Mirror, NoMirror
 from controller.records import BrokerStarted, ProducerIdsAllocated, Record
-from hotlog.kernel.errors import Fenced, ForeignStore, NotFound, NotReady, OutcomeUnknown, PreconditionFailed, Retry
+from hotlog.kernel.errors import (
+    Fenced,
+    ForeignStore,
+    NotFound,
+    NotReady,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Retry,
+    StoreUnavailable,
+)
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 
 PRODUCER_ID_BLOCK = 1000
@@ -97,9 +106,12 @@ class Controller:
                 self.cluster_id = await adopt_cluster(self._store, known, self._clock, self._entropy, local is not None)
                 await self._load()
                 await self._claim(raises_epochs=True)
-        except (Retry, OutcomeUnknown, TimeoutError):
+        except (Retry, OutcomeUnknown, TimeoutError) as away:
             if local is None:
-                raise
+                raise StoreUnavailable(
+                    f"the object store did not answer in {self._open_wait_s:.0f} s, and this data directory has no metadata to start"
+                    f" from without it: {away}"
+                ) from away
             self.cluster_id = local.cluster_id
             if self._journal is None:
                 await self._load()
