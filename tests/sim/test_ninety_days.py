@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from hotlog.kernel.errors import StoreUnavailable
 from tests.sim.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.sim.consumer import Consumer
 from tests.sim.traffic import TopicPlan, Traffic, check_settled
@@ -46,7 +47,11 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
 
     async def live(life: Life) -> None:
         nonlocal hours
-        await life.node.open()
+        try:
+            await life.node.open()
+        except StoreUnavailable:  # as an operator sees it at the very first start: try again
+            await asyncio.sleep(60)
+            return
         await traffic.ensure_topics(life)
         if world.lives % 4 == 1 and not world.bucket.weather.down:
             await traffic.check(life, slack_ms=2 * STEP_MS)
@@ -70,7 +75,7 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
         weather.slow, weather.hang = 0.005, 0.003
     while True:
         life = world.begin(at=random.choice((random.randint(1, 300), random.randint(200, 4000), random.randint(1000, 20_000))))
-        finished = await life.run(live)
+        finished = await life.run(live) and hours >= days * 24
         await life.end("stop" if finished else random.choice(("kill", "power")))
         if finished:
             break
