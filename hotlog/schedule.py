@@ -37,8 +37,9 @@ class Schedule:
         self._scheduler.start()
 
     async def close(self) -> None:
-        """No new ticks; wait for those that run."""
-        self._scheduler.shutdown(wait=False)
+        """No new ticks; those that run are cancelled and waited for.  No error if it was never started."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

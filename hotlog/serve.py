@@ -58,7 +58,8 @@ def run(options: ServeOptions) -> None:
     logging.basicConfig(
         level=os.environ.get("HOTLOG_LOG", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a tick that is still at work is no news
+    logging.getLogger("aiobotocore").setLevel(logging.WARNING)
     for name in options.settings.ignored:
         log.warning("configuration %s is accepted but has no effect here", name)
     keep_heap()

@@ -5,6 +5,7 @@ Invariants: nothing starts unless a test asks for it; what a test made is gone a
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.fixtures import minio as minio_fixture
+from tests.fixtures.docker_engine import serve
 from tests.fixtures.s3_servers import S3Server, seaweedfs
 from tiering.cost.meter import Meter
 from tiering.store import open_store
@@ -69,6 +71,17 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The second S3 server."""
     with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@pytest.fixture
+def rclone_binary() -> str:
+    """rclone with `serve s3` (1.65 or newer): a server that many have at hand, without atomic conditional writes."""
+    binary = serve.find_binary("rclone", ("serve", "s3", "--help"))
+    if binary is None and os.environ.get("HOTLOG_REQUIRE_MINIO") == "1":
+        binary = serve.build("rclone")
+    return binary or pytest.skip(
+        "toolchain missing: no rclone with `serve s3` (apt's is too old): `python infra/minio/serve.py --build rclone` makes one, CI does"
+    )
 
 
 @pytest.fixture(scope="session")

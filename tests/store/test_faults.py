@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,6 @@ from hotlog.world.posix import SystemClock
 from hotlog.world.register import Register
 from tests.conftest import OpenStore
 from tests.fixtures import faulty_s3 as faults
-from tests.fixtures.docker_engine import serve
 from tests.fixtures.faulty_s3 import FaultyProxy, Rule, answer
 from tests.fixtures.s3_servers import S3Server, rclone
 from tiering.cost.meter import Meter
@@ -301,16 +299,10 @@ async def test_a_store_that_ignores_conditions_is_refused_with_the_reason(
         report.require()
 
 
-async def test_rclone_is_refused(tmp_path: Path, s3_url: Callable[[S3Server], str], open_test_store: OpenStore) -> None:
-    """`rclone serve s3` (1.65 or newer): a real server that many have at hand, without atomic conditional writes."""
-    binary = await asyncio.to_thread(serve.find_binary, "rclone", ("serve", "s3", "--help"))
-    if binary is None and os.environ.get("HOTLOG_REQUIRE_MINIO") == "1":
-        binary = await asyncio.to_thread(serve.build, "rclone")
-    if binary is None:
-        pytest.skip(
-            "no rclone with `serve s3` (apt's is too old): `python infra/minio/serve.py --build rclone` makes one, CI does"
-        )
-    with rclone(binary, tmp_path / "rclone") as server:
+async def test_rclone_is_refused(
+    tmp_path: Path, s3_url: Callable[[S3Server], str], open_test_store: OpenStore, rclone_binary: str
+) -> None:
+    with rclone(rclone_binary, tmp_path / "rclone") as server:
         store = await open_test_store(s3_url(server), settings=HASTY)
         report = await check_store(store, quick=True)
         assert report.reachable

@@ -13,7 +13,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class HotlogServer:
     settings: Mapping[str, str] = field(default_factory=dict)
     store: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    command_extra: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     http_port: int = 0
@@ -60,6 +61,7 @@ class HotlogServer:
         command += ["--listen", self.bootstrap, "--http", f"127.0.0.1:{self.http_port}"]
         if self.store is not None:
             command += ["--store", self.store]
+        command += self.command_extra
         return command + [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
 
     def start(self) -> None:
