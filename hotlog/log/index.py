@@ -63,24 +63,6 @@ def entry_count_max(index_bytes_max: int, entry_bytes: int) -> int:
     return index_bytes_max // entry_bytes
 
 
-def is_sane(entries: Buffer, struct_: struct.Struct, *, log_size: int | None = None) -> bool:
-    """Whether an index file can be what we wrote: whole entries, first fields strictly ascending, positions inside the log.
-
-    Kafka's sanityCheck looks only at length and last entry; this costs one pass and finds most single flipped bits.
-    """
-    if len(entries) % struct_.size:
-        return False
-    before = None
-    last_position = -1
-    for first, second in struct_.iter_unpack(entries):
-        if (before is not None and first <= before) or second < 0:
-            return False
-        if log_size is not None and not last_position < second < log_size:
-            return False
-        before, last_position = first, second
-    return True
-
-
 def parse_txn(entries: Buffer) -> Iterator[AbortedTransaction]:
     """Entries of a transaction index; a cut-off last entry is ignored."""
     whole = len(entries) - len(entries) % TXN_BYTES

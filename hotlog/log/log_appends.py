@@ -15,7 +15,7 @@ from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
 from hotlog.log.flusher import NO_SPACE, Flusher, FlushJob
 from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, entry_count_max
-from hotlog.log.loader import Loaded
+from hotlog.log.loaded import Loaded
 from hotlog.log.log_state import LogState, Parts, Watermark
 from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import IndexPart, Segment
@@ -80,14 +80,14 @@ class LogAppends(LogState):
             raise TooLarge(f"{self.tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
         if not config.is_log_append_time:
             self._check_timestamps(headers, now_ms)
-        if any(header.producer_id >= 0 for header in headers):
+        if headers[0].producer_id >= 0 or len(headers) > 1:
             known = self.producers.check(headers)
             if known is not None:
                 at = known.timestamp if config.is_log_append_time else -1
                 return Appended(known.first_offset, known.last_offset, at, self.log_start_offset, known.last_offset + 1, True)
-        end = base + sum(header.last_offset_delta for header in headers) + len(headers)
+        end, largest = _extent(headers, base)
         self._parts.space.take(size)
-        largest = now_ms if config.is_log_append_time else max(header.max_timestamp for header in headers)
+        largest = now_ms if config.is_log_append_time else largest
         if self._plan_roll(size, largest, end - 1, now_ms) is not Roll.NOT_YET:
             self._roll(now_ms)
         headers = stamp(data, headers, base, self.leader_epoch)
@@ -305,3 +305,11 @@ class LogAppends(LogState):
         finally:
             file.close()
         return IndexPart(part.total, bytearray())
+
+
+def _extent(headers: Sequence[BatchHeader], base: int) -> tuple[int, int]:
+    """(next offset, largest timestamp) once `headers` stand at offset `base`."""
+    if len(headers) == 1:  # nearly always
+        return base + headers[0].last_offset_delta + 1, headers[0].max_timestamp
+    end = base + sum(header.last_offset_delta for header in headers) + len(headers)
+    return end, max(header.max_timestamp for header in headers)

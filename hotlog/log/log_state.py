@@ -16,7 +16,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.flusher import NO_SPACE
-from hotlog.log.loader import Loaded
+from hotlog.log.loaded import Loaded
 from hotlog.log.pool import FilePool
 from hotlog.log.reader import SegmentReader
 from hotlog.log.segment import Segment

@@ -20,7 +20,8 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
-from hotlog.log.loader import Loaded, Loader, load
+from hotlog.log.loaded import Loaded, Loader
+from hotlog.log.loader import load
 from hotlog.log.partition_log import PartitionLog, Parts
 from hotlog.log.pool import FilePool, IndexCache
 from hotlog.log.reader import SegmentReader

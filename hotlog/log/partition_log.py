@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange, StorageFailed
 from hotlog.log import files
-from hotlog.log.loader import rebuild_indexes, rebuild_producers
 from hotlog.log.log_appends import Appended, LogAppends
 from hotlog.log.log_reads import LogReads, Slice
 from hotlog.log.log_state import Parts, Watermark
 from hotlog.log.producers import Producers, parse_snapshot
+from hotlog.log.repair import rebuild_indexes, rebuild_producers
 from hotlog.log.segment import IndexPart, Segment, SegmentInfo
 
 __all__ = ["Appended", "PartitionLog", "Parts", "SegmentInfo", "Slice", "Watermark"]

@@ -201,7 +201,7 @@ def stamp(data: memoryview, headers: list[BatchHeader], base_offset: int, leader
     stamped: list[BatchHeader] = []
     for header in headers:
         _STAMP.pack_into(data, position, base_offset, header.length, leader_epoch)
-        now = header._replace(base_offset=base_offset, leader_epoch=leader_epoch)
+        now = BatchHeader._make((base_offset, header.length, leader_epoch, *header[3:]))  # half the time of _replace
         stamped.append(now)
         base_offset = now.next_offset
         position += now.size

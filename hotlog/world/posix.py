@@ -16,8 +16,10 @@ import random
 import resource
 import secrets
 import shutil
+import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +35,9 @@ _BUFFERS_MAX = 512  # well under IOV_MAX (1024)
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 THREADS_MAX = 16
+BUFFER_BYTES = 1024 * 1024 + 64 * 1024  # a fetch of one partition, usually, or one largest batch
+BUFFERS_KEPT = 16
+_TRIES = 4
 
 
 class SystemClock:
@@ -56,6 +61,37 @@ class SystemEntropy:
 
     def bytes(self, count: int) -> bytes:
         return secrets.token_bytes(count)
+
+
+class _Buffers:
+    """Large read buffers used again once nobody holds a view of them: a fresh 1 MiB costs as much as filling it from the page cache.
+
+    Invariants: a buffer is handed out again only when this list holds its last reference (a memoryview holds one).
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[bytearray] = deque()
+
+    def take(self, length: int) -> Buffer:
+        """A writable buffer of exactly `length` bytes, content undefined."""
+        if not BUFFER_BYTES // 8 <= length <= BUFFER_BYTES:
+            return bytearray(length)
+        for _ in range(min(len(self._kept), _TRIES)):
+            try:
+                buffer = self._kept.popleft()
+            except IndexError:  # another thread was faster
+                break
+            free = memoryview(buffer)[:length] if sys.getrefcount(buffer) == 2 else None  # our name and the argument
+            self._kept.append(buffer)
+            if free is not None:
+                return free
+        fresh = bytearray(BUFFER_BYTES)
+        if len(self._kept) < BUFFERS_KEPT:
+            self._kept.append(fresh)
+        return memoryview(fresh)[:length]
+
+
+_buffers = _Buffers()
 
 
 class PosixFile:
@@ -116,7 +152,7 @@ class PosixFile:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        buffer = bytearray(length)
+        buffer = _buffers.take(length)
         try:
             count = os.preadv(self._descriptor, (buffer,), offset, _NOWAIT)
         except BlockingIOError:

@@ -218,3 +218,19 @@ def test_posix_run_gives_results_and_errors(tmp_path: Path) -> None:
             await disk.run(disk.read, f"{root}/missing")
 
     asyncio.run(main())
+
+
+def test_posix_read_buffers_are_used_again_only_when_nobody_has_them(tmp_path: Path) -> None:
+    disk, path = PosixDisk(1), str(tmp_path / "a")
+    file = disk.open(path, create=True)
+    for number in range(40):
+        file.append([bytes([number]) * 262_144])
+    held = [file.read_at_nowait(number * 262_144, 262_144) for number in range(40)]
+    for number, data in enumerate(held):
+        assert data is not None and bytes(data) == bytes([number]) * 262_144
+    kept = [memoryview(data)[100:200] for data in held if data is not None]
+    del held
+    for _ in range(50):
+        file.read_at_nowait(0, 262_144)
+    assert [bytes(view) for view in kept] == [bytes([number]) * 100 for number in range(40)]
+    file.close()
