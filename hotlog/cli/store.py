@@ -10,7 +10,11 @@ import typer
 from hotlog.cli.bucket import open_world, run, store_url
 from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
 from hotlog.cli.output import console, show_json, show_rows
+from hotlog.kernel.settings import Settings
 from tiering.store.check import CheckReport, check_store
+
+# Somebody waits for the answer, and a store that needs a minute for a small object is an answer too.
+_IMPATIENT = {"hotlog.store.attempt.timeout.ms": "5000", "hotlog.store.total.timeout.ms": "10000"}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check an object store before trusting it.")
 
@@ -25,7 +29,7 @@ def check(url: StoreUrl = STORE_DEFAULT, json: Json = False) -> None:
     """Prove conditional writes (raced), read-after-write, list-after-write, ranges, multipart and delete against a store."""
 
     async def work() -> CheckReport:
-        async with open_world(store_url(url)) as (world, _, _, _):
+        async with open_world(store_url(url), Settings.resolve(_IMPATIENT)) as (world, _, _, _):
             return await check_store(world.store, entropy=world.entropy)
 
     report = run(work)

@@ -107,7 +107,7 @@ def wait_all_cold(server: HotlogServer, topic: str, partitions: int = 1) -> None
 def hotlog(*arguments: str, code: int = 0, **options: Any) -> str:
     """Run a verb in a process of its own; its standard output."""
     done = subprocess.run(
-        [sys.executable, "-m", "hotlog", *arguments], capture_output=True, text=True, timeout=120, check=False, **options
+        [sys.executable, "-m", "hotlog", *arguments], capture_output=True, text=True, timeout=240, check=False, **options
     )
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout[-1500:]} {done.stderr[-3000:]}"
     return done.stdout if code == 0 else done.stdout + done.stderr
