@@ -138,6 +138,11 @@ class Broker:
             await self._hosting.mend(self.image)
             await self._reconcile()
         await self.groups.start()
+        led_elsewhere = sum(part.leader != self.node_id for topic in self.image.topics.values() for part in topic.partitions)
+        if led_elsewhere:
+            LOG.warning(
+                "%d partitions are led by another node than node.id=%d and are not served here", led_elsewhere, self.node_id
+            )
         self.is_ready = True
 
     async def close(self) -> None:

@@ -197,6 +197,7 @@ async def test_dynamic_broker_settings_act_survive_and_give_topics_their_default
         ("listener.name.x.plain.sasl.jaas.config", "com.example.Module required;", ErrorCode.invalid_config),
         ("metric.reporters", "com.example.Evil", ErrorCode.invalid_config),
         ("num.partitions", "0", ErrorCode.invalid_config),
+        ("remote.log.reader.threads", "20", ErrorCode.invalid_config),  # known, and read at start only
         ("group.min.session.timeout.ms", "9999999", ErrorCode.invalid_config),
     ],
 )
