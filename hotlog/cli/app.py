@@ -17,7 +17,7 @@ import typer
 
 from hotlog import __version__
 from hotlog.cli.output import fail
-from hotlog.kernel.errors import Corrupt, HotlogError, Invalid, Retry
+from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, Invalid, Retry
 
 EXIT_FAILED, EXIT_USAGE, EXIT_RETRY, EXIT_CORRUPT = 1, 2, 3, 4
 
@@ -110,4 +110,4 @@ def _code(failure: BaseException) -> int:
         return EXIT_CORRUPT
     if isinstance(failure, Retry):
         return EXIT_RETRY
-    return EXIT_USAGE if isinstance(failure, Invalid) else EXIT_FAILED
+    return EXIT_USAGE if isinstance(failure, Invalid) and not isinstance(failure, ForeignStore) else EXIT_FAILED
