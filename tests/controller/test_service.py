@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from uuid import UUID
 
@@ -355,5 +356,29 @@ def test_store_weather_never_splits_the_history() -> None:
             head = codec.decode_head(world.bucket.objects[head_key(first.cluster_id)].body)
             if head.inline_start == 0:
                 assert fold(ClusterImage(), head.inline) == image
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("after_ms", range(0, 60, 4))
+def test_a_commit_that_is_cancelled_half_way_harms_no_later_one(after_ms: int) -> None:
+    """The cancelled write may still arrive, before or after the next one: it is in, or it is not, and the next one is in."""
+
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            cancelled = asyncio.create_task(controller.commit(create("maybe", UUID(int=1), padding=9000)))
+            await asyncio.sleep(after_ms / 1000)
+            cancelled.cancel()
+            await asyncio.gather(cancelled, return_exceptions=True)
+            for number in range(4):
+                await controller.commit(create(f"sure{number}", UUID(int=number + 2), padding=9000))
+            image = controller.image
+            assert (
+                {f"sure{number}" for number in range(4)}
+                <= set(image.topics)
+                <= {f"sure{number}" for number in range(4)} | {"maybe"}
+            )
+        async with world.opened("b") as other:
+            assert other.image.topics.keys() == image.topics.keys()
 
     simulate(body)
