@@ -190,6 +190,7 @@ def test_a_local_segment_across_the_border_counts_for_nothing_and_hides_nothing(
     straddler = Piece(20, 30, 1000, NOW, NOW)
     local = Local([straddler, Piece(30, 40, 1000, NOW, -1)], 40)
     assert plan(cold, local, config(retention_bytes=2500, retention_ms=-1)).log_start_offset == 10
+    assert plan(cold, local, config(retention_bytes=2600, retention_ms=-1)).log_start_offset == 0
     by_time = plan(cold, local, config(retention_ms=DAY // 2))
     assert by_time.log_start_offset == 25
 
@@ -271,3 +272,17 @@ def test_a_plan_says_what_it_frees_and_costs() -> None:
     assert (got.cold_entries, got.cold_bytes, got.requests) == (2500, 2500 * KB, 2 + 3)
     assert got.local_bytes == KB
     assert plan(cold, local, config(retention_ms=-1)).requests == 0
+
+
+def test_a_piece_goes_only_when_it_is_older_than_retention_to_the_millisecond() -> None:
+    pieces = [Piece(0, 10, KB, NOW - DAY, NOW), Piece(10, 20, KB, NOW, -1)]
+    for retention_ms, start in ((DAY - 1, 10), (DAY, 0), (DAY + 1, 0)):
+        assert plan(None, Local(pieces, 20), config(retention_ms=retention_ms), tiered=False).log_start_offset == start
+
+
+def test_entries_that_were_not_looked_at_are_never_jumped_over() -> None:
+    old, young = NOW - 9 * DAY, NOW - DAY
+    cold = Cold(0, 30, 3 * KB, [Piece(0, 10, KB, old, old)])  # [10, 30) is in a page that was not read: it is young
+    local = Local([Piece(30, 40, KB, old, old), Piece(40, 50, KB, young, -1)], 50)
+    assert plan(cold, local, config(retention_ms=7 * DAY)).log_start_offset == 10
+    assert plan(cold, local, config(retention_ms=-1, retention_bytes=0)).log_start_offset == 10
