@@ -105,6 +105,7 @@ class Round:
         self._is_full = False  # something is there that does not fit any more
         self._broker = broker
         self._cold = cold
+        self._names: dict[UUID, str] = {}  # of the topics in this fetch; a topic's name never changes
 
     @property
     def is_satisfied(self) -> bool:
@@ -127,7 +128,7 @@ class Round:
         for part in self.parts:
             if part.is_growing:
                 self.size -= part.take_back()
-            if part.state is not State.ANSWERED:
+            if part.state is not State.ANSWERED and not (part.state is State.AT_END and self._is_still_at_end(part)):
                 self._classify(part)
         hot, cold = self.in_state(State.HOT), self.in_state(State.COLD)
         room = self.limits.bytes_max
@@ -137,6 +138,15 @@ class Round:
             self._read_hot(part, room - self.size)
         for part in cold:
             self._read_cold(part, self.limits.bytes_max - self.size)
+
+    def _is_still_at_end(self, part: Part) -> bool:
+        """The short way for most partitions of a poll that was woken by one of them."""
+        partition = part.partition
+        if partition is None or self._broker.partition(*partition.tp) is not partition:
+            return False
+        log = partition.log
+        end = log.last_stable_offset if self.limits.is_committed_only else log.high_watermark
+        return end <= part.wanted.offset and log.log_start_offset <= part.wanted.offset and log.failed is None
 
     def _classify(self, part: Part) -> None:
         partition = part.partition = self._find(part)
@@ -168,16 +178,23 @@ class Round:
             self._fail(part, ErrorCode.kafka_storage_error)
 
     def _find(self, part: Part) -> Partition | None:
-        topic, number = part.key
+        key, number = part.key
+        topic = key
         if isinstance(topic, UUID):
-            image = self._broker.topic_by_id(topic)
-            if image is None:
-                self._fail(part, ErrorCode.unknown_topic_id)
-                return None
-            topic = image.name
+            name = self._names.get(topic)
+            if name is None:
+                image = self._broker.topic_by_id(topic)
+                if image is None:
+                    self._fail(part, ErrorCode.unknown_topic_id)
+                    return None
+                name = self._names[topic] = image.name
+            topic = name
         partition = self._broker.partition(topic, number)
         if partition is None:
             self._fail(part, ErrorCode.unknown_topic_or_partition)
+        elif isinstance(key, UUID) and partition.topic_id != key:  # deleted and made again under the same name
+            self._fail(part, ErrorCode.unknown_topic_id)
+            return None
         return partition
 
     def _fail(self, part: Part, code: ErrorCode) -> None:

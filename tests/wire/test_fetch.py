@@ -184,6 +184,22 @@ async def test_an_unknown_topic_id_is_told_apart(client: Client) -> None:
     assert fetched(response)[0][0] is ErrorCode.unknown_topic_id
 
 
+async def test_a_topic_made_again_under_the_same_name_is_another_topic(served: Serving, client: Client) -> None:
+    topic = served.broker.topic("t")
+    assert topic is not None
+    poll = fetch("t", {0: 0}, version=13, topic_id=topic.topic_id, wait_ms=30_000)
+    correlation = client.send(poll)
+    async with asyncio.timeout(10):
+        while not served.listener.working:
+            await asyncio.sleep(0.01)
+    await served.broker.delete_topic(topic.topic_id)
+    await served.broker.create_topic("t", 1)
+    other = await served.connect()
+    await other.call(produce("t", {0: batch_of(b"of the new topic")}))
+    code, records = fetched(await client.answer(poll, correlation))[0]
+    assert (code, records) in [(ErrorCode.unknown_topic_id, b""), (ErrorCode.unknown_topic_or_partition, b"")]
+
+
 async def test_below_the_log_start_is_out_of_range(served: Serving, client: Client) -> None:
     await client.call(produce("t", {0: batch_of(b"a", b"b")}))
     await partition_of(served).delete_records(1)

@@ -25,7 +25,7 @@ def framed(body: bytes) -> memoryview:
 
 
 @pytest.mark.parametrize("version", produce.VERSIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_a_produce_request_is_read_as_kio_reads_it(version: int, data: st.DataObject) -> None:
     entity = data.draw(entities(apis.request_type(0, version)))
@@ -54,7 +54,7 @@ def test_records_are_writable_views_of_the_frame() -> None:
 
 
 @pytest.mark.parametrize("version", produce.VERSIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(junk=st.binary(max_size=60))
 def test_a_produce_request_cut_or_bent_is_invalid_or_read(version: int, junk: bytes) -> None:
     try:
@@ -64,7 +64,7 @@ def test_a_produce_request_cut_or_bent_is_invalid_or_read(version: int, junk: by
 
 
 @pytest.mark.parametrize("version", produce.VERSIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_a_produce_response_is_written_as_kio_writes_it(version: int, data: st.DataObject) -> None:
     names = st.tuples(st.text(min_size=1, max_size=5), st.uuids())
@@ -110,7 +110,7 @@ def test_a_produce_response_is_written_as_kio_writes_it(version: int, data: st.D
 
 
 @pytest.mark.parametrize("version", fetch_request.VERSIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_a_fetch_request_is_read_as_kio_reads_it(version: int, data: st.DataObject) -> None:
     entity = data.draw(entities(apis.request_type(1, version)))
@@ -139,7 +139,7 @@ def test_a_fetch_request_is_read_as_kio_reads_it(version: int, data: st.DataObje
 
 
 @pytest.mark.parametrize("version", fetch_request.VERSIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_a_fetch_response_is_written_as_kio_writes_it(version: int, data: st.DataObject) -> None:
     part = st.builds(

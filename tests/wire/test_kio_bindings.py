@@ -20,7 +20,7 @@ SERVED = [(api.key, version) for api in load_apis() for version in api.versions]
 
 
 @pytest.mark.parametrize(("key", "version"), SERVED)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_a_valid_request_is_walked_to_its_end_and_read_as_written(key: int, version: int, data: st.DataObject) -> None:
     kind = apis.request_type(key, version)
@@ -32,7 +32,7 @@ def test_a_valid_request_is_walked_to_its_end_and_read_as_written(key: int, vers
 
 
 @pytest.mark.parametrize(("key", "version"), SERVED)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(junk=st.binary(max_size=80) | st.lists(st.sampled_from([0, 1, 2, 3, 0x7F, 0x80, 0xFF]), max_size=80).map(bytes))
 def test_junk_is_a_structure_or_invalid_and_nothing_else(key: int, version: int, junk: bytes) -> None:
     door = next(api for api in load_apis() if api.key == key)

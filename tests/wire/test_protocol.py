@@ -168,7 +168,7 @@ async def test_replies_before_a_malformed_request_still_arrive(served: Serving) 
     assert await client.is_closed()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     frames=st.lists(
         st.tuples(st.sampled_from([api.key for api in load_apis()]), st.integers(0, 13), st.binary(max_size=60)),

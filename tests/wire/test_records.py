@@ -61,7 +61,7 @@ def test_offset_deltas_may_leave_gaps() -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS.values())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(position=st.integers(0, 2000), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_records_is_refused_or_harmless(codec: str, position: int, bit: int) -> None:
     batch = encode_batch(RECORDS, codec)
