@@ -24,6 +24,7 @@ from hotlog.world.ports import Buffer, File
 
 CHUNK_BYTES = 8 * 1024
 WALK_BYTES = 256 * 1024
+INLINE_BYTES_MAX = 4 * 1024 * 1024  # copying more than this would hold up the event loop for a millisecond and more
 # base offset, length, (leader epoch, magic, crc, attributes), last offset delta
 _SHORT = struct.Struct(">qi11xi")
 _BODY_BYTES_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
@@ -45,7 +46,7 @@ class Found(NamedTuple):
 def _get(file: File, offset: int, length: int, wait: bool) -> Buffer:
     if wait:
         return file.read_at(offset, length)
-    data = file.read_at_nowait(offset, length)
+    data = file.read_at_nowait(offset, length) if length <= INLINE_BYTES_MAX else None
     if data is None:
         raise NotCached
     return data

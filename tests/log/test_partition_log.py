@@ -1,16 +1,26 @@
-"""Append, roll, read, reopen: the main story of one log."""
+"""Append, roll, read, reopen: the main story of one log, and the rules at its edges."""
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from pathlib import Path
 
-from tests.log.support import TP, append, batch, config, new_log, opened, read_all
+import pytest
+
+from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, InvalidTimestamp, OutOfOrderSequence, OutOfRange, TooLarge
+from hotlog.log.index import AbortedTransaction, encode_txn
+from hotlog.wire.batch import crc_ok, header_at, walk
+from hotlog.wire.records import decode_batch
+from tests.log.faulty import FaultyDisk
+from tests.log.support import T0, TP, append, batch, config, new_log, opened, read_all
+
+SMALL = config(segment_bytes=2048, index_interval_bytes=300)
 
 
 async def test_what_was_appended_is_read_again_after_a_clean_stop(tmp_path: Path) -> None:
-    topic = config(segment_bytes=2048)
-    async with opened(tmp_path, topic) as logs:
-        log = await new_log(logs, topic)
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
         for index in range(50):
             done = append(log, batch(b"%03d" % index * 20))
             assert done.base_offset == index and done.end_offset == index + 1
@@ -18,9 +28,8 @@ async def test_what_was_appended_is_read_again_after_a_clean_stop(tmp_path: Path
         assert log.high_watermark == 50
         assert len(log.segments()) > 3
         first = await read_all(log)
-    async with opened(tmp_path, topic) as logs:
-        log = logs.get(TP)
-        assert log is not None
+    async with opened(tmp_path, SMALL) as logs:
+        log = logs.get(TP)  # type: ignore[assignment]
         assert (log.log_end_offset, log.high_watermark, log.local_log_start_offset) == (50, 50, 0)
         assert await read_all(log) == first
         assert [header.base_offset for header in first] == list(range(50))
@@ -28,3 +37,205 @@ async def test_what_was_appended_is_read_again_after_a_clean_stop(tmp_path: Path
         await log.wait_durable(51)
         assert (await read_all(log, 49))[-1].base_offset == 50
         assert logs.damage == []
+
+
+async def test_batches_are_stamped_and_otherwise_untouched(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        log.set_leader_epoch(7)
+        append(log, batch(b"first", b"second"))
+        sent = bytes(batch(b"a", b"b", b"c", codec=4))
+        done = append(log, sent, sent)
+        assert (done.base_offset, done.last_offset, done.append_time_ms, done.log_start_offset) == (2, 7, -1, 0)
+        await log.wait_durable(8)
+        piece = log.read(2, 1 << 20, min_one=True)
+        assert piece is not None and piece.end_offset_limit == 8
+        stored = bytes(piece.data)
+        assert stored[16 : len(sent)] == sent[16:] and stored[len(sent) + 16 :] == sent[16:]
+        assert [(h.base_offset, h.leader_epoch) for _, h in walk(stored)] == [(2, 7), (5, 7)]
+
+
+async def test_log_append_time(tmp_path: Path) -> None:
+    topic = config(message_timestamp_type="LogAppendTime")
+    async with opened(tmp_path, topic) as logs:
+        log = await new_log(logs, topic)
+        done = append(log, batch(b"x", b"y", timestamp=5), now_ms=T0 + 77)
+        assert done.append_time_ms == T0 + 77
+        await log.wait_durable(2)
+        piece = log.read(0, 1 << 20, min_one=True)
+        assert piece is not None
+        data = memoryview(piece.data)
+        assert crc_ok(data) and header_at(data).is_log_append_time and header_at(data).max_timestamp == T0 + 77
+        assert [record.timestamp for record in decode_batch(data)] == [T0 + 77] * 2
+        assert await log.offset_for_timestamp(T0 + 77) == (0, T0 + 77, 0)
+        assert await log.offset_of_max_timestamp() == (0, T0 + 77, 0)
+
+
+async def test_timestamps_outside_their_bounds_are_refused(tmp_path: Path) -> None:
+    topic = config(message_timestamp_before_max_ms=1000, message_timestamp_after_max_ms=100)
+    async with opened(tmp_path, topic) as logs:
+        log = await new_log(logs, topic)
+        for timestamp in (T0 - 1001, T0 + 101):
+            with pytest.raises(InvalidTimestamp, match=str(timestamp)):
+                append(log, batch(b"x", timestamp=timestamp))
+        for timestamp in (T0 - 1000, T0 + 100):
+            append(log, batch(b"x", timestamp=timestamp))
+        assert log.log_end_offset == 2
+
+
+async def test_more_than_a_segment_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        with pytest.raises(TooLarge, match=r"segment\.bytes"):
+            append(log, batch(b"x" * 2048))
+        assert log.log_end_offset == 0
+
+
+async def test_duplicates_gaps_and_old_epochs(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        append(log, batch(b"other"))
+        sent = bytes(batch(b"a", b"b", producer=(9, 1, 0)))
+        first = append(log, sent)
+        size = log.size
+        again = append(log, sent)
+        assert again.is_duplicate and again[:2] == first[:2] == (1, 2) and again.end_offset == 3
+        with pytest.raises(OutOfOrderSequence):
+            append(log, batch(b"c", producer=(9, 1, 3)))
+        with pytest.raises(InvalidProducerEpoch):
+            append(log, batch(b"c", producer=(9, 0, 2)))
+        assert (log.size, log.log_end_offset) == (size, 3)
+        append(log, batch(b"c", producer=(9, 1, 2)))
+
+
+async def test_reads_obey_their_bounds(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        sizes = []
+        for number in range(6):
+            before = log.size
+            append(log, batch(b"v" * 100 * (number + 1), b"w"))
+            sizes.append(log.size - before)
+        await log.wait_durable(12)
+        for first in range(6):
+            offset = 2 * first + 1  # the second record of a batch: the batch comes whole
+            for bytes_max in (0, 1, sizes[first] - 1, sizes[first], sizes[first] + 10, 1 << 20):
+                piece = log.read(offset, bytes_max, min_one=True)
+                assert piece is not None and header_at(piece.data).base_offset == 2 * first
+                assert len(piece.data) == min(max(bytes_max, sizes[first]), sum(sizes[first:]))
+                strict = log.read(offset, bytes_max, min_one=False)
+                assert strict is not None and len(strict.data) <= bytes_max
+                assert bool(strict.data) == (bytes_max >= sizes[first])
+        end = log.read(12, 1000, min_one=True)
+        assert end is not None and not end.data
+        for offset in (-1, 13):
+            with pytest.raises(OutOfRange):
+                log.read(offset, 1000, min_one=True)
+
+
+async def test_a_cold_page_never_stalls_the_loop(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for number in range(40):
+            append(log, batch(b"%d" % number * 50))
+        await log.wait_durable(40)
+    disk = FaultyDisk()
+    async with opened(tmp_path, SMALL, disk=disk) as logs:
+        log = logs.get(TP)  # type: ignore[assignment]
+        disk.is_cold = True
+        assert log.read(3, 1000, min_one=True) is None and disk.cold_reads > 0
+        piece = await log.read_blocking(3, 1000, min_one=True)
+        assert header_at(piece.data).base_offset == 3
+        with pytest.raises(OutOfRange):
+            log.read(41, 1000, min_one=True)
+        with pytest.raises(OutOfRange):
+            await log.read_blocking(41, 1000, min_one=True)
+
+
+async def test_readers_wake_when_data_is_durable(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        seen: list[int] = []
+        woken = asyncio.Event()
+
+        def wake() -> None:
+            seen.append(log.high_watermark)
+            woken.set()
+
+        log.add_waiter(wake)
+        append(log, batch(b"x"))
+        assert seen == []
+        await woken.wait()
+        assert seen == [1]
+        log.remove_waiter(wake)
+        log.remove_waiter(wake)
+        append(log, batch(b"x"))
+        await log.wait_durable(2)
+        assert seen == [1]
+
+
+async def test_an_open_transaction_bounds_committed_reads(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        for number in range(3):
+            append(log, batch(b"%d" % number))
+        open_one = batch(b"in a transaction", producer=(5, 0, 0))
+        attributes = struct.unpack_from(">h", open_one, 21)[0] | 0x10
+        struct.pack_into(">h", open_one, 21, attributes)
+        from crc32c import crc32c
+
+        struct.pack_into(">I", open_one, 17, crc32c(open_one[21:]))
+        append(log, open_one)
+        append(log, batch(b"after"))
+        await log.wait_durable(5)
+        assert (log.last_stable_offset, log.high_watermark) == (3, 5)
+        piece = log.read(0, 1 << 20, min_one=True, committed_only=True)
+        assert piece is not None and piece.end_offset_limit == 3
+        assert [header.base_offset for _, header in walk(memoryview(piece.data))] == [0, 1, 2]
+        waiting = log.read(3, 1 << 20, min_one=True, committed_only=True)
+        assert waiting is not None and not waiting.data
+        assert len(await read_all(log)) == 5
+        assert log.producers.end_transaction(5, 0, 0) == 3
+        assert log.last_stable_offset == 5
+
+
+async def test_aborted_transactions_come_from_the_index_files(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for _ in range(30):
+            append(log, batch(b"x" * 100))
+        await log.wait_durable(30)
+        bases = [info.base_offset for info in log.segments()]
+    home = tmp_path / "clicks-0"
+    entries = [AbortedTransaction(1, 0, 3, 2), AbortedTransaction(2, bases[1], bases[1] + 2, bases[1])]
+    for base, entry in zip(bases, entries, strict=False):
+        (home / f"{base:020d}.txnindex").write_bytes(encode_txn(entry))
+    async with opened(tmp_path, SMALL) as logs:
+        log = logs.get(TP)  # type: ignore[assignment]
+        assert log.aborted_transactions(0, 30) == [(1, 0), (2, bases[1])]
+        assert log.aborted_transactions(4, bases[1]) == []
+        assert log.aborted_transactions(3, 5) == [(1, 0)]
+
+
+async def test_appends_can_be_blocked(tmp_path: Path) -> None:
+    from hotlog.kernel.errors import DiskFull
+
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        log.block_appends("the store is away")
+        with pytest.raises(DiskFull, match="the store is away"):
+            append(log, batch(b"x"))
+        log.block_appends(None)
+        append(log, batch(b"x"))
+
+
+async def test_a_segment_file_that_somebody_removed_is_damage(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for _ in range(40):
+            append(log, batch(b"x" * 100))
+        await log.wait_durable(40)
+        logs._parts.pool.forget(log.segments()[0].log_path)
+        Path(log.segments()[0].log_path).unlink()
+        with pytest.raises(Corrupt, match="is gone"):
+            log.read(0, 1000, min_one=True)
