@@ -13,7 +13,7 @@ from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
 from compaction.trusted_clock import KeptClock
 from compaction.worker import RetentionWorker
-from controller.service import Controller
+from controller.service import Controller, State
 from hotlog.apis.broker import Broker
 from hotlog.apis.dispatch import Dispatch
 from hotlog.apis.listener import Listener
@@ -148,8 +148,10 @@ class Node:
         """Open, then listen; return the address really bound."""
         await self.open()
         listener = self._listener = Listener(self.broker, Dispatch(self.metrics), self.settings, self.metrics, self.world.clock)
+        told = advertised(self.settings)
+        self.broker.advertised = told or (host, port)
         bound = await listener.start(host, port)
-        self.broker.advertised = advertised(self.settings) or bound
+        self.broker.advertised = told or bound
         return bound
 
     async def close(self) -> None:
@@ -180,7 +182,10 @@ class Node:
         """Why this node does not serve, in words; empty when it does."""
         if self._broker is None or not self._broker.is_ready:
             return ["starting"]
-        return [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
+        reasons = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
+        if self.controller.state is State.FENCED:
+            reasons.append("another process took over this node's metadata: changes are refused until restart")
+        return reasons
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""
