@@ -4,19 +4,18 @@ One row per segment object or hole, ascending by offset, one column per field of
 Lookups work on the columns; a row becomes an Entry only when asked for, so a page of 10^5 rows costs no 10^5 Python objects.
 
 Invariants: rows are disjoint, ascending and without gaps from the page's start to its end (asserted on build, raised on parse); the
-reference in the root carries the page's size and CRC-32C, and a page that does not match it is Corrupt.
+reference in the root carries the page's size and CRC-32C, and a page that does not match it is Corrupt.  pyarrow is imported where a
+page is touched, not before: it holds about 50 MiB, and a broker whose manifests are short never needs it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt
@@ -26,15 +25,21 @@ from tiering.keys import segment_name
 from tiering.manifest import NO_TIMESTAMP, Entry, PageRef, Totals, span_problem, totals_of
 
 PAGE_VERSION = 1
-_SCHEMA = pa.schema(
-    [
+
+
+@cache
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([
         ("base_offset", pa.int64()), ("end_offset", pa.int64()), ("epoch", pa.int32()), ("nonce", pa.string()), ("size", pa.int64()),
         ("log_bytes", pa.int64()), ("records", pa.int64()), ("min_timestamp", pa.int64()), ("max_timestamp", pa.int64()),
         ("max_timestamp_offset", pa.int64()), ("appended_ms", pa.int64()), ("closed_ms", pa.int64()), ("created_ms", pa.int64()),
         ("epochs", pa.list_(pa.struct([("epoch", pa.int32()), ("start_offset", pa.int64())]))), ("aborted", pa.int64()),
         ("storage_class", pa.string()), ("crc", pa.int64()), ("hole", pa.string()), ("prefix_max_timestamp", pa.int64()),
-    ]
-)  # fmt: skip
+    ])  # fmt: skip
+
+
 _FIELDS = Entry._fields
 
 
@@ -100,6 +105,8 @@ class Page:
 
     def totals(self, start: int, end: int) -> Totals:
         """Sums over the rows that begin inside [start, end); by column, since a merged page has many rows."""
+        import pyarrow.compute as pc
+
         part = self._part(start, end)
         real = part.filter(pc.equal(part.column("hole"), ""))
         sums = [pc.sum(part.column(name)).as_py() or 0 for name in ("size", "log_bytes", "records", "aborted")]
@@ -125,12 +132,15 @@ class Page:
 
 def build_page(pid: PartitionId, rows: Sequence[Entry]) -> bytes:
     """Parquet bytes of a page."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     assert rows, "a page has rows"
     assert not span_problem([(row.base_offset, row.end_offset) for row in rows]), "rows of a page follow each other"
     columns: dict[str, list[Any]] = {name: [row[index] for row in rows] for index, name in enumerate(_FIELDS)}
     columns["epochs"] = [[{"epoch": epoch, "start_offset": start} for epoch, start in row.epochs] for row in rows]
     columns["prefix_max_timestamp"] = list(accumulate((row.max_timestamp for row in rows), max))
-    schema = _SCHEMA.with_metadata(
+    schema = _schema().with_metadata(
         {
             "hotlog.version": str(PAGE_VERSION), "hotlog.topic_id": str(pid.topic_id), "hotlog.partition": str(pid.partition),
             "hotlog.start_offset": str(rows[0].base_offset), "hotlog.end_offset": str(rows[-1].end_offset),
@@ -147,6 +157,9 @@ def parse_page(data: Buffer, pid: PartitionId, ref: PageRef | None = None) -> Pa
     Raises:
         Corrupt: wrong size or CRC-32C, not Parquet, another partition's page, an unknown version, or rows that do not follow each other.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     where = f"archive page {ref.name if ref else '(unnamed)'} of {pid}"
     if ref is not None and (len(data) != ref.size or crc32c(data) != ref.crc):
         raise Corrupt(
