@@ -7,6 +7,7 @@ Invariants: what is not named goes back to its default; unknown keys are INVALID
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -21,27 +22,31 @@ if TYPE_CHECKING:
     from hotlog.apis.broker import Broker
 
 KEY = 33
+Alter = Callable[["Broker", Any, bool], Awaitable[None]]
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Replace the configurations of each resource."""
     shapes = responses(KEY, context.version)
+    results = await altered(broker, context, request, shapes.AlterConfigsResourceResponse, _alter)
+    return shapes.AlterConfigsResponse(throttle_time=NO_THROTTLE, responses=results)
+
+
+async def altered(broker: Broker, context: RequestContext, request: Any, shape: Any, alter: Alter) -> tuple[Any, ...]:
+    """Alter each resource by itself; its answers in `shape` (IncrementalAlterConfigs answers in the same way)."""
     results = []
     for resource in request.resources:
         code, message = ErrorCode.none, None
         try:
-            await _alter(broker, resource, request.validate_only)
+            await alter(broker, resource, request.validate_only)
         except Exception as problem:
             code, message = refusal(context, problem)
         results.append(
-            shapes.AlterConfigsResourceResponse(
-                error_code=code,
-                error_message=message,
-                resource_type=resource.resource_type,
-                resource_name=resource.resource_name,
+            shape(
+                error_code=code, error_message=message, resource_type=resource.resource_type, resource_name=resource.resource_name
             )
         )
-    return shapes.AlterConfigsResponse(throttle_time=NO_THROTTLE, responses=tuple(results))
+    return tuple(results)
 
 
 async def _alter(broker: Broker, resource: Any, validate_only: bool) -> None:

@@ -14,7 +14,8 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.k32_describe_configs import BROKER, TOPIC, broker_named
-from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.apis.k33_alter_configs import altered
+from hotlog.apis.replies import NO_THROTTLE
 from hotlog.apis.topic_rules import ConfigChange
 from hotlog.wire.apis import responses
 
@@ -27,22 +28,8 @@ KEY = 44
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Change each resource."""
     shapes = responses(KEY, context.version)
-    results = []
-    for resource in request.resources:
-        code, message = ErrorCode.none, None
-        try:
-            await _alter(broker, resource, request.validate_only)
-        except Exception as problem:
-            code, message = refusal(context, problem)
-        results.append(
-            shapes.AlterConfigsResourceResponse(
-                error_code=code,
-                error_message=message,
-                resource_type=resource.resource_type,
-                resource_name=resource.resource_name,
-            )
-        )
-    return shapes.IncrementalAlterConfigsResponse(throttle_time=NO_THROTTLE, responses=tuple(results))
+    results = await altered(broker, context, request, shapes.AlterConfigsResourceResponse, _alter)
+    return shapes.IncrementalAlterConfigsResponse(throttle_time=NO_THROTTLE, responses=results)
 
 
 async def _alter(broker: Broker, resource: Any, validate_only: bool) -> None:

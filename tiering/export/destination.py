@@ -11,26 +11,13 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from hotlog.kernel.errors import Invalid, NotFound, OutcomeUnknown, PreconditionFailed
-from hotlog.world.ports import Buffer, ObjectStore
+from hotlog.world.ports import ObjectStore
 from tiering.export import cursor as cursors
 from tiering.export.builder import FinishedUnit
 from tiering.export.cursor import Cursor
 from tiering.export.layout import cursor_key, file_key, schema_key
 from tiering.export.value_schema import parse_schema, print_schema
-
-
-class MemorySource:
-    """ByteSource of a finished file."""
-
-    def __init__(self, data: Buffer) -> None:
-        self._data = memoryview(data)
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    async def read(self, start: int, end: int) -> Buffer:
-        return self._data[start:end]
+from tiering.store.sources import BytesSource
 
 
 class Destination:
@@ -64,7 +51,7 @@ class Destination:
             await self._save(self.cursor.begun(unit.start, unit.end))
         for file in unit.files:
             key = file_key(self._topic, self.cursor.partition, unit.start, unit.end, self.cursor.partition_by, file.bucket)
-            await self._store.put_source(key, MemorySource(file.data))
+            await self._store.put_source(key, BytesSource(file.data))
             self._wrote(len(file.data))
         if self.cursor.pending is None:
             self.cursor = self.cursor.begun(unit.start, unit.end)
