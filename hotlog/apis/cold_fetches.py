@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -135,7 +136,15 @@ class Fetches:
         self.sessions = FetchSessions(lambda: broker.settings.number("max.incremental.fetch.session.cache.slots"), new_id)
         self.cold = ColdFetches()
         self.backlog_bytes = 0  # of replies that slow clients have not taken; kept by the connections
+        self.polls: dict[Callable[[], None], None] = {}  # what wakes each fetch that waits; bounded by the connections
+        self.is_stopping = False
         self._broker = broker
+
+    def hurry(self) -> None:
+        """Let every fetch that waits answer with what it has (the broker is stopping)."""
+        self.is_stopping = True
+        for wake in list(self.polls):
+            wake()
 
     def bytes_max(self, wanted: int) -> int:
         """What a fetch that wants `wanted` bytes may be answered with: less as slow clients fill hotlog.queued.max.response.bytes."""

@@ -60,17 +60,17 @@ async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, 
         if fetch.in_state(State.ON_DISK):
             await fetch.read_disk()
         left = deadline - broker.clock.monotonic()
-        if fetch.is_satisfied or left <= 0:
+        if fetch.is_satisfied or left <= 0 or broker.fetches.is_stopping:
             return _answer(broker, context, plan, fetch)
-        await _changed(fetch, left)
+        await _changed(broker, fetch, left)
         fetch.look()
         if not fetch.is_satisfied and request.bytes_min > 1:
             # Many small appends: look at most every few ms, not at each of them.
-            await _changed(fetch, LOOK_AGAIN_SECONDS, is_watching=False)
+            await _changed(broker, fetch, LOOK_AGAIN_SECONDS, is_watching=False)
             fetch.look()
 
 
-async def _changed(fetch: Round, seconds: float, *, is_watching: bool = True) -> None:
+async def _changed(broker: Broker, fetch: Round, seconds: float, *, is_watching: bool = True) -> None:
     """Until a log moved or a cold read came back (unless not `is_watching`), or the time is up."""
     loop = asyncio.get_running_loop()
     changed = loop.create_future()
@@ -80,11 +80,13 @@ async def _changed(fetch: Round, seconds: float, *, is_watching: bool = True) ->
             changed.set_result(None)
 
     timer = loop.call_later(seconds, wake)
+    broker.fetches.polls[wake] = None
     unwatch = fetch.watch(wake) if is_watching else None
     try:
         await changed
     finally:
         timer.cancel()
+        del broker.fetches.polls[wake]
         if unwatch is not None:
             unwatch()
 

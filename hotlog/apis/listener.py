@@ -79,9 +79,10 @@ class Listener:
         for connection in list(self._connections):
             if connection.is_idle:
                 connection.close()
-        polls = [task for task in self._tasks if not task.done()]
-        if polls:
-            await asyncio.wait(polls, timeout=DRAIN_SECONDS_MAX)
+        self.broker.fetches.hurry()
+        waiting = [task for task in self._tasks if not task.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=DRAIN_SECONDS_MAX)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

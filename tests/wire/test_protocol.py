@@ -370,7 +370,7 @@ async def test_stopping_answers_what_is_in_work(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         await served.broker.create_topic("t", 1)
         client = await served.connect()
-        poll = fetch("t", {0: 0}, wait_ms=200)
+        poll = fetch("t", {0: 0}, wait_ms=30_000)
         correlation = client.send(poll)
         async with asyncio.timeout(10):
             while not served.listener.working:
