@@ -282,9 +282,10 @@ def _ask(lake: Path) -> None:
 
 def _stay(broker: Broker) -> None:
     console.print("\nThe broker is still running.  Try next, in another terminal:\n")
+    name = "hotlog" if shutil.which("hotlog") else sys.argv[0]
     for line in (
-        f"  hotlog consume flights -b {broker.bootstrap} --from 2013-12-24 -n 5 --json",
-        f"  hotlog manifest verify flights --store {broker.store}",
+        f"  {name} consume flights -b {broker.bootstrap} --from 2013-12-24 -n 5 --json",
+        f"  {name} manifest verify flights --store {broker.store}",
         f"  curl -s http://{broker.http}/metrics | grep remotelogsize",
     ):
         console.print(line, style="cyan", highlight=False)
