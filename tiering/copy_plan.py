@@ -111,7 +111,7 @@ def plan_copy(
     Args:
         view: the committed root; None when there is none.
         segments: all local segments, ascending, the active one last.
-        readable_end: min(high watermark, last stable offset).
+        readable_end: min(high watermark, last stable offset, what is on the device).
     """
     if not config.remote_enabled or config.remote_copy_disabled:
         return CopyWait("copying is switched off for this topic")

@@ -279,7 +279,9 @@ class ColdTier:
     def _next(cold: ColdPartition, now_ms: int) -> CopyPlan | None:
         log, view = cold.log, cold.view
         plan = plan_copy(
-            view, log.segments(), log.config, readable_end=min(log.high_watermark, log.last_stable_offset),
+            view, log.segments(), log.config,
+            # A power loss may take back what is not on the device; the store must not have it then, or offsets are given out twice.
+            readable_end=min(log.high_watermark, log.last_stable_offset, log.recovery_point),
             log_start_offset=log.log_start_offset, now_ms=now_ms,
         )  # fmt: skip
         return plan if isinstance(plan, CopyPlan) else None
