@@ -52,7 +52,7 @@ class Sent:
 
 @dataclass
 class Ledger:
-    """Everything one idempotent producer sent to one partition."""
+    """Everything one producer sent to one partition; with a `producer_id` of 0 or more it is idempotent."""
 
     name: str
     seed: int
@@ -71,8 +71,8 @@ class Ledger:
         data = encode_batch(
             [NewRecord(timestamp, b"key", value, ()) for value in values],
             producer_id=self.producer_id,
-            producer_epoch=0,
-            base_sequence=self.sequence,
+            producer_epoch=0 if self.producer_id >= 0 else -1,
+            base_sequence=self.sequence if self.producer_id >= 0 else -1,
         )
         self.sequence += records
         one = Sent(len(self.sent), bytes(data), records, timestamp)

@@ -10,7 +10,8 @@ import pytest
 
 from hotlog.apis.broker import Partition
 from hotlog.kernel.errors import Corrupt, HotlogError
-from tests.sim.checker import Ledger, batches_of, check_partition, read_cold
+from hotlog.log.flusher import Flusher
+from tests.sim.checker import Ledger, batches_of, check_partition, read_cold, send
 from tests.sim.clock import HOUR_MS, MINUTE_MS, YEAR_MS
 from tests.sim.test_ninety_days import CLICKS, SETTINGS
 from tests.sim.traffic import TopicPlan, Traffic, check_settled
@@ -254,3 +255,69 @@ def test_local_data_outlives_local_retention_while_the_store_is_away() -> None:
         await check_partition(partition, ledger)
 
     simulate(9, main, settings=SETTINGS)
+
+
+def test_with_page_cache_durability_a_kill_loses_nothing_and_a_power_loss_only_a_suffix() -> None:
+    """Faults 7: and never what the store already has, for offsets would be given out twice."""
+    plan = TopicPlan("cached", 1, {"segment.bytes": "2048", "hotlog.durability": "page-cache", "retention.ms": "-1"})
+
+    async def main(world: SimWorld) -> None:
+        traffic, ledger = Traffic(world, [plan]), Ledger("cached-0", world.seed, -1)
+        traffic.ledgers["cached", 0] = ledger
+        for number in range(24):
+            life = world.begin()
+
+            async def body(life: Life) -> None:
+                await life.node.open()
+                await traffic.ensure_topics(life)
+                life.fuse.at = life.fuse.calls + world.random.randint(10, 120)
+                world.machine.delay_seconds_max = (
+                    3.0  # a disk so slow that a segment could be uploaded before it is on the device
+                )
+                _, partition, _ = traffic.partitions(life)[0]
+                for _ in range(60):
+                    for _ in range(3):
+                        await send(partition, ledger.make(world.clock.now_ms()), now_ms=world.clock.now_ms())
+                    await life.beat("copy")
+
+            await life.run(body)
+            how = "kill" if number % 3 == 0 else "power"
+            await life.end(how)
+            world.machine.delay_seconds_max = 0.003
+            life = await world.boot()
+            _, partition, _ = traffic.partitions(life)[0]
+            end = partition.log.log_end_offset
+            assert partition.cold is not None
+            assert partition.cold.problem == ""
+            assert partition.cold.end_offset <= end, "the store has offsets that will be given out again"
+            lost = [one for one in ledger.acked if one.next_offset > end]
+            assert how == "power" or not lost, "kill -9 lost acknowledged data"
+            for one in lost:
+                one.base_offset = -1
+            await traffic.check(life)
+            await life.end("stop")
+
+    for seed in range(4):
+        simulate(seed, main, settings=SETTINGS)
+
+
+def test_nothing_is_uploaded_that_is_not_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the store would have offsets that a power loss takes back here, and that are then given out a second time."""
+    plan = TopicPlan("cached", 1, {"segment.bytes": "2048", "hotlog.durability": "page-cache", "retention.ms": "-1"})
+
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, plan)
+        partition, _ = scene.first
+        with monkeypatch.context() as patch:
+            patch.setattr(Flusher, "kick", lambda self: None)  # an fsync that takes for ever
+            for _ in range(30):
+                await scene.traffic.produce(scene.life)
+            await scene.life.beat("copy")
+            assert partition.cold is not None
+            assert partition.cold.view is None
+        await scene.hours(2)
+        view = partition.cold.view
+        assert view is not None
+        assert view.end_offset > 100
+
+    simulate(0, main, settings=SETTINGS)
