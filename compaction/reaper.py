@@ -78,11 +78,13 @@ class Reaper:
         self._trusted = trusted
         self._grace_ms = grace_ms
         self._queue: deque[ManifestStore] = deque()
+        self._measured: set[str] = set()
 
     async def tick(self) -> bool:
         """Reap one partition; True if there are more to look at in this round."""
         if not self._queue:
             self._queue.extend(self._tier.manifests())
+            self._measure()
         now_ms = self._trusted.now_ms()
         for _ in range(min(MANIFESTS_MAX, len(self._queue))):
             manifest = self._queue.popleft()
@@ -93,6 +95,17 @@ class Reaper:
                 self._queue.append(manifest)
             break
         return bool(self._queue)
+
+    def _measure(self) -> None:
+        """Delete lag by topic, from the manifests as they are: objects that expired and are not deleted yet."""
+        lags: dict[str, list[int]] = {topic: [] for topic in sorted(self._measured)}
+        for manifest in self._queue:
+            if manifest.view is not None and (manifest.view.garbage or manifest.view.topic in lags):
+                lags.setdefault(manifest.view.topic, []).extend(item.size for item in manifest.view.garbage)
+        for topic, sizes in lags.items():
+            self._metrics.remote_delete_lag_bytes.labels(topic).set(sum(sizes))
+            self._metrics.remote_delete_lag_segments.labels(topic).set(len(sizes))
+        self._measured = {topic for topic, sizes in lags.items() if sizes}
 
     async def _reap(self, manifest: ManifestStore, now_ms: int) -> bool:
         """Whether it went well; if not, the next round tries again."""

@@ -150,3 +150,19 @@ def test_a_deleted_topics_manifest_goes_last() -> None:
         assert tier.forgotten == [PID]
 
     with_bench(body)
+
+
+def test_the_delete_lag_is_told_and_goes_back_to_nothing() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(5)
+        await doom(bench, manifest, 30)
+        reaper, _ = reaper_of(bench, manifest)
+        await until_idle(reaper)
+        size, count = bench.metrics.remote_delete_lag_bytes.labels("t"), bench.metrics.remote_delete_lag_segments.labels("t")
+        assert (size._value.get(), count._value.get()) == (3300, 3)
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        await until_idle(reaper)
+        await until_idle(reaper)
+        assert (size._value.get(), count._value.get()) == (0, 0)
+
+    with_bench(body)
