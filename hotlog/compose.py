@@ -148,7 +148,7 @@ class Node:
         """Open, then listen; return the address really bound."""
         await self.open()
         listener = self._listener = Listener(self.broker, Dispatch(self.metrics), self.settings, self.metrics, self.world.clock)
-        told = advertised(self.settings)
+        told = self.settings.advertised()
         self.broker.advertised = told or (host, port)
         bound = await listener.start(host, port)
         self.broker.advertised = told or bound
@@ -218,15 +218,6 @@ class Node:
     async def _tick_meter(self) -> bool:
         await self.meter.save()
         return False
-
-
-def advertised(settings: Settings) -> tuple[str, int] | None:
-    """advertised.listeners as (host, port); None if it is not set."""
-    text = settings.text("advertised.listeners").split(",")[0].strip()
-    if not text:
-        return None
-    host, _, port = text.rpartition("://")[2].rpartition(":")
-    return host, int(port)
 
 
 def build_node(settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter) -> Node:

@@ -26,7 +26,10 @@ KIND_CODES: dict[str, int] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigKey:
-    """One key.  `minimum`/`maximum` bound numbers; `choices` bounds strings and list elements; `unit` is for the docs."""
+    """One key.  `minimum`/`maximum` bound numbers; `choices` bounds strings and list elements; `unit` is for the docs.
+
+    `acts` is False for a key that is accepted and told, but changes nothing (yet).
+    """
 
     name: str
     kind: Kind
@@ -37,6 +40,7 @@ class ConfigKey:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     dynamic: bool = True
+    acts: bool = True
     synonym: str = ""  # for a topic key: the broker key that gives its default
 
     def parse(self, text: str | None) -> Value:

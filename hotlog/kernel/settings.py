@@ -41,7 +41,8 @@ _OWN = [
               doc="Fetch sessions kept (KIP-227)."),
     ConfigKey(name="producer.id.expiration.ms", kind="int", default=86_400_000, dynamic=False, minimum=1, unit="ms",
               doc="Forget an idempotent producer this long after its last batch."),
-    ConfigKey(name="transactional.id.expiration.ms", kind="int", default=604_800_000, dynamic=False, minimum=1, unit="ms", doc="Acts with transactions."),
+    ConfigKey(name="transactional.id.expiration.ms", kind="int", default=604_800_000, dynamic=False, minimum=1, unit="ms", acts=False,
+              doc="Forget a transactional id this long after its last use."),
     ConfigKey(name="offsets.topic.num.partitions", kind="int", default=8, minimum=1, dynamic=False,
               doc="Partitions of __consumer_offsets when it is made."),
     ConfigKey(name="offsets.retention.minutes", kind="int", default=10_080, minimum=1, unit="minutes",
@@ -106,7 +107,7 @@ _BY_SYNONYM = {key.synonym: key for key in TOPIC_KEYS.values() if key.synonym}
 _OWN_NAMES = {key.name for key in _OWN}
 _MIRRORED = [
     ConfigKey(name=synonym, kind=key.kind, default=key.default, doc=f"Default of the topic key {key.name}.  {key.doc}",
-              unit=key.unit, minimum=key.minimum, maximum=key.maximum, choices=key.choices)
+              unit=key.unit, minimum=key.minimum, maximum=key.maximum, choices=key.choices, acts=key.acts)
     for synonym, key in _BY_SYNONYM.items() if synonym not in _OWN_NAMES
 ]  # fmt: skip
 BROKER_KEYS = table([*_OWN, *_MIRRORED])
@@ -121,7 +122,10 @@ _COARSER = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The broker's settings: every key has a value; `given` are those that were set; `ignored` keys we do not act on."""
+    """The broker's settings: every key has a value; `given` are those that were set.
+
+    `ignored` are those given that change nothing: keys we do not know, and keys that do not act (yet).
+    """
 
     values: Mapping[str, Value]
     given: Mapping[str, str]
@@ -142,6 +146,8 @@ class Settings:
             if name in BROKER_KEYS:
                 values[name] = BROKER_KEYS[name].parse(text)
                 known[name] = text
+                if not BROKER_KEYS[name].acts and values[name] != BROKER_KEYS[name].default:
+                    ignored.append(name)
             elif name not in coarse:
                 ignored.append(name)
         for name, forms in _COARSER.items():
@@ -154,6 +160,7 @@ class Settings:
                     break
         settings = cls(values, known, tuple(ignored))
         TopicConfig.resolve({}, settings.topic_defaults())  # relations between the defaults hold too
+        settings.advertised()
         if settings.number("hotlog.store.attempt.timeout.ms") > settings.number("hotlog.store.total.timeout.ms"):
             raise InvalidConfig("hotlog.store.attempt.timeout.ms must not be above hotlog.store.total.timeout.ms")
         if settings.number("group.min.session.timeout.ms") > settings.number("group.max.session.timeout.ms"):
@@ -163,6 +170,22 @@ class Settings:
     def topic_defaults(self) -> dict[str, Value]:
         """What a topic key is worth on this broker when the topic does not set it."""
         return {key.name: self.values[synonym] for synonym, key in _BY_SYNONYM.items()}
+
+    def advertised(self) -> tuple[str, int] | None:
+        """(host, port) of the first of advertised.listeners; None: tell clients the address listened on.
+
+        Raises:
+            InvalidConfig: it is not HOST:PORT.
+        """
+        text = self.text("advertised.listeners").split(",")[0].strip()
+        if not text:
+            return None
+        host, _, port = text.rpartition("://")[2].rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535):
+            raise InvalidConfig(
+                f"advertised.listeners={text!r} is not allowed; expected HOST:PORT with a port of 1 to 65535, which clients can reach"
+            )
+        return host.strip("[]"), int(port)
 
     def number(self, name: str) -> int:
         value = self.values[name]

@@ -26,10 +26,16 @@ def _default(key: ConfigKey) -> str:
     return f"`{key.text(value)}`"
 
 
+def _effect(key: ConfigKey) -> str:
+    return key.doc if key.acts else f"*Accepted, without effect yet.* {key.doc}"
+
+
 def _keys(keys: list[ConfigKey]) -> str:
     lines = ["| key | default | allowed | changes live | what it does |", "|---|---|---|---|---|"]
     for key in sorted(keys, key=lambda k: k.name):
-        lines.append(f"| `{key.name}` | {_default(key)} | {key.allowed} | {'yes' if key.dynamic else 'at start'} | {key.doc} |")
+        lines.append(
+            f"| `{key.name}` | {_default(key)} | {key.allowed} | {'yes' if key.dynamic else 'at start'} | {_effect(key)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

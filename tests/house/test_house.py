@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from hotlog.kernel import topic_config
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import BROKER_KEYS, Settings
+from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 from tests.house.generate import DOCS, PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +85,31 @@ def test_core_opens_no_file_and_reads_no_clock() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
                 found.append(f"{name}:{node.lineno}")
     assert found == []
+
+
+def test_every_key_that_acts_is_read_somewhere() -> None:
+    definitions = {"settings.py", "topic_config.py"}
+    text = "".join(path.read_text() for path in SOURCES if path.name not in definitions) + inspect.getsource(Settings.advertised)
+    mirrored = {key.synonym for key in TOPIC_KEYS.values()}
+    unread = [name for name, key in BROKER_KEYS.items() if key.acts and name not in mirrored and f'"{name}"' not in text]
+    fields = {field.name for field in dataclasses.fields(TopicConfig)} - {"values", "overrides"}
+    unread += [name for name in fields if not re.search(rf"[.]{name}\b", text + inspect.getsource(topic_config.check_change))]
+    resolved = inspect.getsource(topic_config._build)
+    unread += [name for name, key in TOPIC_KEYS.items() if key.acts and name not in resolved]
+    assert unread == []
+
+
+def test_every_metric_is_set_somewhere() -> None:
+    text = "".join(path.read_text() for path in SOURCES if path.name != "metrics.py")
+    names = [name for name, metric in vars(Metrics()).items() if hasattr(metric, "_labelnames")]
+    assert names
+    assert [name for name in names if not re.search(rf"etrics[.]{name}\b|\bm[.]{name}\b", text)] == []
+
+
+def test_files_that_the_makefile_runs_exist() -> None:
+    named = re.findall(r"(?<![./\w])(?:infra|[.]ci|tests)/[\w./-]+[.](?:py|sh|yaml)", (ROOT / "Makefile").read_text())
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_no_path_of_a_workplace_is_committed() -> None:

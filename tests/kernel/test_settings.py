@@ -1,0 +1,41 @@
+"""Broker settings from text: what is refused before anything is opened, and what is named because it changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from hotlog.kernel.errors import InvalidConfig
+from hotlog.kernel.settings import Settings
+
+
+@pytest.mark.parametrize("text", ["here", "here:", ":9092", "PLAINTEXT://:9092", "here:port", "here:0", "here:65536", "here:-1"])
+def test_an_address_that_no_client_could_reach_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="HOST:PORT"):
+        Settings.resolve({"advertised.listeners": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", None),
+        ("here:9092", ("here", 9092)),
+        ("PLAINTEXT://10.0.0.7:19092", ("10.0.0.7", 19092)),
+        ("PLAINTEXT://[::1]:9092", ("::1", 9092)),
+        ("PLAINTEXT://one:1,CONTROLLER://two:2", ("one", 1)),
+    ],
+)
+def test_the_first_advertised_listener_is_told(text: str, address: tuple[str, int] | None) -> None:
+    assert Settings.resolve({"advertised.listeners": text}).advertised() == address
+
+
+def test_what_changes_nothing_is_named_and_defaults_are_not() -> None:
+    given = {
+        "zookeeper.connect": "zk:2181",
+        "min.insync.replicas": "2",
+        "compression.type": "producer",
+        "transactional.id.expiration.ms": "1",
+        "log.retention.hours": "1",
+    }
+    settings = Settings.resolve(given)
+    assert sorted(settings.ignored) == ["min.insync.replicas", "transactional.id.expiration.ms", "zookeeper.connect"]
+    assert settings.number("log.retention.ms") == 3_600_000
