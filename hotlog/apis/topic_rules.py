@@ -109,6 +109,7 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
             f" at most {PARTITIONS_PER_BROKER_MAX} are allowed",
         )
     config = topic_config(wanted.configs, scope.settings)
+    _check_replicas_min(wanted.name, config, min(len(replicas) for replicas in partitions))
     return TopicCreated(
         topic_id=topic_id,
         name=wanted.name,
@@ -116,6 +117,13 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
         configs=dict(sorted(config.overrides.items())),
         created_ms=scope.now_ms,
     )
+
+
+def _check_replicas_min(name: str, config: TopicConfig, replicas: int) -> None:
+    """Kafka takes it and then refuses every acks=all; a topic that cannot keep its promise is better not made."""
+    wanted = config.overrides.get("min.insync.replicas")
+    if wanted is not None and int(wanted) > replicas:
+        raise InvalidConfig(f"topic {name!r}: min.insync.replicas={wanted} must not be above its {replicas} replica(s)")
 
 
 def plan_creates(image: ClusterImage, wanted: Sequence[tuple[NewTopic, UUID]], scope: Scope) -> list[TopicCreated | HotlogError]:
@@ -246,6 +254,8 @@ def plan_topic_configs(topic: TopicImage, wanted: Mapping[str, str | None], scop
     if topic.name == GROUPS_TOPIC and (not after.is_compacted or after.is_deleted or after.remote_enabled):
         raise InvalidConfig(f"topic {topic.name!r} must keep cleanup.policy=compact and remote.storage.enable=false")
     changes = _difference(topic.configs, after.overrides)
+    if "min.insync.replicas" in changes:
+        _check_replicas_min(topic.name, after, min(len(part.replicas) for part in topic.partitions))
     return TopicConfigsChanged(topic_id=topic.topic_id, configs=changes) if changes else None
 
 
