@@ -43,8 +43,8 @@ bench: setup ## throughput, latency, cold replay; against Apache Kafka where Jav
 docs: setup ## print the generated pages of docs/ anew
 	$(BIN)/python -m tests.house.generate
 
-minio: ## a MinIO on 127.0.0.1:9000 without Docker
-	infra/minio/run.sh
+minio: setup ## a MinIO on 127.0.0.1:9000 without Docker
+	$(BIN)/python infra/minio/serve.py
 
 hooks: setup ## check before every commit
 	$(BIN)/pre-commit install --config .ci/pre-commit.yaml
