@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from hotlog.observe.http import HttpDoor
 from hotlog.schedule import Schedule
 from hotlog.world.memory import keep_heap
 from hotlog.world.ports import World
-from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
+from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy, raise_open_files_max
 from tiering.cost.meter import Meter
 from tiering.store import open_store
 
@@ -63,8 +64,16 @@ def run(options: ServeOptions) -> None:
     for name in options.settings.ignored:
         log.warning("configuration %s is accepted but has no effect here", name)
     keep_heap()
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(options))
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the system allows this process: connections and segments want them, and the usual soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -84,6 +93,7 @@ async def _serve(options: ServeOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    raise_open_files_max()  # a busy partition keeps a descriptor open
     metrics, clock, disk, entropy = Metrics(), SystemClock(), PosixDisk(), SystemEntropy()
     disk.make_dirs(options.data_dir)
     meter = Meter(clock, disk=disk, path=f"{options.data_dir}/meter.json")
