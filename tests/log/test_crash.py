@@ -92,6 +92,7 @@ class Life:
                 case "append":
                     offset = log.log_end_offset
                     del self.story.values[offset:]  # what was tried and lost is tried again with something else
+                    self.story.values += [b"lost with the page cache"] * (offset - len(self.story.values))
                     value = b"%d-%d" % (offset, self.random.getrandbits(32)) + b"." * self.random.randrange(300)
                     self.story.values.append(value)
                     append(log, batch(value, timestamp=self.clock.now_ms(), producer=(3, 0, offset)), now_ms=self.clock.now_ms())
@@ -119,7 +120,7 @@ class Life:
                     self.story.start_saved = log.log_start_offset
                 case "restart":
                     await logs.close()
-                    self.story.acked = len(self.story.values)
+                    self.story.acked = log.log_end_offset
                     logs = await self.open(self.fuse.at)
                     assert logs.damage == []
                     log = self.log_of(logs)
