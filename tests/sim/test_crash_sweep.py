@@ -18,7 +18,7 @@ from tests.sim.traffic import TopicPlan, Traffic, check_settled
 from tests.sim.world import Life, SimWorld, simulate
 
 SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
-STRIDE = 9
+STRIDE = 12
 GRACE_MS = 10 * MINUTE_MS
 SETTINGS = {
     "hotlog.garbage.grace.ms": str(GRACE_MS),

@@ -264,7 +264,7 @@ def test_with_page_cache_durability_a_kill_loses_nothing_and_a_power_loss_only_a
     async def main(world: SimWorld) -> None:
         traffic, ledger = Traffic(world, [plan]), Ledger("cached-0", world.seed, -1)
         traffic.ledgers["cached", 0] = ledger
-        for number in range(24):
+        for number in range(16):
             life = world.begin()
 
             async def body(life: Life) -> None:
@@ -297,7 +297,7 @@ def test_with_page_cache_durability_a_kill_loses_nothing_and_a_power_loss_only_a
             await traffic.check(life)
             await life.end("stop")
 
-    for seed in range(4):
+    for seed in range(2):
         simulate(seed, main, settings=SETTINGS)
 
 
