@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_working = False
         self._is_read_paused = False
         self._is_write_paused = False
+        self._write_paused_at = 0.0  # monotonic seconds
 
     # asyncio's side
 
@@ -113,6 +114,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
+        self._write_paused_at = self._listener.clock.monotonic()
         if self.transport is not None:
             self._backlog = self.transport.get_write_buffer_size()
             self._listener.broker.fetches.backlog_bytes += self._backlog
@@ -147,6 +149,10 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_idle(self) -> bool:
         return not self._slots and not self._frames
+
+    def is_stuck_for(self, seconds: float) -> bool:
+        """Whether the peer has taken so little of its replies for so long that nothing more could be written."""
+        return self._is_write_paused and self._listener.clock.monotonic() - self._write_paused_at > seconds
 
     def _work(self) -> None:
         """Serve frames until one must be waited for."""

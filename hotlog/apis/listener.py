@@ -1,7 +1,7 @@
 """Accepts connections, bounds them, and drains them on stop.
 
 Invariants: at most max.connections in all and max.connections.per.ip of one address; a connection without a whole request for
-connections.max.idle.ms is closed, half a frame included; while more than queued.max.request.bytes of requests are held, nobody is read
+connections.max.idle.ms is closed, half a frame and unread replies included; while more than queued.max.request.bytes of requests are held, nobody is read
 from except as far as it is needed to go on.
 """
 
@@ -189,7 +189,7 @@ class Listener:
             if transport is None or (transport.is_closing() and age > CLOSE_SECONDS_MAX):
                 if transport is not None:
                     transport.abort()
-            elif age > idle_seconds and connection.is_idle:
+            elif age > idle_seconds and (connection.is_idle or connection.is_stuck_for(idle_seconds)):
                 self.metrics.connections_refused.labels("idle").inc()
                 connection.close()
         if self.working == 0 and self.is_over_budget:

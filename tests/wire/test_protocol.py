@@ -231,6 +231,26 @@ async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path
         assert served.counted(REFUSED, reason="idle") == 2
 
 
+async def test_a_client_that_never_reads_its_replies_ends_with_the_idle_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that wait behind an unread reply are no sign of life: the bytes held for it must come free."""
+    monkeypatch.setattr(listening, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(listening, "CLOSE_SECONDS_MAX", 0.1)
+    async with serving(tmp_path, {"connections.max.idle.ms": "1000"}) as served:
+        await served.broker.create_topic("t", 1)
+        writer = await served.connect()
+        for _ in range(10):
+            await writer.call(produce("t", {0: batch_of(b"x" * 900_000)}))
+        lazy = await served.connect()
+        lazy.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(20):
+            lazy.send(fetch("t", {0: 0}, partition_bytes_max=20_000_000))
+        await gone(served, 0)
+        assert served.broker.fetches.backlog_bytes == 0
+        assert served.counted(REFUSED, reason="idle") == 2
+
+
 async def test_connections_have_bounds(tmp_path: Path) -> None:
     async with serving(tmp_path, {"max.connections": "3"}) as served:
         clients = [await served.connect() for _ in range(3)]
