@@ -24,7 +24,7 @@ from hotlog.observe.http import HttpDoor
 from hotlog.schedule import Schedule
 from hotlog.world.memory import keep_heap
 from hotlog.world.ports import World
-from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy, raise_open_files_max
+from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
 from tiering.store import open_store
 
@@ -93,7 +93,6 @@ async def _serve(options: ServeOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    raise_open_files_max()  # a busy partition keeps a descriptor open
     metrics, clock, disk, entropy = Metrics(), SystemClock(), PosixDisk(), SystemEntropy()
     disk.make_dirs(options.data_dir)
     meter = Meter(clock, disk=disk, path=f"{options.data_dir}/meter.json")

@@ -13,7 +13,6 @@ import fcntl
 import itertools
 import os
 import random
-import resource
 import secrets
 import shutil
 import sys
@@ -279,11 +278,3 @@ class PosixDisk:
     def close(self) -> None:
         """End the threads; calls in work are waited for."""
         self._pool.shutdown(wait=True)
-
-
-def raise_open_files_max() -> int:
-    """Raise this process's soft limit of open files to the hard one (a log with thousands of partitions needs it); return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
