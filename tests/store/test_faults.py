@@ -185,6 +185,18 @@ async def test_a_get_that_hangs_is_tried_again(trouble: Trouble) -> None:
     assert trouble.metered("get", "deadline") >= 2
 
 
+async def test_a_body_that_trickles_is_given_up_and_asked_for_again(trouble: Trouble) -> None:
+    """Fault 24: a byte now and then is no progress; a reader has its answer, or an error it may retry, within the deadlines."""
+    body = bytes(range(256)) * 100
+    await trouble.store.put("x", body)
+    trouble.proxy.rules.append(Rule("GET", "x", faults.trickle, times=1))
+    assert bytes((await trouble.store.get("x", 0, len(body))).data) == body
+    trouble.proxy.rules.append(Rule("GET", "x", faults.trickle))
+    with pytest.raises(StoreUnavailable, match=r"no answer from the store in \d"):
+        await trouble.store.get("x", 0, len(body))
+    assert trouble.metered("get", "deadline") >= 2
+
+
 async def test_a_body_that_is_cut_is_read_again(trouble: Trouble) -> None:
     body = bytes(range(256)) * 1000
     await trouble.store.put("x", body)
