@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from hotlog.kernel.errors import NotReady
+from hotlog.kernel.errors import Corrupt, NotReady
 from hotlog.kernel.ids import PartitionId
 from hotlog.log.partition_log import Slice
 from tiering.cold_reader import ColdReader
@@ -40,7 +40,10 @@ class Lag(NamedTuple):
 
 
 class ColdPartition:
-    """One partition's cold tier.  `ready`: its manifest (or that it has none) is known.  `problem`: why nothing is copied, if so."""
+    """One partition's cold tier.  `ready`: its manifest (or that it has none) is known.  `problem`: why nothing is copied, if so.
+
+    `damage`: the manifest was read and is damaged, so that waiting does not help.
+    """
 
     def __init__(self, home: Home, target: CopyTarget) -> None:
         self._home = home
@@ -49,6 +52,7 @@ class ColdPartition:
         self.topic = target.topic
         self.ready = False
         self.problem = ""
+        self.damage: Corrupt | None = None
         self.failures = 0
         self.retry_at = 0.0
         self.loaded_at = 0.0
@@ -101,7 +105,7 @@ class ColdPartition:
         return self.view
 
     async def read(self, offset: int, bytes_max: int, *, min_one: bool = True, wait_ms: int | None = None) -> Slice:
-        """Whole batches from `offset` on; see ColdReader.read."""
+        """Whole batches from `offset` on; see ColdReader.read.  Raises NotReady, or Corrupt if the manifest is damaged."""
         self._require_ready()
         return await self._home.reader.read(self, offset, bytes_max, min_one=min_one, wait_ms=wait_ms)
 
@@ -136,6 +140,8 @@ class ColdPartition:
 
     def _require_ready(self) -> None:
         if not self.ready:
+            if self.damage is not None:
+                raise Corrupt(str(self.damage))
             raise NotReady(
                 f"the cold tier of {self.topic}-{self.pid.partition} is not loaded yet: the object store has not answered"
             )

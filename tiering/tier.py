@@ -188,6 +188,7 @@ class ColdTier:
             if not was_ready:
                 cold.failures = 0
         except Corrupt as damage:
+            cold.damage = damage
             self._fail(cold, damage)
             self._metrics.corruption.labels("manifest").inc()
         except (HotlogError, OSError) as weather:
@@ -202,7 +203,7 @@ class ColdTier:
         cold.loaded_at = self._clock.monotonic()
         cold.target.revives = cold.target.revives or (not cold.ready and view is not None and view.is_deleted)
         self._judge(cold)
-        cold.ready = True
+        cold.ready, cold.damage = True, None
 
     def _judge(self, cold: ColdPartition) -> None:
         """Hold the hot log against the committed root: what does not fit stops copying and is said aloud, once."""

@@ -170,6 +170,8 @@ class Round:
         if cold is None and self._broker.tier is None:
             LOG.error("%s: offset %d is neither local nor in a store", partition.tp, part.wanted.offset)
             self._fail(part, ErrorCode.kafka_storage_error)
+        elif cold is not None and cold.damage is not None and not cold.ready:
+            self._failed(part, cold.damage)  # an empty answer would hide it for ever
         elif cold is not None and cold.ready and not cold.log_start_offset <= part.wanted.offset < cold.end_offset:
             LOG.error(
                 "%s: offset %d lies between what the store has, [%d, %d), and the local log from %d",

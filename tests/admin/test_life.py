@@ -14,9 +14,11 @@ from controller.records import TopicCreated, TopicDeleted
 from controller.service import State
 from hotlog.apis.broker import Broker
 from hotlog.apis.error_codes import Refused
-from hotlog.kernel.errors import ForeignStore, Invalid, StoreUnavailable
+from hotlog.apis.fetch_round import Limits, Round
+from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.wire.batch import header_at
+from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore
 from tests.admin.node import Door, open_broker, open_directory_store, request, running
@@ -251,6 +253,36 @@ async def test_a_damaged_partition_leaves_the_others_served(tmp_path: Path) -> N
     async with running(tmp_path) as broker:
         assert broker.partition("clicks", 0) is not None
         assert broker.partition("clicks", 1) is None
+
+
+async def test_a_damaged_manifest_is_told_to_readers_and_healed_by_a_good_one(tmp_path: Path) -> None:
+    """Not served, not silently skipped, and not waited for: the hot part goes on."""
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 20)
+        await tier(broker, 20)
+        assert await broker.logs.get(TP).drop_local_before(20) > 0
+    (manifest,) = (tmp_path / "store").rglob("data/*/*/0/manifest")
+    good = manifest.read_bytes()
+    manifest.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    async with running(tmp_path) as broker:
+        await produce(broker, 20, 5)
+        assert fetch_code(broker, 3) is ErrorCode.kafka_storage_error
+        assert fetch_code(broker, 20) is ErrorCode.none
+        with pytest.raises(Corrupt):
+            await broker.partition("clicks", 0).cold.read(3, 1000)
+        assert broker.metrics.corruption.labels("manifest")._value.get() >= 1
+        assert manifest.read_bytes() != good, "a damaged manifest is never written over"
+        manifest.write_bytes(good)
+        await broker.partition("clicks", 0).cold.reload()
+        assert await values_cold(broker, 0, 20) == [b"%d" % number for number in range(20)]
+
+
+def fetch_code(broker: Broker, offset: int) -> ErrorCode:
+    """What a fetch from `offset` on is told at its first look."""
+    fetch = Round(broker, broker.fetches.cold, [(("clicks", 0), Wanted(offset, 10**6))], Limits(10**6, 1, False))
+    fetch.look()
+    return fetch.parts[0].code
 
 
 async def test_many_topics_start_and_are_created_quickly_enough_to_count(tmp_path: Path) -> None:
