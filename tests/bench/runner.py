@@ -89,7 +89,7 @@ class Runner:
         else:
             more["extra"] = (*self.extra, *more.get("extra", ()))
             target = Hotlog(folder=folder, durability=durability, **more)
-        self.descriptions[f"{name}, {durability}"] = target.describe()
+        self.descriptions.setdefault(f"{name}, {durability}", target.describe())
         try:
             yield target
         finally:
