@@ -56,11 +56,6 @@ class FooterCache(Generic[K, V]):
             raise NotReady("the cold tier is closing")
         return arrived.result()
 
-    def prefetch(self, key: K, load: Callable[[], Awaitable[V]]) -> None:
-        """Start the load and do not wait."""
-        if key not in self._values and key not in self._loads:
-            self._start(key, load)
-
     def drop(self, key: K) -> None:
         self._values.pop(key, None)
 

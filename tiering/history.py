@@ -171,9 +171,6 @@ class History:
         """
         return await self.shelf.footers.get(self.keys.object(row.name), lambda: self._load_footer(row), wait_s=self.wait_s)
 
-    def prefetch_footer(self, row: Entry) -> None:
-        self.shelf.footers.prefetch(self.keys.object(row.name), lambda: self._load_footer(row))
-
     async def _load_footer(self, row: Entry) -> Footer:
         """From the keeper, or by a GET, which brings a small object whole: its log is what will be wanted next."""
         key, keeper = self.keys.object(row.name), self.shelf.keeper

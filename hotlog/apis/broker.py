@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from tiering.tier import ColdTier
 
 LOG = logging.getLogger(__name__)
-ATTACHES_AT_ONCE = 32
 CREATIONS_MAX = 256  # auto-creations under way
 CREATE_WAIT_S = 0.5  # how long a request waits for one
 CREATE_AGAIN_S = 1.0  # after one that the store did not answer

@@ -31,9 +31,6 @@ class Refusal(NamedTuple):
     message: str
 
 
-NO_ERROR = Refusal(ErrorCode.none, "")
-
-
 def refusal(context: RequestContext, error: Exception) -> Refusal:
     """The code and message of `error`; marks the request as failed."""
     context.has_failed = True

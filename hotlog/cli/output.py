@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(soft_wrap=True, highlight=False)
@@ -61,13 +61,5 @@ def count_progress() -> Progress:
     """A progress bar over counted things; silent off a terminal."""
     return Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=notes, disable=not notes.is_terminal,
-    )  # fmt: skip
-
-
-def byte_progress() -> Progress:
-    """A progress bar over bytes, with a free note (MB/s and requests); silent off a terminal."""
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=notes, disable=not notes.is_terminal,
     )  # fmt: skip

@@ -28,11 +28,6 @@ _CONDEMNED = re.compile(r".+\.[0-9a-f]{32}-delete")
 assert TOPIC_NAME_CHARS_MAX < _NAME_CHARS_MAX
 
 
-def offset_name(offset: int) -> str:
-    """An offset as it stands in file names: 20 digits."""
-    return f"{offset:020d}"
-
-
 def segment_path(directory: str, base_offset: int, suffix: str) -> str:
     return f"{directory}/{base_offset:020d}{suffix}"
 

@@ -95,10 +95,6 @@ class FilePool:
                 while table:
                     self._condemn(table.popitem()[1])
 
-    @property
-    def open_count(self) -> int:
-        return len(self._idle) + len(self._pinned)
-
     def _trim(self) -> None:
         while len(self._idle) > self._open_max:
             self._condemn(self._idle.popitem(last=False)[1])

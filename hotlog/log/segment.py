@@ -16,8 +16,6 @@ from hotlog.log import files
 from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY
 from hotlog.wire.batch import BatchHeader
 
-NOT_LOADED = -2  # a timestamp that was not looked up yet; -1 is "none"
-
 
 class IndexPart(NamedTuple):
     """An index file's bytes written so far, and the entries still in memory."""

@@ -32,7 +32,6 @@ API_VERSIONS_KEY = 18
 
 _REQUEST_HEAD = struct.Struct(">hhih")  # API key, version, correlation id, length of client id
 _RESPONSE_HEAD = struct.Struct(">ii")  # size, correlation id
-CLIENT_ID_BYTES_MAX = 32767
 
 
 class RequestHeader(NamedTuple):

@@ -26,11 +26,5 @@ def keep_heap() -> bool:
     return bool(mallopt(_TRIM_THRESHOLD, HEAP_KEPT_BYTES_MAX)) and bool(mallopt(_MMAP_THRESHOLD, MMAP_BYTES_MIN))
 
 
-def release_heap() -> bool:
-    """Give free memory back to the kernel now (for a broker that has gone quiet); whether any was."""
-    trim = getattr(_libc(), "malloc_trim", None)
-    return trim is not None and bool(trim(0))
-
-
 def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if sys.platform == "linux" else None
