@@ -144,14 +144,17 @@ class Node:
             interval_s=lambda: broker.settings.number("hotlog.reconcile.interval.ms") / 1000,
         )
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Open, then listen; return the address really bound."""
+    async def start(self, host: str, port: int, *, told_host: str = "") -> tuple[str, int]:
+        """Open, then listen; return the address really bound.
+
+        `told_host` is what clients are told instead of `host` where advertised.listeners is not set: a wildcard is no address to go to.
+        """
         await self.open()
         listener = self._listener = Listener(self.broker, Dispatch(self.metrics), self.settings, self.metrics, self.world.clock)
         told = self.settings.advertised()
-        self.broker.advertised = told or (host, port)
+        self.broker.advertised = told or (told_host or host, port)
         bound = await listener.start(host, port)
-        self.broker.advertised = told or bound
+        self.broker.advertised = told or (told_host or bound[0], bound[1])
         return bound
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from tiering.cost.meter import Meter
 from tiering.store import open_store
 
 log = logging.getLogger("hotlog.serve")
+WILDCARDS = ("0.0.0.0", "::")  # listen on every address; as Kafka does, clients are told the machine's name then
+PLAINTEXT = "PLAINTEXT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,29 @@ def parse_address(text: str, *, what: str) -> tuple[str, int]:
     if not mark or not port.isdigit() or int(port) > 65535:
         raise Invalid(f"{what} {text!r} is not HOST:PORT with a port of 0 to 65535")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def parse_listeners(given: dict[str, str]) -> tuple[str, int] | None:
+    """The address in `listeners` that clients are to use (the first that is not a controller's); None if there is none.
+
+    Takes the three keys it reads out of `given`.
+
+    Raises:
+        Invalid: it is not HOST:PORT, or it asks for protection that this broker has not got: serving without it would be a hole.
+    """
+    text = given.pop("listeners", "")
+    controllers = [name.strip() for name in given.pop("controller.listener.names", "").split(",")]
+    pairs = (pair.partition(":") for pair in given.pop("listener.security.protocol.map", "").split(","))
+    protocols = {name.strip().upper(): protocol.strip().upper() for name, _, protocol in pairs}
+    for listener in filter(None, (part.strip() for part in text.split(","))):
+        name = listener.partition("://")[0] if "://" in listener else PLAINTEXT
+        if name in controllers:
+            continue
+        protocol = protocols.get(name.upper(), name.upper())
+        if protocol != PLAINTEXT:
+            raise Invalid(f"listeners={listener!r} asks for {protocol}; this broker speaks only {PLAINTEXT} yet")
+        return parse_address(listener, what="listeners")
+    return None
 
 
 def run(options: ServeOptions) -> None:
@@ -107,7 +133,7 @@ async def _serve(options: ServeOptions) -> None:
     try:
         if options.http is not None:
             log.info("http on %s:%d", *await http.start(*options.http))
-        host, port = await node.start(*options.listen)
+        host, port = await node.start(*options.listen, told_host=socket.getfqdn() if options.listen[0] in WILDCARDS else "")
         schedule.start()
         _settle_memory()
         sys.stdout.write(f"hotlog ready on {host}:{port}\n")

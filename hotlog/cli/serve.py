@@ -43,16 +43,18 @@ def serve(
     ] = "127.0.0.1:9644",
 ) -> None:
     """Run a broker.  Prints `hotlog ready on HOST:PORT` once clients are answered; Ctrl-C stops it cleanly."""
-    from hotlog.serve import ServeOptions, parse_address, run
+    from hotlog.serve import ServeOptions, parse_address, parse_listeners, run
 
     given = read_properties(config) if config else {}
     given |= parse_pairs(pairs, "--set")
-    listeners = given.pop("listeners", "").split(",")[0].strip()
+    listeners = parse_listeners(given)
     root = data_dir.resolve()
     run(
         ServeOptions(
             data_dir=str(root),
-            listen=parse_address(listen or listeners or LISTEN_DEFAULT, what="--listen" if listen else "listeners"),
+            listen=parse_address(listen, what="--listen")
+            if listen
+            else listeners or parse_address(LISTEN_DEFAULT, what="--listen"),
             http=None if http == "none" else parse_address(http, what="--http"),
             store_url=store or (root / "store").as_uri(),
             settings=Settings.resolve(given),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def test_one_data_directory_has_one_broker(tmp_path: Path) -> None:
         ("log.local.retention.ms=99999999999", "must not be above"),
         ("hotlog.durability=maybe", "fsync, page-cache"),
         ("nonsense", "KEY=VALUE"),
+        ("advertised.listeners=PLAINTEXT://:9092", "HOST:PORT"),
+        ("listeners=SASL_SSL://:9093", "only PLAINTEXT"),
     ],
 )
 def test_bad_settings_stop_the_start(tmp_path: Path, pair: str, says: str) -> None:
@@ -141,6 +144,18 @@ def test_a_kafka_server_properties_is_accepted_and_what_has_no_effect_is_named_o
     said = server.errors.read_text()
     assert said.count("zookeeper.connect") == said.count("num.network.threads") == 1
     assert "log.retention.hours" not in said
+
+
+def test_who_listens_everywhere_tells_clients_a_name_to_go_to(tmp_path: Path) -> None:
+    server = HotlogServer(folder=tmp_path / "broker")
+    server.command()  # chooses the port
+    server.command_extra = ["--listen", f"0.0.0.0:{server.port}"]
+    server.start()
+    try:
+        (broker,) = AdminClient({"bootstrap.servers": server.bootstrap}).list_topics(timeout=30).brokers.values()
+        assert (broker.host, broker.port) == (socket.getfqdn(), server.port)
+    finally:
+        server.stop()
 
 
 def test_four_thousand_partitions_start_small(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hotlog.kernel.errors import InvalidConfig
+from hotlog.kernel.errors import Invalid, InvalidConfig
 from hotlog.kernel.settings import Settings
+from hotlog.serve import parse_listeners
 
 
 @pytest.mark.parametrize("text", ["here", "here:", ":9092", "PLAINTEXT://:9092", "here:port", "here:0", "here:65536", "here:-1"])
@@ -39,3 +40,32 @@ def test_what_changes_nothing_is_named_and_defaults_are_not() -> None:
     settings = Settings.resolve(given)
     assert sorted(settings.ignored) == ["min.insync.replicas", "transactional.id.expiration.ms", "zookeeper.connect"]
     assert settings.number("log.retention.ms") == 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({}, None),
+        ({"listeners": "127.0.0.1:9092"}, ("127.0.0.1", 9092)),
+        ({"listeners": "PLAINTEXT://:9092,CONTROLLER://:9093", "controller.listener.names": "CONTROLLER"}, ("0.0.0.0", 9092)),
+        ({"listeners": "CONTROLLER://:9093, PLAINTEXT://[::1]:9092", "controller.listener.names": "CONTROLLER"}, ("::1", 9092)),
+        ({"listeners": "INSIDE://a:1", "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:SSL"}, ("a", 1)),
+    ],
+)
+def test_the_listener_for_clients_is_found(given: dict[str, str], address: tuple[str, int] | None) -> None:
+    assert parse_listeners(given) == address
+    assert given == {}, "what was read is not named as without effect"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"listeners": "SSL://:9093"},
+        {"listeners": "SASL_PLAINTEXT://:9092"},
+        {"listeners": "OUTSIDE://:9092", "listener.security.protocol.map": "OUTSIDE:SASL_SSL"},
+        {"listeners": "NOBODY_MAPPED_THIS://:9092"},
+    ],
+)
+def test_no_listener_opens_without_the_protection_it_asks_for(given: dict[str, str]) -> None:
+    with pytest.raises(Invalid, match="only PLAINTEXT"):
+        parse_listeners(given)
