@@ -112,6 +112,19 @@ def test_files_that_the_makefile_runs_exist() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    dead = []
+    for name in run("git", "ls-files", "*.md").stdout.splitlines():
+        for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text()):
+            if "://" not in target and not ((ROOT / name).parent / target).exists():
+                dead.append(f"{name}: {target}")
+    for path in SOURCES:
+        dead += [
+            f"{path.name}: {page}" for page in re.findall(r"docs/[\w./-]+[.]md", path.read_text()) if not (ROOT / page).exists()
+        ]
+    assert dead == []
+
+
 def test_no_path_of_a_workplace_is_committed() -> None:
     pattern = re.compile(r"/(work|farm|root)/|\.library|farm-(studio|bench)")
     hits = []
