@@ -52,6 +52,8 @@ class ConfigKey:
         if text is None:
             raise InvalidConfig(f"{self.name} has no value; expected {self.allowed}")
         try:
+            if self.kind in ("int", "short", "long", "double") and ("_" in text or not text.isascii()):
+                raise ValueError  # Python reads 1_000 and other scripts' digits as numbers, Kafka does not
             value = self._convert(text.strip())
         except ValueError:
             raise InvalidConfig(f"{self.name}={text!r} is not valid; expected {self.allowed}") from None

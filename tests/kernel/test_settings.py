@@ -69,3 +69,9 @@ def test_the_listener_for_clients_is_found(given: dict[str, str], address: tuple
 def test_no_listener_opens_without_the_protection_it_asks_for(given: dict[str, str]) -> None:
     with pytest.raises(Invalid, match="only PLAINTEXT"):
         parse_listeners(given)
+
+
+@pytest.mark.parametrize("text", ["", "1_000", "7d", "1.5", "0x10", "\u0663", "9223372036854775808", "-2"])
+def test_a_number_that_kafka_would_not_read_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="retention"):
+        Settings.resolve({"log.retention.ms": text})
