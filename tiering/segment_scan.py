@@ -206,7 +206,9 @@ async def scan_segment(disk: Disk, path: str, want: ScanRange) -> SegmentScan:
 class SegmentSource:
     """ByteSource of a segment object: proven bytes of the local file, then the footer."""
 
-    rereadable = True  # S3 is told the CRC-32C ahead of the bytes, so damage on the way is refused there (tiering.store.s3_upload)
+    rereadable = (
+        True  # S3 is told the CRC-32C ahead of the bytes, so damage on the way is refused there (tiering.store.s3_upload)
+    )
 
     def __init__(self, disk: Disk, scan: SegmentScan, footer: bytes) -> None:
         self._disk = disk
