@@ -182,6 +182,7 @@ class ChunkCache:
 
     def offer(self, source: ChunkSource, data: memoryview) -> None:
         """Keep the whole log part of a small object if it is what the source says."""
+        self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(data))
         run = Run(source.key, 0, source.chunk_count, source.chunk_bytes, data)
         if self._is_good(source, run):
             self._remember([run])

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from controller.service import State as ControllerState
 from hotlog.apis.cold_fetches import ColdFetches, ColdWish
 from hotlog.apis.error_codes import code_for, is_expected
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
@@ -56,7 +57,19 @@ class Limits(NamedTuple):
 class Part:
     """One partition of the fetch."""
 
-    __slots__ = ("aborted", "code", "has_given_up", "is_growing", "key", "partition", "records", "state", "wanted", "wish")
+    __slots__ = (
+        "aborted",
+        "code",
+        "has_given_up",
+        "is_damaged_locally",
+        "is_growing",
+        "key",
+        "partition",
+        "records",
+        "state",
+        "wanted",
+        "wish",
+    )
 
     def __init__(self, key: Key, wanted: Wanted) -> None:
         self.key = key
@@ -68,6 +81,7 @@ class Part:
         self.aborted: list[tuple[int, int]] | None = None
         self.wish: ColdWish | None = None
         self.is_growing = False  # has local records, and a later look may find more
+        self.is_damaged_locally = False  # the local copy failed its checks: the store's is served
         self.has_given_up = False  # the store had nothing for this fetch: no second try within it
 
     def fail(self, code: ErrorCode) -> None:
@@ -158,7 +172,7 @@ class Round:
             self._fail(part, ErrorCode.fenced_leader_epoch if is_old else ErrorCode.unknown_leader_epoch)
         elif not partition.log_start_offset <= wanted.offset <= log.log_end_offset:
             self._fail(part, ErrorCode.offset_out_of_range)
-        elif wanted.offset < log.local_log_start_offset:
+        elif wanted.offset < log.local_log_start_offset or part.is_damaged_locally:
             self._classify_cold(part, partition)
         else:
             end = log.last_stable_offset if self.limits.is_committed_only else log.high_watermark
@@ -167,7 +181,7 @@ class Round:
     def _classify_cold(self, part: Part, partition: Partition) -> None:
         cold = partition.cold
         part.state = State.COLD
-        if cold is None and self._broker.tier is None:
+        if cold is None and (self._broker.tier is None or self._broker.controller.state is ControllerState.FENCED):
             LOG.error("%s: offset %d is neither local nor in a store", partition.tp, part.wanted.offset)
             self._fail(part, ErrorCode.kafka_storage_error)
         elif cold is not None and cold.damage is not None and not cold.ready:
@@ -221,7 +235,8 @@ class Round:
                 committed_only=self.limits.is_committed_only,
             )
         except Exception as error:
-            self._failed(part, error)
+            if self._turns_to_store(part, error):
+                self._read_cold(part, room)
             return
         if found is None:
             part.state = State.ON_DISK
@@ -248,7 +263,7 @@ class Round:
         for part, found in zip(parts, await asyncio.gather(*reads, return_exceptions=True), strict=True):
             part.state = State.HOT
             if isinstance(found, Exception):
-                self._failed(part, found)
+                self._turns_to_store(part, found)
             elif isinstance(found, BaseException):
                 raise found
             else:
@@ -263,6 +278,22 @@ class Round:
         if self.limits.is_committed_only and part.aborted is None:
             assert part.partition is not None
             part.aborted = part.partition.log.aborted_transactions(part.wanted.offset, found.end_offset_limit)
+
+    def _turns_to_store(self, part: Part, error: Exception) -> bool:
+        """Whether a failed local read is made good by the store's copy; if not, the error is the partition's answer (fault 12)."""
+        partition = part.partition
+        cold = partition.cold if partition is not None else None
+        if not isinstance(error, Corrupt) or cold is None or not cold.ready:
+            self._failed(part, error)
+            return False
+        if not cold.log_start_offset <= part.wanted.offset < cold.end_offset:
+            self._failed(part, error)
+            return False
+        LOG.error("%s: %s; served from the store's copy", part.key, error)
+        self._broker.metrics.corruption.labels("fetch").inc()
+        part.is_damaged_locally = True
+        part.state = State.COLD
+        return True
 
     def _failed(self, part: Part, error: Exception) -> None:
         """An error of a read: the partition's answer, never the request's."""

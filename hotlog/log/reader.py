@@ -183,10 +183,10 @@ def _scan(file: File, position: int, offset: int, limit: int, expected: int | No
             if base + delta != expected or length < _BODY_BYTES_MIN or chunk[at + 16] != 2:
                 return _MISMATCH
             expected = None
+        if length < _BODY_BYTES_MIN or position + at + length + BATCH_OVERHEAD_BYTES > limit:
+            raise Corrupt(f"{file.path}: batch at byte {position + at} says length {length}")
         if base + delta >= offset:
             return Found(position + at, length + BATCH_OVERHEAD_BYTES, base, base + delta)
-        if length < _BODY_BYTES_MIN:
-            raise Corrupt(f"{file.path}: batch at byte {position + at} says length {length}")
         at += length + BATCH_OVERHEAD_BYTES
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from hotlog.cli.raw import LATEST_TIERED, tier_borders
 from tests.e2e.conftest import FLEETING, create, eventually, produce, read, wait_all_cold
 from tests.tools.hotlog_server import HotlogServer
 
@@ -124,3 +125,44 @@ def test_total_retention_deletes_from_the_store(server: HotlogServer) -> None:
     eventually(lambda: not read(server, "short"))
     produce(server, "short", [{"value": b"new"}])
     assert [(row[1], row[4]) for row in read(server, "short")][-1] == (100, b"new")
+
+
+def test_a_damaged_local_copy_is_made_good_by_the_store(server: HotlogServer) -> None:
+    """Fault 12: what a local segment's checks refuse is served from the cold copy, and told."""
+    create(server, "rot", **{"retention.ms": "-1", "segment.bytes": "20000"})
+    produce(server, "rot", [{"value": b"%d" % n + b"x" * 400} for n in range(300)], **{"batch.num.messages": 10})
+    before = read(server, "rot")
+    eventually(lambda: tier_borders(server.bootstrap, "rot", [0], LATEST_TIERED)[0] > 200)
+    server.stop()
+    segment = sorted((server.data / "log" / "rot-0").glob("*.log"))[1]
+    body = bytearray(segment.read_bytes())
+    second = 12 + int.from_bytes(body[8:12], "big")  # where the second batch begins
+    body[second + 8 : second + 12] = b"\xff\xff\xff\xff"  # its length
+    segment.write_bytes(body)
+    server.start()
+    assert read(server, "rot") == before
+    assert metric(server, "hotlog_corruption_total") > 0
+
+
+def test_metrics_tell_what_happened(server: HotlogServer) -> None:
+    create(server, "told", **FLEETING)
+    produce(server, "told", [{"value": b"x" * 1000} for _ in range(500)], **{"compression.type": "none"})
+    wait_all_cold(server, "told")
+    assert len(read(server, "told")) == 500
+    told = '{topic="told"}'
+    for name, low, high in [
+        ("kafka_server_brokertopicmetrics_messagesin_total", 500, 500),
+        ("kafka_server_brokertopicmetrics_bytesin_total", 500_000, 600_000),
+        ("kafka_server_brokertopicmetrics_bytesout_total", 500_000, 700_000),
+        ("kafka_server_brokertopicmetrics_remotecopybytes_total", 500_000, 600_000),
+        ("kafka_server_brokertopicmetrics_remotecopyrequests_total", 1, 500),
+        ("kafka_server_brokertopicmetrics_remotefetchbytes_total", 500_000, 1_500_000),
+        ("kafka_server_brokertopicmetrics_remotelogsizebytes", 500_000, 600_000),
+        ("kafka_server_brokertopicmetrics_remotelogmetadatacount", 1, 500),
+    ]:
+        assert low <= metric(server, name + told) <= high, name
+    for name in ("remotecopyerrors_total", "remotefetcherrors_total", "remotecopylagbytes", "remotecopylagsegments"):
+        assert metric(server, f"kafka_server_brokertopicmetrics_{name}{told}") == 0
+    assert metric(server, 'hotlog_store_requests_total{kind="put",outcome="ok",purpose="upload",topic="told"}') >= 1
+    assert metric(server, "kafka_log_flush_seconds_count") >= 1
+    assert metric(server, 'kafka_network_requests_total{api="Produce"}') >= 1
