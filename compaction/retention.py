@@ -6,19 +6,23 @@ the local part), with the answers of field notes 1, 2, 4 and 22.
 
 Invariants: decides from one committed view and the local log; an unknown border means no change; by size, what is left is never below
 retention.bytes; by time, only pieces wholly older than retention.ms go, and a timestamp in the future cannot pin a closed piece; local
-data goes only below the committed end or below the new log start; the log start never goes back and never passes the high watermark.
+data goes only below the committed end or below the new log start; the log start never goes back and never passes the high watermark;
+one round takes at most a quarter of a large log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hotlog.kernel.age import segment_time_ms
+from hotlog.kernel.limits import GiB
 from hotlog.kernel.topic_config import TopicConfig
 
 DELETES_PER_REQUEST = 1000  # S3 DeleteObjects
+EXPIRE_SHARE = 4  # at most 1/4 of a partition's log expires in one round,
+EXPIRE_BYTES_MIN = 1 * GiB  # or this much, if that is more
 STALL_MS = 10 * 60 * 1000  # a closed segment that waits this much longer than it should for its copy: copying is stalled
 
 
@@ -69,6 +73,7 @@ class Plan:
     local_bytes: int = 0
     dropped_bytes: int = 0  # of local_bytes: never copied, past total retention
     reason: str = ""
+    is_slowed: bool = False  # more is past retention than one round may take
 
     @property
     def requests(self) -> int:
@@ -100,12 +105,14 @@ def plan_retention(
     run = _one_run(cold, local)
     start = log_start_offset if cold is None else max(log_start_offset, cold.start_offset)
     ceiling = local.high_watermark if local is not None else (cold.end_offset if cold else start)
-    cut = _cut(run, config, now_ms) if config.is_deleted else _Cut(0, 0)
+    wanted = _cut(run, config, now_ms) if config.is_deleted else _Cut(0, 0)
+    cut = _slowed(run, wanted)
     border = cold.end_offset if cold is not None else 0
     blocks = is_tiered and _must_block(run, cut, config, border, now_ms)
     new_start = max(start, _reach(run, cut, border if blocks else None))
     new_start = min(new_start, max(ceiling, start))
-    return _priced(cold, local, config, now_ms, new_start, is_tiered=is_tiered, blocks=blocks)
+    plan = _priced(cold, local, config, now_ms, new_start, is_tiered=is_tiered, blocks=blocks)
+    return replace(plan, is_slowed=cut != wanted)
 
 
 class _Run(NamedTuple):
@@ -177,6 +184,20 @@ def _cut(run: _Run, config: TopicConfig, now_ms: int) -> _Cut:
         left -= piece.size
         by_size = index + 1
     return _Cut(by_time, by_size)
+
+
+def _slowed(run: _Run, cut: _Cut) -> _Cut:
+    """At most a quarter of the log (or EXPIRE_BYTES_MIN) in one round: a retention that was mistyped is seen before all is gone (fault 39)."""
+    allowed = max(EXPIRE_BYTES_MIN, run.size // EXPIRE_SHARE)
+    total, count = 0, 0
+    for piece in run.pieces[: max(cut)]:
+        total += piece.size
+        if total > allowed and count:
+            break
+        count += 1
+    while count and run.pieces[count - 1].is_hole:
+        count -= 1
+    return _Cut(min(cut.by_time, count), min(cut.by_size, count))
 
 
 def _must_block(run: _Run, cut: _Cut, config: TopicConfig, border: int, now_ms: int) -> bool:

@@ -152,6 +152,12 @@ class RetentionWorker:
 
     async def _move_start(self, partition: Hosted, plan: Plan) -> bool:
         log, cold, target = partition.log, partition.cold, plan.log_start_offset
+        if plan.is_slowed:
+            LOG.warning(
+                "%s: more than a quarter is past retention; %d bytes go in this round",
+                partition.tp,
+                plan.cold_bytes + plan.local_bytes,
+            )
         view = cold.view if cold is not None and cold.ready else None
         behind = view is not None and (view.log_start_offset < target or view.has_dead_rows)
         failure: HotlogError | None = None
@@ -194,9 +200,12 @@ async def retain_cold(store: ManifestStore, config: TopicConfig, *, now_ms: int,
         total = plan if total is None else _added(total, plan)
         if plan.log_start_offset <= view.log_start_offset:
             return total
+        slowed = plan.is_slowed
         view = await store.commit(
             lambda root, pages, start=plan.log_start_offset: advance_start(root, start, pages, not_before_ms=now_ms + grace_ms)  # type: ignore[misc]
         )
+        if slowed:  # the rest is the next round's
+            return total
 
 
 def _added(first: Plan, then: Plan) -> Plan:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compaction.retention import Cold, Local, Piece, Plan, age_reference_ms, plan_retention
+from hotlog.kernel.limits import GiB
 from hotlog.kernel.topic_config import TopicConfig
 
 NOW = 1_700_000_000_000
@@ -286,3 +287,17 @@ def test_entries_that_were_not_looked_at_are_never_jumped_over() -> None:
     local = Local([Piece(30, 40, KB, old, old), Piece(40, 50, KB, young, -1)], 50)
     assert plan(cold, local, config(retention_ms=7 * DAY)).log_start_offset == 10
     assert plan(cold, local, config(retention_ms=-1, retention_bytes=0)).log_start_offset == 10
+
+
+def test_a_mistyped_retention_takes_a_quarter_of_a_large_log_in_a_round() -> None:
+    """Fault 39: there is time to see it; the log is followed to the end all the same, round by round."""
+    left, rounds = log_of([100 * DAY] * 40, size=GiB), 0
+    while left:
+        cold, local = split(left, len(left) - 1, len(left) - 1)
+        made = plan(cold, local, config(retention_ms=1, local_retention_ms=1), start=left[0].base_offset)
+        gone = [piece for piece in left if piece.end_offset <= made.log_start_offset]
+        assert 0 < sum(piece.size for piece in gone) <= max(GiB, sum(piece.size for piece in left) // 4)
+        assert made.is_slowed == (gone != left)
+        left = left[len(gone) :]
+        rounds += 1
+    assert rounds > 5
