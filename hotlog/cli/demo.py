@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, NamedTuple
@@ -38,9 +38,11 @@ from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
 from hotlog.cli.replay import replay_direct, replay_through_broker
 from hotlog.kernel.errors import HotlogError, Invalid, NotFound
 from hotlog.kernel.ids import PartitionId
+from hotlog.wire.records import Record
 from tiering.cost.book import load_book
 from tiering.cost.model import Design, Workload, forecast
 from tiering.manifest import NOTHING, Totals
+from tiering.replay_sinks import RecordSink
 from tiering.verify import load_manifest
 
 app = typer.Typer(add_completion=False)
@@ -258,12 +260,16 @@ async def _tiers(broker: Broker) -> None:
 def _replay(broker: Broker) -> None:
     through = replay_through_broker(broker.bootstrap, "flights", *REPLAY, None)
     console.print(f"  through the broker: {through.words()}")
-    direct = run(lambda: replay_direct(broker.store, "flights", *REPLAY, lambda partition, records: None))
+    direct = run(lambda: replay_direct(broker.store, "flights", *REPLAY, RecordSink(_nothing)))
     console.print(f"  from the bucket:    {direct.words()}")
     if through.records != direct.records:
         raise HotlogError(
             f"the two replays differ: {through.records} records through the broker, {direct.records} from the bucket"
         )
+
+
+async def _nothing(partition: int, records: Sequence[Record]) -> None:
+    """The demo only counts."""
 
 
 def _export(broker: Broker, lake: Path) -> None:

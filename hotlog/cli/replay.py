@@ -16,15 +16,17 @@ import typer
 from confluent_kafka import KafkaError, TopicPartition
 
 from hotlog.cli.bucket import open_bucket, run
-from hotlog.cli.client import WAIT_SECONDS, ClientError, answered, consumer, producer, record_of
+from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, consumer, producer, record_of
 from hotlog.cli.consume import start_places
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, Json, StoreUrl
 from hotlog.cli.output import count_progress, say, show_json, size_text
 from hotlog.cli.times import parse_position
+from hotlog.kernel.errors import Invalid, NotFound
 from hotlog.wire.records import Record
+from hotlog.world.posix import PosixDisk
 from tiering.direct import Progress
-from tiering.replay import AtOffset, AtTime, Place, direct_replay
-from tiering.replay_sinks import NullSink, RecordSink, json_line
+from tiering.replay import AtOffset, AtTime, Place, Sink, direct_replay
+from tiering.replay_sinks import JsonLinesSink, RawLogSink, RecordSink, json_line
 
 app = typer.Typer(add_completion=False)
 Give = Callable[[int, Sequence[Record]], None]
@@ -55,7 +57,12 @@ def replay(
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Read the bucket, without a broker.")] = False,
     to: Annotated[
-        str, typer.Option("--to", metavar="TOPIC|FILE|-", help="A topic, a file (*.jsonl or a path), - for stdout.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="TOPIC|FILE|DIR/|-",
+            help="A topic that exists, a file (./name or *.jsonl), a directory of raw logs (with --direct), - for stdout.",
+        ),
     ] = "-",
     json: Json = False,
     bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
@@ -64,7 +71,7 @@ def replay(
     """Replay history.  Example: hotlog replay clicks --from 2026-02-01 --until 2026-05-01 --direct --to history.jsonl"""
     with Target(to, bootstrap) as target:
         done = (
-            run(lambda: replay_direct(store, topic, start, until, target.give))
+            run(lambda: replay_direct(store, topic, start, until, target.sink(topic)))
             if direct
             else replay_through_broker(bootstrap, topic, start, until, target.give)
         )
@@ -75,18 +82,29 @@ def replay(
 
 
 class Target:
-    """Where records go: standard output, a file, or a topic."""
+    """Where records go: standard output, a file (its name has a slash, or ends with .json or .jsonl), a directory of raw logs (it ends with a
+    slash; direct replays only), or a topic that exists.
+    """
 
     def __init__(self, to: str, bootstrap: str) -> None:
-        self._is_topic = to != "-" and "/" not in to and not to.endswith((".jsonl", ".json"))
-        self._topic = to
-        self._client: Any = producer(bootstrap) if self._is_topic else None
-        self._stream: IO[str] | None = None if self._is_topic else self._open(to)
+        self._to = to
+        self._client: Any = None
+        self._stream: IO[str] | None = None
+        self._raw: RawLogSink | None = None
         self._failures: list[str] = []
+        self._turn = asyncio.Lock()  # partitions come side by side, a stream takes one at a time
+        if to == "-":
+            self._stream = sys.stdout
+        elif not to.endswith("/") and ("/" in to or to.endswith((".jsonl", ".json"))):
+            self._stream = self._open(to)
+        elif not to.endswith("/"):
+            if to not in answered(lambda: admin(bootstrap).list_topics(timeout=WAIT_SECONDS)).topics:
+                raise NotFound(f"topic {to!r} does not exist on {bootstrap}; a file is written with a slash: ./{to}")
+            self._client = producer(bootstrap)
 
     @staticmethod
     def _open(to: str) -> IO[str]:
-        return sys.stdout if to == "-" else Path(to).open("w", encoding="utf-8")
+        return Path(to).open("w", encoding="utf-8")
 
     def __enter__(self) -> Target:
         return self
@@ -96,14 +114,33 @@ class Target:
             left = self._client.flush(120)
             if (left or self._failures) and failure[0] is None:
                 raise ClientError(
-                    f"{left + len(self._failures)} records were not acknowledged by {self._topic}: {self._failures[:1]}"
+                    f"{left + len(self._failures)} records were not acknowledged by {self._to}: {self._failures[:1]}"
                 )
-        elif self._stream is not None and self._stream is not sys.stdout:
-            self._stream.close()
         elif self._stream is not None:
             self._stream.flush()
+            if self._stream is not sys.stdout:
+                self._stream.close()
+
+    def sink(self, topic: str) -> Sink:
+        """For a direct replay: lines are made, and raw batches written, without going over `give`."""
+        if self._to.endswith("/"):
+            return RawLogSink(PosixDisk(), self._to.rstrip("/"), topic)
+        if self._stream is not None:
+            return JsonLinesSink(self._write)
+        return RecordSink(self._hand_on)
+
+    async def _write(self, lines: bytes) -> None:
+        assert self._stream is not None
+        async with self._turn:
+            await asyncio.to_thread(self._stream.write, lines.decode())
+
+    async def _hand_on(self, partition: int, records: list[Record]) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self.give, partition, records)
 
     def give(self, partition: int, records: Sequence[Record]) -> None:
+        if self._to.endswith("/"):
+            raise Invalid(f"--to {self._to!r} is a directory of raw logs; that needs --direct")
         if self._stream is not None:
             self._stream.writelines(json_line(partition, record) for record in records)
             return
@@ -116,7 +153,7 @@ class Target:
             fields["headers"] = list(record.headers)
         while True:
             try:
-                self._client.produce(self._topic, on_delivery=self._delivered, **fields)
+                self._client.produce(self._to, on_delivery=self._delivered, **fields)
                 self._client.poll(0)
                 return
             except BufferError:
@@ -135,16 +172,10 @@ def place(text: str | None) -> Place:
     return AtOffset(position.offset) if position.offset is not None else AtTime(position.timestamp_ms or 0)
 
 
-async def replay_direct(url: str, topic: str, start: str | None, until: str | None, give: Give | None) -> Done:
-    """Straight from the bucket; with `give` None records are not opened, only read and proven."""
+async def replay_direct(url: str, topic: str, start: str | None, until: str | None, sink: Any) -> Done:
+    """Straight from the bucket into `sink` (tiering.replay_sinks)."""
     async with open_bucket(url) as bucket:
         image = bucket.topic(topic)
-
-        async def hand_on(partition: int, records: list[Record]) -> None:
-            assert give is not None
-            await asyncio.to_thread(give, partition, records)
-
-        sink: Any = NullSink() if give is None else RecordSink(hand_on)
         with count_progress() as bars:
             bar = bars.add_task(f"replay {topic}", total=None, note="")
 
@@ -165,7 +196,9 @@ async def replay_direct(url: str, topic: str, start: str | None, until: str | No
                 until=place(until),
                 progress=show,
             )
-        return Done(done.offsets if give is None else sink.records, done.bytes, done.requests, done.seconds)
+        if isinstance(sink, RawLogSink):
+            await sink.close()
+        return Done(getattr(sink, "records", 0) or done.offsets, done.bytes, done.requests, done.seconds)
 
 
 def replay_through_broker(bootstrap: str, topic: str, start: str | None, until: str | None, give: Give | None) -> Done:

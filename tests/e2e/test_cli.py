@@ -101,6 +101,20 @@ def test_replay_direct_and_through_the_broker_give_the_same(history: HotlogServe
     assert (min(times), max(times) // DAY_MS) == (BASE_MS + 9 * DAY_MS, (BASE_MS + 18 * DAY_MS) // DAY_MS)
 
 
+def test_replay_writes_raw_logs_and_makes_no_topic_by_mistake(history: HotlogServer, tmp_path: Path) -> None:
+    from hotlog.wire.batch import walk
+
+    hotlog("replay", "events", "--direct", "--to", f"{tmp_path}/raw/", *store_of(history))
+    logs = {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
+    assert {name: next(h.base_offset for _, h in walk(body)) for name, body in logs.items()} == {
+        "events-0.log": 0,
+        "events-1.log": 0,
+    }
+    assert sum(header.record_count for body in logs.values() for _, header in walk(body)) == 1200
+    assert "./out.txt" in hotlog("replay", "events", "--direct", "--to", "out.txt", *store_of(history), *at(history), code=1)
+    assert "out.txt" not in hotlog("topic", "list", *at(history))
+
+
 def test_replay_into_a_topic_keeps_key_value_headers_and_time(history: HotlogServer) -> None:
     create(history, "again", 1, **{"retention.ms": "-1"})
     hotlog("replay", "events", "--until", "2013-02-03", "--direct", "--to", "again", *store_of(history), *at(history))
