@@ -1,6 +1,7 @@
 """kill -9 of a real broker under load (faults 1, 2, 4, 8): nothing acknowledged is lost, nothing idempotent is doubled.
 
-The broker is `hotlog serve`; the client librdkafka with acks=all and idempotence, which goes on retrying over the restarts.
+HOTLOG_KILL_LOOPS (default 10; CI runs 100) is how often it dies.  The broker is `hotlog serve`; the client librdkafka with acks=all and
+idempotence, which goes on retrying over the restarts.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def check(found: list[tuple[int, int, bytes]], load: Load) -> None:
         assert [value for _, value in mine] == sorted(value for _, value in mine)
 
 
+@pytest.mark.timeout(1800)
 def test_kill_under_load_loses_and_doubles_nothing(server: HotlogServer) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)
@@ -142,11 +144,12 @@ def test_kill_under_load_loses_and_doubles_nothing(server: HotlogServer) -> None
     check(read_all(server, "load"), load)
 
 
+@pytest.mark.timeout(900)
 def test_kill_while_segments_move_and_local_copies_go(server: HotlogServer) -> None:
     create(server, "moving", **{"local.retention.ms": "1", "retention.ms": "-1"})
     load = Load(server.bootstrap, "moving")
     load.start()
-    for _ in range(max(3, LOOPS // 2)):
+    for _ in range(min(max(3, LOOPS // 2), 10)):
         load.wait_for_more(4000)
         server.kill()
         server.start()
