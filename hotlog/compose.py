@@ -195,6 +195,7 @@ class Node:
         sizes: dict[str, int] = {}
         for log in self.logs.all():
             sizes[log.tp.topic] = sizes.get(log.tp.topic, 0) + log.size
+        self.metrics.log_size_bytes.clear()  # a deleted topic has no size
         for topic, size in sizes.items():
             self.metrics.log_size_bytes.labels(topic).set(size)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,11 @@ from tiering.cost.meter import Row as MeterRow
 from tiering.cost.meter import decode
 from tiering.cost.model import Design, Workload, forecast
 from tiering.cost.report import Deployment, Report, TopicUsage, Usage, cost_report
+from tiering.manifest import NOTHING, Totals
 from tiering.verify import load_manifest
 
 app = typer.Typer(add_completion=False)
+Segment = tuple[int, int]
 _DATA_DIR = Path("hotlog-data")
 _TRAFFIC = re.compile(r'^kafka_server_brokertopicmetrics_bytes(in|out)_total\{topic="([^"]+)"\} (\S+)$', re.M)
 
@@ -88,24 +91,26 @@ def bill(store: str, data_dir: Path, http: str, prices: PriceBook, provider: str
 
 
 async def _usage(url: str, data_dir: Path, http: str) -> Usage:
-    hot = _hot_bytes(data_dir)
+    hot = _hot_segments(data_dir)
     traffic = _traffic(http)
     async with open_bucket(url) as bucket:
-        topics = [await _topic(bucket, name, hot.get(name, 0), traffic.get(name, {})) for name in sorted(bucket.image.topics)]
+        topics = [await _topic(bucket, name, hot.get(name, {}), traffic.get(name, {})) for name in sorted(bucket.image.topics)]
         now_ms = bucket.world.clock.now_ms()
     since_ms, rows = _meter(data_dir, now_ms)
     return Usage(topics=[t for t in topics if not t.topic.startswith("__")], meter=rows, window_s=(now_ms - since_ms) / 1000)
 
 
-async def _topic(bucket: Bucket, name: str, hot: int, traffic: dict[str, float]) -> TopicUsage:
-    cold = objects = untiered = 0
+async def _topic(bucket: Bucket, name: str, hot: Mapping[int, Sequence[Segment]], traffic: dict[str, float]) -> TopicUsage:
+    """Each byte of the log counts once: what the manifest covers, and the local segments above it."""
+    cold = objects = log = 0
     for pid in bucket.partitions(name):
-        size, count, log_bytes = await _cold(bucket, pid)
-        cold, objects, untiered = cold + size, objects + count, untiered + log_bytes
+        totals, end_offset = await _cold(bucket, pid)
+        cold, objects = cold + totals.object_bytes, objects + totals.rows - totals.holes
+        log += totals.log_bytes + sum(size for base, size in hot.get(pid.partition, ()) if base >= end_offset)
     return TopicUsage(
         topic=name,
-        log_bytes=max(hot, untiered),
-        hot_bytes=hot,
+        log_bytes=log,
+        hot_bytes=sum(size for segments in hot.values() for _, size in segments),
         cold_bytes={"": cold},
         cold_objects={"": objects},
         produced=int(traffic.get("in", 0)),
@@ -113,22 +118,23 @@ async def _topic(bucket: Bucket, name: str, hot: int, traffic: dict[str, float])
     )
 
 
-async def _cold(bucket: Bucket, pid: PartitionId) -> tuple[int, int, int]:
+async def _cold(bucket: Bucket, pid: PartitionId) -> tuple[Totals, int]:
     try:
-        totals = (await load_manifest(bucket.store, bucket.cluster_id, pid)).totals
+        manifest = await load_manifest(bucket.store, bucket.cluster_id, pid)
     except NotFound:
-        return 0, 0, 0
-    return totals.object_bytes, totals.rows - totals.holes, totals.log_bytes
+        return NOTHING, 0
+    return manifest.totals, manifest.end_offset
 
 
-def _hot_bytes(data_dir: Path) -> dict[str, int]:
-    """Bytes of log files per topic in the data directory."""
-    sizes: dict[str, int] = {}
+def _hot_segments(data_dir: Path) -> dict[str, dict[int, list[Segment]]]:
+    """(base offset, bytes) of the log files in the data directory, by topic and partition."""
+    found: dict[str, dict[int, list[Segment]]] = {}
     for folder in (data_dir / "log").glob("*-*"):
         place = parse_partition_directory(folder.name)
         if place is not None and folder.is_dir():
-            sizes[place.topic] = sizes.get(place.topic, 0) + sum(file.stat().st_size for file in folder.glob("*.log"))
-    return sizes
+            segments = [(int(file.stem), file.stat().st_size) for file in folder.glob("*.log")]
+            found.setdefault(place.topic, {})[place.partition] = segments
+    return found
 
 
 def _meter(data_dir: Path, now_ms: int) -> tuple[int, tuple[MeterRow, ...]]:

@@ -69,6 +69,8 @@ def replay(
     store: StoreUrl = STORE_DEFAULT,
 ) -> None:
     """Replay history.  Example: hotlog replay clicks --from 2026-02-01 --until 2026-05-01 --direct --to history.jsonl"""
+    if to.endswith("/") and not direct:
+        raise Invalid(f"--to {to!r} is a directory of raw logs; that needs --direct")
     with Target(to, bootstrap) as target:
         done = (
             run(lambda: replay_direct(store, topic, start, until, target.sink(topic)))
@@ -90,7 +92,6 @@ class Target:
         self._to = to
         self._client: Any = None
         self._stream: IO[str] | None = None
-        self._raw: RawLogSink | None = None
         self._failures: list[str] = []
         self._turn = asyncio.Lock()  # partitions come side by side, a stream takes one at a time
         if to == "-":
@@ -139,8 +140,6 @@ class Target:
             await asyncio.to_thread(self.give, partition, records)
 
     def give(self, partition: int, records: Sequence[Record]) -> None:
-        if self._to.endswith("/"):
-            raise Invalid(f"--to {self._to!r} is a directory of raw logs; that needs --direct")
         if self._stream is not None:
             self._stream.writelines(json_line(partition, record) for record in records)
             return

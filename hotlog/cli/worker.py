@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from compaction.reaper import Reaper
 from compaction.retention import Plan
-from compaction.trusted_clock import TrustedClock, store_time_ms
+from compaction.trusted_clock import TrustedClock
 from compaction.worker import run_retention
+from controller.image import ALL_BROKERS
 from hotlog.cli.bucket import Bucket, open_bucket, run
 from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
 from hotlog.cli.output import say, show_json, size_text
+from hotlog.cli.serve import read_properties
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.settings import Settings
@@ -39,21 +43,29 @@ def worker() -> None:
 def retention(
     once: Annotated[bool, typer.Option("--once", help="One round, then leave.")] = False,
     interval: Annotated[float, typer.Option("--interval", metavar="SECONDS", help="Between rounds.")] = 300.0,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The brokers' properties file: their defaults are not in the bucket."),
+    ] = None,
     json: Json = False,
     store: StoreUrl = STORE_DEFAULT,
 ) -> None:
-    """Apply every topic's total retention to the bucket, and delete what was condemned long enough ago."""
+    """Apply every topic's total retention to the bucket, and delete what was condemned long enough ago.
+
+    A topic that leaves retention.ms to the brokers is left alone unless --config says what theirs is.
+    """
+    given = read_properties(config) if config else {}
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run(lambda: _rounds(store, once, interval, json))
+    run(lambda: _rounds(store, once, interval, json, given))
 
 
-async def _rounds(url: str, once: bool, interval: float, json: bool) -> None:
+async def _rounds(url: str, once: bool, interval: float, json: bool, given: dict[str, str]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     while not stop.is_set():
         async with open_bucket(url) as bucket:
-            await _round(bucket, json)
+            await _round(bucket, json, given)
         if once:
             return
         try:
@@ -75,13 +87,12 @@ class _Known:
         self._manifests = [manifest for manifest in self._manifests if manifest.keys.pid != pid]
 
 
-async def _round(bucket: Bucket, json: bool) -> None:
-    """One round: retention of every tiered topic, then what the reaper may delete."""
-    world, settings = bucket.world, _settings(bucket)
+async def _round(bucket: Bucket, json: bool, given: dict[str, str]) -> None:
+    """One round: retention of every tiered topic whose retention is known, then what the reaper may delete."""
+    world, settings = bucket.world, Settings.resolve({**given, **bucket.image.broker_configs.get(ALL_BROKERS, {})})
     grace_ms = settings.number("hotlog.garbage.grace.ms")
     partitions = _partitions(bucket, settings)
-    trusted = TrustedClock(world.clock)
-    trusted.vouch(await store_time_ms(world.store, bucket.cluster_id, world.entropy))
+    trusted = TrustedClock(world.clock)  # run_retention holds this machine's clock against the store's
     freed: list[dict[str, object]] = []
 
     def told(pid: PartitionId, plan: Plan) -> None:
@@ -112,18 +123,25 @@ async def _round(bucket: Bucket, json: bool) -> None:
         raise HotlogError(f"retention of {failed} partition(s) failed")
 
 
-def _settings(bucket: Bucket) -> Settings:
-    """The cluster's dynamic broker settings, where they were set for all brokers."""
-    return Settings.resolve(dict(bucket.image.broker_configs.get(-1, {})))
-
-
 def _partitions(bucket: Bucket, settings: Settings) -> list[tuple[PartitionId, str, TopicConfig]]:
+    """The tiered partitions whose retention is known: a default that only the brokers know must not be guessed."""
     found = []
     for topic in bucket.image.topics.values():
+        if "retention.ms" not in topic.configs and "log.retention.ms" not in _finest(settings.given):
+            say(
+                f"{topic.name}: retention.ms is the brokers' default, which the bucket does not hold; --config tells it; left alone"
+            )
+            continue
         config = TopicConfig.resolve(dict(topic.configs), settings.topic_defaults())
         if config.remote_enabled:
             found += [(PartitionId(topic.topic_id, index), topic.name, config) for index in range(len(topic.partitions))]
     return found
+
+
+def _finest(given: Mapping[str, str]) -> set[str]:
+    """Given keys, a coarser form of log.retention.ms counting as it."""
+    coarse = {"log.retention.minutes", "log.retention.hours"}
+    return {"log.retention.ms" if key in coarse else key for key in given}
 
 
 async def _reap(

@@ -113,6 +113,7 @@ def test_replay_writes_raw_logs_and_makes_no_topic_by_mistake(history: HotlogSer
     assert sum(header.record_count for body in logs.values() for _, header in walk(body)) == 1200
     assert "./out.txt" in hotlog("replay", "events", "--direct", "--to", "out.txt", *store_of(history), *at(history), code=1)
     assert "out.txt" not in hotlog("topic", "list", *at(history))
+    assert "--direct" in hotlog("replay", "events", "--to", f"{tmp_path}/raw2/", *at(history), code=2)
 
 
 def test_replay_into_a_topic_keeps_key_value_headers_and_time(history: HotlogServer) -> None:
@@ -167,6 +168,8 @@ def test_store_check_and_cost_tell_what_they_should(history: HotlogServer) -> No
     eventually(has_uploads)
     bill = hotlog_json("cost", "--data-dir", str(history.data), "--http", http, *store_of(history))
     assert bill["compared_dollars_month"]["storage"] > 0
+    proven = sum(part["totals"]["log_bytes"] for part in hotlog_json("manifest", "show", "events", *store_of(history)))
+    assert bill["log_bytes"] == proven > 0, "each byte of a log that is all in the store counts once"
     assert "= $" in hotlog("cost", "--data-dir", str(history.data), "--http", http, "--explain", *store_of(history))
 
 
@@ -175,8 +178,10 @@ def test_worker_retention_expires_without_a_broker(history: HotlogServer) -> Non
     history.settings = {**history.settings, "log.retention.check.interval.ms": "3600000"}  # the broker leaves it to the worker
     history.start()
     hotlog("topic", "alter", "events", "-c", "retention.ms=86400000000", *at(history))  # a thousand days: all of it is older
+    create(history, "default", **{"segment.ms": "300"})  # its retention is the broker's own: not for a worker to guess
     history.stop()
-    assert hotlog_json("worker", "retention", "--once", *store_of(history))["expired"] != []
+    done = hotlog_json("worker", "retention", "--once", *store_of(history))
+    assert (done["partitions"], done["expired"] != []) == (2, True)
     report = hotlog_json("manifest", "show", "events", *store_of(history))
     assert [(part["log_start_offset"], part["totals"]["records"]) for part in report] == [(600, 0), (600, 0)]
 
