@@ -22,6 +22,7 @@ from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.observe.http import HttpDoor
+from hotlog.observe.loop_lag import LoopLag
 from hotlog.schedule import Schedule
 from hotlog.world.memory import keep_heap
 from hotlog.world.ports import World
@@ -129,18 +130,20 @@ async def _serve(options: ServeOptions) -> None:
         options.settings, World(clock, disk, store, entropy), metrics=metrics, data_dir=options.data_dir, meter=meter
     )
     http = HttpDoor(metrics, reasons=node.reasons_not_ready, refresh=node.refresh_metrics)
-    schedule = Schedule(node.beats(), metrics)
+    schedule, lag = Schedule(node.beats(), metrics), LoopLag(clock, metrics)
     try:
         if options.http is not None:
             log.info("http on %s:%d", *await http.start(*options.http))
         host, port = await node.start(*options.listen, told_host=socket.getfqdn() if options.listen[0] in WILDCARDS else "")
         schedule.start()
+        lag.start()
         _settle_memory()
         sys.stdout.write(f"hotlog ready on {host}:{port}\n")
         sys.stdout.flush()
         await stop.wait()
         log.info("stopping")
     finally:
+        lag.close()
         await schedule.close()
         await http.close()
         await _close(node)

@@ -29,6 +29,10 @@ class Metrics:
             "kafka_network_request_seconds", "Time from whole request to response written.", ["api"],
             registry=r, buckets=_LATENCY_SECONDS,
         )  # fmt: skip
+        self.loop_lag_seconds = Histogram(
+            "hotlog_loop_lag_seconds", "How late the event loop runs what is due (all requests go through it).",
+            registry=r, buckets=_LATENCY_SECONDS,
+        )  # fmt: skip
         self.connections = Gauge("hotlog_connections", "Open client connections.", registry=r)
         self.connections_refused = Counter("hotlog_connections_refused", "Connections closed by a limit.", ["reason"], registry=r)
         self.connections_failed = Counter(

@@ -1,0 +1,43 @@
+"""How late the event loop is: a timer that notes by how much it was missed.
+
+Everything a broker answers goes through one loop; what holds it up (a long callback, or a processor that others have) is felt by every
+client.  This is the number to look at first when tail readers are slow while histories are replayed.
+
+Invariants: one callback every INTERVAL_S, nothing else; a delay is counted from when the callback was due (resolution about 1 ms).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from hotlog.kernel.metrics import Metrics
+from hotlog.world.ports import Clock
+
+INTERVAL_S = 0.02
+
+
+class LoopLag:
+    """Observes the running loop from `start` to `close`."""
+
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+        self._clock = clock
+        self._seconds = metrics.loop_lag_seconds
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def start(self) -> None:
+        self._again(self._clock.monotonic())
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _again(self, now: float) -> None:
+        self._due = now + INTERVAL_S
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._late)
+
+    def _late(self) -> None:
+        now = self._clock.monotonic()
+        self._seconds.observe(max(now - self._due, 0.0))
+        self._again(now)
