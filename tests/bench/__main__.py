@@ -62,7 +62,7 @@ def main(
     roofline = measure_rooflines(folder)
     try:
         with ExitStack() as stack:
-            if Workload.COLD_REPLAY in workload and "hotlog" in targets:
+            if {Workload.COLD_REPLAY, Workload.TAIL_REPLAY} & set(workload) and "hotlog" in targets:
                 runner.store = stack.enter_context(cold_store(store, folder / "minio"))
             runner.run()
     finally:

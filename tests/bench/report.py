@@ -19,6 +19,7 @@ import psutil
 
 from tests.bench.runner import Result
 from tests.bench.settings import BenchSettings, Durability, Workload
+from tests.bench.tail import PHASES
 
 # (workload, metric, title, does more mean better, what the issue asks of the ratio)
 ROWS: Sequence[tuple[str, str, str, bool, str]] = (
@@ -50,6 +51,21 @@ ROOFLINE_OF = {
     (Workload.FETCH_HOT, Durability.PAGE_CACHE): "fetch_hot",
     (Workload.FETCH_HOT, Durability.FSYNC): "fetch_hot",
 }
+TAIL_ROWS = (
+    ("p50_ms", "tail latency p50, ms"),
+    ("p99_ms", "tail latency p99, ms"),
+    ("p999_ms", "tail latency p99.9, ms"),
+    ("max_ms", "tail latency, longest, ms"),
+    ("replay_gb_per_s", "replay meanwhile, GB/s"),
+    ("store_gb_per_s", "of it from the store, GB/s"),
+    ("loop_lag_p99_ms", "broker's loop late, p99, ms at most"),
+    ("loop_lag_p999_ms", "broker's loop late, p99.9, ms at most"),
+    ("broker_cpu_share", "CPU: broker"),
+    ("store_cpu_share", "CPU: object store"),
+    ("tail_clients_cpu_share", "CPU: the tail's clients"),
+    ("replay_client_cpu_share", "CPU: the replaying client"),
+    ("machine_busy_share", "CPU: whole machine"),
+)
 
 
 def machine_description(folder: Path) -> dict[str, Any]:
@@ -124,6 +140,9 @@ def as_markdown(document: dict[str, Any]) -> str:
             parts.append(f"### Durability: {durability}\n\n{head}\n" + "\n".join(rows))
     if cold := _cold_lines(document):
         parts.append("### Cold replay\n\n" + cold)
+    if tail := _tail_rows(document):
+        head = " | ".join(phase.title for phase in PHASES)
+        parts.append(f"### The tail beside a replay\n\n| figure | {head} |\n|{' --- |' * (len(PHASES) + 1)}\n" + "\n".join(tail))
     parts.append("\n".join(f"- {name}: {text}" for name, text in sorted(document["targets"].items())))
     return "\n\n".join(parts) + "\n"
 
@@ -153,6 +172,23 @@ def _cold_lines(document: dict[str, Any]) -> str:
     prefix = f"{Durability.PAGE_CACHE}/{Workload.COLD_REPLAY}/"
     names = [name for name in medians if name.startswith(prefix)]
     return "\n".join(f"- {name.removeprefix(prefix)}: {medians[name]['hotlog']:.3g}" for name in names)
+
+
+def _tail_rows(document: dict[str, Any]) -> list[str]:
+    """One line a figure, one column a phase; percentiles with their ratio to the tail alone."""
+    prefix, medians = f"{Durability.PAGE_CACHE}/{Workload.TAIL_REPLAY}/", document["medians"]
+
+    def cell(phase: str, metric: str) -> str:
+        value = medians.get(f"{prefix}{phase}_{metric}", {}).get("hotlog")
+        if value is None:
+            return "–"
+        if metric.endswith("_share"):
+            return f"{value:.0%}"
+        ratio = medians.get(f"{prefix}{phase}_{metric.removesuffix('_ms')}_over_alone", {}).get("hotlog")
+        return f"{value:.3g}" + (f" ({ratio:.1f}x)" if ratio is not None else "")
+
+    rows = [(title, [cell(phase.name, metric) for phase in PHASES]) for metric, title in TAIL_ROWS]
+    return [f"| {title} | {' | '.join(cells)} |" for title, cells in rows if set(cells) != {"–"}]
 
 
 def _plain(ratio: float | None) -> str:

@@ -10,11 +10,9 @@ Invariants:
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +23,13 @@ from typing import Any
 
 import psutil
 
+from tests.bench.clients import measure_latency, run_client
 from tests.bench.cold import COLD_SETTINGS, ColdStore, measure_cold_replay
 from tests.bench.settings import MESSAGE_BYTES, PARTITIONS, BenchSettings, Durability, MiB, Workload
+from tests.bench.tail import measure_tail
 from tests.bench.targets import ApacheKafka, Hotlog, Target, wait_partitions
 
 SAMPLE_SECONDS = 0.1
-WORKLOAD_SECONDS_MAX = 900
 IDLE_SECONDS = 3
 TOPIC_PARTITIONS_MAX = 100
 
@@ -74,6 +73,9 @@ class Runner:
         if Workload.COLD_REPLAY in self.workloads and self.store is not None and "hotlog" in self.targets:
             for number in range(self.settings.rounds):
                 self._cold(number)
+        if Workload.TAIL_REPLAY in self.workloads and self.store is not None and "hotlog" in self.targets:
+            for number in range(self.settings.rounds):
+                self._tail(number)
 
     def _order(self, number: int) -> tuple[str, ...]:
         return self.targets if number % 2 == 0 else tuple(reversed(self.targets))
@@ -105,7 +107,7 @@ class Runner:
         path.unlink()
 
     def _round(self, name: str, durability: Durability, number: int) -> None:
-        measured = self.workloads - {Workload.STARTUP, Workload.COLD_REPLAY}
+        measured = self.workloads - {Workload.STARTUP, Workload.COLD_REPLAY, Workload.TAIL_REPLAY}
         if not measured:
             return
         with self._fresh(name, durability) as target:
@@ -125,7 +127,7 @@ class Runner:
         target.create_topic("warm", PARTITIONS, HOT_TOPIC)
         messages = self.settings.warm_bytes // MESSAGE_BYTES
         for call in ("produce_wire", "fetch_wire", "fetch_library"):
-            _client(call, bootstrap=target.bootstrap, topic="warm", messages=messages)
+            run_client(call, bootstrap=target.bootstrap, topic="warm", messages=messages)
         target.delete_topic("warm")
 
     def _measure(self, target: Target, workload: Workload) -> dict[str, float]:
@@ -135,29 +137,15 @@ class Runner:
         os.sync()
         with sampled(target) as sample, self._profiled(target, workload):
             if workload is Workload.LATENCY:
-                metrics = self._latency(target, topic)
+                metrics = measure_latency(target.bootstrap, topic, self.settings)
             else:
                 call, more = CALL_OF[workload]
                 messages = self.settings.messages
-                metrics = _client(call, bootstrap=target.bootstrap, topic=topic, messages=messages, **more)
+                metrics = run_client(call, bootstrap=target.bootstrap, topic=topic, messages=messages, **more)
         metrics |= sample
         if metrics.get("bytes"):
             metrics["broker_cpu_s_per_gb"] = metrics["broker_cpu_s"] / (metrics["bytes"] / 1e9)
         return metrics
-
-    def _latency(self, target: Target, topic: str) -> dict[str, float]:
-        setting = self.settings
-        seconds = setting.latency_seconds + setting.latency_warm_seconds
-        common = {"bootstrap": target.bootstrap, "topic": topic, "rate": setting.latency_rate, "seconds": seconds}
-        receiving = _spawn("latency_receive", warm_seconds=setting.latency_warm_seconds, **common)
-        try:
-            assert receiving.stdout is not None and b"receiving" in receiving.stdout.readline()
-            sent = _client("latency_send", **common)
-            output, _ = receiving.communicate(timeout=WORKLOAD_SECONDS_MAX)
-        finally:
-            receiving.kill()
-            receiving.wait()
-        return {**_result(output), "sender_late_ms": sent["sender_late_ms"]}
 
     def _startup(self, name: str, number: int) -> None:
         wanted = self.settings.startup_partitions
@@ -181,10 +169,19 @@ class Runner:
         with self._fresh("hotlog", Durability.PAGE_CACHE, **more) as target:
             assert isinstance(target, Hotlog)
             self.descriptions["cold replay from"] = self.store.kind
-            metrics = measure_cold_replay(target, self.settings.cold_bytes, _client)
+            metrics = measure_cold_replay(target, self.settings.cold_bytes, run_client)
             if self.store.rate is not None:
                 metrics["store_bare_get_gb_per_s"] = self.store.rate
             self._note("hotlog", Durability.PAGE_CACHE, number, Workload.COLD_REPLAY, metrics)
+
+    def _tail(self, number: int) -> None:
+        assert self.store is not None, "asked before"
+        more = {"store": self.store.fresh_url(), "environment": self.store.environment, "extra": COLD_SETTINGS}
+        with self._fresh("hotlog", Durability.PAGE_CACHE, **more) as target:
+            assert isinstance(target, Hotlog)
+            self.descriptions["tail under replay, from"] = self.store.kind
+            metrics = measure_tail(target, self.settings, profiled=self._profiled)
+            self._note("hotlog", Durability.PAGE_CACHE, number, Workload.TAIL_REPLAY, metrics)
 
     def _note(self, name: str, durability: Durability, number: int, workload: str, metrics: dict[str, float]) -> None:
         result = Result(target=name, durability=durability, round=number, workload=workload, metrics=metrics)
@@ -193,7 +190,7 @@ class Runner:
         self.say(f"round {number} {durability} {name} {workload}: {figures}")
 
     @contextmanager
-    def _profiled(self, target: Target, workload: Workload) -> Iterator[None]:
+    def _profiled(self, target: Target, workload: str) -> Iterator[None]:
         """py-spy over the broker while the workload runs (Hotlog only, and only when asked)."""
         if self.profile is None or target.name != "hotlog":
             yield
@@ -227,27 +224,6 @@ CALL_OF: Mapping[Workload, tuple[str, dict[str, str]]] = {
     Workload.PRODUCE_LZ4: ("produce_library", {"codec": "lz4"}),
     Workload.FETCH_HOT: ("fetch_library", {}),
 }
-
-
-def _spawn(call: str, **arguments: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.bench.workloads", json.dumps({"call": call, **arguments})]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-
-
-def _client(call: str, **arguments: Any) -> dict[str, float]:
-    process = _spawn(call, **arguments)
-    try:
-        output, _ = process.communicate(timeout=WORKLOAD_SECONDS_MAX)
-    finally:
-        process.kill()
-    if process.returncode != 0:
-        raise RuntimeError(f"the client {call} ended with exit code {process.returncode}: {arguments}")
-    return _result(output)
-
-
-def _result(output: bytes) -> dict[str, float]:
-    metrics: dict[str, float] = json.loads(output.splitlines()[-1])
-    return metrics
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Workload(StrEnum):
     FETCH_HOT = "fetch-hot"
     LATENCY = "latency"
     COLD_REPLAY = "cold-replay"
+    TAIL_REPLAY = "tail-replay"
     STARTUP = "startup"
 
 
@@ -47,7 +48,9 @@ class BenchSettings:
     """How much of everything.
 
     `total_bytes` is uncompressed payload for each throughput workload, `warm_bytes` what is sent unmeasured before
-    (a JVM compiles meanwhile), `touch_bytes` how much page cache is filled and freed before each broker starts.
+    (a JVM compiles meanwhile), `touch_bytes` how much page cache is filled and freed before each broker starts,
+    `replay_bytes` the topic that is read over and over beside the tail: well above the broker's memory cache, so that a
+    second pass comes from the store too.
     """
 
     total_bytes: int = 1024 * MiB
@@ -60,6 +63,7 @@ class BenchSettings:
     startup_partitions: int = 4_000
     startup_rounds: int = 3
     cold_bytes: int = 1024 * MiB
+    replay_bytes: int = 1536 * MiB
 
     def __post_init__(self) -> None:
         assert self.rounds >= 1, f"a bench has at least one round, not {self.rounds}"
@@ -81,4 +85,5 @@ QUICK = BenchSettings(
     startup_partitions=1_000,
     startup_rounds=1,
     cold_bytes=256 * MiB,
+    replay_bytes=768 * MiB,
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,22 @@ class Hotlog(Target):
     def stop(self) -> None:
         if self._server is not None:
             self._server.stop()
+
+    def restart(self, **settings: str) -> None:
+        """Start anew, caches empty, with these settings (underscores for dots) beside those it was made with."""
+        server = self._started()
+        server.stop()
+        before = server.settings
+        server.settings = {**before, **{name.replace("_", "."): value for name, value in settings.items()}}
+        self.start()
+        server.settings = before
+
+    def counters(self) -> dict[str, float]:
+        """Every sample of its /metrics, by name and labels as Prometheus writes them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._started().http_port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
 
     def describe(self) -> str:
         how = ", ".join(f"{key}={value}" for key, value in FLUSH_SETTINGS[self.durability].items())

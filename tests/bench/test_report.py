@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.bench.report import as_json, as_markdown, medians_of, ratios_of
 from tests.bench.runner import Result
 from tests.bench.settings import QUICK, BenchSettings
+from tests.bench.tail import Usage
 from tests.bench.wire import _walk_batches, record_batch
 from tests.bench.workloads import payloads
 
 
 def result(target: str, number: int, value: float) -> Result:
-    return Result(
-        target=target,
-        durability="page-cache",
-        round=number,
-        workload="produce-none",
-        metrics={"gb_per_s": value},
-    )
+    return noted("produce-none", {"gb_per_s": value}, target=target, number=number)
+
+
+def noted(workload: str, metrics: dict[str, float], *, target: str = "hotlog", number: int = 0) -> Result:
+    return Result(target=target, durability="page-cache", round=number, workload=workload, metrics=metrics)
+
+
+def document_of(results: list[Result], **roofline: float) -> dict[str, Any]:
+    machine = dict.fromkeys(("cores", "processor", "memory_gib", "kernel", "file_system", "python"), "?")
+    return as_json(machine=machine, settings=QUICK, roofline=roofline, descriptions={}, results=results)
 
 
 RESULTS = [
@@ -39,17 +45,28 @@ def test_there_is_no_ratio_without_kafka() -> None:
 
 
 def test_the_table_shows_both_the_ratio_and_the_share_of_the_roofline() -> None:
-    machine = dict.fromkeys(("cores", "processor", "memory_gib", "kernel", "file_system", "python"), "?")
-    document = as_json(
-        machine=machine,
-        settings=QUICK,
-        roofline={"produce_page_cache": 2.0},
-        descriptions={},
-        results=RESULTS,
-    )
+    document = document_of(RESULTS, produce_page_cache=2.0)
     assert [row["metrics"] for row in document["results"]] == [each.metrics for each in RESULTS]
     line = "| produce, librdkafka, no compression, GB/s | 0.2 | 0.4 | 2.00 | >= 1 | hotlog 20%, kafka 10% |"
     assert line in as_markdown(document)
+
+
+def test_the_tail_has_a_column_a_phase_with_ratios_to_the_tail_alone() -> None:
+    found = {"alone_p99_ms": 2.0, "cold_p99_ms": 5.0, "cold_p99_over_alone": 2.5, "cold_replay_gb_per_s": 0.25}
+    text = as_markdown(document_of([noted("tail-replay", found | {"cold_broker_cpu_share": 0.5})]))
+    assert [line for line in text.splitlines() if line.startswith("| ")][2:] == [
+        "| tail latency p99, ms | 2 | 5 (2.5x) | – | – | – |",
+        "| replay meanwhile, GB/s | – | 0.25 | – | – | – |",
+        "| CPU: broker | – | 50% | – | – | – |",
+    ]
+
+
+def test_lag_is_the_bound_that_a_share_of_callbacks_did_not_pass() -> None:
+    before = Usage(0.0, 0.0, 0.0, {0.001: 10, 0.01: 10, 1.0: 10, float("inf"): 10})
+    after = Usage(3.0, 2.0, 1.0, {0.001: 108, 0.01: 109, 1.0: 110, float("inf"): 110})
+    grown = after.since(before)
+    assert (grown.broker_cpu_s, grown.store_cpu_s, grown.store_bytes) == (3.0, 2.0, 1.0)
+    assert (grown.loop_lag_ms(0.98), grown.loop_lag_ms(0.99), grown.loop_lag_ms(0.999)) == (1.0, 10.0, 1000.0)
 
 
 def test_settings_that_share_out_unevenly_are_refused() -> None:

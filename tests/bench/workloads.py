@@ -99,6 +99,38 @@ def fetch_wire(bootstrap: str, topic: str, messages: int, until: int = LATEST) -
     return {"gb_per_s": sum(totals) / seconds / 1e9, "seconds": seconds, "bytes": sum(totals)}
 
 
+def replay_loop(bootstrap: str, topic: str, until: int = LATEST) -> dict[str, float]:
+    """fetch_wire again and again, until stdin ends; says `replaying` when every connection has its first answer."""
+    totals, over = [0] * CONNECTIONS, threading.Event()
+    first = threading.Barrier(CONNECTIONS, action=lambda: print("replaying", flush=True))
+
+    def run(number: int) -> None:
+        connection = Connection(bootstrap)
+        own = range(number, PARTITIONS, CONNECTIONS)
+        ends = {partition: list_offset(connection, topic, partition, until) for partition in own}
+        at: dict[int, int] = {}
+        is_first = True
+        while not over.is_set():
+            pending = {partition: offset for partition, offset in at.items() if offset < ends[partition]}
+            at = at if pending else dict.fromkeys(own, 0)
+            connection.send(fetch_frame(topic, pending or at))
+            size, following = fetched(connection.receive())
+            totals[number] += size
+            at.update(following)
+            if is_first and size:
+                first.wait(IDLE_SECONDS_MAX)
+                is_first = False
+        connection.close()
+
+    def watch() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    seconds = _together(run)
+    return {"gb_per_s": sum(totals) / seconds / 1e9, "seconds": seconds, "bytes": sum(totals)}
+
+
 def _together(run: Callable[[int], None]) -> float:
     """Run `run(number)` in one thread a connection; the seconds all of them took. Raises the first error."""
     failures: list[BaseException] = []
@@ -238,7 +270,8 @@ def _throughput(messages: int, seconds: float) -> dict[str, float]:
 
 
 CALLS: dict[str, Callable[..., dict[str, float]]] = {
-    each.__name__: each for each in (produce_wire, fetch_wire, produce_library, fetch_library, latency_send, latency_receive)
+    each.__name__: each
+    for each in (produce_wire, fetch_wire, replay_loop, produce_library, fetch_library, latency_send, latency_receive)
 }
 
 
@@ -246,7 +279,8 @@ def main() -> None:
     """Run the one workload named by the JSON argument `{"call": NAME, ...arguments}`."""
     arguments = json.loads(sys.argv[1])
     call = CALLS[arguments.pop("call")]
-    print(json.dumps(call(**arguments)), flush=True)
+    result = call(**arguments)
+    print(json.dumps(result | {"client_cpu_s": time.process_time()}), flush=True)
 
 
 if __name__ == "__main__":
