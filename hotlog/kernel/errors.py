@@ -31,6 +31,10 @@ class Corrupt(HotlogError):
     """Bytes that fail their check.  Never served, never skipped: report and scope to the range."""
 
 
+class DamagedRecords(Corrupt):
+    """Stored batches that changed on the disk: reading them again does not help."""
+
+
 class InvalidRecord(Corrupt):
     """A produced batch that lies about itself (CRC, lengths, counts, compression)."""
 

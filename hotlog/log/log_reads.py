@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt, OutOfRange, StorageFailed
 from hotlog.log import files
+from hotlog.log.damage import sound_part
 from hotlog.log.index import parse_txn
 from hotlog.log.log_state import LogState
 from hotlog.log.reader import Found, NotCached
@@ -64,8 +65,8 @@ class LogReads(LogState):
             if found is None or found.base_offset >= end:
                 return Slice(b"", end)
             if end < mark.offset:
-                stable = reader.locate(segment, end, limit, wait=wait)
-                limit = limit if stable is None else stable.position
+                stable = reader.locate(segment, end, self._limit(segment), wait=wait)
+                limit = limit if stable is None else min(limit, stable.position)
             length = bytes_max
             if found.size > length:
                 if not min_one:
@@ -95,13 +96,17 @@ class LogReads(LogState):
         return segment.size if segment.base_offset < mark.base else 0
 
     def _find(self, offset: int, wait: bool) -> tuple[Segment, int, Found | None]:
-        """(segment, its readable bytes, the batch that holds `offset` or the next one)."""
+        """(segment, its readable bytes, the batch that holds `offset` or the next one); the bytes end where damage begins."""
         segments = self._segments
         index = max(bisect_right(segments, offset, key=_BASE) - 1, 0)
         while True:
             segment = segments[index]
-            limit = self._limit(segment)
-            found = self._parts.reader.locate(segment, offset, limit, wait=wait)
+            start, limit, ahead = 0, self._limit(segment), None
+            if segment.damage:
+                start, limit, ahead = sound_part(segment.log_path, segment.damage, offset, limit)
+            found = self._parts.reader.locate(segment, offset, limit, wait=wait, start=start)
+            if found is None and ahead is not None:
+                raise ahead.error(segment.log_path)
             index += 1
             if found is not None or index == len(segments):
                 return segment, limit, found
@@ -157,6 +162,9 @@ class LogReads(LogState):
 
     def _times(self, segment: Segment, position: int, header: BatchHeader) -> list[tuple[int, int]]:
         """(offset, timestamp) of each record of one batch: the only place where a batch is opened."""
+        for damage in segment.damage:
+            if damage.position <= position < damage.end:
+                raise damage.error(segment.log_path)
         if header.is_log_append_time:
             return [(header.base_offset + delta, header.max_timestamp) for delta in range(header.last_offset_delta + 1)]
         batch = self._parts.reader.read(segment, position, header.size, wait=True)

@@ -68,26 +68,28 @@ class SegmentReader:
         finally:
             self._pool.release(held)
 
-    def locate(self, segment: Segment, offset: int, limit: int, *, wait: bool) -> Found | None:
+    def locate(self, segment: Segment, offset: int, limit: int, *, wait: bool, start: int = 0) -> Found | None:
         """The first batch whose last offset is >= `offset`, below byte `limit`; None if there is none.
+
+        A batch begins at byte `start`, and none before it is looked at.
 
         Raises:
             NotCached: not `wait` and the device is needed.
             Corrupt: a header that cannot be.
         """
-        start, expected = 0, None
+        first, expected = start, None
         if not segment.index_broken:
             entry = self._floor(segment, segment.offsets, files.INDEX, offset - segment.base_offset, wait)
-            if entry is not None:
-                start, expected = entry[1], segment.base_offset + entry[0]
+            if entry is not None and (entry[1] >= start or not start):
+                first, expected = entry[1], segment.base_offset + entry[0]
         held = self._pool.acquire(segment.log_path)
         try:
-            found = _scan(held.file, start, offset, limit, expected, wait)
+            found = _scan(held.file, first, offset, limit, expected, wait)
             if found is not _MISMATCH:
                 return found
             segment.index_broken = True
-            self._report("index", f"{segment.path(files.INDEX)} points to byte {start} for offset {expected}: not so")
-            return _scan(held.file, 0, offset, limit, None, wait)
+            self._report("index", f"{segment.path(files.INDEX)} points to byte {first} for offset {expected}: not so")
+            return _scan(held.file, start, offset, limit, None, wait)
         finally:
             self._pool.release(held)
 

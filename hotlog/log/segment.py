@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotlog.log import files
+from hotlog.log.damage import Damage
 from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY
 from hotlog.wire.batch import BatchHeader
 
@@ -52,7 +53,7 @@ class Segment:
     """State of one segment."""
 
     __slots__ = (
-        "base_offset", "closed_ms", "created_ms", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
+        "base_offset", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
         "index_broken", "last_time", "log_path", "max_timestamp", "max_timestamp_offset", "offsets", "since_index", "size", "times",
     )  # fmt: skip
 
@@ -74,6 +75,7 @@ class Segment:
         self.times = IndexPart(0, bytearray())
         self.has_txn = False
         self.index_broken = False
+        self.damage: tuple[Damage, ...] = ()  # what a scrub found, ascending
 
     def path(self, suffix: str) -> str:
         return files.segment_path(self.directory, self.base_offset, suffix)
