@@ -67,6 +67,11 @@ class File(Protocol):
         """The same from the page cache only (preadv2 RWF_NOWAIT); None if it would touch the device."""
         ...
 
+    def read_once(self, offset: int, length: int) -> Buffer:
+        """As `read_at`, for who reads all of a large file and will not come back: what was not in the page cache is not left there."""
+        ...
+
+
     def sync(self) -> None:
         """fdatasync: what was appended before survives power loss."""
         ...

@@ -32,6 +32,7 @@ T = TypeVar("T")
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _BUFFERS_MAX = 512  # well under IOV_MAX (1024)
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_advise = getattr(os, "posix_fadvise", None)
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 THREADS_MAX = 16
 BUFFER_BYTES = 1024 * 1024 + 64 * 1024  # a fetch of one partition, usually, or one largest batch
@@ -162,6 +163,16 @@ class PosixFile:
             self._nowait = False
             return os.pread(self._descriptor, length, offset)
         return buffer if count == length else None  # short: the rest is on the device
+
+    def read_once(self, offset: int, length: int) -> Buffer:
+        if _advise is not None:  # what is read ahead would count as cached the next time
+            _advise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        data = self.read_at_nowait(offset, length)
+        if data is None:
+            data = self.read_at(offset, length)
+            if _advise is not None:
+                _advise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+        return data
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)

@@ -44,6 +44,10 @@ class FaultyFile:
         self._disk.check("read", self._inner.path)
         return self._inner.read_at(offset, length)
 
+    def read_once(self, offset: int, length: int) -> Buffer:
+        self._disk.check("read", self._inner.path)
+        return self._inner.read_once(offset, length)
+
     def sync(self) -> None:
         self._disk.syncs.append(self._inner.path)
         self._disk.check("sync", self._inner.path)

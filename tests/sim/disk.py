@@ -363,6 +363,9 @@ class SimFile:
         length = min(length, len(self._node.data) - offset)
         return self.read_at(offset, length) if length > 0 else b""
 
+    def read_once(self, offset: int, length: int) -> bytes:
+        return self.read_at(offset, length)
+
     def sync(self) -> None:
         self._open()
         try:

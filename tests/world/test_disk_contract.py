@@ -61,6 +61,7 @@ def test_reads_end_at_the_end_of_the_file(disk_root: tuple[Disk, str]) -> None:
     for offset, length, wanted in ((3, 4, b"3456"), (8, 100, b"89"), (10, 1, b"")):
         got = file.read_at_nowait(offset, length)
         assert got is None or bytes(got) == wanted
+        assert bytes(file.read_once(offset, length)) == wanted
     file.close()
 
 
@@ -233,4 +234,20 @@ def test_posix_read_buffers_are_used_again_only_when_nobody_has_them(tmp_path: P
     for _ in range(50):
         file.read_at_nowait(0, 262_144)
     assert [bytes(view) for view in kept] == [bytes([number]) * 100 for number in range(40)]
+    file.close()
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_posix_read_once_leaves_the_page_cache_as_it_was(
+    tmp_path: Path, is_cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "a")
+    file = PosixDisk(1).open(path, create=True)
+    file.append([b"0123456789"])
+    advice: list[tuple[int, int, int]] = []
+    monkeypatch.setattr("hotlog.world.posix._advise", lambda _, offset, length, what: advice.append((offset, length, what)))
+    monkeypatch.setattr("hotlog.world.posix.PosixFile.read_at_nowait", lambda self, offset, length: b"234" if is_cached else None)
+    assert bytes(file.read_once(2, 3)) == b"234"
+    dropped = [] if is_cached else [(2, 3, os.POSIX_FADV_DONTNEED)]
+    assert advice == [(0, 0, os.POSIX_FADV_RANDOM), *dropped]
     file.close()
