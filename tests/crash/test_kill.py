@@ -51,8 +51,9 @@ class Load(threading.Thread):
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 2, "batch.num.messages": 50,
-                "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100, "retry.backoff.ms": 20, "message.timeout.ms": 120_000,
-                "log_level": 0,
+                "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100, "retry.backoff.ms": 20, "log_level": 0,
+                # The kills bound the rate, not the client: what waits here must be sent well before it would be given up.
+                "queue.buffering.max.messages": 2_000, "message.timeout.ms": 600_000,
             }
         )  # fmt: skip
 

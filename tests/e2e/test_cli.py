@@ -146,7 +146,7 @@ def test_verify_finds_damage_and_names_it(history: HotlogServer) -> None:
     assert all(report["is_sound"] for report in good)
     where = parse_store_url(history.store or "")
     assert isinstance(where, S3Url)
-    client = boto3.client("s3", endpoint_url=where.endpoint, region_name=where.region or "us-east-1")
+    client = boto3.session.Session().client("s3", endpoint_url=where.endpoint, region_name=where.region or "us-east-1")
     keys = [item["Key"] for item in client.list_objects_v2(Bucket=where.bucket, Prefix=where.prefix)["Contents"]]
     victim = next(key for key in keys if key.endswith(".seg"))
     body = bytearray(client.get_object(Bucket=where.bucket, Key=victim)["Body"].read())

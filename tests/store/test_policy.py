@@ -23,7 +23,7 @@ def confined(minio: S3Server, monkeypatch: pytest.MonkeyPatch) -> tuple[S3Server
     if "SeaweedFS" in minio.kind:
         pytest.skip("the stand-in has no STS; CI demands MinIO")
     bucket = minio.make_bucket()
-    sts = boto3.client(
+    sts = boto3.session.Session().client(
         "sts", endpoint_url=minio.endpoint, region_name=REGION, aws_access_key_id=minio.access_key,
         aws_secret_access_key=minio.secret_key,
     )  # fmt: skip
@@ -51,7 +51,7 @@ async def test_the_policy_opens_nothing_else(confined: tuple[S3Server, str], ope
         await other.get("x")
     with pytest.raises(Refused, match="AccessDenied"):
         [info async for info in other.list("")]
-    client = boto3.client("s3", endpoint_url=server.endpoint, region_name=REGION)
+    client = boto3.session.Session().client("s3", endpoint_url=server.endpoint, region_name=REGION)
     for forbidden in (
         lambda: client.delete_bucket(Bucket=bucket),
         lambda: client.put_bucket_lifecycle_configuration(
