@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from compaction.orphans import Verdict, judge, missing_names, page_needed
 from compaction.reaper import reap
+from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
 from controller.service import read_cluster
 from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, NotFound, OutcomeUnknown, PreconditionFailed, Retry
@@ -50,6 +51,7 @@ class Reconciler:
         manifest_of: a manifest by partition (tiering.tier.ColdTier.manifest_of).
         is_hosted: whether this broker keeps that manifest itself; if not, a deleted topic's garbage is reaped here.
         grace_ms, interval_s: settings as they are now.
+        sights: what earlier passes saw (of earlier processes too, where it is kept in a file).
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Reconciler:
         is_hosted: Callable[[PartitionId], bool],
         grace_ms: Callable[[], int],
         interval_s: Callable[[], float],
+        sights: Sights | None = None,
     ) -> None:
         self._store = store.bind(purpose="reconcile")
         self._cluster_id = cluster_id
@@ -77,9 +80,7 @@ class Reconciler:
         self._interval_s = interval_s
         self._pass_due = clock.monotonic()
         self._listing: AsyncIterator[Group] | None = None
-        self._suspects: dict[str, str] = {}  # key -> etag, unreferenced in the last whole pass
-        self._fresh_suspects: dict[str, str] = {}
-        self._uploads: set[tuple[str, str]] = set()  # unfinished uploads of the last pass
+        self._sights = sights or Sights()
         self._found: Counter[Verdict] = Counter()
 
     async def tick(self) -> bool:
@@ -93,15 +94,16 @@ class Reconciler:
                 return False
             self._pass_due = self._clock.monotonic() + self._interval_s()
             await self._check_marker()
+            self._sights.begin()
             await self._abort_uploads()
-            self._listing, self._fresh_suspects, self._found = self._groups(), {}, Counter()
+            self._listing, self._found = self._groups(), Counter()
         try:
             group = await anext(self._listing, None)
         except HotlogError:
             self._listing = None
             raise
         if group is None:
-            self._end_pass()
+            await self._end_pass()
             return False
         await self._judge_group(group)
         return True
@@ -116,16 +118,19 @@ class Reconciler:
 
     async def _abort_uploads(self) -> None:
         """Abort uploads that an earlier pass saw and that are older than the grace."""
-        seen: set[tuple[str, str]] = set()
         now_ms = self._trusted.now_ms()
         async for upload in self._store.list_uploads(self._prefix):
-            name = (upload.key, upload.upload_id)
-            if name in self._uploads and now_ms - upload.started_ms >= self._grace_ms():
+            is_old = self._is_old(f"{upload.key}?{upload.upload_id}", "", now_ms)
+            if is_old and now_ms - upload.started_ms >= self._grace_ms():
                 LOG.info("aborting the upload %s of %s, left since %d", upload.upload_id, upload.key, upload.started_ms)
                 await self._store.abort_upload(upload)
-            else:
-                seen.add(name)
-        self._uploads = seen
+
+    def _is_old(self, name: str, etag: str, now_ms: int) -> bool:
+        """Note that `name` is unreferenced; whether it was so already half an interval ago (passes are an interval apart, or less)."""
+        apart_ms = int(self._interval_s() * 1000 / 2)
+        is_old = self._sights.is_old(name, etag, now_ms=now_ms, apart_ms=apart_ms)
+        self._sights.note(name, etag, now_ms)
+        return is_old
 
     async def _groups(self) -> AsyncIterator[Group]:
         """Listed objects, partition by partition, at most KEYS_MAX together; what is not ours is left alone."""
@@ -143,9 +148,9 @@ class Reconciler:
         if objects:
             yield Group(objects[0][0].pid, objects, is_first)
 
-    def _end_pass(self) -> None:
+    async def _end_pass(self) -> None:
         self._listing = None
-        self._suspects = self._fresh_suspects
+        await self._sights.end()
         for verdict in (Verdict.YOUNG, Verdict.NEWER, Verdict.UNCLAIMED, Verdict.ORPHAN):
             self._metrics.orphans.labels(verdict.value).set(self._found[verdict])
         if self._found[Verdict.UNCLAIMED]:
@@ -176,13 +181,11 @@ class Reconciler:
             pages[ref.name] = await manifest.page(ref)
             while len(pages) > PAGES_KEPT:
                 del pages[next(iter(pages))]
-        verdict = judge(
-            root, key, info, pages,
-            now_ms=self._trusted.now_ms(), grace_ms=self._grace_ms(), seen_before=self._suspects.get(info.key) == info.etag,
-        )  # fmt: skip
+        now_ms = self._trusted.now_ms()
+        verdict = judge(root, key, info, pages, now_ms=now_ms, grace_ms=self._grace_ms(), seen_before=False)
+        if verdict is Verdict.YOUNG and self._is_old(info.key, info.etag, now_ms):
+            verdict = judge(root, key, info, pages, now_ms=now_ms, grace_ms=self._grace_ms(), seen_before=True)
         self._found[verdict] += 1
-        if verdict in (Verdict.YOUNG, Verdict.ORPHAN):
-            self._fresh_suspects[info.key] = info.etag
         return verdict
 
     async def _report_missing(self, manifest: ManifestStore, root: Manifest, listed: list[str]) -> None:

@@ -5,14 +5,21 @@ deletion runs at most SPEED_MAX times as fast as the monotonic clock: a jump of 
 would take a year, and an operator has as long as the error is large.  A jump back is followed at once: it only deletes later.
 
 What the monotonic clock cannot see is a jump while the process is down.  Where the newest value is kept in a file, time for deletion goes
-on from there; where the store's clock is not this machine's (S3), `vouch` lets the store confirm the wall clock.
+on from there, at most an hour later.  After a longer downtime (or the restore of an old data directory) nothing would expire for about as
+long again; so where the store's clock is not this machine's, `KeptClock.confirm` asks it, and if both agree the wall is trusted again.
 
 Invariants: never ahead of the wall clock; never faster than SPEED_MAX from one reading to the next within a process.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
+
+from hotlog.kernel.errors import NotFound, OutcomeUnknown, StoreUnavailable
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
+
+LOG = logging.getLogger(__name__)
 
 SPEED_MAX = 2.0
 RESTART_GAP_MS_MAX = 60 * 60 * 1000  # a longer downtime is caught up at SPEED_MAX unless the store vouches
@@ -67,11 +74,15 @@ async def store_time_ms(store: ObjectStore, cluster_id: str, entropy: Entropy) -
 
 
 class KeptClock:
-    """A TrustedClock whose value survives restarts in a small file."""
+    """A TrustedClock whose value survives restarts in a small file.
 
-    def __init__(self, clock: Clock, disk: Disk, path: str) -> None:
+    `witness` tells the time of a clock that is not this machine's (`store_time_ms`); None where there is none.
+    """
+
+    def __init__(self, clock: Clock, disk: Disk, path: str, witness: Callable[[], Awaitable[int]] | None = None) -> None:
         self._disk = disk
         self._path = path
+        self._witness = witness
         self._saved_ms = self._load()
         self.trusted = TrustedClock(clock, self._saved_ms)
 
@@ -80,6 +91,21 @@ class KeptClock:
             return int(self._disk.read(self._path))
         except (OSError, ValueError):  # none yet, or damaged: as after a first start
             return None
+
+    async def confirm(self) -> None:
+        """Where the wall is far ahead of what is trusted, ask the witness; without one, or while they disagree, say so and wait."""
+        behind_ms = self.trusted.behind_ms
+        if behind_ms <= AGREEMENT_MS:
+            return
+        try:
+            if self._witness is not None and self.trusted.vouch(await self._witness()):
+                LOG.info("the store's clock confirms this machine's; retention caught up %d s", behind_ms // 1000)
+                return
+        except (StoreUnavailable, OutcomeUnknown, NotFound) as weather:
+            LOG.info("the store's clock could not be asked: %s", weather)
+        LOG.warning(
+            "this machine's clock is %d s ahead of the time that retention goes by; it catches up slowly", behind_ms // 1000
+        )
 
     async def save(self) -> None:
         """Keep the newest value; a disk that refuses costs only this protection."""

@@ -98,6 +98,7 @@ class RetentionWorker:
             self._round_due = self._clock.monotonic() + self._settings().number("log.retention.check.interval.ms") / 1000
             self._queue.extend(self._hosted())
             if self._kept is not None:
+                await self._kept.confirm()
                 await self._kept.save()
         for _ in range(min(PARTITIONS_MAX, len(self._queue))):
             partition = self._queue.popleft()

@@ -11,7 +11,8 @@ import logging
 
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
-from compaction.trusted_clock import KeptClock
+from compaction.sights import Sights
+from compaction.trusted_clock import KeptClock, store_time_ms
 from compaction.worker import RetentionWorker
 from controller.service import Controller, State
 from hotlog.apis.broker import Broker
@@ -38,12 +39,15 @@ RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is 
 class Node:
     """One broker with its workers.  Made by `build_node`; `start` brings it up, `close` down."""
 
-    def __init__(self, settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter) -> None:
+    def __init__(
+        self, settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter, has_store_clock: bool = False
+    ) -> None:
         self.settings = settings
         self.world = world
         self.metrics = metrics
         self.meter = meter
         self._data_dir = data_dir
+        self._has_store_clock = has_store_clock
         self.controller = Controller(
             world.store,
             clock=world.clock,
@@ -115,7 +119,9 @@ class Node:
 
     def _make_workers(self, broker: Broker) -> None:
         world = self.world
-        kept = KeptClock(world.clock, world.disk, f"{self._data_dir}/trusted-clock")
+        kept = KeptClock(
+            world.clock, world.disk, f"{self._data_dir}/trusted-clock", self._store_time_ms if self._has_store_clock else None
+        )
         self._retention = RetentionWorker(
             broker.hosted,
             clock=world.clock,
@@ -142,7 +148,11 @@ class Node:
             is_hosted=lambda pid: tier.get(pid) is not None,
             grace_ms=grace_ms,
             interval_s=lambda: broker.settings.number("hotlog.reconcile.interval.ms") / 1000,
+            sights=Sights(world.disk, f"{self._data_dir}/orphan-sights"),
         )
+
+    async def _store_time_ms(self) -> int:
+        return await store_time_ms(self.world.store, self.controller.cluster_id, self.world.entropy)
 
     async def start(self, host: str, port: int, *, told_host: str = "") -> tuple[str, int]:
         """Open, then listen; return the address really bound.
@@ -224,6 +234,8 @@ class Node:
         return False
 
 
-def build_node(settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter) -> Node:
-    """Wire one node.  `data_dir` holds log/, metadata/, cache/."""
-    return Node(settings, world, metrics=metrics, data_dir=data_dir, meter=meter)
+def build_node(
+    settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter, has_store_clock: bool = False
+) -> Node:
+    """Wire one node.  `data_dir` holds log/, metadata/, cache/; `has_store_clock`: the store's clock is not this machine's."""
+    return Node(settings, world, metrics=metrics, data_dir=data_dir, meter=meter, has_store_clock=has_store_clock)

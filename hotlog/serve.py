@@ -28,7 +28,8 @@ from hotlog.world.memory import keep_heap
 from hotlog.world.ports import World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
-from tiering.store import open_store
+from tiering.store import open_store, parse_store_url
+from tiering.store.urls import keeps_own_time
 
 log = logging.getLogger("hotlog.serve")
 WILDCARDS = ("0.0.0.0", "::")  # listen on every address; as Kafka does, clients are told the machine's name then
@@ -127,7 +128,12 @@ async def _serve(options: ServeOptions) -> None:
         options.store_url, settings=options.settings, metrics=metrics, clock=clock, entropy=entropy, disk=disk, meter=meter
     )
     node = build_node(
-        options.settings, World(clock, disk, store, entropy), metrics=metrics, data_dir=options.data_dir, meter=meter
+        options.settings,
+        World(clock, disk, store, entropy),
+        metrics=metrics,
+        data_dir=options.data_dir,
+        meter=meter,
+        has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
     )
     http = HttpDoor(metrics, reasons=node.reasons_not_ready, refresh=node.refresh_metrics)
     schedule, lag = Schedule(node.beats(), metrics), LoopLag(clock, metrics)

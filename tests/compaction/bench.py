@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from compaction.reconcile import Reconciler
+from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
 from controller.service import adopt_cluster
 from hotlog.kernel.ids import PartitionId
@@ -25,6 +26,7 @@ from tiering.manifest_edits import append, blank
 from tiering.manifest_store import ManifestStore
 
 GRACE_MS = 24 * HOUR_MS
+INTERVAL_S = 3600.0
 PID = PartitionId(UUID(int=7), 0)
 
 
@@ -82,7 +84,7 @@ class Bench:
         await self.store.put(key, b"orphan")
         return key
 
-    def reconciler(self, *, cluster_id: str = "", hosted: bool = True) -> Reconciler:
+    def reconciler(self, *, cluster_id: str = "", hosted: bool = True, sights: Sights | None = None) -> Reconciler:
         return Reconciler(
             self.store,
             cluster_id or self.cluster_id,
@@ -92,7 +94,8 @@ class Bench:
             manifest_of=self.manifest,
             is_hosted=lambda pid: hosted,
             grace_ms=lambda: GRACE_MS,
-            interval_s=lambda: 3600.0,
+            interval_s=lambda: INTERVAL_S,
+            sights=sights,
         )
 
     async def root(self, pid: PartitionId = PID) -> Manifest:

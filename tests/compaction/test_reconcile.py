@@ -10,10 +10,15 @@ import pytest
 from compaction.orphans import Verdict
 from compaction.reaper import reap
 from compaction.reconcile import Reconciler
+from compaction.sights import Sights
 from hotlog.kernel.errors import ForeignStore, PreconditionFailed
 from hotlog.kernel.ids import PartitionId
-from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
+from tests.compaction.bench import GRACE_MS, INTERVAL_S, PID, Bench, with_bench
 from tests.sim.clock import HOUR_MS
+from tests.sim.disk import Machine, SimDisk
+from tests.sim.entropy import stream
+from tests.sim.fuse import Fuse
+from tests.sim.trace import Trace
 from tiering.keys import parse_key, segment_name
 from tiering.manifest_edits import advance_start, append, mark_deleted
 
@@ -47,6 +52,57 @@ def test_an_orphan_goes_after_two_sights_and_two_graces() -> None:
         await asyncio.sleep(GRACE_MS / 1000 + 1)
         assert await reap(bench.store, manifest, now_ms=bench.clock.now_ms(), grace_ms=GRACE_MS) == 1
         assert sorted(bench.bucket.objects) == live
+
+    with_bench(body)
+
+
+def test_a_broker_that_restarts_more_often_than_a_pass_is_due_condemns_all_the_same() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(3)
+        orphan = await bench.orphan(30)
+        disk = SimDisk(Machine(stream(0, "disk")), bench.clock, Trace(bench.loop), Fuse())
+
+        async def life(seconds: float) -> int:
+            """One pass of a new process after `seconds`; how many objects are condemned then."""
+            await asyncio.sleep(seconds)
+            reconciler = bench.reconciler(sights=Sights(disk, "/sights"))
+            while await reconciler.tick():
+                pass
+            return len((await bench.root()).garbage)
+
+        quarter = INTERVAL_S / 4
+        assert [await life(quarter) for _ in range(4)] == [0, 0, 0, 0], "it is younger than the grace"
+        disk.remove("/sights")
+        await asyncio.sleep(2 * DAY_S)
+        assert await life(0) == 0, "condemned at first sight"
+        assert await life(quarter) == 0, "two looks within half an interval are one"
+        disk.open("/sights").write_at(0, b"garbage")
+        assert await life(quarter) == 0, "a damaged file is no memory"
+        assert await life(quarter) == 0
+        assert await life(quarter) == 1
+        (item,) = (await bench.root()).garbage
+        assert bench.keys().object(item.name) == orphan
+
+    with_bench(body)
+
+
+def test_what_was_written_anew_was_not_seen_and_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(bench: Bench) -> None:
+        disk = SimDisk(Machine(stream(0, "disk")), bench.clock, Trace(bench.loop), Fuse())
+        monkeypatch.setattr("compaction.sights.SIGHTS_MAX", 2)
+        sights = Sights(disk, "/sights")
+        for name in ("a", "b", "c"):
+            sights.note(name, "e1", 1000)
+        await sights.end()
+        for kept in (sights, Sights(disk, "/sights")):
+            assert [kept.is_old(name, "e1", now_ms=1500, apart_ms=500) for name in ("a", "b", "c")] == [True, True, False]
+            assert not kept.is_old("a", "e2", now_ms=9000, apart_ms=500)
+            assert not kept.is_old("a", "e1", now_ms=1499, apart_ms=500)
+        sights.note("a", "e1", 900)  # the clock went back: the later first sight would hold for too long
+        await sights.end()
+        assert sights.is_old("a", "e1", now_ms=1400, apart_ms=500)
+        disk.write_atomic("/sights", b'{"version": 2, "sights": {"a": ["e1", 0]}}')
+        assert not Sights(disk, "/sights").is_old("a", "e1", now_ms=9000, apart_ms=500)
 
     with_bench(body)
 

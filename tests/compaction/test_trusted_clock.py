@@ -69,6 +69,39 @@ def test_a_restart_does_not_launder_a_jump() -> None:
     run(main)
 
 
+def test_after_a_long_downtime_the_store_is_asked_and_only_an_agreeing_one_is_believed() -> None:
+    async def main(loop: SimLoop) -> None:
+        clock, theirs = SimClock(loop), SimClock(loop)
+        bucket = Bucket(theirs, stream(0, "store"))
+        store = SimStore(bucket, Trace(loop), Fuse())
+        disk = SimDisk(Machine(stream(0, "disk")), clock, Trace(loop), Fuse())
+        await KeptClock(clock, disk, "/clock").save()
+        clock.step(YEAR_MS)  # wrong, or the time the machine was off: only another clock can tell
+        asked = 0
+
+        async def witness() -> int:
+            nonlocal asked
+            asked += 1
+            return await store_time_ms(store, "c1", SimEntropy(asked))
+
+        alone, kept = KeptClock(clock, disk, "/clock"), KeptClock(clock, disk, "/clock", witness)
+        bucket.fail("put", "unavailable")
+        for _ in range(3):  # the store is away, then disagrees, and again
+            await kept.confirm()
+            assert kept.trusted.behind_ms > YEAR_MS // 2
+        theirs.step(YEAR_MS)
+        await alone.confirm()
+        assert alone.trusted.behind_ms > YEAR_MS // 2, "without a witness the wall is not believed"
+        await kept.confirm()
+        assert (kept.trusted.behind_ms, asked) == (0, 4)
+        await kept.confirm()
+        assert asked == 4, "nobody is asked while the clocks agree"
+        await kept.save()
+        assert KeptClock(clock, disk, "/clock").trusted.behind_ms == 0, "what was confirmed survives a restart"
+
+    run(main)
+
+
 def test_the_stores_clock_can_vouch_for_the_wall() -> None:
     async def main(loop: SimLoop) -> None:
         clock, theirs = SimClock(loop), SimClock(loop)

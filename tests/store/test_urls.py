@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hotlog.kernel.errors import Invalid
 from tiering.store.keys import check_key
-from tiering.store.urls import DirectoryUrl, S3Url, parse_store_url
+from tiering.store.urls import DirectoryUrl, S3Url, keeps_own_time, parse_store_url
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,18 @@ def test_an_accepted_key_stays_under_its_root(key: str) -> None:
     except Invalid:
         return
     assert posixpath.normpath("/base/" + key) == "/base/" + key
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("file:///data/store", False),
+        ("s3://logs-eu/hotlog", True),
+        ("s3://logs-eu/hotlog?endpoint=https://minio.example:9000", True),
+        ("s3://logs-eu/hotlog?endpoint=http://127.0.0.1:9000", False),
+        ("s3://logs-eu/hotlog?endpoint=http://localhost:9000", False),
+        ("s3://logs-eu/hotlog?endpoint=http://[::1]:9000", False),
+    ],
+)
+def test_only_a_store_elsewhere_has_a_clock_of_its_own(url: str, own: bool) -> None:
+    assert keeps_own_time(parse_store_url(url)) is own

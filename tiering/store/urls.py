@@ -15,6 +15,7 @@ from hotlog.kernel.errors import Invalid
 from tiering.store.keys import check_prefix
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 _OPTIONS = ("endpoint", "region", "addressing", "checksum")
 _FORMS = "file:///path or s3://bucket/prefix?endpoint=http://HOST:PORT&region=REGION"
 
@@ -68,6 +69,12 @@ def parse_store_url(url: str) -> DirectoryUrl | S3Url:
             raise Invalid(f"store URL {url!r} has no scheme; allowed is {_FORMS}")
         case other:
             raise Invalid(f"store URL {url!r} has the scheme {other!r}; allowed is {_FORMS}")
+
+
+def keeps_own_time(where: DirectoryUrl | S3Url) -> bool:
+    """Whether the store's clock is another machine's, so that it can tell when this one's is wrong."""
+    host = urlsplit(where.endpoint).hostname if isinstance(where, S3Url) and where.endpoint else None
+    return isinstance(where, S3Url) and host not in _THIS_MACHINE
 
 
 def _directory(url: str, host: str, path: str, query: str) -> DirectoryUrl:
