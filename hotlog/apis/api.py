@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hotlog.world.ports import Buffer
+from hotlog.world.ports import Buffer, Streamed
 
 if TYPE_CHECKING:
     from hotlog.apis.broker import Broker
@@ -32,9 +32,9 @@ class RequestContext:
 
 
 class Spliced(NamedTuple):
-    """A response body that is already bytes: buffers in order, spliced into the connection untouched; `size` is their sum in bytes."""
+    """A response body that is already bytes, or file parts: in order, spliced into the connection untouched; `size` is their sum in bytes."""
 
-    buffers: list[Buffer]
+    buffers: list[Buffer | Streamed]
     size: int
 
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hotlog.apis.api import Later, RequestContext
 from hotlog.apis.dispatch import Door, UnknownApi
+from hotlog.apis.outlet import Outlet
 from hotlog.kernel.errors import Invalid
-from hotlog.kernel.limits import KiB, MiB
 from hotlog.wire.apis import API_VERSIONS_KEY, parse_header
 from hotlog.wire.frame import SIZE_BYTES, FrameReader
-from hotlog.world.ports import Buffer
+from hotlog.world.ports import Buffer, Streamed
 
 if TYPE_CHECKING:
     from hotlog.apis.listener import Listener
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 REQUESTS_WAITING_MAX = 64  # frames of one connection that wait for the request before them; reading pauses above
-WRITE_BUFFER_BYTES_MAX = 1 * MiB
-JOIN_BYTES_MAX = 16 * KiB  # replies up to this size go out as one buffer
 
 
 class Slot:
@@ -44,7 +42,7 @@ class Slot:
         self.door = door
         self.request = request
         self.frame_bytes = frame_bytes
-        self.buffers: list[Buffer] | None = None  # None until the reply is known; empty for "no reply"
+        self.buffers: list[Buffer | Streamed] | None = None  # None until the reply is known; empty for "no reply"
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -56,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self.last_request = 0.0  # monotonic seconds of the last whole request
         self.is_counted = False
         self.transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None  # as long as there is a transport
         self._listener = listener
         self._reader = FrameReader(listener.scratch, listener.request_bytes_max)
         self._frames: deque[memoryview] = deque()  # bounded: reading pauses above REQUESTS_WAITING_MAX, one receive may overshoot
@@ -76,11 +75,17 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        self._outlet = Outlet(transport, own=self._own, on_empty=self._work)
         self._listener.opened(self)
 
+    def _own(self, task: asyncio.Task[None]) -> None:
+        self._listener.own(task)
+        task.add_done_callback(self._listener.disown)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
+        if self._outlet is not None:
+            self._outlet.drop()
+        self.transport = self._outlet = None
         self._frames.clear()
         self._listener.release(self._held)
         self._held = 0
@@ -115,13 +120,16 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._is_write_paused = True
         self._write_paused_at = self._listener.clock.monotonic()
-        if self.transport is not None:
+        if self.transport is not None and self._outlet is not None:
+            self._outlet.pause()
             self._backlog = self.transport.get_write_buffer_size()
             self._listener.broker.fetches.backlog_bytes += self._backlog
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
         self._clear_backlog()
+        if self._outlet is not None:
+            self._outlet.resume()
         self._work()
 
     def _clear_backlog(self) -> None:
@@ -150,6 +158,15 @@ class Connection(asyncio.BufferedProtocol):
     def is_idle(self) -> bool:
         return not self._slots and not self._frames
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it closes as soon as its last replies have gone."""
+        return self._outlet is None or self._outlet.is_closing
+
+    @property
+    def _can_send(self) -> bool:
+        return self._outlet is not None and self._outlet.is_empty and not self._is_write_paused
+
     def is_stuck_for(self, seconds: float) -> bool:
         """Whether the peer has taken so little of its replies for so long that nothing more could be written."""
         return self._is_write_paused and self._listener.clock.monotonic() - self._write_paused_at > seconds
@@ -160,7 +177,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._is_working = True
         try:
-            while self._frames and not self._is_busy and not self._is_write_paused and self.transport is not None:
+            while self._frames and not self._is_busy and self._can_send:
                 self._serve(self._frames.popleft())
         finally:
             self._is_working = False
@@ -209,8 +226,8 @@ class Connection(asyncio.BufferedProtocol):
             self.fail("api", error)
         elif self._slots:
             self.fail("order", error)  # ApiVersions is the first request of a connection; nobody pipelines before it
-        elif self.transport is not None:
-            self.transport.write(self._listener.dispatch.unknown_version(correlation_id))
+        elif self._outlet is not None:
+            self._outlet.write([self._listener.dispatch.unknown_version(correlation_id)])
 
     def _take(self, slot: Slot, response: Any) -> None:
         """What a handler returned, or what it was waited for."""
@@ -269,7 +286,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._finished(slot, buffers)
 
-    def _finished(self, slot: Slot, buffers: list[Buffer]) -> None:
+    def _finished(self, slot: Slot, buffers: list[Buffer | Streamed]) -> None:
         slot.buffers = buffers
         slot.request = None
         door = slot.door
@@ -281,17 +298,9 @@ class Connection(asyncio.BufferedProtocol):
         self._done(slot.frame_bytes)
         slots = self._slots
         while slots and slots[0].buffers is not None:
-            self._write(slots.popleft().buffers or [])
-
-    def _write(self, buffers: list[Buffer]) -> None:
-        if not buffers or self.transport is None or self.transport.is_closing():
-            return
-        if len(buffers) == 1:
-            self.transport.write(buffers[0])
-        elif sum(map(len, buffers)) <= JOIN_BYTES_MAX:
-            self.transport.write(b"".join(buffers))
-        else:
-            self.transport.writelines(buffers)
+            replies = slots.popleft().buffers
+            if replies and self._outlet is not None:
+                self._outlet.write(replies)
 
     def _done(self, frame_bytes: int) -> None:
         size = min(frame_bytes + SIZE_BYTES, self._held)
@@ -307,5 +316,5 @@ class Connection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close after the replies that were written have gone out."""
         self._frames.clear()
-        if self.transport is not None:
-            self.transport.close()
+        if self._outlet is not None:
+            self._outlet.close()

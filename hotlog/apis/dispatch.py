@@ -22,7 +22,7 @@ from hotlog.apis.error_codes import code_for, is_expected
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.wire import apis
-from hotlog.world.ports import Buffer
+from hotlog.world.ports import Buffer, Streamed
 
 LOG = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Dispatch:
         response = shapes.ApiVersionsResponse(error_code=ErrorCode.unsupported_version, api_keys=(own,))
         return apis.encode_response(apis.API_VERSIONS_KEY, 0, correlation_id, response)
 
-    def encode(self, context: RequestContext, response: Any) -> list[Buffer]:
+    def encode(self, context: RequestContext, response: Any) -> list[Buffer | Streamed]:
         """A response as buffers, size first."""
         key, version = context.api_key, context.version
         if type(response) is Spliced:

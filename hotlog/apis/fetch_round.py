@@ -23,7 +23,7 @@ from controller.service import State as ControllerState
 from hotlog.apis.cold_fetches import ColdFetches, ColdWish
 from hotlog.apis.error_codes import code_for, is_expected
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
-from hotlog.log.partition_log import Slice
+from hotlog.log.log_reads import Slice, Stretch
 from hotlog.wire.batch import header_at
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
@@ -77,7 +77,7 @@ class Part:
         self.partition: Partition | None = None
         self.state = State.HOT
         self.code = ErrorCode.none
-        self.records: Slice | None = None
+        self.records: Slice | Stretch | None = None
         self.aborted: list[tuple[int, int]] | None = None
         self.wish: ColdWish | None = None
         self.is_growing = False  # has local records, and a later look may find more
@@ -269,7 +269,7 @@ class Round:
             else:
                 self._got(part, found)
 
-    def _got(self, part: Part, found: Slice) -> None:
+    def _got(self, part: Part, found: Slice | Stretch) -> None:
         if not len(found.data):
             return
         part.records = found

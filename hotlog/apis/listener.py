@@ -186,7 +186,7 @@ class Listener:
             age = now - connection.last_request
             if age <= min(idle_seconds, CLOSE_SECONDS_MAX):
                 break
-            if transport is None or (transport.is_closing() and age > CLOSE_SECONDS_MAX):
+            if transport is None or (connection.is_closing and age > CLOSE_SECONDS_MAX):
                 if transport is not None:
                     transport.abort()
             elif age > idle_seconds and (connection.is_idle or connection.is_stuck_for(idle_seconds)):

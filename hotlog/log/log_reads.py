@@ -7,13 +7,15 @@ waits for the device (`read` answers None instead).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hotlog.kernel.errors import Corrupt, OutOfRange, StorageFailed
 from hotlog.log import files
 from hotlog.log.damage import sound_part
+from hotlog.log.file_part import FilePart
 from hotlog.log.index import parse_txn
 from hotlog.log.log_state import LogState
 from hotlog.log.reader import Found, NotCached
@@ -22,6 +24,7 @@ from hotlog.wire.batch import BatchHeader
 from hotlog.wire.records import decode_batch
 from hotlog.world.ports import Buffer
 
+T = TypeVar("T")
 _BASE = attrgetter("base_offset")
 
 
@@ -32,10 +35,17 @@ class Slice(NamedTuple):
     end_offset_limit: int  # nothing at or above this offset is inside
 
 
+class Stretch(NamedTuple):
+    """The same, of which more than a little is read while it is sent."""
+
+    data: Buffer | FilePart
+    end_offset_limit: int
+
+
 class LogReads(LogState):
     """The reading half of a log."""
 
-    def read(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Slice | None:
+    def read(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Stretch | None:
         """Batches from `offset` on, from the page cache; None if the device is needed: use read_blocking.
 
         At most `bytes_max` bytes, but at least the first batch if `min_one` (KIP-74).
@@ -45,34 +55,47 @@ class LogReads(LogState):
             Corrupt, StorageFailed: damage, or the disk failed.
         """
         try:
-            return self._read(offset, bytes_max, min_one, committed_only, False)
+            return Stretch(*self._read(offset, bytes_max, min_one, committed_only, self._parts.reader.part, wait=False))
         except NotCached:
             return None
 
     async def read_blocking(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Slice:
         """The same in a disk thread, from the device if need be."""
-        return await self._parts.disk.run(self._read, offset, bytes_max, min_one, committed_only, True)
+        return await self._parts.disk.run(self._read_waiting, offset, bytes_max, min_one, committed_only)
 
-    def _read(self, offset: int, bytes_max: int, min_one: bool, committed_only: bool, wait: bool) -> Slice:
+    def _read_waiting(self, offset: int, bytes_max: int, min_one: bool, committed_only: bool) -> Slice:
+        take = partial(self._parts.reader.read, wait=True)
+        return Slice(*self._read(offset, bytes_max, min_one, committed_only, take, wait=True))
+
+    def _read(
+        self,
+        offset: int,
+        bytes_max: int,
+        min_one: bool,
+        committed_only: bool,
+        take: Callable[[Segment, int, int], T],
+        *,
+        wait: bool,
+    ) -> tuple[T | bytes, int]:
         mark = self._watermark
         end = min(self.last_stable_offset, mark.offset) if committed_only else mark.offset
         if not self.local_log_start_offset <= offset < end:
             self._check_range(offset)
-            return Slice(b"", end)
+            return b"", end
         reader = self._parts.reader
         try:
             segment, limit, found = self._find(offset, wait)
             if found is None or found.base_offset >= end:
-                return Slice(b"", end)
+                return b"", end
             if end < mark.offset:
                 stable = reader.locate(segment, end, self._limit(segment), wait=wait)
                 limit = limit if stable is None else min(limit, stable.position)
             length = bytes_max
             if found.size > length:
                 if not min_one:
-                    return Slice(b"", end)
+                    return b"", end
                 length = found.size
-            return Slice(reader.read(segment, found.position, min(length, limit - found.position), wait=wait), end)
+            return take(segment, found.position, min(length, limit - found.position)), end
         except FileNotFoundError as error:
             self._check_range(offset)  # dropped meanwhile
             raise Corrupt(f"{self.tp}: {error.filename} is gone") from error

@@ -35,7 +35,7 @@ class FilePool:
     """Open files by path; of those that are not pinned the least recently used is closed first."""
 
     def __init__(self, disk: Disk, open_max: int = OPEN_FILES_MAX) -> None:
-        self._disk = disk
+        self.disk = disk
         self._open_max = open_max
         self._idle: OrderedDict[str, Held] = OrderedDict()
         self._pinned: dict[str, Held] = {}
@@ -48,7 +48,7 @@ class FilePool:
             if held is None:
                 held = self._idle.get(path)
                 if held is None:
-                    held = self._idle[path] = Held(self._disk.open(path, read_only=True))
+                    held = self._idle[path] = Held(self.disk.open(path, read_only=True))
                     held.users += 1
                     self._trim()
                     return held
@@ -68,7 +68,7 @@ class FilePool:
             held = self._pinned.get(path)
             if held is None:
                 old = self._idle.pop(path, None)
-                held = self._pinned[path] = Held(self._disk.open(path, create=create))
+                held = self._pinned[path] = Held(self.disk.open(path, create=create))
                 if old is not None:
                     self._condemn(old)
             return held.file

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
 from hotlog.log import files
+from hotlog.log.file_part import FilePart
 from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, floor_offset, floor_time
 from hotlog.log.pool import FilePool, IndexCache
 from hotlog.log.segment import IndexPart, Segment
@@ -24,7 +25,7 @@ from hotlog.world.ports import Buffer, File
 
 CHUNK_BYTES = 8 * 1024
 WALK_BYTES = 256 * 1024
-INLINE_BYTES_MAX = 4 * 1024 * 1024  # copying more than this would hold up the event loop for a millisecond and more
+PART_BYTES_MIN = 128 * 1024  # answers up to this size are read at once
 # base offset, length, (leader epoch, magic, crc, attributes), last offset delta
 _SHORT = struct.Struct(">qi11xi")
 _BODY_BYTES_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
@@ -46,7 +47,7 @@ class Found(NamedTuple):
 def _get(file: File, offset: int, length: int, wait: bool) -> Buffer:
     if wait:
         return file.read_at(offset, length)
-    data = file.read_at_nowait(offset, length) if length <= INLINE_BYTES_MAX else None
+    data = file.read_at_nowait(offset, length)
     if data is None:
         raise NotCached
     return data
@@ -67,6 +68,30 @@ class SegmentReader:
             return _get(held.file, position, length, wait)
         finally:
             self._pool.release(held)
+
+    def part(self, segment: Segment, position: int, length: int) -> Buffer | FilePart:
+        """`length` bytes of the log file for an answer: small ones now, more of them while they are sent.
+
+        What is read while it is sent must lie in the page cache at both ends; a hole between is read from the device when it is met.
+
+        Raises:
+            NotCached: the device is needed.
+        """
+        part = FilePart(self._pool, self._pool.acquire(segment.log_path), position, length)
+        try:
+            if length <= PART_BYTES_MIN:
+                data = part.read_now(0, length)
+            elif part.read_now(0, 1) is None or part.read_now(length - 1, 1) is None:
+                data = None
+            else:
+                return part
+        except BaseException:
+            part.close()
+            raise
+        part.close()
+        if data is None:
+            raise NotCached
+        return data
 
     def locate(self, segment: Segment, offset: int, limit: int, *, wait: bool, start: int = 0) -> Found | None:
         """The first batch whose last offset is >= `offset`, below byte `limit`; None if there is none.

@@ -1,4 +1,4 @@
-"""Fetch (1) responses, versions 4 to 18, as a list of buffers: record bytes are spliced in untouched, never copied here.
+"""Fetch (1) responses, versions 4 to 18, as a list of buffers and file parts: record bytes are spliced in untouched, never copied here.
 
 Invariants: the buffers in order are byte for byte what kio's writer makes of the same answer (differential test); cost follows
 partitions, never bytes or records.
@@ -15,7 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.wire.fetch_request import FLEXIBLE_FROM, TOPIC_ID_FROM, TopicKey
 from hotlog.wire.fields import count_of, string_of, uvarint
-from hotlog.world.ports import Buffer
+from hotlog.world.ports import Buffer, Streamed
 
 _SESSION = struct.Struct(">hi")  # error code, session id
 _INT = struct.Struct(">i")
@@ -33,7 +33,7 @@ class PartitionReply(NamedTuple):
     last_stable_offset: int = -1
     log_start_offset: int = -1
     aborted: Sequence[tuple[int, int]] | None = None
-    records: Buffer = b""
+    records: Buffer | Streamed = b""
 
 
 def encode(
@@ -43,11 +43,11 @@ def encode(
     code: ErrorCode = ErrorCode.none,
     session_id: int = 0,
     throttle_ms: int = 0,
-) -> tuple[list[Buffer], int]:
+) -> tuple[list[Buffer | Streamed], int]:
     """A response body as (buffers, their size in bytes)."""
     flexible = version >= FLEXIBLE_FROM
     tags = b"\0" if flexible else b""
-    buffers: list[Buffer] = []
+    buffers: list[Buffer | Streamed] = []
     head = bytearray(_INT.pack(throttle_ms))  # everything between two record buffers
     size = 0
     if version >= 7:

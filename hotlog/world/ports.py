@@ -71,7 +71,6 @@ class File(Protocol):
         """As `read_at`, for who reads all of a large file and will not come back: what was not in the page cache is not left there."""
         ...
 
-
     def sync(self) -> None:
         """fdatasync: what was appended before survives power loss."""
         ...
@@ -82,6 +81,24 @@ class File(Protocol):
 
     def fileno(self) -> int | None:
         """For sendfile; None where there is no descriptor (simulator)."""
+        ...
+
+
+class Streamed(Protocol):
+    """Bytes that are read while they are sent; their number is known before."""
+
+    def __len__(self) -> int: ...
+
+    def read_now(self, start: int, length: int) -> Buffer | None:
+        """Bytes [start, start + length) without waiting; None where that is impossible. Raises OSError."""
+        ...
+
+    async def read(self, start: int, length: int) -> Buffer:
+        """The same, waited for. Raises StorageFailed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is behind it."""
         ...
 
 

@@ -19,6 +19,8 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.apis import listener as listening
 from hotlog.apis.dispatch import load_apis
+from hotlog.apis.outlet import PIECE_BYTES
+from hotlog.log.reader import PART_BYTES_MIN
 from hotlog.wire import apis
 from tests.wire.serving import Client, Serving, batch_of, fetch, frame_of, parsed, produce, produced, serving
 from tests.wire.strategies import entities
@@ -363,27 +365,52 @@ async def test_10_000_connections_opened_and_left_cost_next_to_nothing(served: S
 
 
 async def test_fetches_shrink_while_slow_clients_hold_answers(tmp_path: Path) -> None:
+    """Small pieces are read at once, so a client that does not take them holds memory."""
+    count, size = 40, 100_000
     async with serving(tmp_path, {"hotlog.queued.max.response.bytes": "8000000"}) as served:
-        await served.broker.create_topic("t", 1)
+        await served.broker.create_topic("t", count)
         client = await served.connect()
-        for _ in range(10):
-            await client.call(produce("t", {0: batch_of(b"x" * 900_000)}))
-        whole = fetch("t", {0: 0}, partition_bytes_max=50_000_000)
-        assert len((await client.call(whole)).responses[0].partitions[0].records) > 1_800_000
+        await client.call(produce("t", {number: batch_of(b"x" * size) for number in range(count)}))
+        whole = fetch("t", dict.fromkeys(range(count), 0), partition_bytes_max=PART_BYTES_MIN)
+        assert answer_bytes(await client.call(whole)) > 1_800_000
         lazy = [await served.connect() for _ in range(16)]
         for each in lazy:
             each.writer.transport.pause_reading()  # type: ignore[attr-defined]
             for _ in range(8):
                 each.send(whole)
         async with asyncio.timeout(20):
-            while len((await client.call(whole)).responses[0].partitions[0].records) > 1_000_000:
+            while answer_bytes(await client.call(whole)) > 1_000_000:
                 pass
         for each in lazy:
             each.writer.transport.abort()  # type: ignore[attr-defined]
         async with asyncio.timeout(20):
             while served.broker.fetches.backlog_bytes:
                 await asyncio.sleep(0.01)
-        assert len((await client.call(whole)).responses[0].partitions[0].records) > 1_800_000
+        assert answer_bytes(await client.call(whole)) > 1_800_000
+
+
+async def test_slow_clients_of_large_answers_hold_a_piece_each(tmp_path: Path) -> None:
+    """What is read while it is sent takes no memory of an answer's size, and the others' answers stay whole."""
+    async with serving(tmp_path, {"hotlog.queued.max.response.bytes": "40000000"}) as served:
+        await served.broker.create_topic("t", 1)
+        client = await served.connect()
+        for _ in range(10):
+            await client.call(produce("t", {0: batch_of(b"x" * 900_000)}))
+        whole = fetch("t", {0: 0}, partition_bytes_max=50_000_000)
+        lazy = [await served.connect() for _ in range(16)]
+        for each in lazy:
+            each.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            each.send(whole)
+        async with asyncio.timeout(20):
+            while served.counted("kafka_network_requests_total", api="Fetch") < len(lazy):
+                await asyncio.sleep(0.01)
+        assert served.broker.fetches.backlog_bytes <= len(lazy) * PIECE_BYTES
+        assert answer_bytes(await client.call(whole)) > 8_900_000
+
+
+def answer_bytes(response: Any) -> int:
+    """Bytes of records in a fetch's answer."""
+    return sum(len(part.records or b"") for topic in response.responses for part in topic.partitions)
 
 
 async def test_stopping_answers_what_is_in_work(tmp_path: Path) -> None:
