@@ -11,7 +11,8 @@ from __future__ import annotations
 from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange, StorageFailed
 from hotlog.log import files
 from hotlog.log.log_appends import Appended, LogAppends
-from hotlog.log.log_reads import LogReads, Slice
+from hotlog.log.log_reads import Slice
+from hotlog.log.log_scrub import LogScrub
 from hotlog.log.log_state import Parts, Watermark
 from hotlog.log.producers import Producers, parse_snapshot
 from hotlog.log.repair import rebuild_indexes, rebuild_producers
@@ -23,7 +24,7 @@ WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its
 _SEGMENT_SUFFIXES = (files.LOG, files.INDEX, files.TIME_INDEX, files.TXN_INDEX, files.SNAPSHOT)
 
 
-class PartitionLog(LogAppends, LogReads):
+class PartitionLog(LogAppends, LogScrub):
     """A log as the rest of the house sees it.  Made by LogManager."""
 
     _condemned: tuple[tuple[int, tuple[str, ...]], ...] = ()  # (due, paths)
@@ -141,7 +142,7 @@ class PartitionLog(LogAppends, LogReads):
             self._condemned = tuple(entry for entry in self._condemned if entry[0] > now_ms)
             await self._parts.disk.run(self._remove, due)
         for segment in self._segments[:-1]:
-            if segment.index_broken:
+            if segment.index_broken and not segment.damage:  # damaged batches make no index
                 await self._repair(segment)
 
     async def _repair(self, segment: Segment) -> None:

@@ -90,14 +90,15 @@ def _stop(
 
 def look_behind(file: File, stop: Stop, leader_epoch: int) -> Tail:
     """Search the rest of `file` for a valid batch after the bad one, and weigh the bytes between."""
-    next_valid = _find_valid(file, stop, leader_epoch)
+    next_valid = find_valid(file, stop, leader_epoch)
     end = next_valid if next_valid >= 0 else file.size
     damage = file.read_at(stop.position, min(end - stop.position, 64 * MiB))
     one_bit = len(damage) <= ONE_BIT_BYTES_MAX and is_one_bit_off(damage, stop.offset)
     return Tail(next_valid, one_bit, looks_unwritten(damage, stop.position, reaches_end=next_valid < 0))
 
 
-def _find_valid(file: File, stop: Stop, leader_epoch: int) -> int:
+def find_valid(file: File, stop: Stop, leader_epoch: int) -> int:
+    """Byte of the first batch behind `stop` that is whole, follows it and passes its CRC; -1 if there is none."""
     position = stop.position
     while position < file.size:
         data = file.read_at(position, WINDOW_BYTES)

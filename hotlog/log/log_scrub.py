@@ -1,0 +1,64 @@
+"""What a scrub is told of a log, and what the log remembers of its findings.
+
+Invariants: only bytes below the watermark are offered, so that none of them is still being written; damage is remembered in memory only: after
+a restart the next round finds it again; what is known to be damaged is never part of an answer (hotlog.log.damage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hotlog.log import files
+from hotlog.log.damage import Damage
+from hotlog.log.log_reads import LogReads
+from hotlog.log.scrub import ScrubRange
+from hotlog.log.scrub_index import IndexFile
+from hotlog.log.segment import Segment, SegmentInfo
+
+
+class LogScrub(LogReads):
+    """The part of a log that is scrubbed."""
+
+    def scrub_ranges(self) -> list[ScrubRange]:
+        """Every local segment as far as it is readable, oldest first; the index files of those that are closed and on the device."""
+        return [self._scrub_range(segment) for segment in self._segments if self._limit(segment) > 0]
+
+    def _scrub_range(self, segment: Segment) -> ScrubRange:
+        mark, indexes = self._watermark, None
+        if segment.is_closed and segment not in self._unsynced and not segment.index_broken:
+            indexes = (
+                IndexFile(segment.path(files.INDEX), segment.offsets.length),
+                IndexFile(segment.path(files.TIME_INDEX), segment.times.length),
+            )
+        end = mark.offset if segment.base_offset == mark.base else segment.end_offset
+        return ScrubRange(
+            segment.base_offset,
+            end,
+            self._limit(segment),
+            segment.log_path,
+            self.config.is_compacted,
+            self.epochs.entries,
+            indexes,
+        )
+
+    def note_damage(self, base_offset: int, damages: Sequence[Damage]) -> list[Damage]:
+        """Remember what is damaged of the segment at `base_offset`, in place of what was known; return what is new."""
+        segment = self._segment_at(base_offset)
+        if segment is None:
+            return []
+        known = {damage.position for damage in segment.damage}
+        segment.damage = tuple(damages)
+        return [damage for damage in damages if damage.position not in known]
+
+    def note_index_broken(self, base_offset: int) -> None:
+        """Do not believe the index files of a closed segment any more: `tick` makes them anew."""
+        segment = self._segment_at(base_offset)
+        if segment is not None and segment.is_closed:
+            segment.index_broken = True
+
+    def damaged_segments(self) -> list[tuple[SegmentInfo, tuple[Damage, ...]]]:
+        """Segments that are known to be damaged, oldest first."""
+        return [(segment.info(), segment.damage) for segment in self._segments if segment.damage]
+
+    def _segment_at(self, base_offset: int) -> Segment | None:
+        return next((segment for segment in self._segments if segment.base_offset == base_offset), None)
