@@ -140,6 +140,12 @@ class ChunkCache:
         self._metrics.cache_hits.labels("memory").inc(end - first)
         return view
 
+    def passed(self, source: ChunkSource, start: int, stop: int) -> None:
+        """A sequential reader, the last one hereabouts, went on from byte `start` to `stop` of the object."""
+        step = source.chunk_bytes
+        for index in range(start // step, -(-stop // step)):
+            self._memory.finish(source.key, index, stop)
+
     async def get(
         self, source: ChunkSource, first: int, end: int, *, lane: Lane = Lane.FETCH, wait_s: float | None = None
     ) -> list[memoryview]:

@@ -68,6 +68,10 @@ class Cursor:
     reader: int  # number of the sequential reader, for counting them
     ahead: asyncio.Task[None] | None = None
 
+    def is_behind(self, other: Cursor) -> bool:
+        """Whether this reader of the same partition has yet to come to where `other` is."""
+        return self.reader != other.reader and (self.row.base_offset, self.position) < (other.row.base_offset, other.position)
+
 
 @dataclass(slots=True)
 class _Reading:
@@ -219,10 +223,25 @@ class ColdReader:
             get_seconds=self.chunks.get_seconds,
             window_bytes_max=self._window_bytes_max(),
         )
-        if cursor.stream.reads > 1:
+        if before is not None and cursor.stream.reads > 1:
             self._active[cursor.reader] = None
+            self._pass(reading.history, before, cursor)
         self._cursors[reading.history.keys.pid, reading.offset] = cursor
         self._read_ahead(reading.history, cursor)
+
+    def _pass(self, history: History, before: Cursor, cursor: Cursor) -> None:
+        """Let go of what the reader has left behind, unless another one comes after it."""
+        is_same = before.row is cursor.row or before.row.name == cursor.row.name
+        stop = cursor.position if is_same else before.row.log_bytes
+        source = history.chunks_of(before.row, before.footer)
+        if before.position // source.chunk_bytes == stop // source.chunk_bytes and stop < before.row.log_bytes:
+            return
+        recent = self._clock.monotonic() - _ACTIVE_S
+        pid = history.keys.pid
+        if not any(
+            key[0] == pid and other.stream.last_s > recent and other.is_behind(cursor) for key, other in self._cursors.items()
+        ):
+            self.chunks.passed(source, before.position, stop)
 
     async def _fill(self, reading: _Reading, cursor: Cursor | None) -> Cursor | None:
         """Collect batches into `reading`; return where to go on, or None at the tiered end."""

@@ -46,7 +46,8 @@ async def open_store(
         return ResilientStore(directory, retrier)
     from tiering.store.s3 import S3Store  # aioboto3 takes long to import: only those who speak S3 wait for it
 
-    return ResilientStore(await S3Store.open(where, account=account, retrier=retrier), retrier)
+    readers = settings.number("remote.log.reader.threads")
+    return ResilientStore(await S3Store.open(where, account=account, retrier=retrier, readers=readers), retrier)
 
 
 def policy_of(settings: Settings) -> Policy:

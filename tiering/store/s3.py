@@ -30,7 +30,7 @@ from tiering.store.metered import Account, Call
 from tiering.store.resilient import Refused, Retrier, UploadLimits
 from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.s3_errors import translate
-from tiering.store.s3_get import OnceSession, Reader
+from tiering.store.s3_get import CONNECT_SECONDS_MAX, READ_SECONDS_MAX, OnceSession, Reader
 from tiering.store.s3_upload import Body, Upload
 from tiering.store.sources import BytesSource
 from tiering.store.urls import S3Url
@@ -39,8 +39,6 @@ LIST_PAGE = 1000  # the most S3 gives
 DELETE_KEYS_MAX = 1000  # the most S3 takes
 POOL_CONNECTIONS_MAX = 64
 WHOLE_BODY_BYTES_MAX = 1 * MiB  # larger ones are streamed: aiohttp writes bytes in one go
-CONNECT_SECONDS_MAX = 10
-READ_SECONDS_MAX = 300  # between two packets; the deadlines of resilient.py are the ones that act
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -52,8 +50,12 @@ class S3Store:
         self._account = account
 
     @classmethod
-    async def open(cls, where: S3Url, *, account: Account, retrier: Retrier, limits: UploadLimits | None = None) -> S3Store:
+    async def open(
+        cls, where: S3Url, *, account: Account, retrier: Retrier, readers: int = 1, limits: UploadLimits | None = None
+    ) -> S3Store:
         """A client for `where`, with the ordinary AWS credential chain.  Does not touch the network.
+
+        `readers`: large GETs that get a thread each at once.
 
         Raises:
             Invalid: what botocore refuses (a bad profile, region or endpoint).
@@ -79,7 +81,8 @@ class S3Store:
             await stack.aclose()
             raise Invalid(f"store URL {where}: {wrong}") from wrong
         prefix = where.prefix + "/" if where.prefix else ""
-        reader = Reader(client, session.get_credentials)
+        reader = Reader(client, session.get_credentials, readers)
+        stack.push_async_callback(reader.close)
         shared = Bucket(client, reader, where.bucket, prefix, where.checksum != "none", retrier, limits or UploadLimits(), stack)
         return cls(shared, account)
 
@@ -139,7 +142,8 @@ class S3Store:
         """One GET, its range checked before the body is read."""
         bucket = self._bucket
         with self._request("get", "get", key) as call:
-            async with bucket.reader.get(bucket.name, bucket.full(key), asked) as answer:
+            span = None if end is None else (start, end)
+            async with bucket.reader.get(bucket.name, bucket.full(key), asked, span) as answer:
                 if asked is None:
                     first, stop, size = 0, answer.content_length, answer.content_length
                 else:
@@ -147,6 +151,10 @@ class S3Store:
                 wanted = (max(0, size - tail), size) if tail is not None else (start, size if end is None else end)
                 if (first, stop) != wanted:
                     raise Corrupt(f"{bucket.says('get', key)}: bytes [{first}, {stop}) came where {list(wanted)} were asked for")
+                if answer.content_length not in (-1, stop - first):
+                    raise Corrupt(
+                        f"{bucket.says('get', key)}: {answer.content_length} bytes came for the range [{first}, {stop})"
+                    )
                 data = await answer.read()
             call.received = len(data)
         if len(data) != stop - first:

@@ -1,0 +1,65 @@
+"""Large receive buffers that are used again once nobody looks at them any more.
+
+A run of chunks is 16 MiB.  Taken fresh from the system each time, its pages cost more CPU than the transfer that fills them: page faults,
+zeroing, and on a virtual machine the host's own.  So buffers are private mappings in huge pages where the system has them, and come back
+by themselves: a buffer is free when no memoryview of it is alive, whoever had the last one (the chunk cache, a reply that a slow client
+has not taken yet, a thread that was told to stop).
+
+Invariants: memory of a living view is never handed out again; what is kept for later is at most `idle_bytes_max`; a buffer is larger
+than what was asked for by less than SLACK_BYTES, so that who counts his views' lengths counts what is held.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from contextlib import suppress
+
+from hotlog.kernel.limits import MiB
+
+SLACK_BYTES = 2 * MiB  # one huge page
+_FREE_REFERENCES = 2  # the list's and the argument of getrefcount; every view's chain ends in one more
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+
+class Buffers:
+    """Buffers of one store.  Not thread-safe: one thread takes; views may die in any."""
+
+    def __init__(self, idle_bytes_max: int) -> None:
+        self._idle_bytes_max = idle_bytes_max
+        self._kept: list[mmap.mmap] = []  # free ones and used ones, most recently handed out last
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of kept buffers that nobody looks at."""
+        return sum(len(self._kept[at]) for at in range(len(self._kept)) if self._is_free(at))
+
+    def take(self, size: int) -> memoryview:
+        """A writable view of exactly `size` bytes, of any content."""
+        found, idle = -1, 0
+        for at in range(len(self._kept) - 1, -1, -1):  # the most recently used first: it is the warmest
+            if not self._is_free(at):
+                continue
+            held = len(self._kept[at])
+            if found < 0 and size <= held < size + SLACK_BYTES:
+                found = at
+                continue
+            idle += held
+            if idle > self._idle_bytes_max:
+                del self._kept[at]  # unmapped: this was its last reference
+                idle -= held
+                found -= found > at
+        buffer = self._kept.pop(found) if found >= 0 else _mapped(size)
+        self._kept.append(buffer)
+        return memoryview(buffer)[:size]
+
+    def _is_free(self, at: int) -> bool:
+        return sys.getrefcount(self._kept[at]) == _FREE_REFERENCES
+
+
+def _mapped(size: int) -> mmap.mmap:
+    buffer = mmap.mmap(-1, -(-size // SLACK_BYTES) * SLACK_BYTES, flags=_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them: small pages, and the reuse counts the more
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
