@@ -10,8 +10,8 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import RequestContext
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.replies import refusal
+from hotlog.coordinators.group_tables import GroupNotServed
 from hotlog.coordinators.group_types import Code
-from hotlog.coordinators.service import GroupNotServed
 
 CODES: dict[Code, ErrorCode] = {code: ErrorCode[code.value] for code in Code}
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from hotlog.coordinators.group_draft import Draft, chosen
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
     PENDING_MEMBERS_MAX,
@@ -38,59 +39,24 @@ from hotlog.coordinators.group_types import (
     Member,
     MemberDue,
     Protocols,
-    Reply,
     State,
-    Store,
     Stored,
     Sync,
     SyncDue,
     Synced,
-    Token,
     member_timer,
 )
 
 
 def step(group: Group, event: Event, limits: Limits) -> tuple[Group, list[Effect]]:
     """The one entrance."""
-    draft = _Draft(group, limits)
+    draft = _Step(group, limits)
     _HANDLERS[type(event)](draft, event)
     return draft.group, draft.effects
 
 
-class _Draft:
-    """One step in the making."""
-
-    def __init__(self, group: Group, limits: Limits) -> None:
-        self.group = group
-        self.limits = limits
-        self.effects: list[Effect] = []
-
-    # Small moves
-
-    def set(self, **changes: Any) -> None:
-        self.group = replace(self.group, **changes)
-
-    def put(self, member: Member) -> None:
-        self.set(members={**self.group.members, member.member_id: member})
-
-    def reply(self, token: Token, result: Joined | Synced | Left | Code) -> None:
-        self.effects.append(Reply(token, result))
-
-    def arm_session(self, member: Member) -> None:
-        self.effects.append(Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id)))
-
-    def store(self, group: Group | None = None, *, is_awaited: bool = False) -> None:
-        self.effects.append(Store(group or self.group, is_awaited))
-
-    def check_member(self, member_id: str, instance_id: str | None) -> Code:
-        """Whether these ids belong together here."""
-        if instance_id is not None:
-            known = self.group.static.get(instance_id)
-            if known is None:
-                return Code.UNKNOWN_MEMBER_ID
-            if known != member_id:
-                return Code.FENCED_INSTANCE_ID
-        return Code.NONE if member_id in self.group.members else Code.UNKNOWN_MEMBER_ID
+class _Step(Draft):
+    """What each event does."""
 
     # Join
 
@@ -210,7 +176,7 @@ class _Draft:
         members = {member.member_id if key == old_id else key: value for key, value in self.group.members.items()}
         members[member.member_id] = member
         self.set(members=members, leader=member.member_id if was_leader else self.group.leader)
-        if self.group.state is State.STABLE and _chosen(members.values()) == self.group.protocol:
+        if self.group.state is State.STABLE and chosen(members.values()) == self.group.protocol:
             self.store()
             self.arm_session(member)
             answer = self.joined(member)
@@ -223,45 +189,7 @@ class _Draft:
         self.put(replace(member, join_token=event.token))
         self.prepare_or_complete()
 
-    def joined(self, member: Member) -> Joined:
-        """The current generation as this member is told it."""
-        group = self.group
-        members: tuple[tuple[str, str | None, bytes], ...] = ()
-        if group.leader == member.member_id:
-            members = tuple((m.member_id, m.instance_id, m.metadata(group.protocol)) for m in group.members.values())
-        return Joined(
-            Code.NONE, member.member_id, group.generation, group.protocol_type, group.protocol, group.leader or "", members
-        )
-
     # Rebalance
-
-    def prepare_or_complete(self) -> None:
-        if self.group.state is not State.PREPARING:
-            self.prepare()
-        self.complete_if_all_joined()
-
-    def prepare(self) -> None:
-        """Begin a rebalance: whoever waits for an assignment must join again."""
-        was_empty = self.group.state is State.EMPTY
-        for member in list(self.group.members.values()):
-            if member.sync_token is not None:
-                self.answer_waiting(member, Code.REBALANCE_IN_PROGRESS)
-                self.arm_session(member)
-        self.effects.append(Disarm(SYNC_TIMER))
-        self.set(state=State.PREPARING, is_storing=False, initial_ms_left=0)
-        wait_ms = max((member.rebalance_timeout_ms for member in self.group.members.values()), default=0)
-        if was_empty and self.limits.initial_delay_ms > 0:
-            first_ms = min(self.limits.initial_delay_ms, wait_ms)
-            self.set(initial_ms_left=max(wait_ms - first_ms, 1), initial_grew=False)
-            wait_ms = first_ms
-        self.effects.append(Arm(JOIN_TIMER, wait_ms, JoinDue()))
-
-    def complete_if_all_joined(self) -> None:
-        group = self.group
-        if group.state is not State.PREPARING or group.pending or (group.initial_ms_left and group.members):
-            return
-        if all(member.join_token is not None for member in group.members.values()):
-            self.complete()
 
     def join_due(self, event: JoinDue) -> None:
         group = self.group
@@ -273,36 +201,6 @@ class _Draft:
             self.effects.append(Arm(JOIN_TIMER, wait_ms, JoinDue()))
             return
         self.complete()
-
-    def complete(self) -> None:
-        """The members of the next generation are known."""
-        self.effects.append(Disarm(JOIN_TIMER))
-        for member in list(self.group.members.values()):
-            if member.join_token is None and member.instance_id is None:
-                self.drop(member)
-        members = self.group.members
-        present = [member for member in members.values() if member.join_token is not None]
-        if members and not present:  # only static members, none of them back: wait on
-            wait_ms = max(member.rebalance_timeout_ms for member in members.values())
-            self.effects.append(Arm(JOIN_TIMER, wait_ms, JoinDue()))
-            return
-        self.set(generation=self.group.generation + 1, initial_ms_left=0)
-        if not members:
-            self.set(state=State.EMPTY, protocol=None, leader=None)
-            self.store()
-            return
-        leader = self.group.leader
-        if leader is None or leader not in members or members[leader].join_token is None:
-            leader = present[0].member_id
-        self.set(state=State.COMPLETING, protocol=_chosen(members.values()), leader=leader)
-        for member in present:
-            token = member.join_token
-            self.put(replace(member, join_token=None))
-            assert token is not None
-            self.reply(token, self.joined(member))
-            self.arm_session(member)
-        wait_ms = max(member.rebalance_timeout_ms for member in members.values())
-        self.effects.append(Arm(SYNC_TIMER, wait_ms, SyncDue()))
 
     # Sync
 
@@ -341,9 +239,6 @@ class _Draft:
         if group.state is State.EMPTY:
             return Code.UNKNOWN_MEMBER_ID
         return Code.REBALANCE_IN_PROGRESS if group.state is State.PREPARING else Code.NONE
-
-    def synced(self, member: Member) -> Synced:
-        return Synced(Code.NONE, self.group.protocol_type, self.group.protocol, member.assignment)
 
     def stored(self, event: Stored) -> None:
         group = self.group
@@ -415,27 +310,6 @@ class _Draft:
             self.drop(member)
             self.after_drop(True)
 
-    def after_drop(self, dropped: bool) -> None:
-        if dropped and self.group.state in (State.STABLE, State.COMPLETING):
-            self.prepare()
-        self.complete_if_all_joined()
-
-    def drop(self, member: Member) -> None:
-        """Forget a member; its waiting requests are told."""
-        self.answer_waiting(member, Code.UNKNOWN_MEMBER_ID)
-        self.effects.append(Disarm(member_timer(member.member_id)))
-        members = {key: value for key, value in self.group.members.items() if key != member.member_id}
-        leader = self.group.leader
-        self.set(members=members, leader=next(iter(members), None) if leader == member.member_id else leader)
-
-    def answer_waiting(self, member: Member, code: Code) -> None:
-        """Answer what a member waits for with `code`."""
-        if member.join_token is not None:
-            self.reply(member.join_token, Joined(code, member.member_id))
-        if member.sync_token is not None:
-            self.reply(member.sync_token, Synced(code))
-        self.put(replace(member, join_token=None, sync_token=None))
-
 
 def _common(members: list[Member], protocols: Protocols) -> bool:
     """Whether some protocol is known to all."""
@@ -445,25 +319,13 @@ def _common(members: list[Member], protocols: Protocols) -> bool:
     return bool(names)
 
 
-def _chosen(members: Any) -> str | None:
-    """The protocol that all know and most prefer; the earlier voter's choice among equals."""
-    listed = list(members)
-    common = set.intersection(*({name for name, _ in member.protocols} for member in listed)) if listed else set()
-    votes: dict[str, int] = {}
-    for member in listed:
-        choice = next((name for name, _ in member.protocols if name in common), None)
-        if choice is not None:
-            votes[choice] = votes.get(choice, 0) + 1
-    return max(votes, key=lambda name: votes[name]) if votes else None
-
-
-_HANDLERS: dict[type, Callable[[_Draft, Any], None]] = {
-    Join: _Draft.join,
-    Sync: _Draft.sync,
-    Heartbeat: _Draft.heartbeat,
-    Leave: _Draft.leave,
-    MemberDue: _Draft.member_due,
-    JoinDue: _Draft.join_due,
-    SyncDue: _Draft.sync_due,
-    Stored: _Draft.stored,
+_HANDLERS: dict[type, Callable[[_Step, Any], None]] = {
+    Join: _Step.join,
+    Sync: _Step.sync,
+    Heartbeat: _Step.heartbeat,
+    Leave: _Step.leave,
+    MemberDue: _Step.member_due,
+    JoinDue: _Step.join_due,
+    SyncDue: _Step.sync_due,
+    Stored: _Step.stored,
 }

@@ -1,7 +1,7 @@
 """The group coordinator: drives the group machines with timers and the log.
 
-Every group belongs to one partition of __consumer_offsets, found by its name.  This module owns what the machines do not: futures for
-waiting requests, loop timers (monotonic), and appends.
+Groups are kept in __consumer_offsets (group_tables).  This module owns what the machines do not: futures for waiting requests, loop timers
+(monotonic), and appends.
 
 Invariants: a group changes only through `step`; effects are carried out in their order; a commit is answered after it is durable;
 what is not loaded is answered COORDINATOR_LOAD_IN_PROGRESS, what cannot be read COORDINATOR_NOT_AVAILABLE.
@@ -9,12 +9,11 @@ what is not loaded is answered COORDINATOR_LOAD_IN_PROGRESS, what cannot be read
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from hotlog.coordinators.driver import GroupDriver, Live
+from hotlog.coordinators.group_tables import GroupTables
 from hotlog.coordinators.group_types import (
     Arm,
     Code,
@@ -32,19 +31,14 @@ from hotlog.coordinators.group_types import (
     member_timer,
 )
 from hotlog.coordinators.offset_log import Entry, OffsetLog
-from hotlog.coordinators.offset_records import GroupKey, OffsetKey, OffsetValue, partition_for, subscribed_topics
-from hotlog.kernel.errors import HotlogError, Invalid, NotReady
+from hotlog.coordinators.offset_records import GroupKey, OffsetKey, OffsetValue, subscribed_topics
+from hotlog.kernel.errors import Invalid
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Clock, Entropy
 
-LOG = logging.getLogger(__name__)
 GROUP_ID_BYTES_MAX = 32_000
 PROTOCOL_BYTES_MAX = 8 * 1024 * 1024
-
-
-class GroupNotServed(NotReady):
-    """The group's partition is not loaded, or cannot be read."""
 
 
 class Commit(NamedTuple):
@@ -82,21 +76,22 @@ class GroupCoordinator:
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
-        self._log_of = log_of
-        self._ensure_topic = ensure_topic
-        self._partition_count = partition_count
         self._topic_partitions = topic_partitions
-        self._tables: dict[int, OffsetLog] = {}
-        self._broken: set[int] = set()
-        self._loading = asyncio.Lock()
         self._driver = GroupDriver(self._limits, clock)
+        self._tables = GroupTables(
+            clock=clock,
+            log_of=log_of,
+            ensure_topic=ensure_topic,
+            partition_count=partition_count,
+            found=self._driver.revive,
+        )
         self._started = (clock.now_ms(), clock.monotonic())
 
     # Life
 
     async def start(self) -> None:
         """Load every partition of __consumer_offsets that is here."""
-        await self._load_all()
+        await self._tables.load()
 
     async def close(self) -> None:
         """Stop timers; waiting requests end with their connections."""
@@ -104,51 +99,7 @@ class GroupCoordinator:
 
     async def ensure(self) -> None:
         """Create and load __consumer_offsets if it is missing (FindCoordinator)."""
-        if self._partition_count() == 0:
-            await self._ensure_topic()
-        await self._load_all()
-
-    async def _load_all(self) -> None:
-        async with self._loading:
-            for index in range(self._partition_count()):
-                log = self._log_of(index)
-                if log is None or index in self._broken or (index in self._tables and self._tables[index].log is log):
-                    continue
-                table = OffsetLog(log, self._clock)
-                try:
-                    await table.replay()
-                except HotlogError:
-                    LOG.exception("groups of %s cannot be read and are not served", log.tp)
-                    self._broken.add(index)
-                    continue
-                self._tables[index] = table
-                for group_id, value in table.groups.items():
-                    self._driver.revive(group_id, value, table)
-
-    # Finding a group
-
-    def _table(self, group_id: str) -> OffsetLog:
-        """The table of the group's partition.
-
-        Raises:
-            GroupNotServed: not loaded (yet), or broken.
-        """
-        count = self._partition_count()
-        if count == 0:
-            raise GroupNotServed("__consumer_offsets does not exist yet; ask for the coordinator first")
-        index = partition_for(group_id, count)
-        table = self._tables.get(index)
-        if table is None:
-            state = "cannot be read" if index in self._broken else "is not loaded yet"
-            raise GroupNotServed(f"__consumer_offsets-{index}, which holds group {group_id!r}, {state}")
-        return table
-
-    async def _table_for_writing(self, group_id: str) -> OffsetLog:
-        try:
-            return self._table(group_id)
-        except GroupNotServed:
-            await self.ensure()
-            return self._table(group_id)
+        await self._tables.ensure()
 
     def _limits(self) -> Limits:
         settings = self._settings()
@@ -185,7 +136,7 @@ class GroupCoordinator:
             return Joined(Code.INVALID_GROUP_ID, member_id)
         if sum(len(data) for _, data in protocols) > PROTOCOL_BYTES_MAX:
             raise Invalid(f"protocol metadata of group {group_id!r} is above {PROTOCOL_BYTES_MAX} bytes")
-        table = await self._table_for_writing(group_id)
+        table = await self._tables.for_writing(group_id)
         live = self._driver.live.get(group_id)
         if live is None:
             if member_id:
@@ -259,7 +210,7 @@ class GroupCoordinator:
         return result
 
     def _known(self, group_id: str) -> Live | None:
-        self._table(group_id)
+        self._tables.of(group_id)
         return self._driver.live.get(group_id)
 
     # Offsets
@@ -275,7 +226,7 @@ class GroupCoordinator:
         wanted = list(commits)
         if not _is_group_id(group_id) and group_id != "":
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
-        table = await self._table_for_writing(group_id)
+        table = await self._tables.for_writing(group_id)
         code = self._commit_refusal(group_id, member_id, instance_id, generation)
         if code is not Code.NONE:
             return {(commit.topic, commit.partition): code for commit in wanted}
@@ -325,24 +276,24 @@ class GroupCoordinator:
         Raises:
             GroupNotServed
         """
-        if self._partition_count() == 0:
+        if not self._tables.exist:
             return {}
-        return self._table(group_id).offsets(group_id)
+        return self._tables.of(group_id).offsets(group_id)
 
     # Administration
 
     def describe(self, group_id: str) -> Described:
         """A group's state; GROUP_ID_NOT_FOUND (with an empty group) if it is unknown."""
-        live = self._driver.live.get(group_id) if self._partition_count() == 0 else self._known(group_id)
+        live = self._driver.live.get(group_id) if not self._tables.exist else self._known(group_id)
         if live is not None:
             return Described(live.group, Code.NONE)
-        code = Code.NONE if self._partition_count() and self.offsets(group_id) else Code.GROUP_ID_NOT_FOUND
+        code = Code.NONE if self._tables.exist and self.offsets(group_id) else Code.GROUP_ID_NOT_FOUND
         return Described(Group(group_id=group_id), code)
 
     def all(self) -> list[Group]:
         """Every group that has members or offsets."""
         found = {group_id: live.group for group_id, live in self._driver.live.items()}
-        for table in self._tables.values():
+        for table in self._tables:
             for group_id in table.group_ids:
                 found.setdefault(group_id, Group(group_id=group_id))
         return [found[group_id] for group_id in sorted(found)]
@@ -351,9 +302,9 @@ class GroupCoordinator:
         """DeleteGroups: only a group without members."""
         if not _is_group_id(group_id):
             return Code.INVALID_GROUP_ID
-        if self._partition_count() == 0:
+        if not self._tables.exist:
             return Code.GROUP_ID_NOT_FOUND
-        table = self._table(group_id)
+        table = self._tables.of(group_id)
         live = self._driver.live.get(group_id)
         if live is not None and live.group.state is not State.EMPTY:
             return Code.NON_EMPTY_GROUP
@@ -389,7 +340,7 @@ class GroupCoordinator:
             topics = subscribed_topics(described.group)
             if topics is None:
                 return {place: Code.NON_EMPTY_GROUP for place in wanted}
-        table = self._table(group_id)
+        table = self._tables.of(group_id)
         known = table.offsets(group_id)
         codes = {}
         for place in wanted:
@@ -400,7 +351,7 @@ class GroupCoordinator:
 
     async def forget_topic(self, topic: str) -> None:
         """A topic was deleted: its offsets mean nothing any more."""
-        for table in self._tables.values():
+        for table in self._tables:
             for group_id in table.group_ids:
                 gone: list[Entry] = [
                     (OffsetKey(group_id, *place), None) for place in table.offsets(group_id) if place[0] == topic
@@ -420,7 +371,7 @@ class GroupCoordinator:
         for group_id in idle:
             del self._driver.live[group_id]
         oldest_ms = self._steady_now_ms() - self._settings().number("offsets.retention.minutes") * 60_000
-        for table in list(self._tables.values()):
+        for table in self._tables:
             for group_id in table.group_ids:
                 live = self._driver.live.get(group_id)
                 if live is not None and (live.group.state is not State.EMPTY or live.group.pending):
