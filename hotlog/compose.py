@@ -11,6 +11,7 @@ import logging
 
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
+from compaction.scrub_worker import Scrubber
 from compaction.sights import Sights
 from compaction.trusted_clock import KeptClock, store_time_ms
 from compaction.worker import RetentionWorker
@@ -34,6 +35,7 @@ BROKER_TICK_S = 5.0
 LOG_TICK_S = 1.0
 REAP_S = 60.0
 RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is how soon one is noticed to be due
+SCRUB_S = 10.0  # likewise, for hotlog.scrub.interval.ms
 
 
 class Node:
@@ -62,6 +64,7 @@ class Node:
         self._broker: Broker | None = None
         self._listener: Listener | None = None
         self._retention: RetentionWorker | None = None
+        self._scrubber: Scrubber | None = None
         self._reaper: Reaper | None = None
         self._reconciler: Reconciler | None = None
 
@@ -130,6 +133,9 @@ class Node:
             trusted=kept,
             is_tiering=self.tier is not None,
         )
+        self._scrubber = Scrubber(
+            broker.hosted, clock=world.clock, disk=world.disk, settings=lambda: broker.settings, metrics=self.metrics
+        )
         tier = self.tier
         if tier is None:
             return
@@ -179,11 +185,13 @@ class Node:
         """Every periodic job of this node; intervals are looked at again at each tick where a setting can change."""
         copy_s = self.settings.number("remote.log.manager.task.interval.ms") / 1000
         check_s = self.settings.number("log.retention.check.interval.ms") / 1000
+        scrub_s = self.settings.number("hotlog.scrub.interval.ms") / 1000
         return [
             Beat("log", self._tick_logs, LOG_TICK_S),
             Beat("broker", self._tick_broker, BROKER_TICK_S),
             Beat("copy", self._tick_copy, copy_s),
             Beat("retention", self._tick_retention, check_s),
+            Beat("scrub", self._tick_scrub, min(SCRUB_S, scrub_s) if scrub_s > 0 else SCRUB_S),
             Beat("reaper", self._tick_reaper, min(REAP_S, self.settings.number("hotlog.garbage.grace.ms") / 1000 + 1)),
             Beat(
                 "reconcile", self._tick_reconcile, min(RECONCILE_S, self.settings.number("hotlog.reconcile.interval.ms") / 1000)
@@ -203,11 +211,14 @@ class Node:
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""
         sizes: dict[str, int] = {}
+        damaged: dict[str, int] = {}
         for log in self.logs.all():
             sizes[log.tp.topic] = sizes.get(log.tp.topic, 0) + log.size
-        self.metrics.log_size_bytes.clear()  # a deleted topic has no size
-        for topic, size in sizes.items():
-            self.metrics.log_size_bytes.labels(topic).set(size)
+            damaged[log.tp.topic] = damaged.get(log.tp.topic, 0) + len(log.damaged_segments())
+        for gauge, values in ((self.metrics.log_size_bytes, sizes), (self.metrics.damaged_segments, damaged)):
+            gauge.clear()  # a deleted topic has no size
+            for topic, value in values.items():
+                gauge.labels(topic).set(value)
 
     # Ticks
 
@@ -222,6 +233,9 @@ class Node:
 
     async def _tick_retention(self) -> bool:
         return self._retention is not None and await self._retention.tick()
+
+    async def _tick_scrub(self) -> bool:
+        return self._scrubber is not None and await self._scrubber.tick()
 
     async def _tick_reaper(self) -> bool:
         return self._reaper is not None and await self._reaper.tick()

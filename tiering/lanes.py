@@ -134,13 +134,15 @@ class LaneGate:
 class ByteRate:
     """remote.log.manager.fetch.max.bytes.per.second (KIP-956): a bucket of one second's worth that may go into debt once.
 
-    The wait is a timer of the event loop, so a simulated loop passes it at once.
+    With `burst_bytes` the bucket holds no more than that, for work that is to be spread evenly.  The wait is a timer of the event loop,
+    so a simulated loop passes it at once.
     """
 
-    def __init__(self, clock: Clock, bytes_per_second: int) -> None:
+    def __init__(self, clock: Clock, bytes_per_second: int, *, burst_bytes: int = LONG_MAX) -> None:
         self._clock = clock
         self._rate = bytes_per_second
-        self._level = float(bytes_per_second)
+        self._burst = burst_bytes
+        self._level = float(min(bytes_per_second, burst_bytes))
         self._filled = clock.monotonic()
 
     def change(self, bytes_per_second: int) -> None:
@@ -151,7 +153,7 @@ class ByteRate:
 
     def _refill(self) -> None:
         now = self._clock.monotonic()
-        self._level = min(float(self._rate), self._level + (now - self._filled) * self._rate)
+        self._level = min(float(self._rate), float(self._burst), self._level + (now - self._filled) * self._rate)
         self._filled = now
 
     def try_take(self, count: int) -> bool:

@@ -48,6 +48,14 @@ class Metrics:
         self.partitions = Gauge("kafka_server_partitions", "Partitions on this broker.", registry=r)
         self.log_size_bytes = Gauge("kafka_log_size_bytes", "Local bytes of a topic.", topic, registry=r)
         self.storage_failed = Gauge("hotlog_log_storage_failed", "Partition logs that stopped after a disk error.", registry=r)
+        self.scrub_bytes = Counter("hotlog_scrub_bytes", "Bytes of local logs that a scrub checked.", registry=r)
+        self.scrub_ended = Gauge(
+            "hotlog_scrub_round_end_timestamp_seconds", "When the last whole scrub ended, since 1970; 0: none yet.", registry=r
+        )
+        self.scrub_repairs = Counter(
+            "hotlog_scrub_repairs", "Times that damaged local segments were dropped for the store's copy.", topic, registry=r
+        )
+        self.damaged_segments = Gauge("hotlog_log_damaged_segments", "Local segments known to be damaged.", topic, registry=r)
         # Cold tier (KIP-405, KIP-958)
         self.remote_copy_bytes = Counter(_BROKER_TOPIC + "remotecopybytes", "Bytes copied to the store.", topic, registry=r)
         self.remote_copy_requests = Counter(_BROKER_TOPIC + "remotecopyrequests", "Segment copies begun.", topic, registry=r)

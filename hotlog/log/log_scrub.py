@@ -41,14 +41,17 @@ class LogScrub(LogReads):
             indexes,
         )
 
-    def note_damage(self, base_offset: int, damages: Sequence[Damage]) -> list[Damage]:
-        """Remember what is damaged of the segment at `base_offset`, in place of what was known; return what is new."""
+    def note_damage(self, base_offset: int, damages: Sequence[Damage], *, is_all: bool) -> list[Damage]:
+        """Remember what is damaged of the segment at `base_offset`; return what is new.
+
+        Unless it `is_all`, what was known to lie behind the last of `damages` stays known.
+        """
         segment = self._segment_at(base_offset)
         if segment is None:
             return []
-        known = {damage.position for damage in segment.damage}
-        segment.damage = tuple(damages)
-        return [damage for damage in damages if damage.position not in known]
+        known, looked_at = segment.damage, damages[-1].end if damages else 0
+        segment.damage = (*damages, *(damage for damage in known if damage.position >= looked_at and not is_all))
+        return [damage for damage in damages if damage.position not in {before.position for before in known}]
 
     def note_index_broken(self, base_offset: int) -> None:
         """Do not believe the index files of a closed segment any more: `tick` makes them anew."""

@@ -236,16 +236,16 @@ async def test_damage_is_remembered_told_once_and_forgotten_when_it_is_gone(tmp_
         body = path.read_bytes()
         path.write_bytes(body[:100] + bytes([body[100] ^ 1]) + body[101:])
         done = scrub(want)
-        assert log.note_damage(want.base_offset, done.damages) == done.damages
-        assert log.note_damage(want.base_offset, done.damages) == []
+        assert log.note_damage(want.base_offset, done.damages, is_all=True) == done.damages
+        assert log.note_damage(want.base_offset, done.damages, is_all=True) == []
         assert [(info.base_offset, list(damages)) for info, damages in log.damaged_segments()] == [(0, done.damages)]
         with pytest.raises(DamagedRecords):
             log.read(0, 1000, min_one=True)
         path.write_bytes(body)
-        assert log.note_damage(want.base_offset, scrub(want).damages) == []
+        assert log.note_damage(want.base_offset, scrub(want).damages, is_all=True) == []
         assert log.damaged_segments() == []
         assert log.read(0, 1000, min_one=True) is not None
-        assert log.note_damage(12345, [Damage(0, 1, 0, 1, "x")]) == [], "a segment that was dropped meanwhile"
+        assert log.note_damage(12345, [Damage(0, 1, 0, 1, "x")], is_all=True) == [], "a segment that was dropped meanwhile"
 
 
 async def test_a_wrong_index_is_made_anew_but_not_from_damaged_batches(tmp_path: Path) -> None:
@@ -257,10 +257,21 @@ async def test_a_wrong_index_is_made_anew_but_not_from_damaged_batches(tmp_path:
         Path(want.indexes[0].path).write_bytes(bytes(len(good)))
         assert scrub(want).is_index_wrong
         log.note_index_broken(want.base_offset)
-        log.note_damage(want.base_offset, [Damage(0, 1, 0, 1, "x")])
+        log.note_damage(want.base_offset, [Damage(0, 1, 0, 1, "x")], is_all=True)
         await log.tick(T0)
         assert Path(want.indexes[0].path).read_bytes() == bytes(len(good))
-        log.note_damage(want.base_offset, [])
+        log.note_damage(want.base_offset, [], is_all=True)
         await log.tick(T0)
         assert Path(want.indexes[0].path).read_bytes() == good
         assert not scrub(log.scrub_ranges()[0]).is_index_wrong
+
+
+async def test_what_a_new_round_has_not_reached_yet_stays_known(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await filled(logs)
+        first, second, third = (Damage(at, at + 10, at, at + 1, "rot") for at in (100, 200, 300))
+        assert log.note_damage(0, [first, third], is_all=True) == [first, third]
+        assert log.note_damage(0, [second], is_all=False) == [second]
+        assert log.damaged_segments()[0][1] == (second, third)
+        assert log.note_damage(0, [second], is_all=True) == []
+        assert log.damaged_segments()[0][1] == (second,)

@@ -1,0 +1,223 @@
+"""The scrub: reads every byte of the local logs, slowly, round after round, and makes good what it can.
+
+One segment at a time, a piece at a time in a disk thread, paced by hotlog.scrub.bytes.per.second.  What is found is counted, told, and
+remembered by the log, which from then on serves nothing of it (fetches turn to the store, or are refused).  Damaged segments that the store
+has are then dropped by the log's own path for local retention.
+
+Invariants: nothing is written but through the log; one read at a time, of at most hotlog.log.scrub.PIECE_BYTES; a partition that
+fails never stops the others; local bytes go only after the store has answered with the very records that are damaged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from compaction.scrub import Hurt, Repair, Stored, plan_ranges, plan_repair
+from compaction.worker import Hosted
+from hotlog.kernel.errors import HotlogError
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.log.damage import Damage
+from hotlog.log.scrub import PIECE_BYTES, ScrubRange, SegmentScrub
+from hotlog.wire.batch import header_at
+from hotlog.world.ports import Clock, Disk
+from tiering.cold_partition import ColdPartition
+from tiering.lanes import ByteRate
+
+LOG = logging.getLogger(__name__)
+TICK_S = 1.0
+REPAIR_RETRY_S = 60.0
+PROOF_WAIT_MS = 30_000
+
+
+class Scrubber:
+    """Scrubs the partitions that a broker hosts.
+
+    Args:
+        hosted: the partitions, asked at the start of each round.
+        settings: the broker's settings as they are now (hotlog.scrub.*).
+    """
+
+    def __init__(
+        self,
+        hosted: Callable[[], Sequence[Hosted]],
+        *,
+        clock: Clock,
+        disk: Disk,
+        settings: Callable[[], Settings],
+        metrics: Metrics,
+    ) -> None:
+        self._hosted = hosted
+        self._clock = clock
+        self._disk = disk
+        self._settings = settings
+        self._metrics = metrics
+        self._rate = ByteRate(clock, settings().number("hotlog.scrub.bytes.per.second"), burst_bytes=PIECE_BYTES)
+        self._round_due = clock.monotonic()
+        self._is_running = False
+        self._queue: deque[Hosted] = deque()
+        self._ranges: deque[ScrubRange] = deque()
+        self._partition: Hosted | None = None
+        self._scrub: SegmentScrub | None = None
+        self._hurt: dict[TopicPartition, Hosted] = {}
+        self._repair_due = clock.monotonic()
+
+    async def tick(self) -> bool:
+        """Repair what can be repaired; scrub for about TICK_S seconds; True while the round goes on.
+
+        A round begins every hotlog.scrub.interval.ms.
+        """
+        interval_ms = self._settings().number("hotlog.scrub.interval.ms")
+        if interval_ms < 0:
+            self._end_round()
+            return False
+        await self._repair_all()
+        if not self._is_running:
+            if self._clock.monotonic() < self._round_due:
+                return False
+            self._is_running, self._round_due = True, self._clock.monotonic() + interval_ms / 1000
+            self._queue.extend(self._hosted())
+        self._rate.change(self._settings().number("hotlog.scrub.bytes.per.second"))
+        until = self._clock.monotonic() + TICK_S
+        while self._next():
+            await self._step()
+            if self._clock.monotonic() >= until:
+                return True
+        self._end_round()
+        self._metrics.scrub_ended.set(self._clock.now_ms() / 1000)
+        return False
+
+    def _end_round(self) -> None:
+        self._is_running, self._partition, self._scrub = False, None, None
+        self._queue.clear()
+        self._ranges.clear()
+
+    # Reading
+
+    def _next(self) -> bool:
+        """Have a segment at hand; False at the end of the round."""
+        while self._scrub is None:
+            if self._ranges:
+                self._scrub = SegmentScrub(self._disk, self._ranges.popleft())
+            elif self._queue:
+                self._partition = self._queue.popleft()
+                log = self._partition.log
+                self._ranges.extend(plan_ranges(log.scrub_ranges(), log.log_start_offset))
+            else:
+                return False
+        return True
+
+    async def _step(self) -> None:
+        partition, scrub = self._partition, self._scrub
+        assert partition is not None
+        assert scrub is not None
+        if partition.log.is_closed:
+            self._scrub = None
+            self._ranges.clear()
+            return
+        before = scrub.damages[-1:]
+        try:
+            count = await self._disk.run(scrub.step)
+        except FileNotFoundError:  # dropped meanwhile
+            self._scrub = None
+            return
+        except OSError as error:
+            LOG.warning("scrub: %s is not looked at in this round: %s", scrub.want.path, error)
+            self._scrub = None
+            return
+        if scrub.damages[-1:] != before:
+            self._note(partition, scrub, is_all=False)
+        if count:
+            self._metrics.scrub_bytes.inc(count)
+            await self._rate.take(count)
+        else:
+            self._scrub = None
+            self._note(partition, scrub, is_all=True)
+
+    def _note(self, partition: Hosted, scrub: SegmentScrub, *, is_all: bool) -> None:
+        """Tell the log, the metrics and whoever reads our output what was found."""
+        log, base = partition.log, scrub.want.base_offset
+        if base < log.segments()[0].base_offset:
+            return  # dropped meanwhile
+        for damage in log.note_damage(base, scrub.damages, is_all=is_all):
+            self._tell_damage(partition, scrub.want, damage)
+        if log.damaged_segments():
+            if partition.tp not in self._hurt:
+                self._repair_due = self._clock.monotonic()
+            self._hurt[partition.tp] = partition
+        if is_all and scrub.is_index_wrong:
+            self._metrics.corruption.labels("index").inc()
+            LOG.error("scrub: %s: an index of %s does not agree with the batches and is made anew", partition.tp, scrub.want.path)
+            log.note_index_broken(base)
+        if is_all and scrub.is_epochs_wrong:
+            self._metrics.corruption.labels("leader-epochs").inc()
+            LOG.error(
+                "scrub: %s: the leader epoch checkpoint does not agree with the batches of %s", partition.tp, scrub.want.path
+            )
+
+    def _tell_damage(self, partition: Hosted, want: ScrubRange, damage: Damage) -> None:
+        self._metrics.corruption.labels("scrub").inc()
+        log = partition.log
+        fate = "the store has it too"
+        if not log.config.remote_enabled or want.end_offset > log.tiered_end_offset:
+            fate = f"nobody else has it: deleting records up to {want.end_offset} gives it up"
+        LOG.error("scrub: %s: damaged: %s; %s", partition.tp, damage.error(want.path), fate)
+
+    # Repair
+
+    async def _repair_all(self) -> None:
+        """Try all damaged partitions; those that cannot be repaired yet are tried again every REPAIR_RETRY_S."""
+        if not self._hurt or self._clock.monotonic() < self._repair_due:
+            return
+        self._repair_due = self._clock.monotonic() + REPAIR_RETRY_S
+        for tp, partition in list(self._hurt.items()):
+            try:
+                if not partition.log.is_closed:
+                    await self._repair(partition)
+            except (HotlogError, OSError) as failure:
+                LOG.warning("scrub: the damaged segments of %s stay for now: %s", tp, failure)
+            if partition.log.is_closed or not partition.log.damaged_segments():
+                del self._hurt[tp]
+
+    async def _repair(self, partition: Hosted) -> None:
+        log, cold, repair = partition.log, partition.cold, self._plan(partition)
+        if repair is None:
+            return
+        assert cold is not None
+        for offset in repair.proofs:
+            if not await _has(cold, offset):
+                LOG.warning("scrub: %s: the store has not answered with offset %d yet: nothing is dropped", partition.tp, offset)
+                return
+        freed = await log.drop_local_before(repair.drop_offset)
+        if freed:
+            self._metrics.scrub_repairs.labels(partition.tp.topic).inc()
+            LOG.warning(
+                "scrub: %s: %d local bytes below offset %d are dropped: the store's copy is read from now on",
+                partition.tp, freed, repair.drop_offset,
+            )  # fmt: skip
+
+    @staticmethod
+    def _plan(partition: Hosted) -> Repair | None:
+        log, cold = partition.log, partition.cold
+        stored = None
+        if log.config.remote_enabled and cold is not None and cold.ready and cold.view is not None:
+            stored = Stored(cold.log_start_offset, min(cold.end_offset, log.tiered_end_offset))
+        hurt = [
+            Hurt(info.end_offset, info.closed_ms >= 0, [(damage.offset, damage.end_offset) for damage in damages])
+            for info, damages in log.damaged_segments()
+        ]
+        return plan_repair(
+            hurt, stored, log_start_offset=log.log_start_offset, local_start_offset=log.local_log_start_offset
+        )  # fmt: skip
+
+
+async def _has(cold: ColdPartition, offset: int) -> bool:
+    """Whether the store answers with the batch that holds `offset`; the cold reader checks its CRC."""
+    found = await cold.read(offset, 1, min_one=True, wait_ms=PROOF_WAIT_MS)
+    if not len(found.data):
+        return False
+    header = header_at(found.data)
+    return header.base_offset <= offset < header.next_offset
