@@ -79,9 +79,12 @@ _OWN = [
     ConfigKey(name="hotlog.untiered.overflow", kind="string", default="block", choices=("block", "drop"),
               doc="Default of the topic key of the same name."),
     ConfigKey(name="hotlog.batch.inspect", kind="string", default="compressed", choices=("header", "compressed", "records"),
-              doc="`compressed`: compressed batches are decompressed as a stream, within limits, before they are appended, so that"
-                  " garbage and bombs are refused at the door; `records`: every record is walked as well, as Kafka does; `header`:"
-                  " only headers and CRC are checked."),
+              doc="What is looked at in a produced batch before it is appended. `header`: its header (version, lengths, limits, that count"
+                  " and last offset agree, sequence) and its CRC-32C. `compressed`: also that a compressed batch decompresses, as a stream"
+                  " and within limits, so that garbage and bombs are refused at the door, and that the bytes can hold the records counted,"
+                  " beginning with the first; a count below the truth is not seen unless it is one. `records`: also that every"
+                  " record is well formed, that all of them fill the batch exactly and that the last one has the last offset, as Kafka"
+                  " does. What each costs is in benchmarks.md."),
     ConfigKey(name="hotlog.queued.max.response.bytes", kind="long", default=256 * MiB, minimum=1024, unit="bytes",
               doc="Bytes of answers that slow clients have not taken yet; as this fills up, fetches are answered with less,"
                   " down to one batch."),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hotlog.kernel.errors import InvalidRecord
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, DECOMPRESSED_BATCH_BYTES_MAX, KiB, MiB
 from hotlog.wire.batch import BatchHeader
-from hotlog.wire.records import RECORD_BYTES_MIN, decode_batch, decompressed_steps
+from hotlog.wire.records import RECORD_BYTES_MIN, check_records, decompressed_steps
 from hotlog.world.ports import Buffer
 
 INLINE_INPUT_BYTES_MAX = 32 * KiB  # compressed bytes that may be looked at on the event loop
@@ -21,7 +21,10 @@ INLINE_OUTPUT_BYTES_MAX = 1 * MiB  # decompressed bytes after which the rest is 
 def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False, is_thorough: bool = False) -> bool:
     """Check one batch whose header was checked.  False: too much for the event loop, call again off it (only with `is_inline`).
 
-    `is_thorough` walks every record as well (in compiled code), so that a count below the truth is found too.
+    What it proves: an uncompressed batch is large enough for the records that it counts, and its first record (the only one: exactly)
+    fits into it; a compressed one decompresses to such bytes, within limits.  A count below the truth is not seen from outside: the
+    records' lengths are a chain that must be walked, and consumers would stumble over it.  `is_thorough` walks that chain, in compiled
+    code: every record is well formed, all of them fill the batch exactly, and the last one has the offset that the header says.
 
     Raises:
         InvalidRecord: it does not decompress, or cannot hold the records it says it holds.
@@ -30,10 +33,13 @@ def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False, 
     body = batch[BATCH_HEADER_BYTES:]
     if is_thorough and is_inline and len(body) > INLINE_INPUT_BYTES_MAX:
         return False
+    if is_thorough and not is_inline:  # it decompresses too, within the same limits
+        check_records(batch)
+        return True
     if header.codec == 0:
         _check_records(header, len(body), body)
         if is_thorough:
-            decode_batch(batch)
+            check_records(batch)
         return True
     if is_inline and len(body) > INLINE_INPUT_BYTES_MAX:
         return False
@@ -46,7 +52,7 @@ def inspect(batch: memoryview, header: BatchHeader, *, is_inline: bool = False, 
             return False
     _check_records(header, total, first)
     if is_thorough:
-        decode_batch(batch)
+        check_records(batch)
     return True
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import cramjam
@@ -174,6 +175,36 @@ def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_BA
         TooLarge: more than `decompressed_bytes_max` bytes of records.
         Corrupt: fewer bytes than a header.
     """
+    header, opened = _opened(batch, decompressed_bytes_max)
+    try:
+        return list(opened)
+    except _MALFORMED as error:
+        raise _malformed(header, error) from None
+
+
+def check_records(batch: Buffer) -> None:
+    """Walk the records of one whole batch, in compiled code and without keeping them: they fill it exactly, and end where it says.
+
+    Raises as decode_batch.
+    """
+    header, opened = _opened(batch, DECOMPRESSED_BATCH_BYTES_MAX)
+    try:
+        last = deque(opened, maxlen=1)
+    except _MALFORMED as error:
+        raise _malformed(header, error) from None
+    if last and last[0].offset != header.last_offset:
+        raise InvalidRecord(f"batch says that its last offset is {header.last_offset}; its last record has {last[0].offset}")
+
+
+_MALFORMED = (CorruptRecordException, ValueError, OverflowError, IndexError)
+
+
+def _malformed(header: batches.BatchHeader, error: Exception) -> InvalidRecord:
+    return InvalidRecord(f"batch at offset {header.base_offset} holds a malformed record: {error}")
+
+
+def _opened(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.BatchHeader, Iterable[Record]]:
+    """The header, and the records to be walked once."""
     header = batches.header_at(batch)
     if header.codec not in batches.CODECS:
         raise InvalidRecord(f"unknown compression codec {header.codec}; 0 to 4 are known")
@@ -187,10 +218,7 @@ def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_BA
     plain[:BATCH_HEADER_BYTES] = view[:BATCH_HEADER_BYTES]
     plain[BATCH_HEADER_BYTES:] = body
     struct.pack_into(">h", plain, batches.ATTRIBUTES_OFFSET, header.attributes & ~batches.CODEC_MASK)
-    try:
-        return list(DefaultRecordBatch(plain))
-    except (CorruptRecordException, ValueError, OverflowError, IndexError) as error:
-        raise InvalidRecord(f"batch at offset {header.base_offset} holds a malformed record: {error}") from None
+    return header, DefaultRecordBatch(plain)
 
 
 def encode_batch(

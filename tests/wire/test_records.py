@@ -161,5 +161,27 @@ def test_a_thorough_look_counts_the_records(codec: str) -> None:
     struct.pack_into(">i", fewer, 23, len(RECORDS) - 2)
     struct.pack_into(">i", fewer, 57, len(RECORDS) - 1)
     resealed(fewer)
-    with pytest.raises(InvalidRecord, match="malformed record"):
-        inspect(memoryview(fewer), header_at(fewer), is_thorough=True)
+    assert inspect(memoryview(fewer), header_at(fewer)), "from outside it is not seen: docs/configuration.md says so"
+    for is_inline in (False, True):
+        with pytest.raises(InvalidRecord, match="malformed record"):
+            inspect(memoryview(fewer), header_at(fewer), is_thorough=True, is_inline=is_inline)
+
+
+@pytest.mark.parametrize("codec", CODECS.values())
+def test_a_count_of_one_is_held_against_the_bytes(codec: str) -> None:
+    if codec == "none":
+        batch = with_body(0, bytes(encode_batch(RECORDS)[61:]), 1)
+    else:
+        batch = with_body(header_at(encode_batch(RECORDS, codec)).codec, bytes(encode_batch(RECORDS, codec)[61:]), 1)
+    with pytest.raises(InvalidRecord, match="the only record says"):
+        inspect(memoryview(batch), header_at(batch))
+
+
+@pytest.mark.parametrize("codec", CODECS.values())
+def test_a_thorough_look_finds_a_last_record_with_another_offset(codec: str) -> None:
+    odd = encode_batch([NewRecord(5, None, b"a"), NewRecord(6, None, b"b", offset_delta=1), NewRecord(7, None, b"c")], codec)
+    assert inspect(memoryview(odd), header_at(odd), is_thorough=True)
+    struct.pack_into(">i", odd, 23, 7)
+    resealed(odd)
+    with pytest.raises(InvalidRecord, match="its last record has 2"):
+        inspect(memoryview(odd), header_at(odd), is_thorough=True)
