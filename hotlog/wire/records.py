@@ -211,12 +211,13 @@ def _opened(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.BatchHe
     if header.size > len(batch) or header.length < BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES:
         raise InvalidRecord(f"batch at offset {header.base_offset} says {header.size} bytes, {len(batch)} are there")
     view = memoryview(batch)[: header.size]
-    body = decompress(header.codec, view[BATCH_HEADER_BYTES:], bytes_max=decompressed_bytes_max)
-    if header.record_count < 0 or header.record_count * RECORD_BYTES_MIN > len(body):
-        raise InvalidRecord(f"batch at offset {header.base_offset} says {header.record_count} records in {len(body)} bytes")
-    plain = bytearray(BATCH_HEADER_BYTES + len(body))
-    plain[:BATCH_HEADER_BYTES] = view[:BATCH_HEADER_BYTES]
-    plain[BATCH_HEADER_BYTES:] = body
+    plain = bytearray(view) if header.codec == 0 else bytearray(view[:BATCH_HEADER_BYTES])
+    if header.codec:
+        for step in decompressed_steps(header.codec, view[BATCH_HEADER_BYTES:], bytes_max=decompressed_bytes_max):
+            plain += step
+    size = len(plain) - BATCH_HEADER_BYTES
+    if header.record_count < 0 or header.record_count * RECORD_BYTES_MIN > size:
+        raise InvalidRecord(f"batch at offset {header.base_offset} says {header.record_count} records in {size} bytes")
     struct.pack_into(">h", plain, batches.ATTRIBUTES_OFFSET, header.attributes & ~batches.CODEC_MASK)
     return header, DefaultRecordBatch(plain)
 
