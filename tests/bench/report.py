@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench.inspect_cost import CODECS, LEVELS, RECORD_SIZES
 from tests.bench.runner import Result
 from tests.bench.settings import BenchSettings, Durability, Workload
 from tests.bench.tail import PHASES
@@ -143,6 +144,9 @@ def as_markdown(document: dict[str, Any]) -> str:
     if tail := _tail_rows(document):
         head = " | ".join(phase.title for phase in PHASES)
         parts.append(f"### The tail beside a replay\n\n| figure | {head} |\n|{' --- |' * (len(PHASES) + 1)}\n" + "\n".join(tail))
+    if looks := _inspect_rows(document):
+        head = f"| codec | record, bytes | {' | '.join(LEVELS)} |\n|{' --- |' * (len(LEVELS) + 2)}"
+        parts.append(f"### A look into produced batches, CPU seconds for a gigabyte of records\n\n{head}\n" + "\n".join(looks))
     parts.append("\n".join(f"- {name}: {text}" for name, text in sorted(document["targets"].items())))
     return "\n\n".join(parts) + "\n"
 
@@ -189,6 +193,16 @@ def _tail_rows(document: dict[str, Any]) -> list[str]:
 
     rows = [(title, [cell(phase.name, metric) for phase in PHASES]) for metric, title in TAIL_ROWS]
     return [f"| {title} | {' | '.join(cells)} |" for title, cells in rows if set(cells) != {"–"}]
+
+
+def _inspect_rows(document: dict[str, Any]) -> list[str]:
+    prefix, medians, rows = f"{Durability.PAGE_CACHE}/{Workload.INSPECT}/", document["medians"], []
+    for codec in CODECS:
+        for size in RECORD_SIZES:
+            costs = [medians.get(f"{prefix}{codec}_{size}_{level}_s_per_gb", {}).get("hotlog") for level in LEVELS]
+            if None not in costs:
+                rows.append(f"| {codec} | {size} | {' | '.join(f'{cost:.3g}' for cost in costs)} |")
+    return rows
 
 
 def _plain(ratio: float | None) -> str:

@@ -25,6 +25,7 @@ import psutil
 
 from tests.bench.clients import measure_latency, run_client
 from tests.bench.cold import COLD_SETTINGS, ColdStore, measure_cold_replay
+from tests.bench.inspect_cost import measure_inspect
 from tests.bench.settings import MESSAGE_BYTES, PARTITIONS, BenchSettings, Durability, MiB, Workload
 from tests.bench.tail import measure_tail
 from tests.bench.targets import ApacheKafka, Hotlog, Target, wait_partitions
@@ -67,6 +68,8 @@ class Runner:
             for durability in self.durabilities:
                 for name in self._order(number):
                     self._round(name, durability, number)
+        for number in range(self.settings.rounds if Workload.INSPECT in self.workloads and "hotlog" in self.targets else 0):
+            self._note("hotlog", Durability.PAGE_CACHE, number, Workload.INSPECT, measure_inspect())
         for number in range(self.settings.startup_rounds if Workload.STARTUP in self.workloads else 0):
             for name in self._order(number):
                 self._startup(name, number)
@@ -107,7 +110,7 @@ class Runner:
         path.unlink()
 
     def _round(self, name: str, durability: Durability, number: int) -> None:
-        measured = self.workloads - {Workload.STARTUP, Workload.COLD_REPLAY, Workload.TAIL_REPLAY}
+        measured = self.workloads - ONCE
         if not measured:
             return
         with self._fresh(name, durability) as target:
@@ -216,6 +219,7 @@ TOPIC_OF = {
     Workload.PRODUCE_LZ4: "lz4",
     Workload.LATENCY: "latency",
 }
+ONCE = {Workload.STARTUP, Workload.COLD_REPLAY, Workload.TAIL_REPLAY, Workload.INSPECT}  # not for each broker and durability
 READS = {Workload.FETCH_WIRE, Workload.FETCH_HOT}
 CALL_OF: Mapping[Workload, tuple[str, dict[str, str]]] = {
     Workload.PRODUCE_WIRE: ("produce_wire", {}),

@@ -40,6 +40,7 @@ class Workload(StrEnum):
     LATENCY = "latency"
     COLD_REPLAY = "cold-replay"
     TAIL_REPLAY = "tail-replay"
+    INSPECT = "inspect"
     STARTUP = "startup"
 
 

@@ -61,6 +61,11 @@ def test_the_tail_has_a_column_a_phase_with_ratios_to_the_tail_alone() -> None:
     ]
 
 
+def test_levels_of_inspection_are_columns() -> None:
+    costs = {"lz4_1024_header_s_per_gb": 0.025, "lz4_1024_compressed_s_per_gb": 0.25, "lz4_1024_records_s_per_gb": 1.0}
+    assert "| lz4 | 1024 | 0.025 | 0.25 | 1 |" in as_markdown(document_of([noted("inspect", costs)])).splitlines()
+
+
 def test_lag_is_the_bound_that_a_share_of_callbacks_did_not_pass() -> None:
     before = Usage(0.0, 0.0, 0.0, {0.001: 10, 0.01: 10, 1.0: 10, float("inf"): 10})
     after = Usage(3.0, 2.0, 1.0, {0.001: 108, 0.01: 109, 1.0: 110, float("inf"): 110})
