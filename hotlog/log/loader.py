@@ -19,11 +19,13 @@ from uuid import UUID
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import ZERO_UUID, TopicPartition
 from hotlog.log import checkpoints, files
+from hotlog.log.damage import Damage
 from hotlog.log.epochs import LeaderEpochs
 from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY
 from hotlog.log.loaded import Loaded, Loader, note_producer
 from hotlog.log.producers import Producers
 from hotlog.log.repair import rebuild_indexes, recover, start_over
+from hotlog.log.scrub import ScrubRange, SegmentScrub
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.world.ports import File
 
@@ -202,17 +204,40 @@ def _load_times(ctx: Loader, segment: Segment) -> None:
 
 
 def _load_closed(ctx: Loader, segment: Segment) -> None:
-    """Largest timestamp of a closed segment, which retention relies on: from the time index, believed only if the batch agrees."""
+    """Largest timestamp of a closed segment, which retention relies on: from the time index, believed only if the batch agrees or is damaged."""
     _load_times(ctx, segment)
     if segment.times.length and _time_is_true(ctx, segment):
         return
-    offsets, times, segment.max_timestamp, segment.max_timestamp_offset = rebuild_indexes(ctx.reader, segment, ctx.interval_bytes)
+    if segment.times.length:  # which of the two is right?
+        segment.damage = _damages(ctx, segment)
+        if segment.damage:
+            return
+    try:
+        rebuilt = rebuild_indexes(ctx.reader, segment, ctx.interval_bytes)
+    except Corrupt:
+        segment.damage = segment.damage or _damages(ctx, segment)
+        if not segment.damage:
+            raise
+        return
+    offsets, times, segment.max_timestamp, segment.max_timestamp_offset = rebuilt
     if not segment.times.length and not times:
         return  # records without timestamps
     ctx.report("index", f"{segment.path(files.TIME_INDEX)} does not agree with the log; both indexes are rebuilt")
     for suffix, entries in ((files.INDEX, offsets), (files.TIME_INDEX, times)):
         ctx.disk.write_atomic(segment.path(suffix), entries)
     segment.offsets, segment.times = IndexPart(len(offsets), bytearray()), IndexPart(len(times), bytearray())
+
+
+def _damages(ctx: Loader, segment: Segment) -> tuple[Damage, ...]:
+    """What of a closed segment is damaged: the index is believed then, and all but the damage is served."""
+    scrub = SegmentScrub(
+        ctx.disk, ScrubRange(segment.base_offset, segment.end_offset, segment.size, segment.log_path, ctx.gaps_allowed, (), None)
+    )
+    while scrub.step():
+        pass
+    for damage in scrub.damages:
+        ctx.report("log", str(damage.error(segment.log_path)))
+    return tuple(scrub.damages)
 
 
 def _time_is_true(ctx: Loader, segment: Segment) -> bool:

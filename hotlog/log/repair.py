@@ -146,9 +146,18 @@ def start_over(ctx: Loader, result: Loaded, directory: str, offset: int) -> None
 
 
 def rebuild_indexes(reader: SegmentReader, segment: Segment, interval_bytes: int) -> tuple[bytes, bytes, int, int]:
-    """(offset index, time index, largest timestamp, its offset) of a closed segment, from its headers."""
+    """(offset index, time index, largest timestamp, its offset) of a closed segment, from its headers.
+
+    Raises:
+        Corrupt: headers that cannot be.
+    """
     copy = Segment(segment.directory, segment.base_offset, created_ms=0)
-    for _, header in reader.walk(segment, 0, segment.size):
+    for position, header in reader.walk(segment, 0, segment.size):
+        if not copy.end_offset <= header.base_offset < header.next_offset <= segment.end_offset:
+            raise Corrupt(
+                f"{segment.log_path}: batch [{header.base_offset}, {header.next_offset}) at byte {position};"
+                f" offsets [{copy.end_offset}, {segment.end_offset}) are expected"
+            )
         copy.note((header,), interval_bytes)
     copy.note_time()
     return bytes(copy.offsets.pending), bytes(copy.times.pending), copy.max_timestamp, copy.max_timestamp_offset

@@ -19,7 +19,7 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.log.scrub import DAMAGES_MAX, PIECE_BYTES, ScrubRange, SegmentScrub
 from hotlog.wire.batch import header_at, walk
 from tests.log.faulty import FaultyDisk
-from tests.log.support import T0, FastDisk, append, batch, config, new_log, opened
+from tests.log.support import T0, TP, FastDisk, append, batch, config, new_log, opened
 
 DISK = FastDisk(1)
 
@@ -211,7 +211,7 @@ def test_what_the_disk_cannot_read_is_damage_and_other_errors_are_not(sample: Sa
 async def filled(logs: object, **settings: object) -> PartitionLog:
     log = await new_log(logs, config(segment_bytes=2000, index_interval_bytes=200, **settings))  # type: ignore[arg-type]
     for number in range(50):
-        append(log, batch(b"%03d" % number + b"x" * 97))
+        append(log, batch(b"%03d" % number + b"x" * 97, timestamp=T0 + number))
     await log.flush()
     return log
 
@@ -275,3 +275,53 @@ async def test_what_a_new_round_has_not_reached_yet_stays_known(tmp_path: Path) 
         assert log.damaged_segments()[0][1] == (second, third)
         assert log.note_damage(0, [second], is_all=True) == []
         assert log.damaged_segments()[0][1] == (second,)
+
+
+# Starts
+
+
+@pytest.mark.parametrize("field", [3, 7, 8, 10, 12, 16, 40])
+@pytest.mark.parametrize("which", [0, -2, -1])
+async def test_a_start_survives_any_damaged_header_of_a_closed_segment(tmp_path: Path, which: int, field: int) -> None:
+    """The start reads the last batches of closed segments: one flipped bit there must not keep the partition from being served."""
+    async with opened(tmp_path) as logs:
+        log = await filled(logs)
+        infos = log.segments()
+    path = Path(infos[1].log_path)
+    body = bytearray(path.read_bytes())
+    position, header = list(walk(body))[which]
+    body[position + field] ^= 0x10
+    path.write_bytes(body)
+    async with opened(tmp_path) as logs:
+        assert logs.failures == {}
+        again = logs.get(TP)
+        assert again is not None
+        want = again.scrub_ranges()[1]
+        again.note_damage(want.base_offset, scrub(want).damages, is_all=True)
+        ((info, damages),) = again.damaged_segments()
+        assert [(damage.offset, damage.end_offset) for damage in damages] == [(header.base_offset, header.next_offset)]
+        assert info.max_timestamp == infos[1].max_timestamp
+        for offset in range(infos[0].end_offset, infos[1].end_offset):
+            if offset == header.base_offset:
+                with pytest.raises(DamagedRecords):
+                    await again.read_blocking(offset, 1000, min_one=True)
+            else:
+                assert header_at((await again.read_blocking(offset, 1000, min_one=True)).data).base_offset == offset
+        append(again, batch(b"it goes on"))
+
+
+async def test_a_start_survives_a_damaged_header_among_records_without_timestamps(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        for _ in range(5):
+            append(log, batch(b"x" * 100, timestamp=-1))
+        log.roll(T0)
+    path = Path(log.segments()[0].log_path)
+    body = bytearray(path.read_bytes())
+    body[2 * len(body) // 5 + 3] ^= 1  # a base offset far away
+    path.write_bytes(body)
+    async with opened(tmp_path) as logs:
+        again = logs.get(TP)
+        assert again is not None
+        assert [(one.offset, one.end_offset) for _, damages in again.damaged_segments() for one in damages] == [(2, 3)]
+        assert header_at((await again.read_blocking(3, 1000, min_one=True)).data).base_offset == 3
