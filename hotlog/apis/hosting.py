@@ -162,8 +162,8 @@ class Hosting:
         tp = TopicPartition(topic.name, index)
         epoch = topic.partitions[index].leader_epoch
         log = self._logs.get(tp)
-        if log is not None and log.topic_id != topic.topic_id:  # the name was deleted and made again while this node was away
-            await self._logs.delete(tp)
+        if log is not None and log.topic_id != topic.topic_id and not await self._logs.mend_topic_id(tp, topic.topic_id):
+            await self._logs.delete(tp)  # the name was deleted and made again while this node was away
             log = None
         if log is None:
             log = await self._create_log(topic, tp, config, epoch)

@@ -30,6 +30,7 @@ from hotlog.world.ports import Clock, Disk, Entropy, File
 
 LOADED_AT_ONCE = 64
 TICKED_AT_ONCE = 256
+ROTTEN_BITS_MAX = 8
 ConfigOf = Callable[[TopicPartition], TopicConfig]
 
 
@@ -264,6 +265,20 @@ class LogManager:
         for suffix in (files.LOG, files.INDEX, files.TIME_INDEX):
             disk.open(files.segment_path(path, start_offset, suffix), create=True).close()
         disk.write_atomic(f"{path}/{files.METADATA_FILE}", checkpoints.print_metadata(topic_id))  # syncs the directory
+
+    async def mend_topic_id(self, tp: TopicPartition, topic_id: UUID) -> bool:
+        """Write `topic_id` to partition.metadata if what stands there is that id with a few rotten bits; whether it was.
+
+        Ids are random: two of them differ in about 61 bits, and one flipped bit of the text changes at most 6.
+        """
+        log = self._logs[tp]
+        if (log.topic_id.int ^ topic_id.int).bit_count() > ROTTEN_BITS_MAX:
+            return False
+        path = f"{log.directory}/{files.METADATA_FILE}"
+        self._report("partition-metadata", f"{path} has topic id {log.topic_id}; it must be {topic_id}")
+        await self._disk.run(self._disk.write_atomic, path, checkpoints.print_metadata(topic_id))
+        log.topic_id = topic_id
+        return True
 
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""

@@ -17,6 +17,7 @@ from hotlog.apis.error_codes import Refused
 from hotlog.apis.fetch_round import Limits, Round
 from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
+from hotlog.log.checkpoints import parse_metadata
 from hotlog.wire.batch import header_at
 from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
@@ -253,6 +254,36 @@ async def test_a_damaged_partition_leaves_the_others_served(tmp_path: Path) -> N
     async with running(tmp_path) as broker:
         assert broker.partition("clicks", 0) is not None
         assert broker.partition("clicks", 1) is None
+
+
+async def test_a_rotten_topic_id_does_not_cost_the_partition(tmp_path: Path) -> None:
+    """A log of another topic's id is left over from a deleted topic and goes: one flipped bit must not look like that."""
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        partition = broker.partition("clicks", 0)
+        assert partition is not None
+        data = encode_batch([NewRecord(1_700_000_000_000, None, b"x")])
+        partition.log.append(memoryview(data), [header_at(data)], now_ms=1_700_000_000_000)
+        await partition.log.flush()
+    metadata = tmp_path / "data" / "clicks-0" / "partition.metadata"
+    good, mended = metadata.read_bytes(), 0
+    for bit in range(len(good) * 8):
+        body = bytearray(good)
+        body[bit // 8] ^= 1 << bit % 8
+        try:
+            if parse_metadata(body) == parse_metadata(good) or mended == 4:
+                continue
+        except Corrupt:
+            continue
+        metadata.write_bytes(body)
+        async with running(tmp_path) as broker:
+            partition = broker.partition("clicks", 0)
+            assert partition is not None
+            assert partition.log.log_end_offset == 1
+            assert metadata.read_bytes() == good
+            assert broker.metrics.corruption.labels("partition-metadata")._value.get() == 1
+        mended += 1
+    assert mended == 4
 
 
 async def test_a_damaged_manifest_is_told_to_readers_and_healed_by_a_good_one(tmp_path: Path) -> None:
