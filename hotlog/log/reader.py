@@ -72,7 +72,8 @@ class SegmentReader:
     def part(self, segment: Segment, position: int, length: int) -> Buffer | FilePart:
         """`length` bytes of the log file for an answer: small ones now, more of them while they are sent.
 
-        What is read while it is sent must lie in the page cache at both ends; a hole between is read from the device when it is met.
+        What is read while it is sent must lie in the page cache at its end, as it did at its start, where the batch was looked up; a hole
+        between is read from the device when it is met.
 
         Raises:
             NotCached: the device is needed.
@@ -81,7 +82,7 @@ class SegmentReader:
         try:
             if length <= PART_BYTES_MIN:
                 data = part.read_now(0, length)
-            elif part.read_now(0, 1) is None or part.read_now(length - 1, 1) is None:
+            elif part.read_now(length - 1, 1) is None:
                 data = None
             else:
                 return part
