@@ -98,6 +98,7 @@ class ChunkCache:
         self._metrics = metrics
         memory_bytes = settings.number("hotlog.cache.memory.bytes")
         self._memory = ChunkMemory(memory_bytes)
+        self._memory_hits = metrics.cache_hits.labels("memory")
         self._run_bytes_max = memory_bytes // 4  # several runs fit, or a run is one chunk
         self._disk = disk
         self._disk_layer: ChunkDisk | None = None
@@ -137,7 +138,7 @@ class ChunkCache:
                     return None
                 chunks.append(chunk)
             view = joined(chunks, start - first * step, stop - start)
-        self._metrics.cache_hits.labels("memory").inc(end - first)
+        self._memory_hits.inc(end - first)
         return view
 
     def passed(self, source: ChunkSource, start: int, stop: int) -> None:
@@ -160,7 +161,7 @@ class ChunkCache:
         flights = self._plan(source, first, end, lane, found)
         if flights:
             await asyncio.wait({flight.arrived for flight in flights}, timeout=wait_s)
-        self._metrics.cache_hits.labels("memory").inc(len(found))
+        self._memory_hits.inc(len(found))
         result: list[memoryview] = []
         for index in range(first, end):
             chunk = found.get(index)

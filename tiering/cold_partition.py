@@ -109,6 +109,16 @@ class ColdPartition:
         self._require_ready()
         return await self._home.reader.read(self, offset, bytes_max, min_one=min_one, wait_ms=wait_ms)
 
+    def read_now(self, offset: int, bytes_max: int) -> Slice | None:
+        """What `read` would give, if it is in memory and a sequential reader's next; see ColdReader.read_now."""
+        return self._home.reader.read_now(self, offset, bytes_max) if self.ready else None
+
+    @property
+    def has_aborted(self) -> bool:
+        """Whether any transaction in the store was aborted."""
+        view = self.view
+        return view is not None and view.totals.aborted > 0
+
     async def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
         """(offset, timestamp, leader epoch) of the first tiered record at or after `timestamp_ms`; None if there is none."""
         self._require_ready()

@@ -11,10 +11,9 @@ and the error reaches only reads of that range.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from cachetools import LRUCache, TTLCache
 
@@ -25,14 +24,13 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import Slice
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
-from hotlog.world.tasks import TaskScope
+from tiering.ahead import Ahead, Frontier
 from tiering.batch_runs import landmarks, take
 from tiering.chunk_cache import ChunkCache, ChunkSource, joined
 from tiering.cold_lookup import Lookup
 from tiering.footer_cache import NotYet
 from tiering.history import History, MissingObject, Shelf
 from tiering.keys import PartitionKeys
-from tiering.lanes import Lane
 from tiering.manifest import Entry, Manifest
 from tiering.readahead import Stream, on_read
 from tiering.segment_object import Footer
@@ -66,11 +64,15 @@ class Cursor:
     position: int
     stream: Stream
     reader: int  # number of the sequential reader, for counting them
-    ahead: asyncio.Task[None] | None = None
+    frontier: Frontier | None = None
 
-    def is_behind(self, other: Cursor) -> bool:
-        """Whether this reader of the same partition has yet to come to where `other` is."""
-        return self.reader != other.reader and (self.row.base_offset, self.position) < (other.row.base_offset, other.position)
+
+class _Place(NamedTuple):
+    """Where a sequential reader was of late; places of one partition are in order."""
+
+    pid: PartitionId
+    base_offset: int
+    position: int
 
 
 @dataclass(slots=True)
@@ -103,9 +105,11 @@ class ColdReader:
             store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"), self.chunks
         )
         self._cursors: LRUCache[tuple[PartitionId, int], Cursor] = LRUCache(maxsize=CURSORS_MAX)
-        self._active: TTLCache[int, None] = TTLCache(CURSORS_MAX, _ACTIVE_S, timer=clock.monotonic)  # sequential readers of late
+        self._active: TTLCache[int, _Place] = TTLCache(
+            CURSORS_MAX, _ACTIVE_S, timer=clock.monotonic
+        )  # sequential readers of late
         self._readers = 0
-        self._scope = TaskScope("cold-readahead")
+        self._ahead = Ahead(self.shelf, self.chunks)
 
     async def start(self) -> None:
         """Take over the disk cache of an earlier run."""
@@ -117,7 +121,7 @@ class ColdReader:
         self.chunks.rate.change(settings.number("remote.log.manager.fetch.max.bytes.per.second"))
 
     async def close(self) -> None:
-        await self._scope.cancel()
+        await self._ahead.close()
         await self.chunks.close()
         await self.shelf.close()
 
@@ -143,6 +147,34 @@ class ColdReader:
             return await self._tried(source, lambda history: self._read(history, offset, bytes_max, min_one, deadline))
         except NotYet:
             return Slice(b"", offset)
+
+    def read_now(self, source: ColdSource, offset: int, bytes_max: int) -> Slice | None:
+        """The same for a sequential reader whose next batches are in memory, in one object: no waiting, no task.  None: `read` it."""
+        before = self._cursors.get((source.keys.pid, offset))
+        manifest = source.view
+        if before is None or manifest is None or not manifest.readable_start_offset <= offset < manifest.end_offset:
+            return None
+        history = self.history(source, manifest)
+        row, position = before.row, before.position
+        chunks = history.chunks_of(row, before.footer)
+        size = min(bytes_max, row.log_bytes - position)
+        window = self.chunks.window(chunks, position, position + size) if size > 0 else None
+        if window is None:
+            return None
+        try:
+            took = take(
+                window, offset, bytes_max, min_one=False,
+                low=row.base_offset, high=row.end_offset, where=chunks.key, landmark=landmarks(before.footer.offset_index, position),
+            )  # fmt: skip
+        except Corrupt:
+            return None  # `read` says it with all that belongs to it
+        if not took.size or took.start:
+            return None
+        self._metrics.remote_fetch_requests.labels(source.topic).inc()
+        reading = _Reading(history, took.next_offset, 0, True, None, taken=took.size)
+        del self._cursors[source.keys.pid, offset]
+        self._went_on(reading, before, Cursor(row, before.footer, position + took.end, Stream(), 0))
+        return Slice(window[: took.end], took.next_offset)
 
     async def _tried(self, source: ColdSource, work: Callable[[History], Awaitable[T]]) -> T:
         """Run `work` over the committed view; a missing object makes it look at the newest root once (it may have been replaced)."""
@@ -211,10 +243,10 @@ class ColdReader:
 
     def _went_on(self, reading: _Reading, before: Cursor | None, cursor: Cursor) -> None:
         """Remember where this reader is now, and read ahead of it if it goes on from where it was."""
+        history = reading.history
         if before is None:
             self._readers += 1
         cursor.reader = before.reader if before is not None else self._readers
-        cursor.ahead = before.ahead if before is not None else None
         cursor.stream = on_read(
             before.stream if before is not None else None,
             now_s=self._clock.monotonic(),
@@ -224,23 +256,23 @@ class ColdReader:
             window_bytes_max=self._window_bytes_max(),
         )
         if before is not None and cursor.stream.reads > 1:
-            self._active[cursor.reader] = None
-            self._pass(reading.history, before, cursor)
-        self._cursors[reading.history.keys.pid, reading.offset] = cursor
-        self._read_ahead(reading.history, cursor)
+            self._active[cursor.reader] = _Place(history.keys.pid, cursor.row.base_offset, cursor.position)
+            self._pass(history, before, cursor)
+        self._cursors[history.keys.pid, reading.offset] = cursor
+        cursor.frontier = self._ahead.follow(
+            history, before.frontier if before is not None else None, cursor.row, cursor.footer, cursor.position,
+            size=reading.taken, window=cursor.stream.window_bytes, has_waited=reading.has_waited,
+        )  # fmt: skip
 
     def _pass(self, history: History, before: Cursor, cursor: Cursor) -> None:
         """Let go of what the reader has left behind, unless another one comes after it."""
-        is_same = before.row is cursor.row or before.row.name == cursor.row.name
+        is_same = before.row.name == cursor.row.name
         stop = cursor.position if is_same else before.row.log_bytes
         source = history.chunks_of(before.row, before.footer)
         if before.position // source.chunk_bytes == stop // source.chunk_bytes and stop < before.row.log_bytes:
             return
-        recent = self._clock.monotonic() - _ACTIVE_S
-        pid = history.keys.pid
-        if not any(
-            key[0] == pid and other.stream.last_s > recent and other.is_behind(cursor) for key, other in self._cursors.items()
-        ):
+        here = self._active[cursor.reader]
+        if not any(place.pid == here.pid and place < here for place in self._active.values()):
             self.chunks.passed(source, before.position, stop)
 
     async def _fill(self, reading: _Reading, cursor: Cursor | None) -> Cursor | None:
@@ -333,43 +365,6 @@ class ColdReader:
     def _window_bytes_max(self) -> int:
         """A reader's share: all windows together stay within half of the memory cache."""
         return min(self._readahead_bytes_max, self._memory_bytes // 2 // max(1, len(self._active)))
-
-    def _read_ahead(self, history: History, cursor: Cursor) -> None:
-        if cursor.stream.window_bytes and (cursor.ahead is None or cursor.ahead.done()):
-            cursor.ahead = self._scope.start(
-                self._go_ahead(history, cursor.row, cursor.footer, cursor.position, cursor.stream.window_bytes)
-            )
-
-    async def _go_ahead(self, history: History, row: Entry, footer: Footer, position: int, window: int) -> None:
-        """Start GETs for `window` bytes from `position` on, over as many objects as that covers, in whole aligned ranges."""
-        ahead = History(self.shelf, history.keys, history.topic, history.manifest, lane=Lane.READAHEAD)
-        left = window
-        try:
-            while left > 0:
-                source = ahead.chunks_of(row, footer)
-                stop = min(position + left, row.log_bytes)
-                if stop > position:
-                    first = position // source.chunk_bytes
-                    end = source.run_end(stop)
-                    self.chunks.prefetch(source, first, end)
-                left -= max(0, stop - position)
-                following = await self._following(ahead, row)
-                if following is None:
-                    return
-                row, position = following, 0
-                footer = await ahead.footer(row)
-        except HotlogError:
-            return  # the read that needs it will say so
-
-    @staticmethod
-    async def _following(history: History, row: Entry) -> Entry | None:
-        offset = row.end_offset
-        while offset < history.end_offset:
-            row = await history.row_at(offset)
-            if not row.is_hole:
-                return row
-            offset = row.end_offset
-        return None
 
     # -- look-ups -------------------------------------------------------------------------------------------------------
 

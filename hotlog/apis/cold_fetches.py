@@ -48,22 +48,33 @@ class ColdFetches:
     """Reads in flight and their results, oldest first."""
 
     def __init__(self) -> None:
-        self._reads: OrderedDict[ColdWish, asyncio.Task[ColdData]] = OrderedDict()  # bounded by RESULTS_MAX, results by bytes too
+        self._reads: OrderedDict[ColdWish, asyncio.Future[ColdData]] = (
+            OrderedDict()
+        )  # bounded by RESULTS_MAX, results by bytes too
         self._tasks: dict[asyncio.Task[ColdData], None] = {}
         self._result_bytes = 0
 
-    def start(self, wish: ColdWish, partition: Partition) -> asyncio.Task[ColdData]:
-        """The read for `wish`: the one in flight or finished, or a new one."""
-        task = self._reads.get(wish)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(_read(wish, partition))
-            self._reads[wish] = task
-            self._tasks[task] = None
-            task.add_done_callback(lambda done: self._finished(wish, done))
+    def start(self, wish: ColdWish, partition: Partition) -> asyncio.Future[ColdData]:
+        """The read for `wish`: the one in flight or finished, or a new one, which is finished already if its data is in memory."""
+        known = self._reads.get(wish)
+        if known is not None:
+            return known
+        data = _read_now(wish, partition)
+        if data is not None:
+            there = asyncio.get_running_loop().create_future()
+            there.set_result(data)
+            self._reads[wish] = there
+            self._result_bytes += len(data.data.data)
             self._trim()
+            return there
+        task = asyncio.get_running_loop().create_task(_read(wish, partition))
+        self._reads[wish] = task
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._finished(wish, done))
+        self._trim()
         return task
 
-    def peek(self, wish: ColdWish | None) -> asyncio.Task[ColdData] | None:
+    def peek(self, wish: ColdWish | None) -> asyncio.Future[ColdData] | None:
         """The read for `wish`, in flight or finished."""
         return self._reads.get(wish) if wish is not None else None
 
@@ -113,6 +124,15 @@ class ColdFetches:
             await asyncio.wait(tasks)
         self._reads.clear()
         self._result_bytes = 0
+
+
+def _read_now(wish: ColdWish, partition: Partition) -> ColdData | None:
+    """What is in memory as a reader's next."""
+    cold = partition.cold
+    if cold is None or (wish.is_committed_only and cold.has_aborted):
+        return None
+    data = cold.read_now(wish.offset, wish.bytes_max)
+    return None if data is None else ColdData(data, [] if wish.is_committed_only else None)
 
 
 async def _read(wish: ColdWish, partition: Partition) -> ColdData:

@@ -1,9 +1,9 @@
 """Large receive buffers that are used again once nobody looks at them any more.
 
 A run of chunks is 16 MiB.  Taken fresh from the system each time, its pages cost more CPU than the transfer that fills them: page faults,
-zeroing, and on a virtual machine the host's own.  So buffers are private mappings in huge pages where the system has them, and come back
-by themselves: a buffer is free when no memoryview of it is alive, whoever had the last one (the chunk cache, a reply that a slow client
-has not taken yet, a thread that was told to stop).
+zeroing, and on a virtual machine the host's own.  So buffers come back by themselves: one is free when no memoryview of it is alive, whoever
+had the last (the chunk cache, a reply that a slow client has not taken yet, a thread that was told to stop).  Huge pages are not asked for:
+they make faults few, but a virtual machine's free blocks of that size are the ones its host has taken back, and cost it twice as much.
 
 Invariants: memory of a living view is never handed out again; what is kept for later is at most `idle_bytes_max`; a buffer is larger
 than what was asked for by less than SLACK_BYTES, so that who counts his views' lengths counts what is held.
@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import mmap
 import sys
-from contextlib import suppress
 
 from hotlog.kernel.limits import MiB
 
-SLACK_BYTES = 2 * MiB  # one huge page
+SLACK_BYTES = 1 * MiB
 _FREE_REFERENCES = 2  # the list's and the argument of getrefcount; every view's chain ends in one more
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -58,8 +57,4 @@ class Buffers:
 
 
 def _mapped(size: int) -> mmap.mmap:
-    buffer = mmap.mmap(-1, -(-size // SLACK_BYTES) * SLACK_BYTES, flags=_PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them: small pages, and the reuse counts the more
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-    return buffer
+    return mmap.mmap(-1, -(-size // SLACK_BYTES) * SLACK_BYTES, flags=_PRIVATE)

@@ -63,9 +63,10 @@ class OnceSession(AIOHTTPSession):
     def _get_ssl_context(self) -> ssl.SSLContext:
         """botocore's settings, to which aiobotocore adds its certificates.  And the host name is checked: botocore leaves that to urllib3,
         which is not here."""
-        self._context: ssl.SSLContext = create_urllib3_context()
-        self._context.check_hostname = True
-        return self._context
+        context: ssl.SSLContext = create_urllib3_context()
+        context.check_hostname = True
+        self._context = context
+        return context
 
     def tls(self) -> ssl.SSLContext:
         """What a connection beside aiohttp's needs; after `direct`."""

@@ -1,0 +1,102 @@
+"""The driver of readahead: begins the GETs that the decider's window asks for, each byte's once, over objects.
+
+It remembers how far it has come for each sequential reader (its frontier), so that a read that is answered from memory costs no look at
+what was begun before.  A reader that had to wait shows that something of that is gone or late: the frontier starts over at its feet.
+
+Invariants: a frontier never lies behind its reader; GETs are whole aligned ranges in the readahead lane; nothing here raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from hotlog.kernel.errors import HotlogError
+from hotlog.world.tasks import TaskScope
+from tiering.chunk_cache import ChunkCache
+from tiering.history import History, Shelf
+from tiering.lanes import Lane
+from tiering.manifest import Entry
+from tiering.segment_object import Footer
+
+
+@dataclass(slots=True)
+class Frontier:
+    """All bytes between a reader and byte `position` of `row`, `left` of them, are in memory or were asked for."""
+
+    row: Entry
+    footer: Footer
+    position: int
+    left: int = 0
+    end_offset: int = -1  # the tiered end at which nothing more followed
+    task: asyncio.Task[None] | None = None
+
+
+class Ahead:
+    """Readahead of all sequential readers of a process."""
+
+    def __init__(self, shelf: Shelf, chunks: ChunkCache) -> None:
+        self._shelf = shelf
+        self._chunks = chunks
+        self._scope = TaskScope("cold-readahead")
+
+    async def close(self) -> None:
+        await self._scope.cancel()
+
+    def follow(
+        self, history: History, frontier: Frontier | None, row: Entry, footer: Footer, position: int,
+        *, size: int, window: int, has_waited: bool,
+    ) -> Frontier | None:  # fmt: skip
+        """The frontier of a reader that took `size` bytes and now stands at `position` of `row`; `window` bytes ahead are wanted."""
+        if frontier is not None:
+            frontier.left -= size
+        if not window:
+            return None
+        is_busy = frontier is not None and frontier.task is not None and not frontier.task.done()
+        if is_busy:
+            return frontier
+        if frontier is None or has_waited or frontier.left < 0:
+            frontier = Frontier(row, footer, position)
+        if frontier.left < window and frontier.end_offset != history.end_offset:
+            ahead = History(self._shelf, history.keys, history.topic, history.manifest, lane=Lane.READAHEAD)
+            self._begin(ahead, frontier, window)
+            if frontier.left < window:  # into the next object: its footer may have to be read
+                frontier.task = self._scope.start(self._go_on(ahead, frontier, window))
+        return frontier
+
+    def _begin(self, history: History, frontier: Frontier, window: int) -> None:
+        """Begin what is missing to the window, within the frontier's object."""
+        row = frontier.row
+        stop = min(frontier.position + window - frontier.left, row.log_bytes)
+        if stop <= frontier.position:
+            return
+        source = history.chunks_of(row, frontier.footer)
+        end = source.run_end(stop)
+        self._chunks.prefetch(source, frontier.position // source.chunk_bytes, end)
+        _, reached = source.byte_range(0, end)
+        frontier.left += reached - frontier.position
+        frontier.position = reached
+
+    async def _go_on(self, history: History, frontier: Frontier, window: int) -> None:
+        try:
+            while frontier.left < window:
+                following = await _following(history, frontier.row)
+                if following is None:
+                    frontier.end_offset = history.end_offset
+                    return
+                footer = await history.footer(following)
+                frontier.row, frontier.footer, frontier.position = following, footer, 0
+                self._begin(history, frontier, window)
+        except HotlogError:
+            return  # the read that needs it will say so
+
+
+async def _following(history: History, row: Entry) -> Entry | None:
+    """The next row with data."""
+    offset = row.end_offset
+    while offset < history.end_offset:
+        row = await history.row_at(offset)
+        if not row.is_hole:
+            return row
+        offset = row.end_offset
+    return None
