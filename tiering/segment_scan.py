@@ -137,6 +137,10 @@ class SegmentScanner:
         self._records += header.record_count
         self._batches += 1
         if not self._epochs or self._epochs[-1][0] != header.leader_epoch:
+            if self._epochs and header.leader_epoch < self._epochs[-1][0]:
+                raise Corrupt(
+                    f"{self._file.path}: the batch at byte {at} has leader epoch {header.leader_epoch} after {self._epochs[-1][0]}"
+                )
             self._epochs.append((header.leader_epoch, header.base_offset))
         return True
 

@@ -11,12 +11,12 @@ its commit is in doubt is committed again as the same row, never uploaded twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from hotlog.kernel.errors import Fenced, PreconditionFailed
+from hotlog.kernel.errors import Corrupt, Fenced, PreconditionFailed
 from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
@@ -216,7 +216,7 @@ class Uploader:
     async def _footer_parts(self, target: CopyTarget, segment: LocalSegment, scan: SegmentScan) -> FooterParts:
         aborted = parse_aborted(await self._disk.run(self._read_if_there, segment.txnindex_path))
         epochs = target.log.leader_epoch_bytes(scan.end_offset)
-        parse_leader_epochs(epochs)  # what does not parse is not uploaded
+        _hold_against(parse_leader_epochs(epochs), scan)
         return FooterParts(
             offset_index=scan.offset_index,
             time_index=scan.time_index,
@@ -228,6 +228,16 @@ class Uploader:
 
     def _read_if_there(self, path: str) -> Buffer:
         return self._disk.read(path) if self._disk.exists(path) else b""
+
+
+def _hold_against(known: Sequence[tuple[int, int]], scan: SegmentScan) -> None:
+    """Raise Corrupt if a batch has another leader epoch than the checkpoint: it lies outside the CRC, and one of the two has rotted."""
+    for epoch, start in scan.epochs:
+        expected = next((entry for entry, first in reversed(known) if first <= start), epoch)
+        if epoch != expected:
+            raise Corrupt(
+                f"{scan.path}: the batch at offset {start} has leader epoch {epoch}, the leader epoch checkpoint says {expected}"
+            )
 
 
 def _claim(epoch: int, topic: str, revives: bool, manifest: Manifest, _pages: object) -> Manifest:
