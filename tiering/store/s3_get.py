@@ -221,7 +221,7 @@ class _Wires:
         connection = self._idle.pop() if self._idle else self._new()
         number = connection.begin()
         wanted = Wanted(path, headers, f"bytes {start}-{end - 1}/", into)
-        work = self._pool.submit(connection.exchange, wanted)
+        work = self._pool.submit(_exchange, connection, [wanted])
         work.add_done_callback(lambda _: self._idle.append(connection))
         try:
             return await asyncio.wrap_future(work), into.toreadonly()
@@ -246,6 +246,11 @@ class _Wires:
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
         for connection in self._made:
             connection.close()
+
+
+def _exchange(connection: Connection, wanted: list[Wanted]) -> Reply:
+    """In a thread.  Takes what is wanted out of the list: the pool holds on to arguments a moment longer than the result is waited for."""
+    return connection.exchange(wanted.pop())
 
 
 def _error(status: int, body: bytes) -> ClientError:
