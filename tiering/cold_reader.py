@@ -61,6 +61,7 @@ class Cursor:
 
     row: Entry
     footer: Footer
+    chunks: ChunkSource  # of the row's object
     position: int
     stream: Stream
     reader: int  # number of the sequential reader, for counting them
@@ -155,8 +156,7 @@ class ColdReader:
         if before is None or manifest is None or not manifest.readable_start_offset <= offset < manifest.end_offset:
             return None
         history = self.history(source, manifest)
-        row, position = before.row, before.position
-        chunks = history.chunks_of(row, before.footer)
+        row, chunks, position = before.row, before.chunks, before.position
         size = min(bytes_max, row.log_bytes - position)
         window = self.chunks.window(chunks, position, position + size) if size > 0 else None
         if window is None:
@@ -173,7 +173,7 @@ class ColdReader:
         self._metrics.remote_fetch_requests.labels(source.topic).inc()
         reading = _Reading(history, took.next_offset, 0, True, None, taken=took.size)
         del self._cursors[source.keys.pid, offset]
-        self._went_on(reading, before, Cursor(row, before.footer, position + took.end, Stream(), 0))
+        self._went_on(reading, before, Cursor(row, before.footer, chunks, position + took.end, Stream(), 0))
         return Slice(window[: took.end], took.next_offset)
 
     async def _tried(self, source: ColdSource, work: Callable[[History], Awaitable[T]]) -> T:
@@ -256,22 +256,20 @@ class ColdReader:
             window_bytes_max=self._window_bytes_max(),
         )
         if before is not None and cursor.stream.reads > 1:
-            self._active[cursor.reader] = _Place(history.keys.pid, cursor.row.base_offset, cursor.position)
-            self._pass(history, before, cursor)
+            here = self._active[cursor.reader] = _Place(history.keys.pid, cursor.row.base_offset, cursor.position)
+            self._pass(before, cursor, here)
         self._cursors[history.keys.pid, reading.offset] = cursor
         cursor.frontier = self._ahead.follow(
             history, before.frontier if before is not None else None, cursor.row, cursor.footer, cursor.position,
             size=reading.taken, window=cursor.stream.window_bytes, has_waited=reading.has_waited,
         )  # fmt: skip
 
-    def _pass(self, history: History, before: Cursor, cursor: Cursor) -> None:
+    def _pass(self, before: Cursor, cursor: Cursor, here: _Place) -> None:
         """Let go of what the reader has left behind, unless another one comes after it."""
-        is_same = before.row.name == cursor.row.name
-        stop = cursor.position if is_same else before.row.log_bytes
-        source = history.chunks_of(before.row, before.footer)
+        source = before.chunks
+        stop = cursor.position if source.key == cursor.chunks.key else before.row.log_bytes
         if before.position // source.chunk_bytes == stop // source.chunk_bytes and stop < before.row.log_bytes:
             return
-        here = self._active[cursor.reader]
         if not any(place.pid == here.pid and place < here for place in self._active.values()):
             self.chunks.passed(source, before.position, stop)
 
@@ -292,7 +290,7 @@ class ColdReader:
         except HotlogError:  # too slow, away, or damaged: what lies before it is served, the next read meets it first
             if not reading.taken or row is None or footer is None:
                 raise
-        return Cursor(row, footer, position, Stream(), 0)
+        return Cursor(row, footer, reading.history.chunks_of(row, footer), position, Stream(), 0)
 
     async def _row_with_data(self, reading: _Reading) -> tuple[Entry, Footer, int] | None:
         """The row that holds the wanted offset, or the first one after a hole there; its footer; a position to search from."""

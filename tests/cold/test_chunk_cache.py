@@ -169,6 +169,42 @@ async def test_memory_stays_within_its_bound() -> None:
     await cache.close()
 
 
+async def test_finished_runs_are_few_and_go_first() -> None:
+    """A replay of far more than the cache holds goes round in little of it, and leaves alone what others use."""
+    store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(12)})
+    cache = cache_of(store, hotlog_cache_memory_bytes=str(16 * CHUNK_BYTES))
+    sources = [ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t") for n in range(12)]
+    await cache.get(sources[0], 0, 1)
+    for source in sources[1:]:
+        await cache.get(source, 0, 1)
+        cache.passed(source, 0, CHUNK_BYTES)
+    assert cache._memory.bytes == 3 * CHUNK_BYTES, "one that is not finished, and an eighth"
+    assert cache.window(sources[0], 0, 10) is not None
+    assert cache.window(sources[9], 0, 10) is None
+    assert cache.window(sources[10], 0, 10) is not None, "wanted by another reader: not finished any more"
+    await cache.get(sources[1], 0, 1)
+    cache.passed(sources[1], 0, CHUNK_BYTES)
+    cache.passed(sources[1], 0, CHUNK_BYTES)
+    assert cache.window(sources[10], 0, 10) is not None
+    assert cache._memory.bytes == 4 * CHUNK_BYTES
+    await cache.close()
+
+
+async def test_a_run_is_finished_only_when_its_end_was_passed() -> None:
+    store = store_with_data()
+    cache = cache_of(store, hotlog_cache_memory_bytes=str(32 * CHUNK_BYTES))
+    await cache.get(SOURCE, 0, 4)
+    await cache.get(SOURCE, 4, 6)
+    cache.passed(SOURCE, 0, 4 * CHUNK_BYTES - 1)
+    assert cache._memory._finished_bytes == 0
+    cache.passed(SOURCE, 4 * CHUNK_BYTES - 1, 4 * CHUNK_BYTES + 1)
+    assert cache._memory._finished_bytes == 4 * CHUNK_BYTES
+    cache.passed(SOURCE, 4 * CHUNK_BYTES + 1, SIZE)
+    assert cache._memory._finished_bytes == SIZE - 4 * CHUNK_BYTES, "the elder one is beyond the share: gone"
+    assert cache.window(SOURCE, 0, 1) is None
+    await cache.close()
+
+
 async def test_bytes_that_fail_their_check_are_asked_for_once_more_and_then_refused() -> None:
     store = store_with_data()
     metrics = Metrics()
