@@ -14,12 +14,14 @@ import asyncio
 from collections.abc import Callable
 from uuid import UUID
 
+from crc32c import crc32c
+
 from hotlog.kernel.errors import AlreadyExists, Corrupt, HotlogError, Invalid, NotFound, StorageFailed
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
-from hotlog.log import checkpoints, files
+from hotlog.log import checkpoint_crcs, checkpoints, files
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
 from hotlog.log.partition_log import PartitionLog, Parts
@@ -59,6 +61,8 @@ class LogManager:
         self._checkpointed_ms = 0
         self._saved_starts: dict[TopicPartition, int] = {}
         self._saving = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._crcs: checkpoint_crcs.Crcs = {}
 
     # -- open
 
@@ -88,6 +92,7 @@ class LogManager:
         if clean:
             await self._disk.run(self._remove_marker)
         defaults = TopicConfig.resolve({}, self._settings.topic_defaults())
+        self._crcs = self._read_crcs(names)
         points, starts = self._read_offsets(names, files.RECOVERY_POINTS), self._read_offsets(names, files.LOG_STARTS)
         self._saved_starts = starts
         found: list[tuple[TopicPartition, str]] = []
@@ -160,11 +165,25 @@ class LogManager:
         self._disk.remove(f"{self.directory}/{files.CLEAN_SHUTDOWN}")
         self._disk.sync_dir(self.directory)
 
+    def _read_crcs(self, names: list[str]) -> checkpoint_crcs.Crcs:
+        if files.CHECKPOINT_CRCS not in names:
+            return {}
+        try:
+            return checkpoint_crcs.parse_crcs(self._disk.read(f"{self.directory}/{files.CHECKPOINT_CRCS}"))
+        except Corrupt as error:
+            self._report(files.CHECKPOINT_CRCS, f"{self.directory}: {error}; ignored")
+            return {}
+
     def _read_offsets(self, names: list[str], name: str) -> dict[TopicPartition, int]:
         if name not in names:
             return {}
+        raw = self._disk.read(f"{self.directory}/{name}")
         try:
-            return checkpoints.parse_offsets(self._disk.read(f"{self.directory}/{name}"))
+            if not checkpoint_crcs.is_known(self._crcs, name, raw):
+                raise Corrupt(f"its CRC-32C is not in {files.CHECKPOINT_CRCS}")
+            offsets = checkpoints.parse_offsets(raw)
+            self._crcs = {**self._crcs, name: (crc32c(raw),)}
+            return offsets
         except Corrupt as error:
             self._report(name, f"{self.directory}/{name}: {error}; ignored")
             return {}
@@ -343,7 +362,16 @@ class LogManager:
                 self._saved_starts = starts
 
     async def _save(self, name: str, offsets: dict[TopicPartition, int]) -> None:
-        await self._disk.run(self._disk.write_atomic, f"{self.directory}/{name}", checkpoints.print_offsets(offsets))
+        async with self._writing:
+            await self._disk.run(self._write_checkpoint, name, checkpoints.print_offsets(offsets))
+
+    def _write_checkpoint(self, name: str, data: bytes) -> None:
+        crcs = self._crcs
+        if name != files.HIGH_WATERMARKS:  # for Kafka's tools only: no start reads it
+            crcs = checkpoint_crcs.before_writing(crcs, name, data)
+            self._disk.write_atomic(f"{self.directory}/{files.CHECKPOINT_CRCS}", checkpoint_crcs.print_crcs(crcs))
+        self._disk.write_atomic(f"{self.directory}/{name}", data)
+        self._crcs = crcs
 
     # -- end
 
