@@ -18,6 +18,7 @@ from compaction.scrub import Hurt, Repair, Stored, plan_ranges, plan_repair
 from compaction.worker import Hosted
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.limits import KiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.damage import Damage
@@ -29,6 +30,7 @@ from tiering.lanes import ByteRate
 
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0
+BATCH_BYTES_MIN = 1 * KiB  # a smaller batch counts as this much: walking it holds the interpreter lock for two microseconds
 REPAIR_RETRY_S = 60.0
 PROOF_WAIT_MS = 30_000
 
@@ -118,7 +120,7 @@ class Scrubber:
             self._scrub = None
             self._ranges.clear()
             return
-        before = scrub.damages[-1:]
+        before, batches = scrub.damages[-1:], scrub.batches
         try:
             count = await self._disk.run(scrub.step)
         except FileNotFoundError:  # dropped meanwhile
@@ -132,7 +134,7 @@ class Scrubber:
             self._note(partition, scrub, is_all=False)
         if count:
             self._metrics.scrub_bytes.inc(count)
-            await self._rate.take(count)
+            await self._rate.take(max(count, (scrub.batches - batches) * BATCH_BYTES_MIN))
         else:
             self._scrub = None
             self._note(partition, scrub, is_all=True)
@@ -161,9 +163,14 @@ class Scrubber:
     def _tell_damage(self, partition: Hosted, want: ScrubRange, damage: Damage) -> None:
         self._metrics.corruption.labels("scrub").inc()
         log = partition.log
-        fate = "the store has it too"
-        if not log.config.remote_enabled or want.end_offset > log.tiered_end_offset:
-            fate = f"nobody else has it: deleting records up to {want.end_offset} gives it up"
+        end = next(
+            (info.end_offset for info in log.segments() if info.base_offset == want.base_offset and info.closed_ms >= 0), None
+        )
+        fate = "nobody else has it, and its segment is still written to"
+        if end is not None and log.config.remote_enabled and end <= log.tiered_end_offset:
+            fate = "the store has it too"
+        elif end is not None:
+            fate = f"nobody else has it: deleting records up to {end} gives it up"
         LOG.error("scrub: %s: damaged: %s; %s", partition.tp, damage.error(want.path), fate)
 
     # Repair

@@ -105,7 +105,8 @@ _OWN = [
     ConfigKey(name="hotlog.scrub.interval.ms", kind="long", default=24 * 60 * 60 * 1000, minimum=-1, unit="ms",
               doc="How often every byte of the local logs is read and checked; the first round begins at the start (-1: never)."),
     ConfigKey(name="hotlog.scrub.bytes.per.second", kind="long", default=32 * MiB, minimum=64 * 1024, unit="bytes/s",
-              doc="Most that a scrub reads in a second; a round that does not end within its interval is followed by the next at once."),
+              doc="Most that a scrub reads in a second (a batch counts as 1 KiB at least); a round that does not end within its interval"
+                  " is followed by the next at once."),
     ConfigKey(name="hotlog.disk.reserve.bytes", kind="long", default=64 * MiB, dynamic=False, minimum=0, unit="bytes",
               doc="Free space below which produce is refused, so that checkpoints and indexes can still be written."),
 ]  # fmt: skip

@@ -48,12 +48,13 @@ class ScrubRange(NamedTuple):
 class SegmentScrub:
     """Walks one ScrubRange, a piece per `step`.  Blocking; call off the event loop.
 
-    `damages` grow as they are found, ascending.  At the end `is_index_wrong` says whether an index entry or file disagrees with the batches
+    `batches` counts the good ones, `damages` grow as they are found, ascending.  At the end `is_index_wrong` says whether an index entry or file disagrees with the batches
     (not judged where there is damage), and `is_epochs_wrong` whether the leader epoch checkpoint does.
     """
 
     def __init__(self, disk: Disk, want: ScrubRange) -> None:
         self.want = want
+        self.batches = 0
         self.damages: list[Damage] = []
         self.is_index_wrong = False
         self.is_epochs_wrong = False
@@ -65,7 +66,6 @@ class SegmentScrub:
         self._start = self._left = self._crc = 0
         self._epoch = -1  # of the last good batch
         self._odd: tuple[int, BatchHeader] | None = None  # the last good batch, if its epoch is another than the checkpoint says
-        self._batches = 0  # good ones
         self._index = IndexCheck(disk, want.base_offset, *want.indexes) if want.indexes is not None else None
 
     def step(self) -> int:
@@ -150,7 +150,7 @@ class SegmentScrub:
             else:
                 self._odd = position, header
         self._epoch, self._next_offset = header.leader_epoch, header.next_offset
-        self._batches += 1
+        self.batches += 1
         if self._index is not None:
             self._index.compare(position, header)
         return True
@@ -224,7 +224,7 @@ class SegmentScrub:
     # The end
 
     def _finish(self) -> None:
-        if self._odd is not None and self._batches == 1:
+        if self._odd is not None and self.batches == 1:
             self._odd, self.is_epochs_wrong = None, True  # without a neighbour nobody can tell
         self._judge_odd(-1)
         if self._next_offset != self.want.end_offset and not self.want.has_gaps:

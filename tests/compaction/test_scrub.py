@@ -235,6 +235,19 @@ def test_a_rotten_index_is_made_anew() -> None:
     simulate(6, main, settings=SETTINGS)
 
 
+def test_a_leader_epoch_checkpoint_that_rotted_is_told_and_no_batch_is_blamed() -> None:
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, PLAN, hours=20)
+        partition, ledger = scene.first
+        assert partition.log.epochs.assign(9, 10)
+        await scrub_round(scene)
+        assert counted(scene, "leader-epochs") == sum(info.end_offset > 10 for info in partition.log.segments())
+        assert counted(scene, "scrub") == 0
+        await check_partition(partition, ledger)
+
+    simulate(6, main, settings=SETTINGS)
+
+
 def test_a_disk_that_fails_now_and_then_does_not_end_the_round() -> None:
     async def main(world: SimWorld) -> None:
         scene = await Scene.open(world, PLAN, hours=20)
