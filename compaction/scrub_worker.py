@@ -10,6 +10,7 @@ fails never stops the others; local bytes go only after the store has answered w
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ TICK_S = 1.0
 BATCH_BYTES_MIN = 1 * KiB  # a smaller batch counts as this much: walking it holds the interpreter lock for two microseconds
 REPAIR_RETRY_S = 60.0
 PROOF_WAIT_MS = 30_000
+YIELD_EVERY = 64  # partitions looked at before the event loop gets a turn
 
 
 class Scrubber:
@@ -84,7 +86,7 @@ class Scrubber:
             self._queue.extend(self._hosted())
         self._rate.change(self._settings().number("hotlog.scrub.bytes.per.second"))
         until = self._clock.monotonic() + TICK_S
-        while self._next():
+        while await self._next():
             await self._step()
             if self._clock.monotonic() >= until:
                 return True
@@ -99,8 +101,9 @@ class Scrubber:
 
     # Reading
 
-    def _next(self) -> bool:
+    async def _next(self) -> bool:
         """Have a segment at hand; False at the end of the round."""
+        looked_at = 0
         while self._scrub is None:
             if self._ranges:
                 self._scrub = SegmentScrub(self._disk, self._ranges.popleft())
@@ -108,6 +111,9 @@ class Scrubber:
                 self._partition = self._queue.popleft()
                 log = self._partition.log
                 self._ranges.extend(plan_ranges(log.scrub_ranges(), log.log_start_offset))
+                looked_at += 1
+                if looked_at % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
             else:
                 return False
         return True
@@ -142,11 +148,11 @@ class Scrubber:
     def _note(self, partition: Hosted, scrub: SegmentScrub, *, is_all: bool) -> None:
         """Tell the log, the metrics and whoever reads our output what was found."""
         log, base = partition.log, scrub.want.base_offset
-        if base < log.segments()[0].base_offset:
+        if not log.has_segment(base):
             return  # dropped meanwhile
         for damage in log.note_damage(base, scrub.damages, is_all=is_all):
             self._tell_damage(partition, scrub.want, damage)
-        if log.damaged_segments():
+        if scrub.damages:
             if partition.tp not in self._hurt:
                 self._repair_due = self._clock.monotonic()
             self._hurt[partition.tp] = partition

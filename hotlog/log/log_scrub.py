@@ -53,6 +53,10 @@ class LogScrub(LogReads):
         segment.damage = (*damages, *(damage for damage in known if damage.position >= looked_at and not is_all))
         return [damage for damage in damages if damage.position not in {before.position for before in known}]
 
+    def has_segment(self, base_offset: int) -> bool:
+        """Whether there is a local segment (still)."""
+        return self._segment_at(base_offset) is not None
+
     def note_index_broken(self, base_offset: int) -> None:
         """Do not believe the index files of a closed segment any more: `tick` makes them anew."""
         segment = self._segment_at(base_offset)
