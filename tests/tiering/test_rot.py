@@ -56,3 +56,20 @@ async def test_segments_of_many_leaders_are_uploaded(tmp_path: Path) -> None:
         await here.copy_all()
         assert cold.end_offset == log.active.base_offset
         assert here.metrics.corruption.labels("copy")._value.get() == 0
+
+
+async def test_a_flipped_leader_epoch_is_found_where_the_checkpoint_says_nothing(tmp_path: Path) -> None:
+    """Below the log start: the batches must still not go back to an older leader."""
+    async with node(tmp_path) as here:
+        log = await here.create()
+        log.set_leader_epoch(4)
+        await fill(log, 40, records=1, value_bytes=150)
+        victim = Path(log.segments()[0].log_path)
+        raw = bytearray(victim.read_bytes())
+        raw[list(walk(raw))[1][0] + FIELDS["leader epoch"]] ^= 1
+        victim.write_bytes(raw)
+        log.advance_log_start(3)
+        cold = await here.attach(log)
+        await here.copy_all()
+        assert cold.view is None or cold.view.end_offset <= 0
+        assert here.metrics.corruption.labels("copy")._value.get() >= 1
