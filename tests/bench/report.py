@@ -65,6 +65,7 @@ TAIL_ROWS = (
     ("store_cpu_share", "CPU: object store"),
     ("tail_clients_cpu_share", "CPU: the tail's clients"),
     ("replay_client_cpu_share", "CPU: the replaying client"),
+    ("other_cpu_share", "CPU: the kernel for them, and anybody else"),
     ("machine_busy_share", "CPU: whole machine"),
 )
 

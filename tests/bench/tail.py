@@ -102,6 +102,8 @@ def _measure(target: Hotlog, phase: Phase, settings: BenchSettings) -> dict[str,
         "loop_lag_p99_ms": used.loop_lag_ms(0.99),
         "loop_lag_p999_ms": used.loop_lag_ms(0.999),
     }
+    ours = sum(value for name, value in metrics.items() if name.endswith("_cpu_share"))
+    metrics["other_cpu_share"] = max(metrics["machine_busy_share"] - ours, 0.0)
     if replay:
         metrics["replay_gb_per_s"] = replay["gb_per_s"]
     return metrics
