@@ -207,6 +207,31 @@ async def test_large_objects_come_out_as_they_went_in(store: ObjectStore, size: 
     assert bytes((await store.get("large.seg", size // 2)).data) == body[size // 2 :]
 
 
+async def test_large_ranges_stay_as_they_are_while_others_are_read(store: ObjectStore) -> None:
+    """Receive buffers are used again, but not under a view that somebody still has."""
+    body = os.urandom(1 * MiB) * 9
+    await store.put_source("large.seg", BytesSource(body))
+    kept = []
+    for number in range(10):
+        start, end = number * 1000, number * 1000 + (1 + number % 4) * 2 * MiB
+        blob = await store.get("large.seg", start, end)
+        assert blob.size == len(body)
+        assert memoryview(blob.data).readonly
+        if number % 3 == 0:
+            kept.append((memoryview(blob.data)[100:], start + 100, end))
+        del blob
+    blobs = await asyncio.gather(*(store.get("large.seg", start, start + 2 * MiB) for start in range(6)))
+    assert all(blob.data == body[start : start + 2 * MiB] for start, blob in enumerate(blobs))
+    assert all(view == body[start:end] for view, start, end in kept)
+
+
+async def test_a_large_range_beyond_the_end_is_corruption(store: ObjectStore) -> None:
+    await store.put("digits", b"0123456789")
+    for end in (2 * MiB, 1 << 50):
+        with pytest.raises(Corrupt, match="digits"):
+            await store.get("digits", 5, end)
+
+
 class FailingSource:
     """Gives its first bytes, then what a bad disk gives."""
 

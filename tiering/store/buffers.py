@@ -14,9 +14,12 @@ from __future__ import annotations
 import mmap
 import sys
 
-from hotlog.kernel.limits import MiB
+from hotlog.kernel.limits import RANGE_BYTES_MAX, MiB
 
+LARGE_BYTES_MIN = 1 * MiB  # below, a fresh buffer costs as little
+LARGE_BYTES_MAX = 4 * RANGE_BYTES_MAX  # above, nobody on a hot path asks; and a range that no object has must not cost its size
 SLACK_BYTES = 1 * MiB
+IDLE_BYTES_MAX = 4 * RANGE_BYTES_MAX
 _FREE_REFERENCES = 2  # the list's and the argument of getrefcount; every view's chain ends in one more
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -24,7 +27,7 @@ _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 class Buffers:
     """Buffers of one store.  Not thread-safe: one thread takes; views may die in any."""
 
-    def __init__(self, idle_bytes_max: int) -> None:
+    def __init__(self, idle_bytes_max: int = IDLE_BYTES_MAX) -> None:
         self._idle_bytes_max = idle_bytes_max
         self._kept: list[mmap.mmap] = []  # free ones and used ones, most recently handed out last
 

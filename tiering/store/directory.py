@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from hotlog.kernel.errors import Invalid, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, PendingUpload, Purpose
+from tiering.store.buffers import LARGE_BYTES_MAX, LARGE_BYTES_MIN, Buffers
 from tiering.store.directory_files import Condition, Files
 from tiering.store.keys import check_key, check_prefix, check_range
 from tiering.store.metered import Account
@@ -37,6 +38,7 @@ class DirectoryStore:
         self._files = Files(root, clock, entropy)
         self._run = run
         self._account = account
+        self._buffers = Buffers()
 
     @classmethod
     async def open(cls, root: str, *, run: Run, clock: Clock, entropy: Entropy, account: Account) -> DirectoryStore:
@@ -51,7 +53,7 @@ class DirectoryStore:
 
     def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> DirectoryStore:
         view = object.__new__(DirectoryStore)
-        view._files, view._run = self._files, self._run
+        view._files, view._run, view._buffers = self._files, self._run, self._buffers
         view._account = self._account.bind(topic=topic, purpose=purpose)
         return view
 
@@ -82,8 +84,10 @@ class DirectoryStore:
     async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
         check_key(key)
         check_range(key, start, end)
+        size = end - start if end is not None else 0
         with self._account.call("get") as call:
-            blob: Blob = await self._weather(self._files.read, key, start, end)
+            into = self._buffers.take(size) if LARGE_BYTES_MIN <= size <= LARGE_BYTES_MAX else None
+            blob: Blob = await self._weather(self._files.read, key, start, end, into)
             call.received = len(blob.data)
             return blob
 

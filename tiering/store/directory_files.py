@@ -255,8 +255,8 @@ class Files:
 
     # Reading
 
-    def read(self, key: str, start: int, end: int | None) -> Blob:
-        """Bytes [start, end); a negative start counts from the end and is cut to the object."""
+    def read(self, key: str, start: int, end: int | None, into: memoryview | None = None) -> Blob:
+        """Bytes [start, end), read into `into` if it is given; a negative start counts from the end and is cut to the object."""
         fd = self._open(key)
         try:
             stat = os.fstat(fd)
@@ -266,7 +266,7 @@ class Files:
             stop = size if end is None else end
             if stop > size or (start >= size and not (start == 0 and end is None)):
                 raise Corrupt(f"object {key} has {size} bytes; the range [{start}, {stop}) is beyond its end")
-            data = _read_all(fd, start, stop - start)
+            data = _read_all(fd, start, stop - start) if into is None else _read_into(fd, start, into)
             if len(data) != stop - start:
                 raise Corrupt(f"object {key}: {len(data)} bytes came for the range [{start}, {stop})")
             return Blob(data, _etag(stat), size)
@@ -396,3 +396,10 @@ def _read_all(fd: int, start: int, length: int) -> bytes:
     while len(data) < length and (more := os.pread(fd, length - len(data), start + len(data))):
         data += more  # Linux reads at most 2 GiB at once
     return data
+
+
+def _read_into(fd: int, start: int, into: memoryview) -> memoryview:
+    got = 0
+    while got < len(into) and (count := os.preadv(fd, [into[got:]], start + got)):
+        got += count
+    return into[:got].toreadonly()

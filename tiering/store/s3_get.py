@@ -34,9 +34,8 @@ from botocore.exceptions import ClientError
 from botocore.httpsession import create_urllib3_context
 from yarl import URL
 
-from hotlog.kernel.limits import RANGE_BYTES_MAX, MiB
 from hotlog.world.ports import Buffer
-from tiering.store.buffers import Buffers
+from tiering.store.buffers import LARGE_BYTES_MAX, LARGE_BYTES_MIN, Buffers
 from tiering.store.s3_wire import Connection, Place, Reply, Wanted
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ _ROUTE_KEPT = {404, 412, 416, 429, 500, 502, 503, 504}  # anything else may come
 _ERROR_BYTES_MAX = 64 * 1024
 CONNECT_SECONDS_MAX = 10
 READ_SECONDS_MAX = 300  # between two packets; the deadlines of resilient.py are the ones that act
-THREADED_BYTES_MIN = 1 * MiB  # below, handing over to a thread costs more than it saves
-_IDLE_BUFFER_BYTES_MAX = 4 * RANGE_BYTES_MAX
+THREADED_BYTES_MIN = LARGE_BYTES_MIN  # below, handing over to a thread costs more than it saves
 
 
 class OnceSession(AIOHTTPSession):
@@ -117,7 +115,8 @@ class Reader:
         """
         route, session, wires = self._route, self._session, self._wires
         if route is not None and session is not None:
-            if wires is not None and wires.is_free and span is not None and span[1] - span[0] >= THREADED_BYTES_MIN:
+            is_large = span is not None and THREADED_BYTES_MIN <= span[1] - span[0] <= LARGE_BYTES_MAX
+            if span is not None and is_large and wires is not None and wires.is_free:
                 yield await self._threaded(route, wires, key, span)
                 return
             async with self._direct(route, session, key, asked) as answer:
@@ -206,7 +205,7 @@ class _Wires:
         self.place = place
         self._threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="s3-get")
-        self._buffers = Buffers(_IDLE_BUFFER_BYTES_MAX)
+        self._buffers = Buffers()
         self._idle: deque[Connection] = deque(maxlen=max(1, threads))  # the thread that ends an exchange puts its connection back
         self._made: list[Connection] = []
         self._is_off = False
