@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterator
+
 import aiohttp
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from hotlog.kernel.metrics import Metrics
 from hotlog.observe.http import HttpDoor
@@ -28,4 +34,40 @@ async def test_ready_says_why_not_and_metrics_are_refreshed_before_they_are_told
             async with client.post("/ready") as refused:
                 assert refused.status == 405
     finally:
+        await door.close()
+
+
+class Slow(Collector):
+    """Metrics that are printed only once the event loop has had a turn."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("slow", "Slow.")
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        self.asked.set()
+        assert self.go_on.wait(20), "the loop stood still while metrics were printed"
+        yield GaugeMetricFamily("slow", "Slow.", value=1.0)
+
+
+async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
+    metrics, slow = Metrics(), Slow()
+    metrics.registry.register(slow)
+    door = HttpDoor(metrics, reasons=list, refresh=lambda: None)
+    host, port = await door.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
+            scrape = asyncio.create_task(client.get("/metrics"))
+            async with asyncio.timeout(20):
+                while not slow.asked.is_set():
+                    await asyncio.sleep(0.001)
+            async with client.get("/ready") as ready:
+                assert ready.status == 200
+            slow.go_on.set()
+            async with await scrape as answer:
+                assert "slow 1.0" in await answer.text()
+    finally:
+        slow.go_on.set()
         await door.close()
