@@ -53,6 +53,10 @@ class OnceSession(AIOHTTPSession):
     """HTTP without aiohttp's own repeat of a request whose connection broke: it repeats PUT, which for a conditional write turns a
     success into a lost race."""
 
+    tls: ssl.SSLContext | None = (
+        None  # for a connection beside aiohttp's; None before the first session, and where nothing is verified
+    )
+
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)  # type: ignore[misc]
         session._retry_connection = False  # there is no public switch; tests/store/test_faults.py counts the requests
@@ -63,13 +67,7 @@ class OnceSession(AIOHTTPSession):
         which is not here."""
         context: ssl.SSLContext = create_urllib3_context()
         context.check_hostname = True
-        self._context = context
-        return context
-
-    def tls(self) -> ssl.SSLContext:
-        """What a connection beside aiohttp's needs; after `direct`."""
-        is_checked = bool(self._verify)  # type: ignore[attr-defined]
-        context: ssl.SSLContext = self._context if is_checked else create_urllib3_context(cert_reqs=ssl.CERT_NONE)  # type: ignore[arg-type]
+        self.tls = context
         return context
 
     async def direct(self, url: str) -> aiohttp.ClientSession | None:
@@ -141,8 +139,10 @@ class Reader:
     def _open_wires(self, route: _Route, http: OnceSession) -> None:
         base = urlsplit(route.base)
         is_secure = base.scheme == "https"
+        if is_secure and http.tls is None:
+            return
         place = Place(
-            base.hostname or "", base.port or (443 if is_secure else 80), http.tls() if is_secure else None,
+            base.hostname or "", base.port or (443 if is_secure else 80), http.tls if is_secure else None,
             CONNECT_SECONDS_MAX, READ_SECONDS_MAX,
         )  # fmt: skip
         if self._wires is None:
