@@ -75,6 +75,24 @@ def test_a_clock_a_year_ahead_deletes_nothing_that_is_inside_retention() -> None
     simulate(3, main, settings=SETTINGS)
 
 
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_after_weeks_of_downtime_retention_goes_on_at_once_where_the_store_confirms_the_time(is_confirmed: bool) -> None:
+    plan = TopicPlan("short", 1, {"segment.bytes": "2048", "retention.ms": str(24 * HOUR_MS)})
+
+    async def main(world: SimWorld) -> None:
+        world.has_store_clock = is_confirmed
+        scene = await Scene.open(world, plan, hours=10)
+        await scene.life.end("stop")
+        await asyncio.sleep(30 * 24 * 3600)
+        scene.life = await world.boot()
+        await scene.hours(3, produce=False)
+        partition, ledger = scene.first
+        assert (partition.log_start_offset > 0) is is_confirmed
+        await check_partition(partition, ledger)
+
+    simulate(4, main, settings=SETTINGS)
+
+
 @pytest.mark.parametrize("step_ms", [10 * MINUTE_MS, -10 * MINUTE_MS])
 def test_small_steps_of_the_clock_shift_retention_by_no_more_than_the_step(step_ms: int) -> None:
     plan = TopicPlan("short", 1, {"segment.bytes": "2048", "retention.ms": str(6 * HOUR_MS)})

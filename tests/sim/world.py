@@ -54,6 +54,7 @@ class SimWorld:
         self.bucket = Bucket(self.store_clock, stream(seed, "store"))
         self.bucket.guard = self._why_live
         self.lives = 0
+        self.has_store_clock = False  # whether nodes know that the store's clock is not theirs
 
     def begin(self, *, at: int | None = None) -> Life:
         """A new process, not started yet; it dies in its `at`-th call to disk or store (None: in none)."""
@@ -122,7 +123,14 @@ class Life:
         raw = SimStore(world.bucket, world.trace, fuse)
         self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy))
         ports = World(world.clock, self.disk, self.store, self.entropy)
-        self.node: Node = build_node(world.settings, ports, metrics=self.metrics, data_dir=DATA_DIR, meter=Meter(world.clock))
+        self.node: Node = build_node(
+            world.settings,
+            ports,
+            metrics=self.metrics,
+            data_dir=DATA_DIR,
+            meter=Meter(world.clock),
+            has_store_clock=world.has_store_clock,
+        )
 
     @property
     def broker(self) -> Broker:
