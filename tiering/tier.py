@@ -95,9 +95,10 @@ class ColdTier:
         await self.reader.close()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over dynamic settings: copy rate, copies at once, grace."""
+        """Take over dynamic settings: copy rate, copies at once, grace; those of cold reads."""
         self._settings = settings
         self._rate.change(settings.number("remote.log.manager.copy.max.bytes.per.second"))
+        self.reader.reconfigure(settings)
 
     def doom_ms(self) -> int:
         """When an object that is doomed now may be deleted, ms since the epoch."""

@@ -190,6 +190,17 @@ async def test_dynamic_broker_settings_act_survive_and_give_topics_their_default
         assert broker.partition("clicks", 0).log.config.segment_bytes == 1024**3
 
 
+async def test_a_replay_can_be_slowed_and_let_go_while_the_broker_runs(tmp_path: Path) -> None:
+    key = "remote.log.manager.fetch.max.bytes.per.second"
+    async with running(tmp_path) as broker:
+        rate = broker.tier.reader.chunks.rate
+        assert rate.try_take(10**9)
+        assert (await step(broker, BROKER, "", (key, SET, "1000"))).error_code is ErrorCode.none
+        assert not rate.try_take(1001)
+        assert (await step(broker, BROKER, "", (key, DELETE, None))).error_code is ErrorCode.none
+        assert broker.settings.number(key) > 10**9
+
+
 @pytest.mark.parametrize(
     ("name", "value", "code"),
     [
