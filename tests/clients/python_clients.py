@@ -2,7 +2,7 @@
 
 Invariants:
 - Clients are used as released, with their defaults wherever the verb does not ask for something else.
-- Every wait has an end: a client that hears nothing for CLIENT_SECONDS_MAX raises ClientFailed.
+- Every wait has an end: a client that hears nothing for PATIENCE_S raises ClientFailed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from confluent_kafka.cimpl import NewTopic
 from kafka.admin import KafkaAdminClient
 from kafka.admin import NewTopic as KafkaNewTopic
 
-from tests.tools.clients import CLIENT_SECONDS_MAX, Client, ClientFailed, Record
+from tests.tools.clients import Client, ClientFailed, Record
+from tests.tools.patience import PATIENCE_S
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class ConfluentKafka:
                 headers=headers,
                 on_delivery=told(number),
             )
-        left = producer.flush(CLIENT_SECONDS_MAX)
+        left = producer.flush(PATIENCE_S)
         if left or len(offsets) < len(records):
             raise ClientFailed(f"{len(offsets)} of {len(records)} records were delivered")
         return [offsets[number] for number in range(len(records))]
@@ -70,12 +71,12 @@ class ConfluentKafka:
     def consume(self, bootstrap: str, topic: str, *, count: int, from_ms: int | None = None) -> list[Record]:
         consumer = self._consumer(bootstrap, "reader")
         try:
-            listed = consumer.list_topics(topic, CLIENT_SECONDS_MAX).topics[topic].partitions
+            listed = consumer.list_topics(topic, PATIENCE_S).topics[topic].partitions
             if from_ms is None:
                 starts = [TopicPartition(topic, partition, 0) for partition in listed]
             else:
                 asked = [TopicPartition(topic, partition, from_ms) for partition in listed]
-                starts = consumer.offsets_for_times(asked, CLIENT_SECONDS_MAX)
+                starts = consumer.offsets_for_times(asked, PATIENCE_S)
             consumer.assign(starts)
             return self._read(consumer, count)
         finally:
@@ -97,7 +98,7 @@ class ConfluentKafka:
         admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=dict(configs))
         for future in admin.create_topics([new]).values():
-            future.result(CLIENT_SECONDS_MAX)
+            future.result(PATIENCE_S)
 
     @staticmethod
     def _consumer(bootstrap: str, group: str) -> Consumer:
@@ -108,7 +109,7 @@ class ConfluentKafka:
     def _read(consumer: Consumer, count: int) -> list[Record]:
         found: list[Record] = []
         while len(found) < count:
-            message = consumer.poll(CLIENT_SECONDS_MAX)
+            message = consumer.poll(PATIENCE_S)
             if message is None or message.error() is not None:
                 raise ClientFailed(f"after {len(found)} of {count} records: {message and message.error()}")
             found.append(
@@ -149,7 +150,7 @@ class KafkaPython:
                 )
                 for each in records
             ]
-            return [future.get(CLIENT_SECONDS_MAX).offset for future in futures]
+            return [future.get(PATIENCE_S).offset for future in futures]
         finally:
             producer.close()
 
@@ -193,7 +194,7 @@ class KafkaPython:
     @staticmethod
     def _read(consumer: Any, count: int) -> list[Record]:
         found: list[Record] = []
-        give_up = time.monotonic() + CLIENT_SECONDS_MAX
+        give_up = time.monotonic() + PATIENCE_S
         while len(found) < count:
             if time.monotonic() > give_up:
                 raise ClientFailed(f"only {len(found)} of {count} records came")
@@ -298,7 +299,7 @@ async def _partitions(consumer: Any, topic: str) -> list[AioTopicPartition]:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, CLIENT_SECONDS_MAX))
+    return asyncio.run(asyncio.wait_for(work, PATIENCE_S))
 
 
 def _of_python(found: Any) -> Record:

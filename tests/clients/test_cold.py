@@ -17,12 +17,12 @@ from tests.clients.conftest import CLIENT_NAMES, get_client
 from tests.clients.python_clients import KEEP, PYTHON_CLIENTS
 from tests.tools.clients import Client, Record
 from tests.tools.hotlog_server import HotlogServer
+from tests.tools.patience import PATIENCE_S
 
 TOPIC = "history"
 PARTITIONS = 2
 MESSAGES = 1_200
 BASE_MS = 1_357_000_000_000
-DROP_SECONDS_MAX = 60
 LATEST, EARLIEST_LOCAL = -1, -4
 SETTINGS = {
     "group.initial.rebalance.delay.ms": "0",
@@ -38,14 +38,14 @@ def in_order(records: list[Record]) -> list[Record]:
 
 def wait_local_gone(bootstrap: str) -> dict[int, int]:
     """Wait until most of each partition is only in the store; where its local log begins then."""
-    connection, give_up = Connection(bootstrap), time.monotonic() + DROP_SECONDS_MAX
+    connection, give_up = Connection(bootstrap), time.monotonic() + PATIENCE_S
     try:
         while True:
             local = {number: list_offset(connection, TOPIC, number, EARLIEST_LOCAL) for number in range(PARTITIONS)}
             ends = {number: list_offset(connection, TOPIC, number, LATEST) for number in range(PARTITIONS)}
             if all(local[number] > ends[number] * 3 // 4 for number in local):
                 return local
-            assert time.monotonic() < give_up, f"still local after {DROP_SECONDS_MAX} s: from {local} to {ends}"
+            assert time.monotonic() < give_up, f"still local after {PATIENCE_S} s: from {local} to {ends}"
             time.sleep(0.1)
     finally:
         connection.close()

@@ -12,8 +12,8 @@ from confluent_kafka.admin import AdminClient
 
 from tests.clients.python_clients import KEEP
 from tests.tools.clients import Client, Record
+from tests.tools.patience import PATIENCE_S
 
-SETTLE_SECONDS_MAX = 60
 PARTITIONS = 4
 
 
@@ -31,7 +31,7 @@ def member(bootstrap: str, topic: str, group: str, strategy: str) -> Iterator[Co
 
 def settle(members: list[Consumer], wanted: list[int]) -> list[list[int]]:
     """Poll all members until their assignments have the wanted sizes (sorted); the partitions of each."""
-    give_up = time.monotonic() + SETTLE_SECONDS_MAX
+    give_up = time.monotonic() + PATIENCE_S
     held: list[list[int]] = []
     while time.monotonic() < give_up:
         for each in members:

@@ -23,6 +23,7 @@ from tests.conftest import OpenStore
 from tests.fixtures import faulty_s3 as faults
 from tests.fixtures.faulty_s3 import FaultyProxy, Forward, Rule
 from tests.fixtures.s3_servers import S3Server
+from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, fetch, produce, produced, serving
 from tests.wire.tiered import SMALL_SEGMENTS, fill, tier_out
 
@@ -110,7 +111,7 @@ async def torn(
                 readers.append((reader, wish, reader.send(wish)))
             await began.wait()
             state = Torn(served, proxy, readers, values, released)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not state.is_stuck():
                     await asyncio.sleep(0.005)
             yield state
@@ -125,7 +126,7 @@ async def test_each_new_record_is_answered_while_cold_fetches_come_to_nothing(to
         wish = fetch("hot", {0: number}, wait_ms=60_000, bytes_min=bytes_min)
         waits = torn.served.listener.working
         correlation = tail.send(wish)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while number % 2 and torn.served.listener.working == waits:  # every second fetch is there before the record
                 await asyncio.sleep(0.001)
         value = b"%d" % number + b"." * 500

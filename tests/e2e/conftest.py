@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
 from tests.tools.hotlog_server import HotlogServer
+from tests.tools.patience import PATIENCE_S
 
 HURRY = {
     "remote.log.manager.task.interval.ms": "200",
@@ -80,7 +81,7 @@ def read(server: HotlogServer, topic: str, partitions: int = 1, **client: Any) -
     return sorted(rows, key=lambda row: row[:2])
 
 
-def eventually(what: Callable[[], Any], *, seconds_max: float = 60.0) -> Any:
+def eventually(what: Callable[[], Any], *, seconds_max: float = PATIENCE_S) -> Any:
     """The first true value of `what`; polls what cannot be awaited from outside the process."""
     give_up = time.monotonic() + seconds_max
     while True:
@@ -107,7 +108,7 @@ def wait_all_cold(server: HotlogServer, topic: str, partitions: int = 1) -> None
 def hotlog(*arguments: str, code: int = 0, **options: Any) -> str:
     """Run a verb in a process of its own; its standard output."""
     done = subprocess.run(
-        [sys.executable, "-m", "hotlog", *arguments], capture_output=True, text=True, timeout=240, check=False, **options
+        [sys.executable, "-m", "hotlog", *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options
     )
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout[-1500:]} {done.stderr[-3000:]}"
     return done.stdout if code == 0 else done.stdout + done.stderr

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from hotlog.kernel.metrics import Metrics
 from hotlog.observe.http import HttpDoor
+from tests.tools.patience import PATIENCE_S
 
 
 async def test_ready_says_why_not_and_metrics_are_refreshed_before_they_are_told() -> None:
@@ -60,7 +61,7 @@ async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
             scrape = asyncio.create_task(client.get("/metrics"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not slow.asked.is_set():
                     await asyncio.sleep(0.001)
             async with client.get("/ready") as ready:

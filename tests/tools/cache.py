@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-BUILD_SECONDS_MAX = 600
+BUILD_SECONDS_MAX = 2400
 
 
 class ToolMissing(Exception):

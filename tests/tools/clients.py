@@ -29,9 +29,9 @@ from typing import Any, Protocol
 
 from tests.tools.cache import built_folder, digest, require_program, run_quietly
 from tests.tools.kafka_jars import kafka_jars
+from tests.tools.patience import PATIENCE_S
 
 SOURCES = Path(__file__).parent.parent / "clients"
-CLIENT_SECONDS_MAX = 120
 KAFKAJS_PACKAGES = ("kafkajs@2.2.4", "kafkajs-snappy@1.1.0")
 FRANZ_GO_MODULES = ("github.com/twmb/franz-go@v1.22.2", "github.com/twmb/franz-go/pkg/kadm@v1.19.0")
 
@@ -116,10 +116,10 @@ class CommandClient:
 def run_client(command: Sequence[str], lines: str = "", *, environment: Mapping[str, str] | None = None) -> str:
     """Run a client to its end; what it printed. Raises ClientFailed with the end of its stderr."""
     try:
-        done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=CLIENT_SECONDS_MAX, env=environment)
+        done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
     except subprocess.TimeoutExpired as slow:
         said = (slow.stdout or b"").decode(errors="replace")[-500:] + (slow.stderr or b"").decode(errors="replace")[-1_500:]
-        raise ClientFailed(f"{command[0]} did not end in {CLIENT_SECONDS_MAX} s: {said}") from slow
+        raise ClientFailed(f"{command[0]} did not end in {PATIENCE_S} s: {said}") from slow
     if done.returncode != 0:
         raise ClientFailed(f"{command[0]} ended with exit code {done.returncode}: {done.stderr[-2_000:]}")
     return done.stdout

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.tools.patience import PATIENCE_S
 from tests.tools.ports import free_ports
 
 READY_LINE = re.compile(r"hotlog ready on (\S+:\d+)")
-READY_SECONDS_MAX = 120
-STOP_SECONDS_MAX = 60
 
 
 class ServerFailed(Exception):
@@ -83,7 +82,7 @@ class HotlogServer:
 
     def _read_until_ready(self) -> str:
         assert self.process is not None and self.process.stdout is not None, "just started"
-        said, give_up = "", time.monotonic() + READY_SECONDS_MAX
+        said, give_up = "", time.monotonic() + PATIENCE_S
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while time.monotonic() < give_up and READY_LINE.search(said) is None:
@@ -101,7 +100,7 @@ class HotlogServer:
             return
         self.process.terminate()
         try:
-            self.process.communicate(timeout=STOP_SECONDS_MAX)
+            self.process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.communicate()

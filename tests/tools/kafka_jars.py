@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tools.cache import ToolMissing, built_folder, digest, require_program, run_quietly
+from tests.tools.patience import PATIENCE_S
 
 KAFKA_VERSION = "4.3.0"
 SCALA_VERSION = "2.13"
 LOG4J_SLF4J_VERSION = "2.25.4"
-TOOL_SECONDS_MAX = 180
-
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>hotlog.dev</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging>
@@ -66,7 +65,7 @@ class KafkaJars:
             self.command(main_class, *arguments, options=options),
             capture_output=True,
             text=True,
-            timeout=TOOL_SECONDS_MAX,
+            timeout=PATIENCE_S,
             stdin=subprocess.DEVNULL,
         )
 

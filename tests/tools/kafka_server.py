@@ -15,12 +15,10 @@ from pathlib import Path
 
 from tests.tools.cache import ToolMissing
 from tests.tools.kafka_jars import KafkaJars
+from tests.tools.patience import PATIENCE_S
 from tests.tools.ports import free_ports
 
 CLUSTER_ID = "aG90bG9nLWJlbmNoLTAwMA"
-START_SECONDS_MAX = 90
-STOP_SECONDS_MAX = 60
-
 # The heap and collector of Kafka's own start script (bin/kafka-server-start.sh, bin/kafka-run-class.sh).
 JVM_OPTIONS = (
     "-Xmx1G",
@@ -90,7 +88,7 @@ class KafkaServer:
         from confluent_kafka.admin import AdminClient
 
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        give_up = time.monotonic() + START_SECONDS_MAX
+        give_up = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up:
             if self.process is None or self.process.poll() is not None:
                 break
@@ -107,7 +105,7 @@ class KafkaServer:
             return
         self.process.terminate()
         try:
-            self.process.wait(STOP_SECONDS_MAX)
+            self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -22,9 +22,8 @@ from hotlog.apis.listener import Listener
 from hotlog.wire import apis
 from hotlog.wire.records import NewRecord, encode_batch
 from tests.admin.node import open_broker, open_directory_store
+from tests.tools.patience import PATIENCE_S
 from tests.wire.strategies import read, written
-
-ANSWER_SECONDS_MAX = 20
 
 
 class Client:
@@ -43,7 +42,7 @@ class Client:
 
     async def frame(self) -> bytes:
         """The next answer without its size."""
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+        async with asyncio.timeout(PATIENCE_S):
             size = struct.unpack(">i", await self.reader.readexactly(4))[0]
             return await self.reader.readexactly(size)
 
@@ -57,7 +56,7 @@ class Client:
     async def is_closed(self) -> bool:
         """Whether the broker closes the connection without another answer."""
         try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            async with asyncio.timeout(PATIENCE_S):
                 return await self.reader.read(1) == b""
         except ConnectionError:
             return True

@@ -18,6 +18,7 @@ from hotlog.apis.fetch_round import Limits, Round
 from hotlog.wire import batch as batches
 from hotlog.wire.fetch_request import VERSIONS, Wanted
 from hotlog.wire.records import decode_batch
+from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, fetch, fetched, parsed, produce, produced, serving
 from tests.wire.tiered import SMALL_SEGMENTS, Gate, GatedStore, fill, no_store, tier_out
 
@@ -122,7 +123,7 @@ async def test_incremental_answers_are_empty_when_nothing_changed(client: Client
 async def test_a_poll_is_woken_by_an_append(served: Serving, client: Client) -> None:
     poll = fetch("t", {0: 0, 1: 0, 2: 0}, wait_ms=30_000)
     correlation = client.send(poll)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not served.listener.working:
             await asyncio.sleep(0.01)
     writer = await served.connect()
@@ -143,7 +144,7 @@ async def test_a_poll_collects_until_min_bytes(served: Serving, client: Client) 
 async def test_a_poll_ends_empty_when_its_time_is_up_or_its_client_is_gone(served: Serving, client: Client) -> None:
     assert fetched(await client.call(fetch("t", {0: 0}, wait_ms=50))) == {0: (NONE, b"")}
     client.send(fetch("t", {0: 0}, wait_ms=60_000))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not served.listener.working:
             await asyncio.sleep(0.01)
         await client.close()
@@ -189,7 +190,7 @@ async def test_a_topic_made_again_under_the_same_name_is_another_topic(served: S
     assert topic is not None
     poll = fetch("t", {0: 0}, version=13, topic_id=topic.topic_id, wait_ms=30_000)
     correlation = client.send(poll)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not served.listener.working:
             await asyncio.sleep(0.01)
     await served.broker.delete_topic(topic.topic_id)
@@ -272,7 +273,7 @@ async def test_hot_data_does_not_wait_for_cold_data_and_cold_data_still_comes(ti
     assert answer["cold"] == (NONE, [])
     assert tiered.gate.reads == reads, "the same cold read is in flight once"
     tiered.gate.open.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not answer["cold"][1]:
             answer = by_topic(await tiered.client.call(both(wait_ms=0)))
     assert answer["hot"] == (NONE, [b"h"])
@@ -283,7 +284,7 @@ async def test_an_append_wakes_a_fetch_that_waits_for_the_store(tiered: Tiered) 
     tiered.gate.open.clear()
     request = both(wait_ms=30_000)
     correlation = tiered.client.send(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not tiered.served.listener.working:
             await asyncio.sleep(0.01)
     writer = await tiered.served.connect()
@@ -299,7 +300,7 @@ async def test_a_store_that_is_away_is_an_empty_answer_after_the_wait_not_an_err
     reads = tiered.gate.reads
     assert 1 <= reads <= 12, "one look-up with the store's own retries, not a loop"
     tiered.gate.failure = None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         records = b""
         while not records:
             _, records = fetched(await tiered.client.call(fetch("cold", {0: 0}, wait_ms=500)))[0]
@@ -310,7 +311,7 @@ async def test_damage_in_the_store_is_an_error_of_that_partition_only(tiered: Ti
     await tiered.client.call(produce("hot", {0: batch_of(b"h")}))
     tiered.gate.damage = True
     codes: dict[str, Any] = {"cold": (NONE, [])}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while codes["cold"][0] is NONE:
             codes = by_topic(await tiered.client.call(both(wait_ms=100)))
             assert codes["cold"][1] == [], "damaged bytes are not served"
@@ -320,7 +321,7 @@ async def test_damage_in_the_store_is_an_error_of_that_partition_only(tiered: Ti
 async def test_cold_and_hot_share_the_budget(tiered: Tiered) -> None:
     await fill(tiered.client, "hot", 20)
     answer: dict[str, tuple[ErrorCode, list[bytes]]] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not answer or not answer["cold"][1]:
             answer = by_topic(await tiered.client.call(both(wait_ms=5000, bytes_max=8_000, bytes_min=8_000)))
             assert sum(len(v) for _, values in answer.values() for v in values) < 8_000
@@ -331,7 +332,7 @@ async def test_a_cold_partition_alone_waits_for_the_store_beyond_max_wait(tiered
     tiered.gate.open.clear()
     request = fetch("cold", {0: 0}, wait_ms=1)
     correlation = tiered.client.send(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not tiered.gate.reads:
             await asyncio.sleep(0.01)
     tiered.gate.open.set()

@@ -14,6 +14,7 @@ import uvloop
 from hotlog.apis.outlet import DEVICE_BYTES, PIECE_BYTES, TURN_BYTES_MAX, Outlet
 from hotlog.kernel.errors import StorageFailed
 from hotlog.world.ports import Buffer
+from tests.tools.patience import PATIENCE_S
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], scope="module")
@@ -102,7 +103,7 @@ async def pair() -> AsyncIterator[tuple[Sender, asyncio.StreamReader, asyncio.St
             senders[0].transport.abort()
         writer.close()
         server.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await senders[0].lost
 
 
@@ -122,7 +123,7 @@ async def test_parts_and_buffers_arrive_in_order_and_whole() -> None:
                 parts.append(item)
             sender.outlet.write([b"head", item, memoryview(b"tail")])
             sent += b"head" + data + b"tail"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await reader.readexactly(len(sent)) == sent
             while not sender.outlet.is_empty:
                 await asyncio.sleep(0)
@@ -142,13 +143,13 @@ async def test_a_peer_that_does_not_read_is_not_read_ahead_for() -> None:
 
         data = noise(64 * 1024 * 1024)
         sender.outlet.write([Part(data, is_cached)])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not sender.outlet._is_paused:
                 await asyncio.sleep(0)
         assert sender.transport.get_write_buffer_size() <= PIECE_BYTES
         assert max(reached) < len(data)
         writer.transport.resume_reading()  # type: ignore[attr-defined]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await reader.readexactly(len(data)) == data
 
 
@@ -165,7 +166,7 @@ async def test_others_get_their_turn_while_a_large_answer_goes_out() -> None:
         data = noise(20 * TURN_BYTES_MAX)
         sender.outlet.write([Part(data)])
         turn()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await reader.readexactly(len(data))
         assert turns >= 10
 
@@ -174,7 +175,7 @@ async def test_what_is_on_the_device_is_read_in_large_steps() -> None:
     async with pair() as (sender, reader, _):
         part = Part(noise(4 * DEVICE_BYTES), lambda start, length: False)
         sender.outlet.write([b"x", part, b"y"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await reader.readexactly(len(part) + 2) == b"x" + part.data + b"y"
         assert part.device_reads == 4
 
@@ -191,7 +192,7 @@ async def test_a_part_that_fails_ends_the_connection(is_cached: bool) -> None:
         part = Part(noise(8 * PIECE_BYTES), look)
         part.device_error = StorageFailed("the disk is gone")
         sender.outlet.write([part, b"more"])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
                 await reader.readexactly(len(part) + 4)
             await sender.lost
@@ -205,5 +206,5 @@ async def test_closing_waits_for_what_was_written() -> None:
         sender.outlet.close()
         assert sender.outlet.is_closing
         sender.outlet.write([b"too late"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await reader.read(-1) == data

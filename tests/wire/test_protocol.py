@@ -22,6 +22,7 @@ from hotlog.apis.dispatch import load_apis
 from hotlog.apis.outlet import PIECE_BYTES
 from hotlog.log.reader import PART_BYTES_MIN
 from hotlog.wire import apis
+from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, fetch, frame_of, parsed, produce, produced, serving
 from tests.wire.strategies import entities
 
@@ -211,7 +212,7 @@ def test_random_requests_of_every_api_are_answered_or_closed(
                     continue
                 client = await served.connect()
                 client.send(request)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     await client.reader.read(1)  # an answer, or the end
             good = await served.connect()
             assert (await good.call(api_versions(3))).error_code is ErrorCode.none
@@ -273,7 +274,7 @@ async def test_connections_of_one_address_have_bounds(tmp_path: Path) -> None:
 
 
 async def gone(served: Serving, left: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while served.listener.connection_count > left:
             await asyncio.sleep(0.01)
 
@@ -378,12 +379,12 @@ async def test_fetches_shrink_while_slow_clients_hold_answers(tmp_path: Path) ->
             each.writer.transport.pause_reading()  # type: ignore[attr-defined]
             for _ in range(8):
                 each.send(whole)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while answer_bytes(await client.call(whole)) > 1_000_000:
                 pass
         for each in lazy:
             each.writer.transport.abort()  # type: ignore[attr-defined]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while served.broker.fetches.backlog_bytes:
                 await asyncio.sleep(0.01)
         assert answer_bytes(await client.call(whole)) > 1_800_000
@@ -401,7 +402,7 @@ async def test_slow_clients_of_large_answers_hold_a_piece_each(tmp_path: Path) -
         for each in lazy:
             each.writer.transport.pause_reading()  # type: ignore[attr-defined]
             each.send(whole)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while served.counted("kafka_network_requests_total", api="Fetch") < len(lazy):
                 await asyncio.sleep(0.01)
         assert served.broker.fetches.backlog_bytes <= len(lazy) * PIECE_BYTES
@@ -419,7 +420,7 @@ async def test_stopping_answers_what_is_in_work(tmp_path: Path) -> None:
         client = await served.connect()
         poll = fetch("t", {0: 0}, wait_ms=30_000)
         correlation = client.send(poll)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not served.listener.working:
                 await asyncio.sleep(0.01)
         closing = asyncio.create_task(served.listener.close())

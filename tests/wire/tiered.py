@@ -11,6 +11,7 @@ from typing import Any
 from hotlog.apis.broker import Broker, Partition
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.world.ports import Blob, ObjectStore
+from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, batch_of, produce, produced
 
 SMALL_SEGMENTS = {"retention.ms": "-1", "segment.bytes": "4096", "segment.ms": "3600000", "file.delete.delay.ms": "0"}
@@ -85,7 +86,7 @@ async def tier_out(broker: Broker, partition: Partition) -> None:
     assert broker.tier is not None
     log = partition.log
     log.roll(broker.clock.now_ms())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while log.tiered_end_offset < log.log_end_offset:
             await broker.tier.tick_copy()
             await asyncio.sleep(0.01)

@@ -220,7 +220,6 @@ class _Trial:
         outcomes = await asyncio.gather(
             *(self.store.put(key, body, if_absent=if_absent, if_match=etag) for body in bodies), return_exceptions=True
         )
-        now = await self.store.get(key)
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, PreconditionFailed | OutcomeUnknown | NotFound):
                 raise outcome
@@ -231,6 +230,7 @@ class _Trial:
             f"{len(winners)} of {RACERS} writers were told that they won; conditional writes are not atomic here",
         )
         _expect(bool(winners or doubtful), "no writer won")
+        now = await self.store.get(key)
         holder = next((number for number, body in enumerate(bodies) if body == bytes(now.data)), None)
         _expect(
             holder in (winners or doubtful),

@@ -1,0 +1,3 @@
+"""How long a test waits for what should happen at once, before it says that it never will."""
+
+PATIENCE_S = 300.0  # far beyond what a machine that is busy with other things can need; a test that passes never waits for it
