@@ -6,13 +6,14 @@
 Offline it serves the image of the local copy and refuses changes (retriable).  Fenced it refuses changes until restart.
 
 Invariants: a change is committed under the epoch that this process claimed; the cluster id of the data directory and of the store
-are the same, or nothing is written; a data directory whose node id was taken over by another one never leads again.
+are the same, and the store was examined in this run, or nothing is written; a data directory whose node id was taken over by another one never leads again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from controller.records import BrokerStarted, ProducerIdsAllocated, Record
 from hotlog.kernel.errors import (
     Fenced,
     ForeignStore,
+    HotlogError,
     NotFound,
     NotReady,
     OutcomeUnknown,
@@ -46,8 +48,16 @@ class State(Enum):
     FENCED = "fenced"
 
 
+async def _unexamined() -> None:
+    """For a store whose promises are known."""
+
+
 class Controller:
-    """Metadata for one broker.  `directory` is its own place in the data directory."""
+    """Metadata for one broker.  `directory` is its own place in the data directory.
+
+    `examine` is awaited before the first write to the store, at the start or when the store is there at last: it raises ForeignStore for
+    a store that is not safe to use, StoreUnavailable while it cannot tell.
+    """
 
     def __init__(
         self,
@@ -60,9 +70,11 @@ class Controller:
         node_id: int,
         rack: str = "",
         open_wait_s: float = OPEN_WAIT_S,
+        examine: Callable[[], Awaitable[None]] = _unexamined,
     ) -> None:
         self.node_id = node_id
         self.state = State.OFFLINE
+        self.fenced_because = ""
         self.epoch = -1
         self.cluster_id = ""
         self._store = store.bind(purpose="meta")
@@ -71,6 +83,7 @@ class Controller:
         self._mirror = Mirror(disk, directory)
         self._rack = rack
         self._open_wait_s = open_wait_s
+        self._examine = examine
         self._incarnation = UUID(int=0)
         self._journal: Journal | None = None
         self._producer_ids = range(0)
@@ -102,6 +115,7 @@ class Controller:
             raise ForeignStore(f"the data directory is of cluster {known}, its metadata copy is of cluster {local.cluster_id}")
         self._incarnation = self._entropy.uuid()
         try:
+            await self._examine()
             async with asyncio.timeout(self._open_wait_s):
                 self.cluster_id = await adopt_cluster(self._store, known, self._clock, self._entropy, local is not None)
                 await self._load()
@@ -139,6 +153,10 @@ class Controller:
         self.epoch = await self._opened.claim(self.node_id, started)
         self.state = State.ACTIVE
 
+    def _fence(self, reason: HotlogError) -> None:
+        self.state = State.FENCED
+        self.fenced_because = str(reason)
+
     async def close(self) -> None:
         """Let go of the metadata directory; nothing is pending."""
         await self._mirror.close()
@@ -156,8 +174,8 @@ class Controller:
             raise NotReady("the object store has been away since this broker started; metadata cannot change until it is back")
         try:
             return await self._opened.commit(self.epoch, decide)
-        except Fenced:
-            self.state = State.FENCED
+        except Fenced as deposed:
+            self._fence(deposed)
             raise
 
     async def tick(self) -> bool:
@@ -168,13 +186,14 @@ class Controller:
         """
         if self.state is State.OFFLINE:
             try:
+                await self._examine()
                 cluster_id = await adopt_cluster(self._store, self.cluster_id, self._clock, self._entropy, True)
                 assert cluster_id == self.cluster_id
                 await self._claim(raises_epochs=False)
             except (Retry, OutcomeUnknown):
                 return False
-            except ForeignStore:
-                self.state = State.FENCED
+            except ForeignStore as foreign:
+                self._fence(foreign)
                 raise
             return True
         if self.state is State.ACTIVE:

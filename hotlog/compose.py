@@ -58,6 +58,7 @@ class Node:
             directory=f"{data_dir}/metadata",
             node_id=settings.number("node.id"),
             rack=settings.text("broker.rack"),
+            examine=self._examine_store,
         )
         self.logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
         self.tier: ColdTier | None = None
@@ -84,9 +85,6 @@ class Node:
         """
         world, settings = self.world, self.settings
         cluster_id = await self.logs.claim()
-        report = await check_store(world.store, quick=True, entropy=world.entropy)
-        if report.reachable:
-            report.require()
         try:
             await self.meter.load()
         except Corrupt as damage:  # the meter informs, it never decides
@@ -106,6 +104,9 @@ class Node:
         )
         await self._broker.start()
         self._make_workers(self._broker)
+
+    async def _examine_store(self) -> None:
+        (await check_store(self.world.store, quick=True, entropy=self.world.entropy)).require()
 
     def _make_tier(self) -> ColdTier:
         world = self.world
@@ -205,7 +206,7 @@ class Node:
             return ["starting"]
         reasons = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
         if self.controller.state is State.FENCED:
-            reasons.append("another process took over this node's metadata: changes are refused until restart")
+            reasons.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
         return reasons
 
     def refresh_metrics(self) -> None:
@@ -222,6 +223,11 @@ class Node:
 
     # Ticks
 
+    @property
+    def _has_store(self) -> bool:
+        """Whether the store was there since the start: one that was not is neither examined nor known to be this cluster's."""
+        return self.reasons_not_ready() != ["starting"] and self.controller.state is not State.OFFLINE
+
     async def _tick_logs(self) -> bool:
         return await self.logs.tick()
 
@@ -229,7 +235,7 @@ class Node:
         return self._broker is not None and await self._broker.tick()
 
     async def _tick_copy(self) -> bool:
-        return self.tier is not None and self.reasons_not_ready() != ["starting"] and await self.tier.tick_copy()
+        return self.tier is not None and self._has_store and await self.tier.tick_copy()
 
     async def _tick_retention(self) -> bool:
         return self._retention is not None and await self._retention.tick()
@@ -238,10 +244,10 @@ class Node:
         return self._scrubber is not None and await self._scrubber.tick()
 
     async def _tick_reaper(self) -> bool:
-        return self._reaper is not None and await self._reaper.tick()
+        return self._reaper is not None and self._has_store and await self._reaper.tick()
 
     async def _tick_reconcile(self) -> bool:
-        return self._reconciler is not None and await self._reconciler.tick()
+        return self._reconciler is not None and self._has_store and await self._reconciler.tick()
 
     async def _tick_meter(self) -> bool:
         await self.meter.save()

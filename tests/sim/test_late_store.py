@@ -1,0 +1,57 @@
+"""A store that was away when the broker started is examined when it is back, before anything is written to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from controller.service import State
+from tests.sim.bucket import Bucket
+from tests.sim.checker import check_partition
+from tests.sim.test_faults import Scene
+from tests.sim.test_ninety_days import CLICKS, SETTINGS
+from tests.sim.world import SimWorld, simulate
+
+
+@pytest.mark.parametrize("is_careless", [True, False])
+def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
+    is_careless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Bucket.put
+
+    def careless(self: Bucket, key: str, body: bytes, if_match: str | None, if_absent: bool, parts: int = 0) -> str:
+        return honest(self, key, body, None, False, parts)
+
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, CLICKS, hours=24)
+        await scene.life.end("stop")
+        world.bucket.weather.down = True
+        scene.life = await world.boot()
+        await scene.hours(24)
+        assert scene.life.node.controller.state is State.OFFLINE
+        before = committed(world)
+        world.bucket.weather.down = False
+        if is_careless:
+            monkeypatch.setattr(Bucket, "put", careless)
+        await scene.life.beat("copy", "reaper", "reconcile")
+        assert committed(world) == before, "nobody writes to a store that nobody has examined"
+        await asyncio.sleep(3600)
+        await scene.hours(24)
+        if is_careless:
+            assert scene.life.node.controller.state is State.FENCED
+            assert committed(world) == before
+            assert "a stale If-Match was accepted" in str(scene.life.node.reasons_not_ready())
+        else:
+            assert scene.life.node.controller.state is State.ACTIVE
+            assert committed(world) != before
+            partition, ledger = scene.first
+            await check_partition(partition, ledger)
+
+    simulate(7, main, settings=SETTINGS)
+
+
+def committed(world: SimWorld) -> dict[str, Any]:
+    """What the cluster has in the bucket: all but the traces of examinations."""
+    return {key: stored.etag for key, stored in world.bucket.objects.items() if not key.startswith("check/")}
