@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -20,11 +22,21 @@ from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.fixtures import minio as minio_fixture
 from tests.fixtures.docker_engine import serve
 from tests.fixtures.s3_servers import S3Server, seaweedfs
+from tests.tools.patience import PATIENCE_S
 from tiering.cost.meter import Meter
 from tiering.store import open_store
 
 OpenStore = Callable[..., Awaitable[ObjectStore]]
 SERVED = pytest.StashKey[list[str]]()
+PATIENT_STORE = {
+    "hotlog.store.attempt.timeout.ms": str(int(PATIENCE_S * 1000)),
+    "hotlog.store.total.timeout.ms": str(int(2 * PATIENCE_S * 1000)),
+}
+# How long an example takes says how busy the machine is, and nothing else.
+hypothesis_settings.register_profile(
+    "hotlog", parent=hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("hotlog")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,13 +123,14 @@ def minio_url(minio: S3Server, s3_url: Callable[[S3Server], str]) -> str:
 
 @pytest_asyncio.fixture
 async def open_test_store() -> AsyncIterator[OpenStore]:
-    """`await open_test_store(url, meter=..., settings=...)`: a store on the real clock and disk, closed after the test."""
+    """`await open_test_store(url, meter=..., settings=...)`: a store on the real clock and disk, closed after the test; patient, unless
+    the settings say otherwise: a slow machine is no fault of a store's."""
     opened: list[ObjectStore] = []
     disk = PosixDisk()
 
     async def open_one(url: str, *, meter: Meter | None = None, settings: Settings | None = None) -> ObjectStore:
         store = await open_store(
-            url, settings=settings or Settings.resolve({}), metrics=Metrics(), clock=SystemClock(), entropy=SystemEntropy(),
+            url, settings=settings or Settings.resolve(PATIENT_STORE), metrics=Metrics(), clock=SystemClock(), entropy=SystemEntropy(),
             disk=disk, meter=meter,
         )  # fmt: skip
         opened.append(store)

@@ -32,7 +32,7 @@ COLD_BATCHES = 12
 READERS = 12  # connections that want history, each from other offsets: far more reads than the broker has GETs in flight
 READER_THREADS = 3
 ANSWERS = 25
-PATIENT_MS = "60000"
+PATIENT_MS = int(PATIENCE_S * 1000)
 
 
 class Torn(NamedTuple):
@@ -82,14 +82,21 @@ async def torn(
 
     async def troubled(request_: web.Request, forward: Forward) -> web.StreamResponse:
         began.set()
-        if request.param == "trickles":
-            return await faults.trickle(request_, forward)
-        await released.wait()
-        return await forward()
+        whole = await forward()
+        if request.param == "hangs":
+            await released.wait()
+            return whole
+        response = await faults.begin(request_, whole)
+        for at in range(len(whole.body) - 1):  # type: ignore[arg-type]
+            await response.write(whole.body[at : at + 1])  # type: ignore[index]
+            await asyncio.sleep(0.02)
+        await released.wait()  # however long the test takes, the last byte does not come
+        await response.write(whole.body[-1:])  # type: ignore[index]
+        return response
 
     url = s3_url(minio)
     settings = {
-        "remote.fetch.max.wait.ms": PATIENT_MS, "remote.log.reader.threads": str(READER_THREADS), "hotlog.cache.memory.bytes": "0",
+        "remote.fetch.max.wait.ms": str(PATIENT_MS), "remote.log.reader.threads": str(READER_THREADS), "hotlog.cache.memory.bytes": "0",
         "hotlog.cache.disk.bytes": "0", "hotlog.readahead.bytes": "0",
     }  # fmt: skip
     async with faults.faulty_proxy(minio.endpoint) as proxy:
@@ -107,7 +114,7 @@ async def torn(
             readers = []
             for number in range(READERS):
                 reader = await served.connect()
-                wish = fetch("cold", dict.fromkeys(range(COLD_PARTITIONS), number), wait_ms=60_000)
+                wish = fetch("cold", dict.fromkeys(range(COLD_PARTITIONS), number), wait_ms=PATIENT_MS)
                 readers.append((reader, wish, reader.send(wish)))
             await began.wait()
             state = Torn(served, proxy, readers, values, released)
@@ -123,7 +130,7 @@ async def torn(
 async def test_each_new_record_is_answered_while_cold_fetches_come_to_nothing(torn: Torn, bytes_min: int) -> None:
     tail, writer = await torn.served.connect(), await torn.writer()
     for number in range(ANSWERS):
-        wish = fetch("hot", {0: number}, wait_ms=60_000, bytes_min=bytes_min)
+        wish = fetch("hot", {0: number}, wait_ms=PATIENT_MS, bytes_min=bytes_min)
         waits = torn.served.listener.working
         correlation = tail.send(wish)
         async with asyncio.timeout(PATIENCE_S):
@@ -138,7 +145,7 @@ async def test_each_new_record_is_answered_while_cold_fetches_come_to_nothing(to
 
 async def test_a_fetch_of_both_tiers_is_answered_with_its_hot_data_at_once(torn: Torn) -> None:
     mixed, writer = await torn.served.connect(), await torn.writer()
-    cold = fetch("cold", dict.fromkeys(range(COLD_PARTITIONS), 0), wait_ms=60_000)
+    cold = fetch("cold", dict.fromkeys(range(COLD_PARTITIONS), 0), wait_ms=PATIENT_MS)
     nothing: dict[str, list[bytes]] = {f"cold-{index}": [] for index in range(COLD_PARTITIONS)}
     for number in range(ANSWERS):
         await writer.call(produce("hot", {0: batch_of(b"%d" % number)}))

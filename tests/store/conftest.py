@@ -10,7 +10,7 @@ from hotlog.world.posix import SystemClock
 from tests.conftest import OpenStore
 from tests.fixtures import faulty_s3 as faults
 from tests.fixtures.s3_servers import S3Server
-from tests.store.trouble import PATIENT, Trouble
+from tests.store.trouble import PATIENT, Time, Trouble
 from tiering.cost.meter import Meter
 from tiering.store.resilient import ResilientStore
 
@@ -23,5 +23,7 @@ async def trouble(minio: S3Server, s3_url: Callable[[S3Server], str], open_test_
         meter = Meter(SystemClock())
         store = await open_test_store(url.replace(minio.endpoint, proxy.endpoint), meter=meter, settings=PATIENT)
         assert isinstance(store, ResilientStore)
-        yield Trouble(store, proxy, meter)
+        time = Time()
+        yield Trouble(store, proxy, meter, time)
+        time.restore()
         await store.close()
