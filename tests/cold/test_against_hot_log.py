@@ -12,6 +12,7 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk, whole_batches_end
 from tests.log.support import T0, append, batch
 from tests.tiering.support import KEYS, Node, node, tiered
+from tests.tools.patience import PATIENCE_S
 from tiering.direct import DirectReader, Run
 from tiering.history import History, Shelf
 from tiering.lanes import LaneGate
@@ -57,7 +58,7 @@ async def test_cold_answers_are_the_hot_ones(tmp_path: Path, seed: int, kind: st
         whole = b"".join(Path(info.log_path).read_bytes() for info in log.closed_segments())
         for offset in range(end):
             for bytes_max in (1, 3000):
-                given = bytes((await cold.read(offset, bytes_max, wait_ms=60_000)).data)
+                given = bytes((await cold.read(offset, bytes_max, wait_ms=int(PATIENCE_S * 1000))).data)
                 hot = await hot_read(log, offset, bytes_max, end)
                 # The hot log stops where a segment ends, the cold tier goes on over objects.
                 assert given.startswith(hot)

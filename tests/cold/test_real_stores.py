@@ -13,6 +13,7 @@ from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake, random_lake
 from tests.conftest import OpenStore
+from tests.tools.patience import PATIENCE_S
 from tiering.cold_reader import ColdReader
 from tiering.export.job import ExportRequest, export_topic
 from tiering.replay import AtTime, direct_replay
@@ -40,7 +41,7 @@ async def test_a_topic_is_read_whole(store: ObjectStore, tmp_path: Path) -> None
     await reader.start()
     offset, data = 0, b""
     while True:
-        read = await reader.read(lake, offset, 4000, wait_ms=60_000)
+        read = await reader.read(lake, offset, 4000, wait_ms=int(PATIENCE_S * 1000))
         if not len(read.data):
             break
         data += bytes(read.data)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TypeVar
+from unittest.mock import patch
 from uuid import UUID
 
 from hotlog.kernel.errors import OutcomeUnknown, StoreUnavailable
@@ -20,7 +21,9 @@ from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
 from hotlog.world.posix import PosixDisk, SystemEntropy
+from tests.conftest import PATIENT_STORE
 from tests.log.support import T0, TestClock, append, batch, kill
+from tests.tools.patience import PATIENCE_S
 from tiering.keys import PartitionKeys
 from tiering.manifest import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
 from tiering.manifest_spill import SpillPlan
@@ -49,6 +52,7 @@ class Faults:
     lose_reply_of: Callable[[str, str], bool] = lambda op, key: False  # done, but the answer is lost
     is_down: bool = False
     hold: Callable[[str, str], bool] = lambda op, key: False  # never answers until `released`
+    held: asyncio.Event = field(default_factory=asyncio.Event)  # a call is held
     released: asyncio.Event = field(default_factory=asyncio.Event)
     calls: int = 0
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -76,6 +80,7 @@ class FaultyStore:
         if faults.is_down:
             raise StoreUnavailable(f"{op} {key}: the store is down")
         if faults.hold(op, key):
+            faults.held.set()
             await faults.released.wait()
         result = await work()
         if faults.calls == faults.kill_at:
@@ -121,8 +126,8 @@ class FaultyStore:
 
 
 def settings(**given: object) -> Settings:
-    """Settings by name with _ for the dots; small caches."""
-    values = {name.replace("_", "."): str(value) for name, value in given.items()}
+    """Settings by name with _ for the dots; small caches, a patient store."""
+    values = PATIENT_STORE | {name.replace("_", "."): str(value) for name, value in given.items()}
     values.setdefault("hotlog.cache.disk.bytes", "0")
     values.setdefault("hotlog.disk.reserve.bytes", "0")
     return Settings.resolve(values)
@@ -160,7 +165,7 @@ class Node:
     def manifest(self, pid: PartitionId = PID) -> ManifestStore:
         return self.tier.manifest_of(pid)
 
-    async def copy_all(self, ticks_max: int = 200) -> None:
+    async def copy_all(self, ticks_max: int = 2000) -> None:
         """Tick until nothing more is due."""
         for _ in range(ticks_max):
             if not await self.tier.tick_copy():
@@ -180,7 +185,8 @@ async def node(
     clock: TestClock | None = None,
     **given: object,
 ) -> AsyncIterator[Node]:
-    """Open (again) what lies below `root`; killed, not closed, when the body raises Killed."""
+    """Open (again) what lies below `root`; killed, not closed, when the body raises Killed.  An attach waits for its manifest, however
+    long a busy machine takes to give it."""
     faults, disk, clock, metrics = faults or Faults(), PosixDisk(2), clock or TestClock(), Metrics()
     resolved, entropy = settings(**given), SystemEntropy()
     real = await open_store(f"file://{root}/store", settings=resolved, metrics=metrics, clock=clock, entropy=entropy, disk=disk)
@@ -200,7 +206,8 @@ async def node(
     await logs.open(config_of=lambda tp: topic)
     await tier.start()
     try:
-        yield Node(root, faults, store, disk, clock, metrics, logs, tier, topic)
+        with patch("tiering.tier.ATTACH_SECONDS_MAX", PATIENCE_S):
+            yield Node(root, faults, store, disk, clock, metrics, logs, tier, topic)
     except Killed:
         faults.kill_at = -1
         await tier.close()

@@ -6,10 +6,13 @@ import asyncio
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from tests.log.support import T0, TestClock, append, batch
 from tests.tiering.proofs import proven, read_cold
 from tests.tiering.support import PID, TOPIC_ID, fill, node, tiered
+from tests.tools.patience import PATIENCE_S
 from tiering.garbage import clear_garbage, doomed_before
 
 
@@ -45,7 +48,8 @@ async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
         assert here.faults.count("get") <= 1
 
 
-async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Path) -> None:
+async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiering.tier.TICK_SECONDS_MAX", PATIENCE_S)  # else a slow copy is looked after more often
     async with node(tmp_path) as here:
         log = await here.create()
         cold = await here.attach(log)
@@ -163,9 +167,11 @@ async def test_detach_takes_the_lease_away(tmp_path: Path) -> None:
         await fill(log, 8)
         here.faults.hold = lambda op, key: op == "put_source"
         await here.tier.tick_copy()
+        await here.faults.held.wait()
+        copy = here.tier._flights[PID].task
         await here.tier.detach(PID)
         here.faults.released.set()
-        await asyncio.sleep(0)
+        await asyncio.wait([copy])
         manifest = await here.manifest().load()
         assert manifest is not None
         assert manifest.entries == ()
@@ -177,12 +183,11 @@ async def test_copy_rate_is_kept(tmp_path: Path) -> None:
         log = await here.create()
         cold = await here.attach(log)
         await fill(log, 12)
-        for _ in range(4):
+        while cold.view is None or not cold.view.entries or here.tier._flights[PID].lease.seconds_left is not None:
             await here.tier.tick_copy()
-        assert cold.view is not None
         assert len(cold.view.entries) == 1
-        flight = here.tier._flights[PID]
-        assert flight.lease.seconds_left is None
+        await here.tier.tick_copy()
+        assert here.tier._flights[PID].lease.seconds_left is None
         assert here.faults.count("put_source") == 1
 
 
