@@ -63,6 +63,7 @@ class Node:
         self.logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
         self.tier: ColdTier | None = None
         self._broker: Broker | None = None
+        self._produce_requests = 0  # as last looked at
         self._listener: Listener | None = None
         self._retention: RetentionWorker | None = None
         self._scrubber: Scrubber | None = None
@@ -208,6 +209,13 @@ class Node:
         if self.controller.state is State.FENCED:
             reasons.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
         return reasons
+
+    def feel_lag(self, late_s: float) -> None:
+        """Have replays give way when the loop is late and somebody produces."""
+        if self.tier is None or self._broker is None:
+            return
+        before, self._produce_requests = self._produce_requests, self._broker.produce_requests
+        self.tier.reader.chunks.rate.feel(late_s, has_produced=self._produce_requests > before)
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""

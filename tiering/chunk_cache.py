@@ -21,6 +21,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.world.ports import Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
+from tiering.brake import ReadRate
 from tiering.chunk_disk import ChunkDisk
 from tiering.chunk_memory import ChunkMemory, Run
 from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
@@ -109,7 +110,7 @@ class ChunkCache:
         self._disk_writes = 0
         self._disk_rate = ByteRate(clock, _DISK_WRITE_BYTES_PER_SECOND)
         self.gate = LaneGate(settings.number("remote.log.reader.threads"), settings.number("remote.log.reader.max.pending.tasks"))
-        self.rate = ByteRate(clock, settings.number("remote.log.manager.fetch.max.bytes.per.second"))
+        self.rate = ReadRate(clock, settings, metrics)
         self.get_seconds = 0.05  # moving mean of one run's GET, for readahead
         self._scope = TaskScope("chunk-cache")
 

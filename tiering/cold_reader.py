@@ -117,9 +117,9 @@ class ColdReader:
         await self.chunks.start()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over dynamic settings (remote.log.manager.fetch.max.bytes.per.second, remote.fetch.max.wait.ms)."""
+        """Take over dynamic settings (remote.fetch.max.wait.ms, the read rate's)."""
         self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
-        self.chunks.rate.change(settings.number("remote.log.manager.fetch.max.bytes.per.second"))
+        self.chunks.rate.reconfigure(settings)
 
     async def close(self) -> None:
         await self._ahead.close()

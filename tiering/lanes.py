@@ -1,4 +1,4 @@
-"""Who may GET next: a bounded set of slots with priority lanes, and the byte rate of KIP-956.
+"""Who may GET next: a bounded set of slots with priority lanes; and a byte rate.
 
 Field note 9 and design section 5: a replay of a year must not slow the consumer that waits for its next megabyte, so a waiting fetch
 takes the next free slot before readahead, readahead before replay, replay before export, and the lower lanes together never hold all
@@ -132,7 +132,7 @@ class LaneGate:
 
 
 class ByteRate:
-    """remote.log.manager.fetch.max.bytes.per.second (KIP-956): a bucket of one second's worth that may go into debt once.
+    """A bucket of one second's worth that may go into debt once (KIP-956 quotas: copies and cold reads).
 
     With `burst_bytes` the bucket holds no more than that, for work that is to be spread evenly.  The wait is a timer of the event loop,
     so a simulated loop passes it at once.

@@ -72,6 +72,7 @@ class Broker:
         self.node_id = controller.node_id
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         self.is_ready = False
+        self.produce_requests = 0  # so far
         self.topic_bytes = TopicBytes()
         self._lock = asyncio.Lock()
         self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic

@@ -50,6 +50,7 @@ class _Plan(NamedTuple):
 
 def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> Any:
     """Append every partition's batch; the reply may come `Later`."""
+    broker.produce_requests += 1
     plans = [_plan_topic(broker, context, request, topic) for topic in request.topics]
     depth = broker.settings.text("hotlog.batch.inspect")
     if depth != "header":

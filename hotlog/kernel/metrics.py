@@ -33,6 +33,10 @@ class Metrics:
             "hotlog_loop_lag_seconds", "How late the event loop runs what is due (all requests go through it).",
             registry=r, buckets=_LATENCY_SECONDS,
         )  # fmt: skip
+        self.cold_read_rate_limit = Gauge(
+            "hotlog_cold_read_limit_bytes_per_second", "What reads from the store are held to, by setting or to spare the tail (0: nothing).",
+            registry=r,
+        )  # fmt: skip
         self.connections = Gauge("hotlog_connections", "Open client connections.", registry=r)
         self.connections_refused = Counter("hotlog_connections_refused", "Connections closed by a limit.", ["reason"], registry=r)
         self.connections_failed = Counter(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from hotlog.kernel.metrics import Metrics
-from hotlog.observe.loop_lag import INTERVAL_S, LoopLag
+from hotlog.observe.loop_lag import INTERVAL_S, LOOKS, LoopLag
 from tests.cold.support import Ticking
 
 BLOCKED_S = 3.0
@@ -38,3 +40,17 @@ async def test_it_stops_when_it_is_closed() -> None:
     await seen(other, 2)
     witness.close()
     assert closed.registry.get_sample_value("hotlog_loop_lag_seconds_count") == 0
+
+
+@pytest.mark.parametrize(("times", "told_s"), [(1, 0.0), (2, BLOCKED_S)])
+async def test_how_late_it_was_is_told_but_for_the_worst_moment(times: int, told_s: float) -> None:
+    told: list[float] = []
+    metrics, clock = Metrics(), Ticking()
+    lag = LoopLag(clock, metrics, told.append)
+    lag.start()
+    for number in range(times):
+        clock.ms += int((INTERVAL_S + BLOCKED_S) * 1000)
+        await seen(metrics, number + 1)
+    await seen(metrics, LOOKS)
+    lag.close()
+    assert [round(late_s, 6) for late_s in told] == [told_s]
