@@ -189,6 +189,8 @@ class Listener:
             if transport is None or (connection.is_closing and age > CLOSE_SECONDS_MAX):
                 if transport is not None:
                     transport.abort()
+            elif connection.is_closing:
+                continue
             elif age > idle_seconds and (connection.is_idle or connection.is_stuck_for(idle_seconds)):
                 self.metrics.connections_refused.labels("idle").inc()
                 connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 from collections.abc import AsyncIterator, Awaitable
@@ -9,41 +10,46 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
 from controller.service import Controller
 from hotlog.apis.api import Later, RequestContext
 from hotlog.apis.broker import Broker
 from hotlog.apis.dispatch import Dispatch
+from hotlog.apis.error_codes import Refused
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
 from hotlog.wire import apis
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
+from tests.tools.patience import PATIENCE_S
 from tiering.store import open_store
 from tiering.tier import ColdTier
 
 QUICK = {"group.initial.rebalance.delay.ms": "0", "group.min.session.timeout.ms": "10", "offsets.topic.num.partitions": "2"}
+PATIENT_STORE = {
+    "hotlog.store.attempt.timeout.ms": str(int(PATIENCE_S * 1000)),
+    "hotlog.store.total.timeout.ms": str(int(2 * PATIENCE_S * 1000)),
+}
 _correlations = itertools.count(1)
 
 
 async def open_directory_store(path: Path, metrics: Metrics | None = None) -> ObjectStore:
     return await open_store(
-        f"file://{path}", settings=Settings.resolve({}), metrics=metrics or Metrics(), clock=SystemClock(),
+        f"file://{path}", settings=Settings.resolve(PATIENT_STORE), metrics=metrics or Metrics(), clock=SystemClock(),
         entropy=SystemEntropy(), disk=PosixDisk(),
     )  # fmt: skip
 
 
-async def open_broker(
-    data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, open_wait_s: float = 5.0, tiered: bool = True
-) -> Broker:
-    """A started broker; the caller closes it."""
+async def open_broker(data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, tiered: bool = True) -> Broker:
+    """A started broker that has heard from the store about every partition; the caller closes it."""
     resolved = Settings.resolve({**QUICK, **(settings or {})})
     clock, disk, entropy, metrics = SystemClock(), PosixDisk(), SystemEntropy(), Metrics()
     controller = Controller(
         store, clock=clock, disk=disk, entropy=entropy, directory=f"{data}/metadata",
-        node_id=resolved.number("node.id"), open_wait_s=open_wait_s,
+        node_id=resolved.number("node.id"), open_wait_s=PATIENCE_S,
     )  # fmt: skip
     try:
         await controller.open()
@@ -60,7 +66,28 @@ async def open_broker(
     except BaseException:
         await controller.close()
         raise
+    if tiered:
+        await heard_of(tier)
     return broker
+
+
+async def heard_of(tier: ColdTier) -> None:
+    """Until every manifest was read or could not be: a start waits for that a moment only, then serves the hot tier alone."""
+    async with asyncio.timeout(PATIENCE_S):
+        while tier._loads:
+            await asyncio.wait(list(tier._loads.values()))
+
+
+async def coordinator_made(broker: Broker) -> None:
+    """Until every group can be served: one request waits a moment only for __consumer_offsets, clients ask again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(list(broker.groups._tables)) < broker.settings.number("offsets.topic.num.partitions"):
+            try:
+                await broker.groups.ensure()
+            except Refused as not_yet:
+                if not_yet.code is not ErrorCode.request_timed_out:
+                    raise
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

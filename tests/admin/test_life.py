@@ -22,7 +22,7 @@ from hotlog.wire.batch import header_at
 from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore
-from tests.admin.node import Door, open_broker, open_directory_store, request, running
+from tests.admin.node import Door, heard_of, open_broker, open_directory_store, request, running
 from tests.tools.patience import PATIENCE_S
 
 TP = TopicPartition("clicks", 0)
@@ -62,6 +62,7 @@ async def tier(broker: Broker, end: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while broker.partition("clicks", 0).cold.end_offset < end:
             await broker.tier.tick_copy()
+            await asyncio.sleep(0.01)
 
 
 async def values_cold(broker: Broker, start: int, end: int) -> list[bytes]:
@@ -147,6 +148,8 @@ async def test_a_log_behind_its_cold_tier_begins_anew(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while broker.partition("clicks", 0) is None or broker.partition("clicks", 0).log.log_end_offset != 20:
                 await broker.tick()
+                await asyncio.sleep(0.01)
+        await heard_of(broker.tier)
         assert await values_cold(broker, 0, 20) == [b"%d" % number for number in range(20)]
         await produce(broker, 20, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,8 @@ from hotlog.apis import k03_metadata
 from hotlog.apis.api import RequestContext
 from hotlog.apis.topic_rules import NewTopic
 from hotlog.kernel.ids import TopicPartition
-from tests.admin.node import Door, request, running
+from tests.admin.node import Door, coordinator_made, request, running
+from tests.tools.patience import PATIENCE_S
 
 MINUTE = timedelta(minutes=1)
 
@@ -119,7 +121,11 @@ async def test_auto_creation_needs_both_sides(tmp_path: Path) -> None:
         door = Door(broker)
         refused = (await metadata(door, 9, ["later"])).topics[0]
         assert refused.error_code is ErrorCode.unknown_topic_or_partition
-        made = (await metadata(door, 9, ["later"], create_missing=True)).topics[0]
+        async with asyncio.timeout(PATIENCE_S):
+            made = (await metadata(door, 9, ["later"], create_missing=True)).topics[0]
+            while made.error_code is ErrorCode.leader_not_available:  # one request waits a moment only, clients ask again
+                await asyncio.sleep(0.01)
+                made = (await metadata(door, 9, ["later"], create_missing=True)).topics[0]
         assert made.error_code is ErrorCode.none
         assert len(made.partitions) == 4
         bad = (await metadata(door, 9, ["no/slash"], create_missing=True)).topics[0]
@@ -230,7 +236,7 @@ async def test_deletion_may_be_disabled_and_never_takes_the_groups(tmp_path: Pat
         await create(door, "clicks")
         assert (await delete(door, 6, "clicks")).error_code is ErrorCode.topic_deletion_disabled
     async with running(tmp_path) as broker:
-        await broker.groups.ensure()
+        await coordinator_made(broker)
         assert (await delete(Door(broker), 6, "__consumer_offsets")).error_code is ErrorCode.policy_violation
 
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from hotlog.world.ports import Buffer, File
 from hotlog.world.posix import PosixDisk
+from tests.tools.patience import PATIENCE_S
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +39,7 @@ class FaultyFile:
         if self._disk.is_cold:
             self._disk.cold_reads += 1
             return None
-        return self._inner.read_at_nowait(offset, length)
+        return self._inner.read_at(offset, length)  # warm, whatever the machine's page cache has let go
 
     def read_at(self, offset: int, length: int) -> bytes:
         self._disk.check("read", self._inner.path)
@@ -81,6 +82,12 @@ class FaultyDisk(PosixDisk):
 
     def hold(self) -> None:
         self._gate = asyncio.Event()
+
+    async def is_holding(self) -> None:
+        """Until a call waits."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.held:
+                await asyncio.sleep(0)
 
     def let_go(self) -> None:
         assert self._gate is not None

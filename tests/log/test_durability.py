@@ -23,8 +23,7 @@ async def test_the_high_watermark_waits_for_the_fsync(tmp_path: Path) -> None:
         disk.hold()
         append(log, batch(b"one"))
         waiting = asyncio.ensure_future(log.wait_durable(1))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await disk.is_holding()
         assert disk.held == 1 and not waiting.done()
         assert (log.high_watermark, log.log_end_offset) == (0, 1)
         assert await read_all(log) == []
@@ -123,7 +122,7 @@ async def test_an_io_error_while_writing_fails_the_log_and_its_waiters(tmp_path:
     disk.hold()
     append(log, batch(b"in flight"))
     waiting = asyncio.ensure_future(log.wait_durable(1))
-    await asyncio.sleep(0)
+    await disk.is_holding()
     disk.fail("append", "*.log", IO)
     with pytest.raises(StorageFailed):
         append(log, batch(b"no"))
@@ -216,7 +215,7 @@ async def test_waiters_of_a_deleted_log_are_released(tmp_path: Path) -> None:
         disk.hold()
         append(log, batch(b"x"))
         waiting = asyncio.ensure_future(log.wait_durable(1))
-        await asyncio.sleep(0)
+        await disk.is_holding()
         closed: list[bool] = []
         log.add_waiter(lambda: closed.append(log.is_closed))
         deleting = asyncio.ensure_future(logs.delete(TP))
@@ -240,7 +239,7 @@ async def test_changing_durability_while_running(tmp_path: Path) -> None:
         assert log.durable_end == 1
         disk.hold()
         append(log, batch(b"x"))
-        await asyncio.sleep(0)
+        await disk.is_holding()
         assert log.high_watermark == 1
         log.reconfigure(PAGE_CACHE)
         assert log.high_watermark == 2

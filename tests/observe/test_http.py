@@ -49,7 +49,7 @@ class Slow(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         self.asked.set()
-        assert self.go_on.wait(20), "the loop stood still while metrics were printed"
+        assert self.go_on.wait(PATIENCE_S), "the loop stood still while metrics were printed"
         yield GaugeMetricFamily("slow", "Slow.", value=1.0)
 
 

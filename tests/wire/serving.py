@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ from hotlog.apis.dispatch import Dispatch
 from hotlog.apis.listener import Listener
 from hotlog.wire import apis
 from hotlog.wire.records import NewRecord, encode_batch
+from hotlog.world.ports import Clock
 from tests.admin.node import open_broker, open_directory_store
 from tests.tools.patience import PATIENCE_S
 from tests.wire.strategies import read, written
@@ -81,6 +83,19 @@ def parsed(key: int, version: int, frame: bytes, correlation: int) -> Any:
     return read(apis.response_type(key, version), frame, head)
 
 
+class HandClock:
+    """Stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = time.monotonic()  # a poll's end is counted on the broker's own clock
+
+    def now_ms(self) -> int:
+        return int(time.time() * 1000)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 class Serving:
     """A broker and its door."""
 
@@ -99,16 +114,24 @@ class Serving:
         for client in self._clients:
             await client.close()
 
+    async def working(self) -> None:
+        """Until a request is in work."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.listener.working:
+                await asyncio.sleep(0.01)
+
     def counted(self, name: str, **labels: str) -> float:
         return self.broker.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, settings: dict[str, str] | None = None, *, store: Any = None) -> AsyncIterator[Serving]:
-    """A broker on tmp_path that listens on a free port of the loopback."""
+async def serving(
+    tmp_path: Path, settings: dict[str, str] | None = None, *, store: Any = None, clock: Clock | None = None
+) -> AsyncIterator[Serving]:
+    """A broker on tmp_path that listens on a free port of the loopback; `clock` tells which connections are idle."""
     own = await open_directory_store(tmp_path / "store")
     broker = await open_broker(tmp_path / "data", own if store is None else store(own), settings)
-    listener = Listener(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, broker.clock)
+    listener = Listener(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, clock or broker.clock)
     address = await listener.start("127.0.0.1", 0)
     broker.advertised = address
     served = Serving(broker, listener, address)
@@ -122,6 +145,8 @@ async def serving(tmp_path: Path, settings: dict[str, str] | None = None, *, sto
 
 
 # Requests
+
+POLL_MS = 60_000  # the longest poll that a broker grants: for those that something else is to end
 
 
 def batch_of(*values: bytes, codec: str = "none", timestamp: int | None = None, **producer: int) -> bytearray:
@@ -141,7 +166,9 @@ def produce(
     shapes = apis.requests(0, version)
     parts = tuple(shapes.PartitionProduceData(index=index, records=bytes(each)) for index, each in records.items())
     data = shapes.TopicProduceData(name=topic, topic_id=topic_id, partition_data=parts)
-    return shapes.ProduceRequest(transactional_id=transactional_id, acks=acks, timeout=timedelta(seconds=15), topic_data=(data,))
+    return shapes.ProduceRequest(
+        transactional_id=transactional_id, acks=acks, timeout=timedelta(seconds=PATIENCE_S), topic_data=(data,)
+    )
 
 
 def fetch(

@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
 from hotlog.kernel import errors
 from hotlog.wire import apis
+from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, produce, serving
 from tests.wire.tiered import SMALL_SEGMENTS, Gate, GatedStore, fill, no_store, tier_out
 
@@ -35,7 +36,9 @@ class Half:
         shapes = apis.requests(2, version)
         part = shapes.ListOffsetsPartition(partition_index=index, current_leader_epoch=epoch, timestamp=timestamp)
         topic = shapes.ListOffsetsTopic(name="t", partitions=(part,))
-        request = shapes.ListOffsetsRequest(replica_id=-1, isolation_level=0, topics=(topic,), timeout=timedelta(seconds=10))
+        request = shapes.ListOffsetsRequest(
+            replica_id=-1, isolation_level=0, topics=(topic,), timeout=timedelta(seconds=PATIENCE_S)
+        )
         found = (await self.client.call(request)).topics[0].partitions[0]
         return found.error_code, found.offset, found.timestamp, getattr(found, "leader_epoch", -1)
 
@@ -43,11 +46,11 @@ class Half:
 @pytest_asyncio.fixture
 async def half(tmp_path: Path) -> AsyncIterator[Half]:
     gate = Gate()
-    quick = {
+    bare = {
         "hotlog.cache.memory.bytes": "0", "hotlog.cache.disk.bytes": "0", "hotlog.readahead.bytes": "0",
-        "hotlog.store.attempt.timeout.ms": "200", "hotlog.store.total.timeout.ms": "400",
+        "remote.list.offsets.request.timeout.ms": str(int(PATIENCE_S * 1000)),
     }  # fmt: skip
-    async with serving(tmp_path, quick, store=lambda own: GatedStore(own, gate)) as served:
+    async with serving(tmp_path, bare, store=lambda own: GatedStore(own, gate)) as served:
         await served.broker.create_topic("t", 1, SMALL_SEGMENTS)
         client = await served.connect()
         await fill(client, "t", 12)
