@@ -76,7 +76,7 @@ async def test_a_run_of_chunks_is_one_get_of_at_most_a_range() -> None:
     cache = cache_of(store)
     chunks = await cache.get(SOURCE, 0, 6)
     assert b"".join(chunks) == DATA
-    assert [(call.start // CHUNK_BYTES, call.end) for call in store.gets] == [(0, 4 * CHUNK_BYTES), (4, SIZE)]
+    assert sorted((call.start // CHUNK_BYTES, call.end) for call in store.gets) == [(0, 4 * CHUNK_BYTES), (4, SIZE)]
     await cache.close()
 
 
@@ -86,7 +86,7 @@ async def test_only_what_is_missing_is_fetched() -> None:
     await cache.get(SOURCE, 1, 2)
     chunks = await cache.get(SOURCE, 0, 3)
     assert b"".join(chunks) == DATA[: 3 * CHUNK_BYTES]
-    assert [call.start // CHUNK_BYTES for call in store.gets] == [1, 0, 2]
+    assert sorted(call.start // CHUNK_BYTES for call in store.gets) == [0, 1, 2]
     await cache.close()
 
 

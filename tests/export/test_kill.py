@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +28,23 @@ if TYPE_CHECKING:  # what the child need not load
     from tests.conftest import OpenStore
 
 KILLS = 4
+RUNS_ON = 1  # steps
 UNIT_ROWS = 40
 
 
-def told(progress: ExportProgress) -> None:
-    """One line per step, so that the test can kill at a step and not at a time."""
-    print(json.dumps({"files": progress.files, "written": progress.bytes_written}), flush=True)
+def told_until(steps_max: int) -> Callable[[ExportProgress], None]:
+    """One line per step, so that the test can kill at a step and not at a time; after `steps_max` of them it waits for that."""
+    steps = itertools.count(1)
+
+    def told(progress: ExportProgress) -> None:
+        print(json.dumps({"files": progress.files, "written": progress.bytes_written}), flush=True)
+        if next(steps) >= steps_max:
+            signal.pause()
+
+    return told
 
 
-async def export(source_url: str, target_url: str, *, loud: bool) -> ExportProgress:
+async def export(source_url: str, target_url: str, steps_max: int = 0) -> ExportProgress:
     import tiering.export.columns as columns
 
     columns.BLOCK_ROWS_MAX = UNIT_ROWS
@@ -45,7 +55,9 @@ async def export(source_url: str, target_url: str, *, loud: bool) -> ExportProgr
         topic="clicks", topic_id=TOPIC_ID, cluster_id=CLUSTER, partitions=range(1), partition_by="day", schema="auto", file_bytes_max=1
     )  # fmt: skip
     try:
-        return await export_topic(source=source, target=target, request=request, progress=told if loud else None, **world)  # type: ignore[arg-type]
+        return await export_topic(
+            source=source, target=target, request=request, progress=told_until(steps_max) if steps_max else None, **world
+        )  # type: ignore[arg-type]
     finally:
         await source.close()
         await target.close()
@@ -72,9 +84,12 @@ async def test_an_export_survives_kill_9(tmp_path: Path, open_test_store: OpenSt
     (tmp_path / "out").mkdir()
     done = 0
     for steps in range(1, KILLS + 1):
-        child = subprocess.Popen([sys.executable, "-m", "tests.export.test_kill", *urls], stdout=subprocess.PIPE, text=True)
+        lines = steps + 1
+        # It runs on while we kill, so that it dies anywhere, but however late we are not to its end.
+        command = [sys.executable, "-m", "tests.export.test_kill", *urls, str(lines + RUNS_ON)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
-        for _ in range(steps + 1):
+        for _ in range(lines):
             await asyncio.to_thread(child.stdout.readline)
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -84,10 +99,10 @@ async def test_an_export_survives_kill_9(tmp_path: Path, open_test_store: OpenSt
         assert len(offsets) >= done, "what was there stays"
         done = len(offsets)
     assert 0 < done < total
-    await export(*urls, loud=False)
+    await export(*urls)
     assert sorted(visible(tmp_path / "out")) == list(range(total))
     assert duckdb.sql(f"select count(*), max(n) from '{tmp_path}/out/date=*/*.parquet'").fetchall() == [(total, UNIT_ROWS - 1)]
 
 
 if __name__ == "__main__":
-    asyncio.run(export(*sys.argv[1:], loud=True))
+    asyncio.run(export(sys.argv[1], sys.argv[2], int(sys.argv[3])))
