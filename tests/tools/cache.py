@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 BUILD_SECONDS_MAX = 2400
+FETCHES_MAX = 3
+FETCH_PAUSE_S = 10.0
 
 
 class ToolMissing(Exception):
@@ -51,6 +54,18 @@ def run_quietly(command: Sequence[str], *, folder: Path) -> None:
     if done.returncode != 0:
         tail = (done.stdout + done.stderr)[-2_000:]
         raise ToolMissing(f"{command[0]} failed with exit code {done.returncode}: {tail}")
+
+
+def run_patiently(command: Sequence[str], *, folder: Path) -> None:
+    """Run a build step that fetches things: registries fail now and then, so it is tried FETCHES_MAX times."""
+    for number in range(FETCHES_MAX):
+        try:
+            run_quietly(command, folder=folder)
+            return
+        except ToolMissing:
+            if number + 1 == FETCHES_MAX:
+                raise
+            time.sleep(FETCH_PAUSE_S)
 
 
 def digest(*parts: str) -> str:

@@ -8,7 +8,8 @@ One command does one thing and ends:
     create  {"topic", "partitions", "configs"}  by the admin client
 
 A record is {"partition", "offset", "timestamp", "key", "value", "headers": [[name, value], ...]}, bytes as base64.
-Sources stand in tests/clients/{node,go,java}; what they need is fetched into the developer's cache.
+Sources stand in tests/clients/{node,go,java}; what they need is fetched into the developer's cache, all of it at once by
+`python -m tests.tools.clients`.
 
 Invariants:
 - Clients are used as released: no patched version, no private call.
@@ -27,12 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.tools.cache import built_folder, digest, require_program, run_quietly
+from tests.tools.cache import built_folder, digest, require_program, run_patiently, run_quietly
 from tests.tools.kafka_jars import kafka_jars
 from tests.tools.patience import PATIENCE_S
 
 SOURCES = Path(__file__).parent.parent / "clients"
 KAFKAJS_PACKAGES = ("kafkajs@2.2.4", "kafkajs-snappy@1.1.0")
+PATIENT_KCAT = ("-m", str(int(PATIENCE_S)))  # seconds for metadata and for offsets by time
 FRANZ_GO_MODULES = ("github.com/twmb/franz-go@v1.22.2", "github.com/twmb/franz-go/pkg/kadm@v1.19.0")
 
 
@@ -164,7 +166,7 @@ def kafkajs() -> CommandClient:
     def install(folder: Path) -> None:
         npm = require_program("npm", why="npm fetches kafkajs")
         (folder / "package.json").write_text('{"private": true}\n')
-        run_quietly([npm, "install", "--no-audit", "--no-fund", *KAFKAJS_PACKAGES], folder=folder)
+        run_patiently([npm, "install", "--no-audit", "--no-fund", *KAFKAJS_PACKAGES], folder=folder)
 
     modules = built_folder(f"kafkajs-{digest(*KAFKAJS_PACKAGES)}", install)
     return CommandClient(
@@ -184,8 +186,8 @@ def franz_go() -> CommandClient:
         go = require_program("go", why="franz-go is compiled with Go")
         for file in source.iterdir():
             shutil.copy(file, folder)
-        run_quietly([go, "get", *FRANZ_GO_MODULES], folder=folder)
-        run_quietly([go, "build", "-o", "client", "."], folder=folder)
+        run_patiently([go, "get", *FRANZ_GO_MODULES], folder=folder)
+        run_patiently([go, "build", "-o", "client", "."], folder=folder)
 
     return CommandClient(name="franz-go", command=(str(built_folder(f"franz-go-{made_of}", build) / "client"),))
 
@@ -216,18 +218,19 @@ class Kcat:
         """Send one record; key and value must be text without newlines."""
         headers = [part for name, value in record.headers for part in ("-H", f"{name}={(value or b'').decode()}")]
         line = b"\x01".join((record.key or b"", record.value or b"")).decode() + "\n"
-        command = [self.program, "-P", "-b", bootstrap, "-t", topic, "-p", str(partition), "-K", "\x01", "-Z"]
+        command = [self.program, "-P", "-b", bootstrap, *PATIENT_KCAT, "-t", topic, "-p", str(partition), "-K", "\x01", "-Z"]
         run_client([*command, "-z", codec, *headers, "-X", "acks=all"], line)
 
     def consume(self, bootstrap: str, topic: str, *, start: str = "beginning") -> list[Record]:
         """All records from `start` (kcat's -o: beginning, a number, s@MILLISECONDS) to the end of the topic."""
-        output = run_client([self.program, "-C", "-b", bootstrap, "-t", topic, "-o", start, "-e", "-q", "-J"])
+        command = [self.program, "-C", "-b", bootstrap, *PATIENT_KCAT, "-t", topic, "-o", start, "-e", "-q", "-J"]
+        output = run_client(command)
         return [self._record(json.loads(line)) for line in output.splitlines()]
 
     def consume_group(self, bootstrap: str, topic: str, *, group: str) -> list[Record]:
         """What is left for the group, to the end of all partitions; commits on leaving."""
         settings = ("-X", "auto.offset.reset=earliest", "-X", "enable.partition.eof=true")
-        output = run_client([self.program, "-b", bootstrap, "-q", "-e", "-J", *settings, "-G", group, topic])
+        output = run_client([self.program, "-b", bootstrap, *PATIENT_KCAT, "-q", "-e", "-J", *settings, "-G", group, topic])
         return [self._record(json.loads(line)) for line in output.splitlines()]
 
     @staticmethod
@@ -254,3 +257,7 @@ FOREIGN_CLIENTS: Mapping[str, Callable[[], CommandClient]] = {
     "franz-go": franz_go,
     "java": java_client,
 }
+
+if __name__ == "__main__":  # fetch and build all of them, before tests with time limits need them
+    for make in FOREIGN_CLIENTS.values():
+        print(make().name)

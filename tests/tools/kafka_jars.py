@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.tools.cache import ToolMissing, built_folder, digest, require_program, run_quietly
+from tests.tools.cache import ToolMissing, built_folder, digest, require_program, run_patiently
 from tests.tools.patience import PATIENCE_S
 
 KAFKA_VERSION = "4.3.0"
@@ -86,7 +86,7 @@ def kafka_jars(version: str = KAFKA_VERSION) -> KafkaJars:
         (folder / "pom.xml").write_text(pom)
         (folder / "log4j2.properties").write_text(_LOG4J)
         goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
-        run_quietly([maven, "-q", "-B", *goal], folder=folder)
+        run_patiently([maven, "-q", "-B", *goal], folder=folder)
 
     return KafkaJars(java=java, version=version, folder=built_folder(f"kafka-{version}-{digest(pom, _LOG4J)}", fetch))
 
