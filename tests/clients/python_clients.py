@@ -1,7 +1,8 @@
 """Python's Kafka clients behind the same few verbs as the foreign ones: confluent-kafka, kafka-python, aiokafka.
 
 Invariants:
-- Clients are used as released, with their defaults wherever the verb does not ask for something else.
+- Clients are used as released, with their defaults wherever the verb does not ask for something else; only how long they wait is up to
+  the tests, because it says how busy the machine is.
 - Every wait has an end: a client that hears nothing for PATIENCE_S raises ClientFailed.
 """
 
@@ -27,6 +28,9 @@ from tests.tools.clients import Client, ClientFailed, Record
 from tests.tools.patience import PATIENCE_S
 
 T = TypeVar("T")
+PATIENCE_MS = int(PATIENCE_S * 1000)
+REQUEST_MS = PATIENCE_MS // 2  # an answer that comes late is not asked for again
+SESSION_MS = 60_000  # longer than any stall, shorter than patience: whoever could not say that it leaves is missed in the end
 
 # The sample records are from 2013; without this the retention worker rightly removes them while a test reads.
 KEEP = {"retention.ms": "-1"}
@@ -136,8 +140,9 @@ class KafkaPython:
     ) -> list[int]:
         compression = None if codec == "none" else codec
         producer = kafka.KafkaProducer(
-            bootstrap_servers=bootstrap, acks="all", compression_type=compression, enable_idempotence=idempotent
-        )
+            bootstrap_servers=bootstrap, acks="all", compression_type=compression, enable_idempotence=idempotent,
+            bootstrap_timeout_ms=PATIENCE_MS, max_block_ms=PATIENCE_MS, request_timeout_ms=REQUEST_MS, delivery_timeout_ms=PATIENCE_MS,
+        )  # fmt: skip
         try:
             futures = [
                 producer.send(
@@ -180,7 +185,9 @@ class KafkaPython:
             consumer.close()
 
     def create_topic(self, bootstrap: str, topic: str, *, partitions: int, configs: Mapping[str, str]) -> None:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENCE_MS, request_timeout_ms=REQUEST_MS
+        )  # fmt: skip
         try:
             admin.create_topics([KafkaNewTopic(topic, partitions, 1, topic_configs=dict(configs))])
         finally:
@@ -188,7 +195,8 @@ class KafkaPython:
 
     @staticmethod
     def _consumer(bootstrap: str, group: str | None) -> Any:
-        settings = {"auto_offset_reset": "earliest", "enable_auto_commit": False}
+        settings = {"auto_offset_reset": "earliest", "enable_auto_commit": False, "session_timeout_ms": SESSION_MS}
+        settings |= {"bootstrap_timeout_ms": PATIENCE_MS, "request_timeout_ms": REQUEST_MS}
         return kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, **settings)
 
     @staticmethod
@@ -215,8 +223,9 @@ class AioKafka:
         async def run() -> list[int]:
             compression = None if codec == "none" else codec
             producer = AIOKafkaProducer(
-                bootstrap_servers=bootstrap, acks="all", compression_type=compression, enable_idempotence=idempotent
-            )
+                bootstrap_servers=bootstrap, acks="all", compression_type=compression, enable_idempotence=idempotent,
+                request_timeout_ms=REQUEST_MS,
+            )  # fmt: skip
             await producer.start()
             try:
                 sent = [
@@ -261,7 +270,7 @@ class AioKafka:
 
     def create_topic(self, bootstrap: str, topic: str, *, partitions: int, configs: Mapping[str, str]) -> None:
         async def run() -> None:
-            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_MS)
             await admin.start()
             try:
                 await admin.create_topics([AioNewTopic(topic, partitions, 1, topic_configs=dict(configs))])
@@ -273,6 +282,7 @@ class AioKafka:
     @staticmethod
     async def _with_consumer(bootstrap: str, group: str | None, read: Callable[[Any], Awaitable[list[Record]]]) -> list[Record]:
         settings = {"auto_offset_reset": "earliest", "enable_auto_commit": False}
+        settings |= {"request_timeout_ms": REQUEST_MS, "session_timeout_ms": SESSION_MS}
         consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, **settings)
         await consumer.start()
         try:

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from tests.clients.conftest import CLIENT_NAMES, get_client
 from tests.clients.python_clients import KEEP
 from tests.tools.clients import ALL_CODECS, CODECS_OF, Client, Record
+from tests.tools.patience import PATIENCE_S
 
 BASE_MS = 1_357_000_000_000  # New Year 2013
 PARTITIONS = 3
@@ -127,7 +128,7 @@ def test_an_idempotent_producer_is_accepted(client: Client, bootstrap: str, topi
 def test_an_admin_client_creates_a_topic_with_configs(client: Client, bootstrap: str, topic: str) -> None:
     client.create_topic(bootstrap, topic, partitions=5, configs={"retention.ms": "123456789"})
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    assert sorted(admin.list_topics(topic, timeout=30).topics[topic].partitions) == [0, 1, 2, 3, 4]
+    assert sorted(admin.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions) == [0, 1, 2, 3, 4]
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    found = admin.describe_configs([resource])[resource].result(30)
+    found = admin.describe_configs([resource])[resource].result(PATIENCE_S)
     assert found["retention.ms"].value == "123456789"

@@ -87,7 +87,7 @@ def drop_local(bootstrap: str) -> None:
     resource = ConfigResource(ResourceType.TOPIC, TOPIC, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     for future in admin.incremental_alter_configs([resource]).values():
-        future.result(30)
+        future.result(PATIENCE_S)
 
 
 @pytest.mark.parametrize("name", CLIENT_NAMES)

@@ -93,7 +93,7 @@ class KafkaServer:
             if self.process is None or self.process.poll() is not None:
                 break
             try:
-                if admin.list_topics(timeout=1).brokers:
+                if admin.list_topics(timeout=10).brokers:
                     return
             except KafkaException:
                 continue

@@ -10,7 +10,9 @@ CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
 
 const [bootstrap, command, raw] = process.argv.slice(2);
 const wanted = JSON.parse(raw);
-const kafka = new Kafka({ clientId: "hotlog-kafkajs", brokers: [bootstrap], logLevel: logLevel.ERROR });
+// How long it waits says how busy the machine is, and is not what is tested.
+const patience = { connectionTimeout: 60_000, authenticationTimeout: 60_000, requestTimeout: 150_000, retry: { retries: 30, maxRetryTime: 5_000 } };
+const kafka = new Kafka({ clientId: "hotlog-kafkajs", brokers: [bootstrap], logLevel: logLevel.ERROR, ...patience });
 
 const bytes = (text) => (text === null ? null : Buffer.from(text, "base64"));
 const text = (buffer) => (buffer === null || buffer === undefined ? null : Buffer.from(buffer).toString("base64"));
@@ -61,7 +63,7 @@ function recordOf({ partition, message }) {
 }
 
 async function read({ group, commit, seek }) {
-  const consumer = kafka.consumer({ groupId: group, allowAutoTopicCreation: false, maxWaitTimeInMs: 200 });
+  const consumer = kafka.consumer({ groupId: group, allowAutoTopicCreation: false, maxWaitTimeInMs: 200, sessionTimeout: 60_000 });
   await consumer.connect();
   await consumer.subscribe({ topic: wanted.topic, fromBeginning: true });
   const positions = {};
