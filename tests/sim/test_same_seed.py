@@ -11,6 +11,7 @@ import pytest
 
 from tests.sim.test_ninety_days import SEEDS, SETTINGS, ninety_days
 from tests.sim.world import SimWorld, simulate
+from tests.tools.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,12 @@ def told_elsewhere(seed: int, days: int, hash_seed: int) -> bytes:
     """The same, told by another process."""
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, __file__, str(seed), str(days)], cwd=ROOT, env=environment, capture_output=True, timeout=240, check=False
+        [sys.executable, __file__, str(seed), str(days)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=2 * PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()[-4000:]
     return done.stdout
