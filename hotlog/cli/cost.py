@@ -145,7 +145,7 @@ def _meter(data_dir: Path, now_ms: int) -> tuple[int, tuple[MeterRow, ...]]:
 def _traffic(http: str) -> dict[str, dict[str, float]]:
     """Bytes in and out by topic since the broker started; empty if it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://{http}/metrics", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as answer:
             text = answer.read().decode()
     except (urllib.error.URLError, OSError):
         return {}

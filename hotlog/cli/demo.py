@@ -28,7 +28,7 @@ import typer
 from confluent_kafka.admin import NewTopic
 
 from hotlog.cli.bucket import Bucket, open_bucket, run
-from hotlog.cli.client import ClientError, admin, answered, producer
+from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, producer
 from hotlog.cli.cost import bill, show_sums
 from hotlog.cli.cost import show as show_bill
 from hotlog.cli.demo_data import load
@@ -47,6 +47,7 @@ from tiering.verify import load_manifest
 
 app = typer.Typer(add_completion=False)
 
+STOP_SECONDS_MAX = 300
 MONTH_MS = 30 * 24 * 60 * 60 * 1000
 TOPICS = {"flights": 6, "weather": 3}
 # History has no end here; the local copy may go as soon as it is in the bucket; a segment is at most a month of events or 512 KiB.
@@ -157,7 +158,7 @@ def _broker(data_dir: Path) -> Iterator[Broker]:
             yield Broker(process, _ready(process, process.stdout, data_dir), http, (data_dir.resolve() / "store").as_uri())
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(STOP_SECONDS_MAX)
 
 
 def _ready(process: subprocess.Popen[str], output: IO[str], data_dir: Path) -> str:
@@ -171,7 +172,7 @@ def _ready(process: subprocess.Popen[str], output: IO[str], data_dir: Path) -> s
 def _create(broker: Broker, topic: str, partitions: int) -> None:
     wanted = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=TOPIC_CONFIG)
     client = admin(broker.bootstrap)
-    answered(lambda: client.create_topics([wanted])[topic].result(30))
+    answered(lambda: client.create_topics([wanted])[topic].result(WAIT_SECONDS))
 
 
 def _load(broker: Broker, topic: str) -> None:
@@ -195,29 +196,31 @@ def _load(broker: Broker, topic: str) -> None:
             if number % 5000 == 0:
                 client.poll(0)
                 bars.update(bar, completed=number)
-        left = client.flush(60)
+        left = client.flush()  # librdkafka gives up on each record after message.timeout.ms
         bars.update(bar, completed=events.total)
     if left or failures:
         raise ClientError(f"{left + len(failures)} records were not acknowledged: {failures[:1]}")
     console.print(f"  {topic}: {events.total:,} records acknowledged")
 
 
-def _wait_until_tiered(broker: Broker, *, seconds_max: float = 60) -> None:
+def _wait_until_tiered(broker: Broker, *, still_seconds_max: float = 60) -> None:
     """Until in every partition the first local offset follows the last tiered one, and nothing moves any more."""
     total = sum(TOPICS.values())
     with count_progress() as bars:
         bar = bars.add_task("  partitions settled", total=total, note="")
-        deadline, before, local, tiered = time.monotonic() + seconds_max, [0], [0], [0]
-        while time.monotonic() < deadline:
+        moved_at, before = time.monotonic(), ([0], [0])
+        while True:
             local, latest = _borders(broker, EARLIEST_LOCAL), _borders(broker, LATEST)
             tiered = [last + 1 for last in _borders(broker, LATEST_TIERED)]
             settled = sum(at == end and (at > 0 or last == 0) for at, end, last in zip(local, tiered, latest, strict=True))
             bars.update(bar, completed=settled)
-            if settled == total and before == local:
+            if before != (local, tiered):
+                moved_at, before = time.monotonic(), (local, tiered)
+            elif settled == total:
                 return
-            before = local
+            elif time.monotonic() - moved_at > still_seconds_max:
+                raise HotlogError(f"nothing was tiered for {still_seconds_max:.0f} s: local starts {local}, tiered ends {tiered}")
             time.sleep(0.7)
-    raise HotlogError(f"not everything was tiered after {seconds_max:.0f} s: local starts {local}, tiered ends {tiered}")
 
 
 def _borders(broker: Broker, which: int) -> list[int]:
@@ -230,7 +233,7 @@ def _show_tiers(broker: Broker) -> None:
 
 
 def _hot_bytes(broker: Broker) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{broker.http}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{broker.http}/metrics", timeout=WAIT_SECONDS) as answer:
         scraped = answer.read().decode()
     return {match[1]: float(match[2]) for match in re.finditer(r'^kafka_log_size_bytes\{topic="([^"]+)"\} (\S+)$', scraped, re.M)}
 

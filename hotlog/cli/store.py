@@ -14,7 +14,7 @@ from hotlog.kernel.settings import Settings
 from tiering.store.check import CheckReport, check_store
 
 # Somebody waits for the answer, and a store that needs a minute for a small object is an answer too.
-_IMPATIENT = {"hotlog.store.attempt.timeout.ms": "5000", "hotlog.store.total.timeout.ms": "10000"}
+_IMPATIENT = {"hotlog.store.attempt.timeout.ms": "15000", "hotlog.store.total.timeout.ms": "30000"}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check an object store before trusting it.")
 
