@@ -13,8 +13,8 @@ from hotlog.apis import cold_fetches
 from hotlog.apis.cold_fetches import ColdFetches, ColdWish
 from hotlog.wire.records import NewRecord
 from tests.cold.lake import TOPIC_ID, Lake
+from tests.cold.reading import drained, reader_of
 from tests.cold.support import ScriptedStore
-from tests.cold.test_cold_reader import drained, reader_of
 from tiering.cold_partition import ColdPartition
 from tiering.segment_object import AbortedTransaction
 

@@ -1,0 +1,73 @@
+"""Offsets by time, ends of epochs and aborted transactions of the cold tier, as a full local log of the same batches has them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hotlog.wire.records import NewRecord
+from tests.cold.lake import Lake, random_lake
+from tests.cold.reading import reader_of
+from tests.cold.support import ScriptedStore
+from tiering.segment_object import AbortedTransaction
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), archived=st.sampled_from([0, 4]), start=st.floats(0, 0.9), data=st.data())
+async def test_times_are_found_as_in_a_local_log(seed: int, archived: int, start: float, data: st.DataObject) -> None:
+    lake = random_lake(seed, archived=archived, holes=True)
+    lake.log_start = int(start * lake.next_offset)
+    lake.change(log_start_offset=lake.log_start)
+    reader = reader_of(lake)
+    times = [time for _, time, _, _, _ in lake.records()]
+    wanted = data.draw(st.sampled_from([*times, 0, max(times) + 1]) | st.integers(min(times) - 5, max(times) + 5))
+    assert await reader.offset_for_timestamp(lake, wanted) == lake.for_timestamp(wanted)
+    await reader.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), archived=st.sampled_from([0, 4, 6]), start=st.floats(0, 1))
+async def test_the_largest_time_is_found(seed: int, archived: int, start: float) -> None:
+    lake = random_lake(seed, archived=archived, holes=True)
+    lake.log_start = int(start * lake.next_offset)
+    lake.change(log_start_offset=lake.log_start)
+    reader = reader_of(lake)
+    largest = max((time for _, time, _, _, _ in lake.records()), default=None)
+    expected = None if largest is None else lake.for_timestamp(largest)
+    assert await reader.offset_of_max_timestamp(lake) == expected
+    await reader.close()
+
+
+async def test_epochs_end_where_the_next_one_begins() -> None:
+    lake = random_lake(2, segments=8, archived=4)
+    reader = reader_of(lake)
+    lineage = lake.lineage
+    assert len(lineage) > 2
+    for (epoch, _), (_, following) in pairwise(lineage):
+        assert await reader.end_offset_for_epoch(lake, epoch) == (epoch, following)
+    newest = lineage[-1][0]
+    assert await reader.end_offset_for_epoch(lake, newest) == (newest, lake.next_offset)
+    assert await reader.end_offset_for_epoch(lake, newest + 1) == (-1, -1)
+    await reader.close()
+
+
+async def test_aborted_transactions_are_found_in_the_segment_of_their_marker() -> None:
+    lake = Lake(ScriptedStore(), archived=4)
+    for number in range(8):
+        batches = [lake.batch([NewRecord(1, None, b"x")] * 10, producer_id=7, transactional=True)]
+        aborted = [AbortedTransaction(7, 25, 52, 53), AbortedTransaction(9, 50, 55, 56)] if number == 5 else []
+        lake.segment(batches, aborted)
+    lake.commit()
+    reader = reader_of(lake)
+    assert await reader.aborted_transactions(lake, 0, 20) == []
+    assert await reader.aborted_transactions(lake, 20, 40) == [(7, 25)]
+    assert await reader.aborted_transactions(lake, 53, 80) == [(9, 50)]
+    assert await reader.aborted_transactions(lake, 0, 80) == [(7, 25), (9, 50)]
+    before = len(lake.store.gets)
+    clean = random_lake(1)
+    assert await reader_of(clean).aborted_transactions(clean, 0, 10) == []
+    assert clean.store.gets == []
+    assert len([call for call in lake.store.gets[:before] if call.key.endswith(".seg")]) == 1
+    await reader.close()
