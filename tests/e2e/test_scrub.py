@@ -11,9 +11,9 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from hotlog.cli.raw import EARLIEST_LOCAL, LATEST_TIERED, tier_borders
 from hotlog.wire.batch import walk
-from tests.e2e.conftest import HURRY, create, eventually, hotlog, produce, read
-from tests.e2e.test_tiers import alter, metric
+from tests.e2e.conftest import HURRY, alter, create, eventually, hotlog, metric, produce, read, running
 from tests.tools.hotlog_server import HotlogServer
+from tests.tools.patience import PATIENCE_S
 
 SCRUBBED = {**HURRY, "hotlog.scrub.interval.ms": "300"}
 SMALL = {"retention.ms": "-1", "segment.bytes": "20000"}
@@ -22,10 +22,8 @@ PLAIN = {"compression.type": "none", "batch.num.messages": 10, "linger.ms": 50}
 
 @pytest.fixture
 def scrubbed(tmp_path: Path, minio_url: str) -> Iterator[HotlogServer]:
-    server = HotlogServer(folder=tmp_path / "broker", settings=SCRUBBED, store=minio_url)
-    server.start()
-    yield server
-    server.stop()
+    with running(HotlogServer(folder=tmp_path / "broker", settings=SCRUBBED, store=minio_url)) as server:
+        yield server
 
 
 def fill(server: HotlogServer, topic: str) -> list[Any]:
@@ -78,7 +76,7 @@ def test_rot_in_a_segment_without_a_copy_is_refused_and_not_uploaded(scrubbed: H
     alter(scrubbed, "only", {"remote.log.copy.disable": "false"})
     eventually(lambda: found(scrubbed, "copy") > 0)
     assert tier_borders(scrubbed.bootstrap, "only", [0], LATEST_TIERED)[0] < start
-    assert metric(scrubbed, 'kafka_server_brokertopicmetrics_remotecopylagsegments{topic="only"}') > 1
+    eventually(lambda: metric(scrubbed, 'kafka_server_brokertopicmetrics_remotecopylagsegments{topic="only"}') > 1)
     assert metric(scrubbed, 'hotlog_log_damaged_segments{topic="only"}') == 1
     produce(scrubbed, "only", [{"value": b"it lives"}])
     assert f"deleting records up to {segment_end} gives it up" in scrubbed.errors.read_text()
@@ -91,7 +89,7 @@ def consume(server: HotlogServer, topic: str, offset: int) -> tuple[list[bytes |
     values: list[bytes | None] = []
     try:
         while True:
-            message = consumer.poll(60)
+            message = consumer.poll(PATIENCE_S)
             assert message is not None, f"silence after {len(values)} records"
             error = message.error()
             if error is not None:
