@@ -4,6 +4,8 @@ One segment at a time, a piece at a time in a disk thread, paced by hotlog.scrub
 remembered by the log, which from then on serves nothing of it (fetches turn to the store, or are refused).  Damaged segments that the store
 has are then dropped by the log's own path for local retention.
 
+What is known to be damaged when a round begins, from an earlier life too, is repaired without waiting for the round to reach it.
+
 Invariants: nothing is written but through the log; one read at a time, of at most hotlog.log.scrub.PIECE_BYTES; a partition that
 fails never stops the others; local bytes go only after the store has answered with the very records that are damaged.
 """
@@ -83,7 +85,9 @@ class Scrubber:
             if self._clock.monotonic() < self._round_due:
                 return False
             self._is_running, self._round_due = True, self._clock.monotonic() + interval_ms / 1000
-            self._queue.extend(self._hosted())
+            hosted = self._hosted()
+            self._queue.extend(hosted)
+            self._hurt.update((partition.tp, partition) for partition in hosted if partition.log.damaged_segments())
         self._rate.change(self._settings().number("hotlog.scrub.bytes.per.second"))
         until = self._clock.monotonic() + TICK_S
         while await self._next():
@@ -137,20 +141,21 @@ class Scrubber:
             self._scrub = None
             return
         if scrub.damages[-1:] != before:
-            self._note(partition, scrub, is_all=False)
+            await self._note(partition, scrub, is_all=False)
         if count:
             self._metrics.scrub_bytes.inc(count)
             await self._rate.take(max(count, (scrub.batches - batches) * BATCH_BYTES_MIN))
         else:
             self._scrub = None
-            self._note(partition, scrub, is_all=True)
+            await self._note(partition, scrub, is_all=True)
 
-    def _note(self, partition: Hosted, scrub: SegmentScrub, *, is_all: bool) -> None:
-        """Tell the log, the metrics and whoever reads our output what was found."""
+    async def _note(self, partition: Hosted, scrub: SegmentScrub, *, is_all: bool) -> None:
+        """Tell the log, the metrics and whoever reads our output what was found; return when a kill forgets nothing of it."""
         log, base = partition.log, scrub.want.base_offset
         if not log.has_segment(base):
             return  # dropped meanwhile
-        for damage in log.note_damage(base, scrub.damages, is_all=is_all):
+        news = log.note_damage(base, scrub.damages, is_all=is_all)
+        for damage in news:
             self._tell_damage(partition, scrub.want, damage)
         if scrub.damages:
             if partition.tp not in self._hurt:
@@ -165,6 +170,8 @@ class Scrubber:
             LOG.error(
                 "scrub: %s: the leader epoch checkpoint does not agree with the batches of %s", partition.tp, scrub.want.path
             )
+        if news:
+            await log.wait_damage_saved()
 
     def _tell_damage(self, partition: Hosted, want: ScrubRange, damage: Damage) -> None:
         self._metrics.corruption.labels("scrub").inc()

@@ -19,6 +19,7 @@ RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 LOG_STARTS = "log-start-offset-checkpoint"
 HIGH_WATERMARKS = "replication-offset-checkpoint"
 CHECKPOINT_CRCS = "checkpoint-crcs"
+DAMAGED_SEGMENTS = "damaged-segments"
 CLEAN_SHUTDOWN = ".kafka_cleanshutdown"
 LOCK = ".lock"
 

@@ -31,6 +31,7 @@ class Loader:
     interval_bytes: int
     producer_expiry_ms: int
     gaps_allowed: bool  # a compacted log may lack the end of a segment
+    suspects: frozenset[int] = frozenset()  # base offsets of segments that were damaged when last seen
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 After a clean stop only names, sizes and the last few batches are read.  After an unclean one every segment from the recovery point on
 is walked: headers from its start (indexes, epochs, producers), CRCs from the recovery point; what is accepted is fsynced before it is
-served.  Files that are missing or wrong (indexes, leader epochs, producer snapshots) are rebuilt from the log.
+served.  Files that are missing or wrong (indexes, leader epochs, producer snapshots) are rebuilt from the log.  Segments in which the last
+process knew damage (`suspects`) are read whole, whatever the stop was.
 
 Invariants: nothing below the recovery point is ever cut; bytes that may have been acked are reported, not dropped (recovery.py); when
 `load` returns without a problem, log, indexes and directory are on the device.
@@ -52,7 +53,7 @@ def load(ctx: Loader, directory: str, tp: TopicPartition) -> Loaded:
     start = _read_snapshot(ctx, result, directory, snapshots, result.segments[first].base_offset if first is not None else None)
     for segment in untouched:
         if segment.size:
-            _load_closed(ctx, segment)
+            _load_closed(ctx, result, segment)
     if first is None:
         try:
             _open_tail(ctx, result)
@@ -66,6 +67,9 @@ def load(ctx: Loader, directory: str, tp: TopicPartition) -> Loaded:
         recover(ctx, result, directory, first, start)
     result.snapshot_offset = start
     _settle(ctx, result, directory, snapshots, start, replayed=first is not None)
+    for segment in result.segments:
+        if segment.base_offset in ctx.suspects and segment.size and not segment.damage:
+            segment.damage = _damages(ctx, result, segment)
     return result
 
 
@@ -203,19 +207,19 @@ def _load_times(ctx: Loader, segment: Segment) -> None:
     segment.max_timestamp_offset = segment.base_offset + relative
 
 
-def _load_closed(ctx: Loader, segment: Segment) -> None:
+def _load_closed(ctx: Loader, result: Loaded, segment: Segment) -> None:
     """Largest timestamp of a closed segment, which retention relies on: from the time index, believed only if the batch agrees or is damaged."""
     _load_times(ctx, segment)
     if segment.times.length and _time_is_true(ctx, segment):
         return
     if segment.times.length:  # which of the two is right?
-        segment.damage = _damages(ctx, segment)
+        segment.damage = _damages(ctx, result, segment)
         if segment.damage:
             return
     try:
         rebuilt = rebuild_indexes(ctx.reader, segment, ctx.interval_bytes)
     except Corrupt:
-        segment.damage = segment.damage or _damages(ctx, segment)
+        segment.damage = segment.damage or _damages(ctx, result, segment)
         if not segment.damage:
             raise
         return
@@ -228,10 +232,12 @@ def _load_closed(ctx: Loader, segment: Segment) -> None:
     segment.offsets, segment.times = IndexPart(len(offsets), bytearray()), IndexPart(len(times), bytearray())
 
 
-def _damages(ctx: Loader, segment: Segment) -> tuple[Damage, ...]:
-    """What of a closed segment is damaged: the index is believed then, and all but the damage is served."""
+def _damages(ctx: Loader, result: Loaded, segment: Segment) -> tuple[Damage, ...]:
+    """What of a segment is damaged: the index is believed then, and all but the damage is served."""
+    epochs = result.epochs.entries
     scrub = SegmentScrub(
-        ctx.disk, ScrubRange(segment.base_offset, segment.end_offset, segment.size, segment.log_path, ctx.gaps_allowed, (), None)
+        ctx.disk,
+        ScrubRange(segment.base_offset, segment.end_offset, segment.size, segment.log_path, ctx.gaps_allowed, epochs, None),
     )
     while scrub.step():
         pass

@@ -1,7 +1,7 @@
 """What a scrub is told of a log, and what the log remembers of its findings.
 
-Invariants: only bytes below the watermark are offered, so that none of them is still being written; damage is remembered in memory only: after
-a restart the next round finds it again; what is known to be damaged is never part of an answer (hotlog.log.damage).
+Invariants: only bytes below the watermark are offered, so that none of them is still being written; what is known to be damaged is never part
+of an answer (hotlog.log.damage), nor after a restart: which segments it is in is saved, and the start looks at them (damaged_segments.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LogScrub(LogReads):
         )
 
     def note_damage(self, base_offset: int, damages: Sequence[Damage], *, is_all: bool) -> list[Damage]:
-        """Remember what is damaged of the segment at `base_offset`; return what is new.
+        """Remember what is damaged of the segment at `base_offset`; return what is new.  On disk after `wait_damage_saved`.
 
         Unless it `is_all`, what was known to lie behind the last of `damages` stays known.
         """
@@ -52,6 +52,10 @@ class LogScrub(LogReads):
         known, looked_at = segment.damage, damages[-1].end if damages else 0
         segment.damage = (*damages, *(damage for damage in known if damage.position >= looked_at and not is_all))
         return [damage for damage in damages if damage.position not in {before.position for before in known}]
+
+    async def wait_damage_saved(self) -> None:
+        """Until a process that comes after this one will look at the damaged segments before it serves them."""
+        await self._parts.save_damage()
 
     def has_segment(self, base_offset: int) -> bool:
         """Whether there is a local segment (still)."""

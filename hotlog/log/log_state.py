@@ -35,6 +35,7 @@ class Parts(NamedTuple):
     reader: SegmentReader
     space: Space
     save_log_starts: Callable[[], Awaitable[None]]
+    save_damage: Callable[[], Awaitable[None]]
 
 
 class Watermark(NamedTuple):

@@ -22,6 +22,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoint_crcs, checkpoints, files
+from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
 from hotlog.log.partition_log import PartitionLog, Parts
@@ -53,7 +54,8 @@ class LogManager:
         pool = FilePool(disk)
         reader = SegmentReader(pool, IndexCache(), self._report)
         space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
-        self._parts = Parts(disk, clock, entropy, metrics, pool, reader, space, self._save_log_starts)
+        self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
+        self._parts = Parts(disk, clock, entropy, metrics, pool, reader, space, self._save_log_starts, self._damaged.save)
         self._lock: File | None = None
         self._directory_id: str | None = None
         self._round: list[PartitionLog] = []
@@ -95,6 +97,7 @@ class LogManager:
         self._crcs = self._read_crcs(names)
         points, starts = self._read_offsets(names, files.RECOVERY_POINTS), self._read_offsets(names, files.LOG_STARTS)
         self._saved_starts = starts
+        self._damaged.read(names)
         found: list[tuple[TopicPartition, str]] = []
         for name in names:
             if files.is_condemned_directory(name):
@@ -110,6 +113,7 @@ class LogManager:
                 work.append(self._disk.run(self._load_piece, given, clean, points, starts))
             for logs in await asyncio.gather(*work):
                 self._logs.update((log.tp, log) for log in logs)
+        await self._damaged.save()
         self._checkpointed_ms = self._clock.now_ms()
         self._metrics.partitions.set_function(lambda: len(self._logs))
 
@@ -228,6 +232,7 @@ class LogManager:
             interval_bytes=config.index_interval_bytes,
             producer_expiry_ms=self._settings.number("producer.id.expiration.ms"),
             gaps_allowed=config.is_compacted,
+            suspects=self._damaged.of(tp),
         )
         loaded: Loaded = load(ctx, path, tp)
         first = loaded.segments[0].base_offset
@@ -342,13 +347,21 @@ class LogManager:
         return False
 
     async def checkpoint(self) -> None:
-        """Write the recovery-point, high-watermark and log-start checkpoints; forget expired producers."""
+        """Write the recovery-point, high-watermark and log-start checkpoints; forget expired producers and damage that is gone."""
         now_ms = self._clock.now_ms()
         for log in self._logs.values():
             log.producers.expire(now_ms)
         await self._save(files.RECOVERY_POINTS, {log.tp: log.recovery_point for log in self._logs.values()})
         await self._save(files.HIGH_WATERMARKS, {log.tp: log.high_watermark for log in self._logs.values()})
         await self._save_log_starts()
+        await self._damaged.refresh()
+
+    def _damaged_segments(self) -> frozenset[DamagedSegment]:
+        return frozenset(
+            DamagedSegment(log.tp.topic, log.tp.partition, info.base_offset)
+            for log in self._logs.values()
+            for info, _ in log.damaged_segments()
+        )
 
     async def _save_log_starts(self) -> None:
         """Group commit of the log-start checkpoint; a cancelled caller does not stop it half way."""
