@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -73,6 +73,22 @@ def test_what_nobody_may_read_is_not_looked_at() -> None:
 # The worker
 
 
+def on_a_node(*, seed: int, hours: int) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[], None]]:
+    """A test of a simulated node whose topic has had so many hours of traffic."""
+
+    def decorate(body: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
+        def test() -> None:
+            async def main(world: SimWorld) -> None:
+                await body(await Scene.open(world, PLAN, hours=hours))
+
+            simulate(seed, main, settings=SETTINGS)
+
+        test.__doc__ = body.__doc__
+        return test
+
+    return decorate
+
+
 def counted(scene: Scene, where: str) -> float:
     return float(scene.life.metrics.corruption.labels(where)._value.get())
 
@@ -114,151 +130,126 @@ def objects(world: SimWorld) -> Iterator[bytes]:
     return (one.body for key, one in sorted(world.bucket.objects.items()) if key.endswith(".seg"))
 
 
-def test_a_sound_node_is_read_whole_in_each_round_and_nothing_is_found() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=30)
-        partition, ledger = scene.first
-        metrics, before = scene.life.metrics, scene.life.metrics.scrub_bytes._value.get()
-        await scrub_round(scene)
-        assert metrics.scrub_bytes._value.get() - before == partition.log.size
-        assert metrics.scrub_ended._value.get() * 1000 == pytest.approx(world.clock.now_ms(), abs=60_000)
-        assert counted(scene, "scrub") == counted(scene, "index") == counted(scene, "leader-epochs") == 0
-        await check_partition(partition, ledger)
-
-    simulate(1, main, settings=SETTINGS)
+@on_a_node(seed=1, hours=30)
+async def test_a_sound_node_is_read_whole_in_each_round_and_nothing_is_found(scene: Scene) -> None:
+    partition, ledger = scene.first
+    metrics, before = scene.life.metrics, scene.life.metrics.scrub_bytes._value.get()
+    await scrub_round(scene)
+    assert metrics.scrub_bytes._value.get() - before == partition.log.size
+    assert metrics.scrub_ended._value.get() * 1000 == pytest.approx(scene.world.clock.now_ms(), abs=60_000)
+    assert counted(scene, "scrub") == counted(scene, "index") == counted(scene, "leader-epochs") == 0
+    await check_partition(partition, ledger)
 
 
-def test_rot_in_a_tiered_segment_is_found_and_the_store_takes_over() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=40)
-        partition, ledger = scene.first
-        log = partition.log
-        infos = log.segments()
-        assert infos[2].end_offset <= log.tiered_end_offset
-        rot(scene, infos[1], 1)
-        rot(scene, infos[2], 0)
-        with pytest.raises(Violation, match="nobody sent"):
-            await check_partition(partition, ledger)  # so bad is it without a scrub
-        await scrub_round(scene)
-        assert counted(scene, "scrub") == 2
-        assert scene.life.metrics.scrub_repairs.labels("rot")._value.get() == 1
-        assert log.local_log_start_offset == infos[2].end_offset
-        assert (log.log_start_offset, log.damaged_segments()) == (0, [])
-        await check_partition(partition, ledger)
-        await scene.restart("power")
-        await scene.hours(2)
-        await check_partition(*scene.first)
-
-    simulate(2, main, settings=SETTINGS)
+@on_a_node(seed=2, hours=40)
+async def test_rot_in_a_tiered_segment_is_found_and_the_store_takes_over(scene: Scene) -> None:
+    partition, ledger = scene.first
+    log = partition.log
+    infos = log.segments()
+    assert infos[2].end_offset <= log.tiered_end_offset
+    rot(scene, infos[1], 1)
+    rot(scene, infos[2], 0)
+    with pytest.raises(Violation, match="nobody sent"):
+        await check_partition(partition, ledger)  # so bad is it without a scrub
+    await scrub_round(scene)
+    assert counted(scene, "scrub") == 2
+    assert scene.life.metrics.scrub_repairs.labels("rot")._value.get() == 1
+    assert log.local_log_start_offset == infos[2].end_offset
+    assert (log.log_start_offset, log.damaged_segments()) == (0, [])
+    await check_partition(partition, ledger)
+    await scene.restart("power")
+    await scene.hours(2)
+    await check_partition(*scene.first)
 
 
-def test_nothing_is_dropped_before_the_store_has_answered() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=40)
-        await scene.restart("stop")  # nothing in memory
-        scene.life.disk.remove_tree("/data/cache")
-        await scene.restart("stop")
-        partition, ledger = scene.first
-        bad = rot(scene, partition.log.segments()[1], 2)
-        world.bucket.weather.down = True
-        await scrub_round(scene)
-        assert partition.log.local_log_start_offset == 0
-        assert len(partition.log.damaged_segments()) == 1
-        await read_around(partition, bad)
-        world.bucket.weather.down = False
-        await scrub_round(scene)
-        assert partition.log.local_log_start_offset == partition.log.segments()[0].base_offset > bad[0]
-        assert counted(scene, "scrub") == 1, "the same damage is told once"
-        await check_partition(partition, ledger)
-
-    simulate(3, main, settings=SETTINGS)
+@on_a_node(seed=3, hours=40)
+async def test_nothing_is_dropped_before_the_store_has_answered(scene: Scene) -> None:
+    await scene.restart("stop")  # nothing in memory
+    scene.life.disk.remove_tree("/data/cache")
+    await scene.restart("stop")
+    partition, ledger = scene.first
+    bad = rot(scene, partition.log.segments()[1], 2)
+    scene.world.bucket.weather.down = True
+    await scrub_round(scene)
+    assert partition.log.local_log_start_offset == 0
+    assert len(partition.log.damaged_segments()) == 1
+    await read_around(partition, bad)
+    scene.world.bucket.weather.down = False
+    await scrub_round(scene)
+    assert partition.log.local_log_start_offset == partition.log.segments()[0].base_offset > bad[0]
+    assert counted(scene, "scrub") == 1, "the same damage is told once"
+    await check_partition(partition, ledger)
 
 
-def test_rot_in_a_segment_that_only_we_have_stays_here_and_is_told() -> None:
+@on_a_node(seed=4, hours=20)
+async def test_rot_in_a_segment_that_only_we_have_stays_here_and_is_told(scene: Scene) -> None:
     """It is refused, never uploaded, and does not go unseen; the rest is served; deleting it lets the uploads go on."""
-
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=20)
-        world.bucket.weather.down = True
-        await scene.hours(20)
-        partition, ledger = scene.first
-        log = partition.log
-        info = next(info for info in log.segments() if info.base_offset >= log.tiered_end_offset)
-        bad = rot(scene, info, 1)
-        rotten = scene.life.disk.read(info.log_path)[-100:]
-        await scrub_round(scene)
-        assert counted(scene, "scrub") == 1
-        await read_around(partition, bad)
-        world.bucket.weather.down = False
-        await scene.hours(3)
-        assert log.tiered_end_offset == info.base_offset, "what is damaged must not be uploaded"
-        assert counted(scene, "copy") > 0
-        assert scene.life.metrics.remote_copy_lag_segments.labels("rot")._value.get() > 1
-        scene.life.node.refresh_metrics()
-        assert scene.life.metrics.damaged_segments.labels("rot")._value.get() == 1
-        assert scene.life.node.reasons_not_ready() == []
-        await read_around(partition, bad)
-        log.advance_log_start(info.end_offset)  # DeleteRecords
-        await scene.hours(3)
-        assert log.tiered_end_offset > info.end_offset
-        assert not any(rotten in body for body in objects(world))
-        await check_partition(partition, ledger)
-
-    simulate(4, main, settings=SETTINGS)
+    scene.world.bucket.weather.down = True
+    await scene.hours(20)
+    partition, ledger = scene.first
+    log = partition.log
+    info = next(info for info in log.segments() if info.base_offset >= log.tiered_end_offset)
+    bad = rot(scene, info, 1)
+    rotten = scene.life.disk.read(info.log_path)[-100:]
+    await scrub_round(scene)
+    assert counted(scene, "scrub") == 1
+    await read_around(partition, bad)
+    scene.world.bucket.weather.down = False
+    await scene.hours(3)
+    assert log.tiered_end_offset == info.base_offset, "what is damaged must not be uploaded"
+    assert counted(scene, "copy") > 0
+    assert scene.life.metrics.remote_copy_lag_segments.labels("rot")._value.get() > 1
+    scene.life.node.refresh_metrics()
+    assert scene.life.metrics.damaged_segments.labels("rot")._value.get() == 1
+    assert scene.life.node.reasons_not_ready() == []
+    await read_around(partition, bad)
+    log.advance_log_start(info.end_offset)  # DeleteRecords
+    await scene.hours(3)
+    assert log.tiered_end_offset > info.end_offset
+    assert not any(rotten in body for body in objects(scene.world))
+    await check_partition(partition, ledger)
 
 
-def test_rot_in_the_active_segment_is_found_too() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=11)
-        partition, _ = scene.first
-        bad = rot(scene, partition.log.segments()[-1], 0)
-        await scrub_round(scene)
-        assert counted(scene, "scrub") == 1
-        await read_around(partition, bad)
-
-    simulate(5, main, settings=SETTINGS)
+@on_a_node(seed=5, hours=11)
+async def test_rot_in_the_active_segment_is_found_too(scene: Scene) -> None:
+    partition, _ = scene.first
+    bad = rot(scene, partition.log.segments()[-1], 0)
+    await scrub_round(scene)
+    assert counted(scene, "scrub") == 1
+    await read_around(partition, bad)
 
 
-def test_a_rotten_index_is_made_anew() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=20)
-        partition, ledger = scene.first
-        info = partition.log.segments()[1]
-        good = scene.life.disk.read(info.index_path)
-        world.machine.flip(info.index_path, 5, bit=1)
-        await scrub_round(scene)
-        await scene.life.beat("log")
-        assert (counted(scene, "index"), counted(scene, "scrub")) == (1, 0)
-        assert scene.life.disk.read(info.index_path) == good
-        await check_partition(partition, ledger)
-
-    simulate(6, main, settings=SETTINGS)
+@on_a_node(seed=6, hours=20)
+async def test_a_rotten_index_is_made_anew(scene: Scene) -> None:
+    partition, ledger = scene.first
+    info = partition.log.segments()[1]
+    good = scene.life.disk.read(info.index_path)
+    scene.world.machine.flip(info.index_path, 5, bit=1)
+    await scrub_round(scene)
+    await scene.life.beat("log")
+    assert (counted(scene, "index"), counted(scene, "scrub")) == (1, 0)
+    assert scene.life.disk.read(info.index_path) == good
+    await check_partition(partition, ledger)
 
 
-def test_a_leader_epoch_checkpoint_that_rotted_is_told_and_no_batch_is_blamed() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=20)
-        partition, ledger = scene.first
-        assert partition.log.epochs.assign(9, 10)
-        await scrub_round(scene)
-        assert counted(scene, "leader-epochs") == sum(info.end_offset > 10 for info in partition.log.segments())
-        assert counted(scene, "scrub") == 0
-        await check_partition(partition, ledger)
-
-    simulate(6, main, settings=SETTINGS)
+@on_a_node(seed=6, hours=20)
+async def test_a_leader_epoch_checkpoint_that_rotted_is_told_and_no_batch_is_blamed(scene: Scene) -> None:
+    partition, ledger = scene.first
+    assert partition.log.epochs.assign(9, 10)
+    await scrub_round(scene)
+    assert counted(scene, "leader-epochs") == sum(info.end_offset > 10 for info in partition.log.segments())
+    assert counted(scene, "scrub") == 0
+    await check_partition(partition, ledger)
 
 
-def test_a_disk_that_fails_now_and_then_does_not_end_the_round() -> None:
-    async def main(world: SimWorld) -> None:
-        scene = await Scene.open(world, PLAN, hours=20)
-        world.machine.fail("open", errno.EMFILE, pattern="*.log", times=1)
-        await scrub_round(scene)
-        assert counted(scene, "scrub") == 0
-        before = scene.life.metrics.scrub_bytes._value.get()
-        await scrub_round(scene)
-        assert scene.life.metrics.scrub_bytes._value.get() - before == scene.first[0].log.size
-
-    simulate(7, main, settings=SETTINGS)
+@on_a_node(seed=7, hours=20)
+async def test_a_disk_that_fails_now_and_then_does_not_end_the_round(scene: Scene) -> None:
+    scene.world.machine.fail("open", errno.EMFILE, pattern="*.log", times=1)
+    await scrub_round(scene)
+    assert counted(scene, "scrub") == 0
+    before = scene.life.metrics.scrub_bytes._value.get()
+    await scrub_round(scene)
+    assert scene.life.metrics.scrub_bytes._value.get() - before == scene.first[0].log.size
 
 
 def test_the_rate_is_kept_and_minus_one_is_off() -> None:

@@ -162,6 +162,19 @@ class Node:
         pid = PartitionId(log.topic_id, log.tp.partition)
         return await self.tier.attach(pid, log.tp.topic, log, leader_epoch=leader_epoch)
 
+    async def filled(self, batches: int, *, leader_epoch: int = 0) -> tuple[PartitionLog, ColdPartition]:
+        """A new log of so many batches, attached."""
+        log = await self.create()
+        cold = await self.attach(log, leader_epoch=leader_epoch)
+        await fill(log, batches)
+        return log, cold
+
+    async def copied(self, batches: int, *, leader_epoch: int = 0) -> tuple[PartitionLog, ColdPartition]:
+        """A new log of so many batches, with all that is closed of it in the store."""
+        log, cold = await self.filled(batches, leader_epoch=leader_epoch)
+        await self.copy_all()
+        return log, cold
+
     def manifest(self, pid: PartitionId = PID) -> ManifestStore:
         return self.tier.manifest_of(pid)
 

@@ -6,10 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk
-from tests.tiering.support import fill, node
+from tests.tiering.support import Node, fill, node
+from tiering.cold_partition import ColdPartition
 
 FIELDS = {"base offset": 7, "length": 11, "leader epoch": 15, "magic": 16}
+
+
+def flip(log: PartitionLog, *, segment: int, batch: int, field: str) -> None:
+    """One bit of a batch's header on disk."""
+    victim = Path(log.segments()[segment].log_path)
+    raw = bytearray(victim.read_bytes())
+    raw[list(walk(raw))[batch][0] + FIELDS[field]] ^= 1
+    victim.write_bytes(raw)
+
+
+async def uploaded(here: Node, log: PartitionLog) -> tuple[ColdPartition, float]:
+    """The tier of the log once nothing more is due, and how often damage was met."""
+    cold = await here.attach(log)
+    await here.copy_all()
+    return cold, here.metrics.corruption.labels("copy")._value.get()
 
 
 @pytest.mark.parametrize("which", [0, 3, -1], ids=["first", "middle", "last"])
@@ -19,14 +36,10 @@ async def test_a_flipped_bit_outside_the_crc_is_never_uploaded(tmp_path: Path, f
         log = await here.create()
         log.set_leader_epoch(4)
         await fill(log, 40, records=1, value_bytes=150)
-        victim = Path(log.segments()[1].log_path)
-        raw = bytearray(victim.read_bytes())
-        raw[list(walk(raw))[which][0] + FIELDS[field]] ^= 1
-        victim.write_bytes(raw)
-        cold = await here.attach(log)
-        await here.copy_all()
+        flip(log, segment=1, batch=which, field=field)
+        cold, found = await uploaded(here, log)
         assert cold.end_offset == log.segments()[1].base_offset
-        assert here.metrics.corruption.labels("copy")._value.get() >= 1
+        assert found >= 1
         assert len([key for key in await here.objects() if key.endswith(".seg")]) == 1
 
 
@@ -37,10 +50,9 @@ async def test_a_rotten_leader_epoch_checkpoint_is_never_uploaded(tmp_path: Path
         await fill(log, 30)
         await log.flush()
         log.epochs.assign(5, log.segments()[0].base_offset)
-        cold = await here.attach(log)
-        await here.copy_all()
+        cold, found = await uploaded(here, log)
         assert cold.view is None or cold.view.end_offset <= 0
-        assert here.metrics.corruption.labels("copy")._value.get() >= 1
+        assert found >= 1
 
 
 async def test_segments_of_many_leaders_are_uploaded(tmp_path: Path) -> None:
@@ -52,10 +64,9 @@ async def test_segments_of_many_leaders_are_uploaded(tmp_path: Path) -> None:
         log.roll(here.clock.now_ms())
         await log.flush()
         log.advance_log_start(40)  # the checkpoint forgets the epochs below
-        cold = await here.attach(log)
-        await here.copy_all()
+        cold, found = await uploaded(here, log)
         assert cold.end_offset == log.active.base_offset
-        assert here.metrics.corruption.labels("copy")._value.get() == 0
+        assert found == 0
 
 
 async def test_a_flipped_leader_epoch_is_found_where_the_checkpoint_says_nothing(tmp_path: Path) -> None:
@@ -64,12 +75,8 @@ async def test_a_flipped_leader_epoch_is_found_where_the_checkpoint_says_nothing
         log = await here.create()
         log.set_leader_epoch(4)
         await fill(log, 40, records=1, value_bytes=150)
-        victim = Path(log.segments()[0].log_path)
-        raw = bytearray(victim.read_bytes())
-        raw[list(walk(raw))[1][0] + FIELDS["leader epoch"]] ^= 1
-        victim.write_bytes(raw)
+        flip(log, segment=0, batch=1, field="leader epoch")
         log.advance_log_start(3)
-        cold = await here.attach(log)
-        await here.copy_all()
+        cold, found = await uploaded(here, log)
         assert cold.view is None or cold.view.end_offset <= 0
-        assert here.metrics.corruption.labels("copy")._value.get() >= 1
+        assert found >= 1

@@ -37,9 +37,7 @@ async def test_closed_segments_are_copied_and_read_back_byte_for_byte(tmp_path: 
 
 async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 30)
+        log, _ = await here.filled(30)
         segments = len(log.segments()) - 1
         here.faults.log.clear()
         await here.copy_all()
@@ -51,9 +49,7 @@ async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
 async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tiering.tier.TICK_SECONDS_MAX", PATIENCE_S)  # else a slow copy is looked after more often
     async with node(tmp_path) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 30)
+        _, cold = await here.filled(30)
         looks, look = 0, here.tier._look
 
         async def counted() -> object:
@@ -82,10 +78,7 @@ async def test_only_what_is_committed_and_closed_is_copied(tmp_path: Path) -> No
 
 async def test_copying_may_be_disabled_and_resumed(tmp_path: Path) -> None:
     async with node(tmp_path, config=tiered(**{"remote.log.copy.disable": "true"})) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 30)
-        await here.copy_all()
+        log, cold = await here.copied(30)
         assert cold.view is None
         assert here.metrics.remote_copy_lag_segments.labels("clicks")._value.get() == len(log.segments()) - 1
         log.reconfigure(tiered())
@@ -95,10 +88,7 @@ async def test_copying_may_be_disabled_and_resumed(tmp_path: Path) -> None:
 
 async def test_advance_start_condemns_rows_below_and_delete_condemns_all(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 40)
-        await here.copy_all()
+        _, cold = await here.copied(40)
         assert cold.view is not None
         keep = cold.view.entries[3].base_offset
         await cold.advance_start(keep + 1)
@@ -119,10 +109,7 @@ async def test_advance_start_condemns_rows_below_and_delete_condemns_all(tmp_pat
 
 async def test_tiering_switched_off_and_on_begins_anew(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 20)
-        await here.copy_all()
+        log, _ = await here.copied(20)
         old = await proven(here)
         await here.tier.delete_topic_partition(PID)
         log.advance_log_start(old.end_offset)
@@ -139,10 +126,7 @@ async def test_tiering_switched_off_and_on_begins_anew(tmp_path: Path) -> None:
 
 async def test_a_manifest_that_is_about_to_begin_anew_is_not_removed(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 20)
-        await here.copy_all()
+        log, _ = await here.copied(20)
         await here.tier.delete_topic_partition(PID)
         log.advance_log_start(log.active.base_offset)
         (reaped,) = here.tier.manifests()
@@ -162,9 +146,7 @@ async def test_a_manifest_that_is_about_to_begin_anew_is_not_removed(tmp_path: P
 
 async def test_detach_takes_the_lease_away(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 8)
+        await here.filled(8)
         here.faults.hold = lambda op, key: op == "put_source"
         await here.tier.tick_copy()
         await here.faults.held.wait()
@@ -180,9 +162,7 @@ async def test_detach_takes_the_lease_away(tmp_path: Path) -> None:
 async def test_copy_rate_is_kept(tmp_path: Path) -> None:
     """KIP-956: the second segment waits for the debt of the first, and its lease does not run meanwhile."""
     async with node(tmp_path, **{"remote.log.manager.copy.max.bytes.per.second": 1}) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 12)
+        _, cold = await here.filled(12)
         while cold.view is None or not cold.view.entries or here.tier._flights[PID].lease.seconds_left is not None:
             await here.tier.tick_copy()
         assert len(cold.view.entries) == 1

@@ -41,9 +41,7 @@ async def test_store_away_at_attach_delays_and_nothing_else(tmp_path: Path) -> N
 
 async def test_failures_back_off_and_are_counted(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 30)
+        log, cold = await here.filled(30)
         here.faults.is_down = True
         await here.copy_all()
         tried = here.faults.calls
@@ -89,9 +87,7 @@ async def test_a_hung_upload_is_abandoned_and_others_go_on(tmp_path: Path) -> No
 
 async def test_a_lost_answer_of_the_commit_is_not_a_second_row(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 30)
+        log, _ = await here.filled(30)
         here.faults.lose_reply_of = lambda op, key: op == "put" and key == KEYS.manifest
         await here.copy_all()
         manifest = await proven(here)
@@ -102,9 +98,7 @@ async def test_a_lost_answer_of_the_commit_is_not_a_second_row(tmp_path: Path) -
 
 async def test_commit_in_doubt_is_committed_again_without_a_second_upload(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 8)
+        log, _ = await here.filled(8)
         here.faults.lose_reply_of = lambda op, key: key == KEYS.manifest and here.faults.count("put_source") > 0
         await here.copy_all()  # neither the commit nor its read-back is answered
         here.faults.lose_reply_of = lambda op, key: False
@@ -117,10 +111,7 @@ async def test_commit_in_doubt_is_committed_again_without_a_second_upload(tmp_pa
 
 async def test_an_older_epoch_can_not_commit(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        cold = await here.attach(log, leader_epoch=3)
-        await fill(log, 8)
-        await here.copy_all()
+        log, cold = await here.copied(8, leader_epoch=3)
         before = await proven(here)
         await here.manifest().commit(lambda root, _: claim(root, 4, "clicks"))  # a newer leader takes over
         await fill(log, 20, start=8)
@@ -178,10 +169,7 @@ async def test_damaged_segment_is_never_uploaded(tmp_path: Path) -> None:
 
 async def test_restart_goes_on_where_it_was(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 30)
-        await here.copy_all()
+        log, _ = await here.copied(30)
         end = log.active.base_offset
     async with node(tmp_path) as here:
         restarted = here.logs.get(TopicPartition("clicks", 0))
@@ -197,10 +185,7 @@ async def test_restart_goes_on_where_it_was(tmp_path: Path) -> None:
 
 async def test_local_log_behind_the_tiered_end_is_refused_and_can_begin_anew(tmp_path: Path) -> None:
     async with node(tmp_path / "one") as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 30)
-        await here.copy_all()
+        log, _ = await here.copied(30)
         end = log.active.base_offset
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / "store").rename(tmp_path / "two" / "store")  # the disk is gone, the bucket is not
@@ -230,10 +215,7 @@ async def test_local_log_behind_the_tiered_end_is_refused_and_can_begin_anew(tmp
 async def test_a_wiped_bucket_is_said_and_not_papered_over(tmp_path: Path) -> None:
     """Fault 39: offsets that only the store had are gone with it; no new manifest pretends they never were."""
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 30)
-        await here.copy_all()
+        log, _ = await here.copied(30)
         await log.drop_local_before(log.segments()[4].end_offset)
         assert log.log_start_offset == 0 < log.local_log_start_offset
         await here.store.delete(await here.objects())
@@ -253,10 +235,7 @@ async def test_a_wiped_bucket_is_said_and_not_papered_over(tmp_path: Path) -> No
 
 async def test_a_gap_is_recorded_and_said(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 8)
-        await here.copy_all()
+        log, cold = await here.copied(8)
         first_end = cold.end_offset
         await fill(log, 40, start=8)
         gap_end = log.segments()[4].end_offset
@@ -323,10 +302,7 @@ async def _until_dead(here: Node) -> None:
 
 async def test_delete_while_the_store_is_away_says_so(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        await here.attach(log)
-        await fill(log, 8)
-        await here.copy_all()
+        await here.copied(8)
         here.faults.is_down = True
         with pytest.raises(StoreUnavailable):
             await here.tier.delete_topic_partition(PID)
@@ -339,10 +315,7 @@ async def test_delete_while_the_store_is_away_says_so(tmp_path: Path) -> None:
 
 async def test_appending_to_a_deleted_manifest_is_fenced(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
-        log = await here.create()
-        cold = await here.attach(log)
-        await fill(log, 8)
-        await here.copy_all()
+        _, cold = await here.copied(8)
         other = here.manifest()
         await other.load()
         await here.tier.delete_topic_partition(PID)

@@ -23,10 +23,7 @@ from tiering.verify import Report, describe_manifest, load_manifest, verify_part
 async def here(tmp_path: Path) -> AsyncIterator[Node]:
     """A node whose partition has nine rows in the store."""
     async with node(tmp_path) as made:
-        log = await made.create()
-        await made.attach(log)
-        await fill(log, 30)
-        await made.copy_all()
+        await made.copied(30)
         yield made
 
 
