@@ -7,6 +7,7 @@ had left already; the bucket's guard knows what the committed manifests refer to
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -192,6 +193,7 @@ def simulate(seed: int, main: Callable[[SimWorld], Coroutine[Any, Any, T]], **op
         world = SimWorld(loop, seed, **options)
         worlds.append(world)
         result = await main(world)
+        gc.collect()  # a failure that nobody awaited is told when its task goes: now, not when memory happens to be looked at
         if world.bucket.violations:
             raise Violation("; ".join(world.bucket.violations))
         if loop.unhandled:
