@@ -20,7 +20,7 @@ from typing import NoReturn
 import pytest
 
 from tests.clients.python_clients import PYTHON_CLIENTS
-from tests.tools.cache import ToolMissing
+from tests.tools.cache import BUILD_SECONDS_MAX, FETCHES_MAX, ToolMissing
 from tests.tools.clients import FOREIGN_CLIENTS, Client, Kcat, kcat
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.kafka_jars import KafkaJars, kafka_jars
@@ -28,6 +28,13 @@ from tests.tools.kafka_server import KafkaServer
 
 CLIENT_NAMES = (*PYTHON_CLIENTS, *FOREIGN_CLIENTS)
 BROKER_SETTINGS = {"group.initial.rebalance.delay.ms": "0", "log.segment.bytes": "1048576"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first run fetches and builds the clients inside a test, while others wait for it: the time limit must not meet a compiler."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(len(FOREIGN_CLIENTS) * FETCHES_MAX * BUILD_SECONDS_MAX))
 
 
 @pytest.fixture(scope="session")
