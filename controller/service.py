@@ -86,7 +86,8 @@ class Controller:
         self._examine = examine
         self._incarnation = UUID(int=0)
         self._journal: Journal | None = None
-        self._producer_ids = range(0)
+        self._producer_ids = range(0)  # the block that ids are given out of
+        self._producer_ids_next = range(0)  # the one after it
         self._producer_lock = asyncio.Lock()
 
     @property
@@ -138,6 +139,7 @@ class Controller:
         own = await self._mirror.incarnations()
         await self._mirror.add_incarnation(str(self._incarnation))
         was_here = self._opened.image.offset > 0
+        block = range(0)
 
         def started(image: ClusterImage) -> list[Record]:
             last = image.brokers.get(self.node_id)
@@ -146,11 +148,15 @@ class Controller:
                     f"node.id {self.node_id} of cluster {self.cluster_id} was taken over by another data directory since this one"
                     " was last used; it must not lead again: give it another node.id or an empty directory"
                 )
+            nonlocal block
+            block = _block_after(image)
             return [
-                BrokerStarted(node_id=self.node_id, incarnation=self._incarnation, rack=self._rack, raises_epochs=raises_epochs)
+                BrokerStarted(node_id=self.node_id, incarnation=self._incarnation, rack=self._rack, raises_epochs=raises_epochs),
+                ProducerIdsAllocated(node_id=self.node_id, start=block.start, end=block.stop),
             ]
 
         self.epoch = await self._opened.claim(self.node_id, started)
+        self._producer_ids = block
         self.state = State.ACTIVE
 
     def _fence(self, reason: HotlogError) -> None:
@@ -201,27 +207,48 @@ class Controller:
                 if self._opened.head is None:  # the outcome of a commit is still unknown
                     await self._opened.catch_up()
                     return True
-                return await self._opened.reap()
-            except Retry:
+                return await self._opened.reap() or await self._stock_producer_ids()
+            except (Retry, OutcomeUnknown):
                 return False
         return False
 
     async def allocate_producer_id(self) -> int:
-        """A producer id that was never given out before, here or elsewhere (blocks of PRODUCER_ID_BLOCK in the log)."""
+        """A producer id that was never given out before, here or elsewhere.
+
+        Ids come in blocks of PRODUCER_ID_BLOCK through the log, one at the claim and the next ahead of need, so that new producers do
+        not wait for a store that is away.
+        """
         async with self._producer_lock:
             if not self._producer_ids:
-                start = 0
-
-                def block(image: ClusterImage) -> list[Record]:
-                    nonlocal start
-                    start = image.producer_id_next
-                    return [ProducerIdsAllocated(node_id=self.node_id, start=start, end=start + PRODUCER_ID_BLOCK)]
-
-                await self.commit(block)
-                self._producer_ids = range(start, start + PRODUCER_ID_BLOCK)
+                self._producer_ids = self._producer_ids_next or await self._new_block()
+                self._producer_ids_next = range(0)
             producer_id = self._producer_ids[0]
             self._producer_ids = self._producer_ids[1:]
             return producer_id
+
+    async def _stock_producer_ids(self) -> bool:
+        """Have the next block before this one is used up."""
+        async with self._producer_lock:
+            if self._producer_ids_next or len(self._producer_ids) > PRODUCER_ID_BLOCK // 2:
+                return False
+            self._producer_ids_next = await self._new_block()
+            return True
+
+    async def _new_block(self) -> range:
+        block = range(0)
+
+        def allocated(image: ClusterImage) -> list[Record]:
+            nonlocal block
+            block = _block_after(image)
+            return [ProducerIdsAllocated(node_id=self.node_id, start=block.start, end=block.stop)]
+
+        await self.commit(allocated)
+        return block
+
+
+def _block_after(image: ClusterImage) -> range:
+    """The first producer ids that nobody has."""
+    return range(image.producer_id_next, image.producer_id_next + PRODUCER_ID_BLOCK)
 
 
 def new_cluster_id(entropy: Entropy) -> str:

@@ -11,7 +11,7 @@ import pytest
 from controller import codec
 from controller.image import ClusterImage, fold
 from controller.keys import CLUSTER_KEY, head_key
-from controller.service import Controller, State, read_image
+from controller.service import PRODUCER_ID_BLOCK, Controller, State, read_image
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry
 from tests.controller.world import World, create, simulate
 from tests.sim.fuse import Crashed, Fuse
@@ -284,6 +284,25 @@ def test_producer_ids_are_given_out_once() -> None:
                 world.bucket.fail("put", "lost", pattern="*/meta/head")
                 given += [await controller.allocate_producer_id() for _ in range(3 if life else 1500)]
         assert len(given) == len(set(given))
+
+    simulate(body)
+
+
+def test_a_store_that_goes_away_leaves_ids_for_new_producers() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            given = [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK // 2)]
+            assert await controller.tick()
+            assert not await controller.tick(), "one block ahead is enough"
+            world.bucket.weather.down = True
+            given += [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK // 2 * 3)]
+            with pytest.raises(Retry):
+                await controller.allocate_producer_id()
+            assert not await controller.tick()
+            world.bucket.weather.down = False
+            assert await controller.tick()
+            given.append(await controller.allocate_producer_id())
+            assert len(given) == len(set(given))
 
     simulate(body)
 
