@@ -107,7 +107,7 @@ _OWN = [
     ConfigKey(name="hotlog.scrub.bytes.per.second", kind="long", default=32 * MiB, minimum=64 * 1024, unit="bytes/s",
               doc="Most that a scrub reads in a second (a batch counts as 1 KiB at least); a round that does not end within its interval"
                   " is followed by the next at once."),
-    ConfigKey(name="hotlog.replay.yield.lag.ms", kind="int", default=5, minimum=-1, unit="ms",
+    ConfigKey(name="hotlog.replay.yield.lag.ms", kind="int", default=2, minimum=-1, unit="ms",
               doc="While records are produced and the event loop is later than this, reads from the store are slowed, as far as 64 MiB/s,"
                   " until it is not (-1: never)."),
     ConfigKey(name="hotlog.disk.reserve.bytes", kind="long", default=64 * MiB, dynamic=False, minimum=0, unit="bytes",

@@ -1,8 +1,8 @@
 """The tail beside a replay: what somebody who reads the end of a log feels while somebody else reads its history (Hotlog only).
 
-One producer and one consumer at a fixed rate (the latency workload), four times over: alone; while a client replays a tiered topic
-from the object store at full speed; the same with the broker's cold read rate limited; and, as a control, while the same client
-replays a topic of the same size that is still local.  Store, broker and all clients share the machine's few processors here, as they do
+One producer and one consumer at a fixed rate (the latency workload), over and over: alone; while a client replays a tiered topic
+from the object store as fast as it gets it; the same where replays never give way; the same with the broker's cold read rate limited; and,
+as a control, while the same client replays a topic of the same size that is still local.  Store, broker and all clients share the machine's few processors here, as they do
 not elsewhere, so the cold replay is measured once more with the replaying client and the store at the lowest priority: what is left then
 is what the broker itself costs the tail.
 
@@ -46,10 +46,12 @@ class Phase(NamedTuple):
     is_elsewhere: bool = False  # the replaying client and the store only get what the others leave
 
 
+GREEDY = {"hotlog_replay_yield_lag_ms": "-1"}
 LIMITED = {"remote_log_manager_fetch_max_bytes_per_second": str(RATE_LIMIT)}
 PHASES = (
     Phase("alone", "alone"),
     Phase("cold", "cold replay", "cold"),
+    Phase("greedy", "cold replay that never gives way", "cold", GREEDY),
     Phase("elsewhere", "cold replay, reader and store at nice 19", "cold", is_elsewhere=True),
     Phase("limited", f"cold replay, limited to {RATE_LIMIT // MiB} MiB/s", "cold", LIMITED),
     Phase("hot", "hot replay (control)", "hot"),
