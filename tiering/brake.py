@@ -5,7 +5,7 @@ lets a bulk transfer give way before a queue hurts anybody, reads from the store
 here: how late the event loop is.  Nobody has to guess a limit; where nothing is late, or nobody produces, nothing is slowed.
 
 Invariants: never slower than FLOOR_BYTES_PER_SECOND unless the set limit is; never faster than the set limit; lateness at which
-next to nothing was read slows nothing (it is not the reads' doing).
+next to nothing was read is not the reads' doing: it slows nothing, and reads may add as much again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _SLOWER = 0.75
 _FASTER = 1.05
 _FASTER_BYTES = 4 * MiB  # and this much, each time
 _FREE_BYTES_PER_SECOND = 1 << 34  # a limit that has grown beyond this limits nobody
+_NEXT_TO_NOTHING = 1.25 * FLOOR_BYTES_PER_SECOND  # paced reads come in lumps
+_LEARNT = 0.2  # of what is seen, each time
 _CALM_SECONDS = 5.0  # without a produce request: nobody waits for the tail
 
 
@@ -31,24 +33,28 @@ class Brake:
     def __init__(self) -> None:
         self.rate = LONG_MAX  # bytes a second
         self._calm_seconds = _CALM_SECONDS
+        self._own_s = 0.0  # how late the loop is of late without the reads
 
     def step(self, *, late_s: float, late_s_max: float, has_produced: bool, read_bytes: int, seconds: float) -> int:
         """The new rate, bytes a second.
 
         Args:
             late_s: how late the loop was in the last `seconds`, but for its worst moment.
-            late_s_max: what is still good (negative: do not brake).
+            late_s_max: what is good (negative: do not brake); twice what is usual without reads is too.
             has_produced: whether somebody produced meanwhile.
             read_bytes: what was read from the store meanwhile.
         """
         self._calm_seconds = 0.0 if has_produced else self._calm_seconds + seconds
+        is_guilty = read_bytes > _NEXT_TO_NOTHING * seconds
+        if not is_guilty:
+            self._own_s += (late_s - self._own_s) * _LEARNT
         if late_s_max < 0 or self._calm_seconds >= _CALM_SECONDS:
             self.rate = LONG_MAX
             return self.rate
-        if late_s <= late_s_max:
+        if late_s <= max(late_s_max, 2 * self._own_s):
             grown = int(self.rate * _FASTER) + _FASTER_BYTES
             self.rate = grown if grown < _FREE_BYTES_PER_SECOND else LONG_MAX
-        elif read_bytes > FLOOR_BYTES_PER_SECOND * seconds:
+        elif is_guilty:
             self.rate = max(FLOOR_BYTES_PER_SECOND, int(min(self.rate, read_bytes / seconds) * _SLOWER))
         return self.rate
 
