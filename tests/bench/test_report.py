@@ -55,9 +55,9 @@ def test_the_tail_has_a_column_a_phase_with_ratios_to_the_tail_alone() -> None:
     found = {"alone_p99_ms": 2.0, "cold_p99_ms": 5.0, "cold_p99_over_alone": 2.5, "cold_replay_gb_per_s": 0.25}
     text = as_markdown(document_of([noted("tail-replay", found | {"cold_broker_cpu_share": 0.5})]))
     assert [line for line in text.splitlines() if line.startswith("| ")][2:] == [
-        "| tail latency p99, ms | 2 | 5 (2.5x) | – | – | – |",
-        "| replay meanwhile, GB/s | – | 0.25 | – | – | – |",
-        "| CPU: broker | – | 50% | – | – | – |",
+        "| tail latency p99, ms | 2 | 5 (2.5x) | – | – | – | – |",
+        "| replay meanwhile, GB/s | – | 0.25 | – | – | – | – |",
+        "| CPU: broker | – | 50% | – | – | – | – |",
     ]
 
 
