@@ -6,7 +6,8 @@
 Offline it serves the image of the local copy and refuses changes (retriable).  Fenced it refuses changes until restart.
 
 Invariants: a change is committed under the epoch that this process claimed; the cluster id of the data directory and of the store
-are the same, and the store was examined in this run, or nothing is written; a data directory whose node id was taken over by another one never leads again.
+are the same, and the store was examined in this run, or nothing is written; a data directory whose node id was taken over by another
+one never leads again.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from hotlog.log.manager import LogManager
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
 from tiering.store.check import check_store
+from tiering.store.gated import GatedStore
 from tiering.tier import ColdTier
 
 LOG = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class Node:
             examine=self._examine_store,
         )
         self.logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
+        # The controller has the store as it is: it examines it, and writes first.
+        self._store = GatedStore(world.store, lambda: self.controller.state is not State.OFFLINE)
         self.tier: ColdTier | None = None
         self._broker: Broker | None = None
         self._produce_requests = 0  # as last looked at
@@ -112,7 +115,7 @@ class Node:
     def _make_tier(self) -> ColdTier:
         world = self.world
         return ColdTier(
-            store=world.store,
+            store=self._store,
             clock=world.clock,
             disk=world.disk,
             entropy=world.entropy,
@@ -145,9 +148,9 @@ class Node:
         def grace_ms() -> int:
             return broker.settings.number("hotlog.garbage.grace.ms")
 
-        self._reaper = Reaper(tier, world.store, metrics=self.metrics, trusted=kept.trusted, grace_ms=grace_ms)
+        self._reaper = Reaper(tier, self._store, metrics=self.metrics, trusted=kept.trusted, grace_ms=grace_ms)
         self._reconciler = Reconciler(
-            world.store,
+            self._store,
             self.controller.cluster_id,
             clock=world.clock,
             trusted=kept.trusted,
@@ -160,7 +163,7 @@ class Node:
         )
 
     async def _store_time_ms(self) -> int:
-        return await store_time_ms(self.world.store, self.controller.cluster_id, self.world.entropy)
+        return await store_time_ms(self._store, self.controller.cluster_id, self.world.entropy)
 
     async def start(self, host: str, port: int, *, told_host: str = "") -> tuple[str, int]:
         """Open, then listen; return the address really bound.
@@ -231,11 +234,6 @@ class Node:
 
     # Ticks
 
-    @property
-    def _has_store(self) -> bool:
-        """Whether the store was there since the start: one that was not is neither examined nor known to be this cluster's."""
-        return self.reasons_not_ready() != ["starting"] and self.controller.state is not State.OFFLINE
-
     async def _tick_logs(self) -> bool:
         return await self.logs.tick()
 
@@ -243,7 +241,7 @@ class Node:
         return self._broker is not None and await self._broker.tick()
 
     async def _tick_copy(self) -> bool:
-        return self.tier is not None and self._has_store and await self.tier.tick_copy()
+        return self.tier is not None and self.reasons_not_ready() != ["starting"] and await self.tier.tick_copy()
 
     async def _tick_retention(self) -> bool:
         return self._retention is not None and await self._retention.tick()
@@ -252,10 +250,10 @@ class Node:
         return self._scrubber is not None and await self._scrubber.tick()
 
     async def _tick_reaper(self) -> bool:
-        return self._reaper is not None and self._has_store and await self._reaper.tick()
+        return self._reaper is not None and await self._reaper.tick()
 
     async def _tick_reconcile(self) -> bool:
-        return self._reconciler is not None and self._has_store and await self._reconciler.tick()
+        return self._reconciler is not None and await self._reconciler.tick()
 
     async def _tick_meter(self) -> bool:
         await self.meter.save()

@@ -22,16 +22,12 @@ from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.fixtures import minio as minio_fixture
 from tests.fixtures.docker_engine import serve
 from tests.fixtures.s3_servers import S3Server, seaweedfs
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import PATIENT_STORE
 from tiering.cost.meter import Meter
 from tiering.store import open_store
 
 OpenStore = Callable[..., Awaitable[ObjectStore]]
 SERVED = pytest.StashKey[list[str]]()
-PATIENT_STORE = {
-    "hotlog.store.attempt.timeout.ms": str(int(PATIENCE_S * 1000)),
-    "hotlog.store.total.timeout.ms": str(int(2 * PATIENCE_S * 1000)),
-}
 # How long an example takes says how busy the machine is, and nothing else.
 hypothesis_settings.register_profile(
     "hotlog", parent=hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]

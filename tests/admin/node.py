@@ -24,15 +24,11 @@ from hotlog.log.manager import LogManager
 from hotlog.wire import apis
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import PATIENCE_S, PATIENT_STORE
 from tiering.store import open_store
 from tiering.tier import ColdTier
 
 QUICK = {"group.initial.rebalance.delay.ms": "0", "group.min.session.timeout.ms": "10", "offsets.topic.num.partitions": "2"}
-PATIENT_STORE = {
-    "hotlog.store.attempt.timeout.ms": str(int(PATIENCE_S * 1000)),
-    "hotlog.store.total.timeout.ms": str(int(2 * PATIENCE_S * 1000)),
-}
 _correlations = itertools.count(1)
 
 

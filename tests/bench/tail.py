@@ -1,9 +1,9 @@
 """The tail beside a replay: what somebody who reads the end of a log feels while somebody else reads its history (Hotlog only).
 
 One producer and one consumer at a fixed rate (the latency workload), over and over: alone; while a client replays a tiered topic
-from the object store as fast as it gets it; the same where replays never give way; the same with the broker's cold read rate limited; and,
-as a control, while the same client replays a topic of the same size that is still local.  Store, broker and all clients share the machine's few processors here, as they do
-not elsewhere, so the cold replay is measured once more with the replaying client and the store at the lowest priority: what is left then
+from the object store as fast as it gets it; the same where replays never give way; the same with the broker's cold read rate limited;
+and, as a control, while the same client replays a topic of the same size that is still local.  Store, broker and all clients share the
+machine's few processors here, as they do not elsewhere, so the cold replay is measured once more with the replaying client and the store at the lowest priority: what is left then
 is what the broker itself costs the tail.
 
 Invariants:

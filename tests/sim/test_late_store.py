@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controller.service import State
+from hotlog.kernel.errors import StoreUnavailable
 from tests.sim.bucket import Bucket
 from tests.sim.checker import check_partition
 from tests.sim.test_faults import Scene
@@ -35,7 +36,14 @@ def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
         world.bucket.weather.down = False
         if is_careless:
             monkeypatch.setattr(Bucket, "put", careless)
-        await scene.life.beat("copy", "reaper", "reconcile")
+        partition, ledger = scene.first
+        assert partition.cold is not None
+        while not partition.cold.ready:
+            await scene.life.beat("copy")
+            await asyncio.sleep(60)
+        with pytest.raises(StoreUnavailable, match="not examined yet"):
+            await partition.cold.advance_start(partition.log_start_offset + 1)
+        await scene.life.beat("copy", "retention", "reaper", "reconcile")
         assert committed(world) == before, "nobody writes to a store that nobody has examined"
         await asyncio.sleep(3600)
         await scene.hours(24)
@@ -46,7 +54,6 @@ def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
         else:
             assert scene.life.node.controller.state is State.ACTIVE
             assert committed(world) != before
-            partition, ledger = scene.first
             await check_partition(partition, ledger)
 
     simulate(7, main, settings=SETTINGS)

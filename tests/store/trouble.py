@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from hotlog.kernel.settings import Settings
-from tests.conftest import PATIENT_STORE
 from tests.fixtures import faulty_s3 as faults
 from tests.fixtures.faulty_s3 import FaultyProxy
+from tests.tools.patience import PATIENT_STORE
 from tiering.cost.meter import Meter
 from tiering.store import s3_get
 from tiering.store.resilient import ResilientStore, Retrier

@@ -21,9 +21,8 @@ from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
 from hotlog.world.posix import PosixDisk, SystemEntropy
-from tests.conftest import PATIENT_STORE
 from tests.log.support import T0, TestClock, append, batch, kill
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import PATIENCE_S, PATIENT_STORE
 from tiering.keys import PartitionKeys
 from tiering.manifest import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
 from tiering.manifest_spill import SpillPlan
