@@ -97,6 +97,17 @@ async def scrub(log: PartitionLog) -> None:
     await log.wait_damage_saved()
 
 
+async def killed_after_a_find(directory: Path) -> tuple[PartitionLog, int]:
+    """A life that found a rotten batch and ended by kill -9: its log, and the offset of the batch."""
+    logs = manager(directory)
+    await logs.open()
+    log = await fill(logs)
+    bad = rot(log, 1, byte=90)
+    await scrub(log)
+    await kill(logs)
+    return log, bad
+
+
 async def end(logs: LogManager, how: str) -> None:
     await (logs.close() if how == "stop" else kill(logs))
 
@@ -217,12 +228,7 @@ async def test_a_segment_that_is_whole_again_is_forgotten_and_a_partition_that_i
 
 
 async def test_what_is_known_of_a_partition_that_cannot_be_opened_is_kept(tmp_path: Path) -> None:
-    logs = manager(tmp_path)
-    await logs.open()
-    log = await fill(logs)
-    bad = rot(log, 1, byte=90)
-    await scrub(log)
-    await kill(logs)
+    log, bad = await killed_after_a_find(tmp_path)
     metadata = Path(log.directory) / "partition.metadata"
     good = metadata.read_bytes()
     metadata.write_bytes(b"?")
@@ -264,12 +270,7 @@ async def test_no_content_of_the_file_fails_a_start_or_invents_damage(raw: bytes
 
 
 async def test_a_damaged_file_is_told_and_its_good_lines_are_used(tmp_path: Path) -> None:
-    logs = manager(tmp_path)
-    await logs.open()
-    log = await fill(logs)
-    bad = rot(log, 1, byte=90)
-    await scrub(log)
-    await kill(logs)
+    _, bad = await killed_after_a_find(tmp_path)
     good = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(b"\xff" * 9 + b"\n" + good)
     logs, log = await reopened(tmp_path)
