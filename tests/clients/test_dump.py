@@ -49,7 +49,7 @@ def fill(server: HotlogServer) -> None:
 
 
 def files_of(server: HotlogServer, *suffixes: str) -> list[Path]:
-    folder = next(server.data.rglob(f"{TOPIC}-0"))
+    folder = server.data / "log" / f"{TOPIC}-0"
     return sorted(each for each in folder.iterdir() if each.suffix in suffixes)
 
 
