@@ -56,6 +56,8 @@ class Schedule:
         except (StoreUnavailable, Fenced) as weather:
             self._metrics.worker_ticks.labels(beat.name, "retry").inc()
             log.warning("%s: %s", beat.name, weather)
+        except asyncio.CancelledError:
+            return  # by `close`; the scheduler would print it as a job that failed
         except Exception:
             self._metrics.worker_ticks.labels(beat.name, "failed").inc()
             log.exception("%s failed", beat.name)
