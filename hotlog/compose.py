@@ -24,6 +24,7 @@ from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
+from hotlog.observe.health import Health
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
 from tiering.store.check import check_store
@@ -204,14 +205,19 @@ class Node:
             Beat("meter", self._tick_meter, METER_SAVE_S),
         ]
 
-    def reasons_not_ready(self) -> list[str]:
-        """Why this node does not serve, in words; empty when it does."""
-        if self._broker is None or not self._broker.is_ready:
-            return ["starting"]
-        reasons = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
+    @property
+    def is_serving(self) -> bool:
+        return self._broker is not None and self._broker.is_ready
+
+    def health(self) -> Health:
+        """Why this node does not serve, and what is wrong though it does."""
+        if not self.is_serving:
+            return Health(refusing=("starting",))
+        refusing = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
         if self.controller.state is State.FENCED:
-            reasons.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
-        return reasons
+            refusing.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
+        degraded: list[str] = []
+        return Health(tuple(refusing), tuple(degraded))
 
     def feel_lag(self, late_s: float) -> None:
         """Have replays give way when the loop is late and somebody produces."""
@@ -241,7 +247,7 @@ class Node:
         return self._broker is not None and await self._broker.tick()
 
     async def _tick_copy(self) -> bool:
-        return self.tier is not None and self.reasons_not_ready() != ["starting"] and await self.tier.tick_copy()
+        return self.tier is not None and self.is_serving and await self.tier.tick_copy()
 
     async def _tick_retention(self) -> bool:
         return self._retention is not None and await self._retention.tick()

@@ -135,7 +135,7 @@ async def _serve(options: ServeOptions) -> None:
         meter=meter,
         has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
     )
-    http = HttpDoor(metrics, reasons=node.reasons_not_ready, refresh=node.refresh_metrics)
+    http = HttpDoor(metrics, health=node.health, refresh=node.refresh_metrics)
     schedule, lag = Schedule(node.beats(), metrics), LoopLag(clock, metrics, node.feel_lag)
     try:
         if options.http is not None:

@@ -14,16 +14,20 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hotlog.kernel.metrics import Metrics
+from hotlog.observe.health import Health
 
-_INDEX = "hotlog\n\n/ready    200 when the broker serves, 503 with the reasons when not\n/metrics  Prometheus text\n"
+_INDEX = (
+    "hotlog\n\n/ready    200 when the broker serves (`degraded` with reasons when something is wrong), 503 with the reasons when not\n"
+    "/metrics  Prometheus text\n"
+)
 
 
 class HttpDoor:
-    """One small HTTP server.  `reasons` returns why the broker is not ready (empty: ready); `refresh` sets derived gauges."""
+    """One small HTTP server.  `health` says how the broker is; `refresh` sets derived gauges."""
 
-    def __init__(self, metrics: Metrics, *, reasons: Callable[[], list[str]], refresh: Callable[[], None]) -> None:
+    def __init__(self, metrics: Metrics, *, health: Callable[[], Health], refresh: Callable[[], None]) -> None:
         self._metrics = metrics
-        self._reasons = reasons
+        self._health = health
         self._refresh = refresh
         self._runner: web.AppRunner | None = None
 
@@ -52,8 +56,8 @@ class HttpDoor:
         return web.Response(text=_INDEX)
 
     async def _ready(self, request: web.Request) -> web.Response:
-        reasons = self._reasons()
-        return web.Response(text="\n".join(reasons or ["ready"]) + "\n", status=503 if reasons else 200)
+        health = self._health()
+        return web.Response(text=health.text, status=health.status)
 
     async def _scrape(self, request: web.Request) -> web.Response:
         self._refresh()

@@ -11,13 +11,14 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from hotlog.kernel.metrics import Metrics
+from hotlog.observe.health import Health
 from hotlog.observe.http import HttpDoor
 from tests.tools.patience import PATIENCE_S
 
 
 async def test_ready_says_why_not_and_metrics_are_refreshed_before_they_are_told() -> None:
-    metrics, reasons = Metrics(), ["starting"]
-    door = HttpDoor(metrics, reasons=lambda: reasons, refresh=lambda: metrics.log_size_bytes.labels("clicks").set(42))
+    metrics, health = Metrics(), [Health(refusing=("starting",))]
+    door = HttpDoor(metrics, health=lambda: health[0], refresh=lambda: metrics.log_size_bytes.labels("clicks").set(42))
     host, port = await door.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
@@ -26,8 +27,12 @@ async def test_ready_says_why_not_and_metrics_are_refreshed_before_they_are_told
                 async with client.get(path) as answer:
                     return answer.status, await answer.text()
 
-            assert await get("/ready") == (503, "starting\n")
-            reasons.clear()
+            assert await get("/ready") == (503, "not ready\nstarting\n")
+            health[0] = Health(degraded=("the disk is full", "the store is away"))
+            assert await get("/ready") == (200, "degraded\nthe disk is full\nthe store is away\n")
+            health[0] = Health(refusing=("log a-0 failed",), degraded=("the store is away",))
+            assert await get("/ready") == (503, "not ready\nlog a-0 failed\nthe store is away\n")
+            health[0] = Health()
             assert await get("/ready") == (200, "ready\n")
             status, text = await get("/metrics")
             assert (status, 'kafka_log_size_bytes{topic="clicks"} 42.0' in text) == (200, True)
@@ -56,7 +61,7 @@ class Slow(Collector):
 async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
-    door = HttpDoor(metrics, reasons=list, refresh=lambda: None)
+    door = HttpDoor(metrics, health=Health, refresh=lambda: None)
     host, port = await door.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:

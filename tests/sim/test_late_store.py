@@ -50,7 +50,7 @@ def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
         if is_careless:
             assert scene.life.node.controller.state is State.FENCED
             assert committed(world) == before
-            assert "a stale If-Match was accepted" in str(scene.life.node.reasons_not_ready())
+            assert "a stale If-Match was accepted" in str(scene.life.node.health().refusing)
         else:
             assert scene.life.node.controller.state is State.ACTIVE
             assert committed(world) != before
