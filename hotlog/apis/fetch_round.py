@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
@@ -20,7 +19,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.service import State as ControllerState
-from hotlog.apis.cold_fetches import ColdFetches, ColdWish
+from hotlog.apis.cold_fetches import ColdData, ColdFetches, ColdWish
 from hotlog.apis.error_codes import code_for, is_expected
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.log_reads import Slice, Stretch
@@ -263,7 +262,8 @@ class Round:
         for part, found in zip(parts, await asyncio.gather(*reads, return_exceptions=True), strict=True):
             part.state = State.HOT
             if isinstance(found, Exception):
-                self._turns_to_store(part, found)
+                if self._turns_to_store(part, found):
+                    self._read_cold(part, self.limits.bytes_max - self.size)
             elif isinstance(found, BaseException):
                 raise found
             else:
@@ -341,27 +341,9 @@ class Round:
                 part.aborted = found.aborted
                 self._got(part, _cut(found.data, room if self.size else part.wish.bytes_max))
 
-    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call `wake` when something may have changed; returns what undoes it."""
-        growing = (part for part in self.parts if part.state is State.AT_END or part.is_growing)
-        logs = [part.partition.log for part in growing if part.partition is not None]
-        for log in logs:
-            log.add_waiter(wake)
-        tasks = [task for part in self.in_state(State.COLD) if (task := self._cold.peek(part.wish)) is not None]
-
-        def on_done(_: object) -> None:
-            wake()
-
-        for task in tasks:
-            task.add_done_callback(on_done)
-
-        def unwatch() -> None:
-            for log in logs:
-                log.remove_waiter(wake)
-            for task in tasks:
-                task.remove_done_callback(on_done)
-
-        return unwatch
+    def cold_read(self, part: Part) -> asyncio.Future[ColdData] | None:
+        """The read in flight for a cold part."""
+        return self._cold.peek(part.wish)
 
 
 def _cut(found: Slice, room: int) -> Slice:

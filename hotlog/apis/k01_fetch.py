@@ -1,4 +1,4 @@
-"""Fetch (1): hot log from its local start up, cold tier below it, long poll through the logs' waiters.
+"""Fetch (1): hot log from its local start up, cold tier below it, long poll (fetch_watch).
 
 Versions 4 to 18 (topic ids from 13).  KIP-227 sessions, KIP-74 limits, KIP-320 leader epochs, KIP-392 and follower fetch not yet (one
 replica).  A fetch that can be answered from the page cache is answered without a task.
@@ -9,7 +9,6 @@ partition is that partition's alone.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -18,6 +17,7 @@ from hotlog.apis.api import Api, RequestContext, Spliced
 from hotlog.apis.error_codes import code_for
 from hotlog.apis.fetch_round import READ_COMMITTED, Limits, Round, State
 from hotlog.apis.fetch_sessions import Plan
+from hotlog.apis.fetch_watch import Watch
 from hotlog.wire.fetch_reply import PartitionReply, encode
 from hotlog.wire.fetch_request import TOPIC_ID_FROM, VERSIONS, FetchRequest, TopicKey, decode
 
@@ -56,39 +56,20 @@ async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, 
     deadline = context.arrived + min(max(request.wait_ms_max, 0), WAIT_MS_MAX) / 1000
     if fetch.in_state(State.COLD):
         deadline = max(deadline, context.arrived + broker.settings.number("remote.fetch.max.wait.ms") / 1000)
-    while True:
-        if fetch.in_state(State.ON_DISK):
-            await fetch.read_disk()
-        left = deadline - broker.clock.monotonic()
-        if fetch.is_satisfied or left <= 0 or broker.fetches.is_stopping:
-            return _answer(broker, context, plan, fetch)
-        await _changed(broker, fetch, left)
-        fetch.look()
-        if not fetch.is_satisfied and request.bytes_min > 1:
-            # Many small appends: look at most every few ms, not at each of them.
-            await _changed(broker, fetch, LOOK_AGAIN_SECONDS, is_watching=False)
-            fetch.look()
-
-
-async def _changed(broker: Broker, fetch: Round, seconds: float, *, is_watching: bool = True) -> None:
-    """Until a log moved or a cold read came back (unless not `is_watching`), or the time is up."""
-    loop = asyncio.get_running_loop()
-    changed = loop.create_future()
-
-    def wake() -> None:
-        if not changed.done():
-            changed.set_result(None)
-
-    timer = loop.call_later(seconds, wake)
-    broker.fetches.polls[wake] = None
-    unwatch = fetch.watch(wake) if is_watching else None
-    try:
-        await changed
-    finally:
-        timer.cancel()
-        del broker.fetches.polls[wake]
-        if unwatch is not None:
-            unwatch()
+    with Watch(broker.fetches, fetch) as watch:
+        watch.look()  # again: since `handle` looked a turn of the loop has gone by, and nobody watched
+        while True:
+            if fetch.in_state(State.ON_DISK):
+                await watch.read_disk()
+            left = deadline - broker.clock.monotonic()
+            if fetch.is_satisfied or left <= 0 or broker.fetches.is_stopping:
+                return _answer(broker, context, plan, fetch)
+            await watch.moved(left)
+            watch.look()
+            if not fetch.is_satisfied and request.bytes_min > 1:
+                # Many small appends: look at most every few ms, not at each of them.
+                await watch.rest(LOOK_AGAIN_SECONDS)
+                watch.look()
 
 
 def _answer(broker: Broker, context: RequestContext, plan: Plan, fetch: Round) -> Spliced:

@@ -73,7 +73,7 @@ class LogState:
         self._writer: File | None = None
         self._unsynced: list[Segment] = []  # rolled, not yet on the device
         self._writes: dict[str, bytes] = {}  # small files due with the next flush
-        self._waiters: list[Callable[[], None]] = []
+        self._waiters: dict[Callable[[], None], None] = {}
         self._segment_ms = self._jittered_ms()
         if loaded.epochs_dirty:
             self._note_epochs()
@@ -128,11 +128,10 @@ class LogState:
 
     def add_waiter(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the loop whenever the high watermark moved, the log failed or closed, until removed."""
-        self._waiters.append(callback)
+        self._waiters[callback] = None
 
     def remove_waiter(self, callback: Callable[[], None]) -> None:
-        if callback in self._waiters:
-            self._waiters.remove(callback)
+        self._waiters.pop(callback, None)
 
     def _notify(self) -> None:
         for callback in tuple(self._waiters):

@@ -1,0 +1,104 @@
+"""How a fetch that waits hears that it should look again.
+
+The order is: look, and in the same breath stand at every log and cold read that the look found wanting; only then wait for anything.  What
+moves after the look, during a read of the disk too, is remembered until the next look.
+
+Invariants: between a look and the wait that follows it nothing that moves goes unheard; a watch that ended left nothing behind in the logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hotlog.apis.fetch_round import Round, State
+from hotlog.log.partition_log import PartitionLog
+
+if TYPE_CHECKING:
+    from hotlog.apis.cold_fetches import Fetches
+
+
+class Watch:
+    """One waiting fetch; a context manager."""
+
+    __slots__ = ("_fetch", "_fetches", "_has_moved", "_is_resting", "_logs", "_reads", "_waiting")
+
+    def __init__(self, fetches: Fetches, fetch: Round) -> None:
+        self._fetches = fetches
+        self._fetch = fetch
+        self._logs: dict[PartitionLog, None] = {}
+        self._reads: dict[asyncio.Future[Any], None] = {}  # cold ones
+        self._has_moved = False
+        self._is_resting = False  # moves are noted, but do not end the wait
+        self._waiting: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Watch:
+        self._fetches.polls[self._wake] = None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        del self._fetches.polls[self._wake]
+        for log in self._logs:
+            log.remove_waiter(self._moved)
+        for read in self._reads:
+            read.remove_done_callback(self._came)
+
+    def look(self) -> None:
+        """The fetch's look, and from the same instant on an ear at all that may add to it."""
+        self._has_moved = False
+        self._fetch.look()
+        self._listen()
+
+    async def read_disk(self) -> None:
+        """What the look found on disk; what moves meanwhile is noted."""
+        await self._fetch.read_disk()
+        self._listen()
+
+    def _listen(self) -> None:
+        for part in self._fetch.parts:
+            partition = part.partition
+            if partition is not None and partition.log not in self._logs:
+                self._logs[partition.log] = None
+                partition.log.add_waiter(self._moved)
+            if part.state is State.COLD:
+                read = self._fetch.cold_read(part)
+                if read is not None and read not in self._reads:
+                    self._reads[read] = None
+                    read.add_done_callback(self._came)  # at once if it came meanwhile
+
+    async def moved(self, seconds: float) -> None:
+        """Until something moved since the last look, or the time is up."""
+        if not self._has_moved:
+            await self._wait(seconds)
+
+    async def rest(self, seconds: float) -> None:
+        """Until the time is up, whatever moves, unless the broker is stopping."""
+        self._is_resting = True
+        try:
+            await self._wait(seconds)
+        finally:
+            self._is_resting = False
+
+    async def _wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await self._waiting
+        finally:
+            timer.cancel()
+            self._waiting = None
+
+    def _moved(self) -> None:
+        self._has_moved = True
+        if not self._is_resting:
+            self._wake()
+
+    def _came(self, read: asyncio.Future[Any]) -> None:
+        self._reads.pop(read, None)
+        self._moved()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
