@@ -31,6 +31,7 @@ from hotlog.cli.bucket import Bucket, open_bucket, run
 from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, producer
 from hotlog.cli.cost import bill, show_sums
 from hotlog.cli.cost import show as show_bill
+from hotlog.cli.cost_usage import Place
 from hotlog.cli.demo_data import load
 from hotlog.cli.export import export_to, words
 from hotlog.cli.output import console, count_progress, show_rows, size_text
@@ -307,6 +308,6 @@ def _stay(broker: Broker) -> None:
 
 def _cost(broker: Broker, data_dir: Path) -> None:
     prices = load_book()
-    show_bill(bill(broker.store, data_dir, broker.http, prices))
+    show_bill(bill(Place(broker.store, data_dir, broker.http), prices))
     console.print("\n  A log this small pays for requests.  The same design at 100 MB/s, kept for a year, four hours of it hot:")
     show_sums(forecast(Workload(bytes_per_second=100e6, retention_s=365 * 86_400), Design(hot_s=4 * 3600), prices))

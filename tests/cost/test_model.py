@@ -29,7 +29,7 @@ def aws(book: PriceBook) -> Provider:
 
 
 @pytest.mark.parametrize(
-    ("name", "design", "total_k", "per_pb_k", "storage_per_pb_k"),
+    ("name", "design", "total_k", "per_pb_k", "kept_per_pb_k"),
     [
         ("A1 gp3 only, naive fetch", Design(hot_s=None, rack_aware=False), 4624, 765, 343),
         ("A2 gp3 only, rack-aware", Design(hot_s=None), 3573, 591, 343),
@@ -42,20 +42,20 @@ def aws(book: PriceBook) -> Provider:
     ],
 )  # fmt: skip
 def test_the_designs_cost_what_the_plan_says(
-    book: PriceBook, name: str, design: Design, total_k: int, per_pb_k: int, storage_per_pb_k: int
+    book: PriceBook, name: str, design: Design, total_k: int, per_pb_k: int, kept_per_pb_k: int
 ) -> None:
     bill = forecast(SEED, design, book)
-    assert round(bill.total_dollars / 1e3) == total_k, name
-    assert round((bill.per_pb(bill.total_dollars) or 0) / 1e3) == per_pb_k
-    assert round((bill.per_pb(bill.storage_dollars) or 0) / 1e3) == storage_per_pb_k
+    assert round(bill.dollars.total / 1e3) == total_k, name
+    assert round((bill.per_pb(bill.dollars.total) or 0) / 1e3) == per_pb_k
+    assert round((bill.per_pb(bill.dollars.storage_and_requests) or 0) / 1e3) == kept_per_pb_k
 
 
 def test_what_dominates(book: PriceBook) -> None:
     """Tiering removes some 90 % of storage; then traffic between zones is 83 % of what is left."""
     disks, tiered = forecast(SEED, Design(hot_s=None), book), forecast(SEED, Design(hot_s=4 * HOUR, **COLD), book)
-    assert 1 - tiered.storage_dollars / disks.storage_dollars == pytest.approx(0.91, abs=0.01)
+    assert 1 - tiered.dollars.storage_and_requests / disks.dollars.storage_and_requests == pytest.approx(0.91, abs=0.01)
     traffic = sum(row.dollars for row in tiered.rows if row.tier == "traffic")
-    assert traffic / tiered.total_dollars == pytest.approx(0.83, abs=0.005)
+    assert traffic / tiered.dollars.total == pytest.approx(0.83, abs=0.005)
     assert next(row.dollars for row in tiered.rows if (row.tier, row.purpose) == ("cold", "storage")) == pytest.approx(
         128e3, rel=0.005
     )
@@ -63,8 +63,7 @@ def test_what_dominates(book: PriceBook) -> None:
 
 def test_a_tiered_forecast_is_compared_with_disks_alone(book: PriceBook) -> None:
     disks, tiered = forecast(SEED, Design(hot_s=None), book), forecast(SEED, Design(hot_s=4 * HOUR, **COLD), book)
-    assert tiered.compared_total_dollars == disks.total_dollars
-    assert tiered.compared_storage_dollars == disks.storage_dollars
+    assert tiered.compared_dollars == disks.dollars
 
 
 @pytest.mark.parametrize(
@@ -99,5 +98,5 @@ def test_every_design_explains_itself(book: PriceBook) -> None:
 def test_tiering_pays_at_every_provider(provider: str) -> None:
     workload = Workload(bytes_per_second=50e6, retention_s=365 * 24 * HOUR, groups=2)
     bill = forecast(workload, Design(hot_s=24 * HOUR), load_book(), provider)
-    assert 0 < bill.storage_dollars < bill.compared_storage_dollars / 3
-    assert bill.total_dollars == pytest.approx(sum(row.dollars for row in bill.rows))
+    assert 0 < bill.dollars.storage_and_requests < bill.compared_dollars.storage_and_requests / 3
+    assert bill.dollars.total == pytest.approx(sum(row.dollars for row in bill.rows))

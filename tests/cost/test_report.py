@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import MiB
 from hotlog.world.posix import PosixDisk
 from tests.conftest import OpenStore
-from tiering.cost import Deployment, TopicUsage, Usage, cost_report, load_book
+from tiering.cost import CostRow, Deployment, TopicUsage, Usage, cost_report, load_book
 from tiering.cost import formulas as f
 from tiering.cost.meter import MONTHS_KEPT, OVERFLOW_TOPIC, TOPICS_MAX, Line, Meter, Row, month_of
 from tiering.cost.report import PB
@@ -72,12 +73,13 @@ def test_the_bill_line_by_line() -> None:
     assert dollars(bill, "clicks", "traffic", "replication") == pytest.approx(2 * 100 * 0.02 * stretch)
     assert dollars(bill, "clicks", "traffic", "produce") == pytest.approx(100 * 2 / 3 * 0.02 * stretch)
     assert dollars(bill, "clicks", "traffic", "consume") == 0, "they fetch from their own zone"
-    assert bill.total_dollars == pytest.approx(sum(row.dollars for row in bill.rows))
-    assert bill.storage_dollars == pytest.approx(
-        bill.total_dollars - sum(row.dollars for row in bill.rows if row.tier == "traffic")
-    )
-    assert bill.per_pb(bill.storage_dollars) == pytest.approx(bill.storage_dollars / (100 * GiB / PB))
-    assert bill.compared_storage_dollars == pytest.approx(100 * 3 / 0.7 * 0.08)
+    storage = sum(row.dollars for row in bill.rows if row.purpose == "storage")
+    traffic = sum(row.dollars for row in bill.rows if row.tier == "traffic")
+    total = sum(row.dollars for row in bill.rows)
+    assert bill.dollars == pytest.approx((storage, total - traffic, total))
+    assert storage == pytest.approx(10 * 3 / 0.7 * 0.08 + 95 * 0.023), "storage only: bytes at rest and nothing else"
+    assert bill.per_pb(bill.dollars.storage) == pytest.approx(bill.dollars.storage / (100 * GiB / PB))
+    assert bill.compared_dollars.storage == pytest.approx(100 * 3 / 0.7 * 0.08)
     assert bill.by("tier")["cold",] == pytest.approx(sum(row.dollars for row in bill.rows if row.tier == "cold"))
     assert next(iter(bill.by("topic"))) == ("clicks",)
 
@@ -88,10 +90,31 @@ def test_a_naive_fetch_and_machines_are_billed() -> None:
     assert dollars(bill, "-", "compute", "brokers") == pytest.approx(3 * 2.7893 * 730)
 
 
-def test_a_short_window_counts_once() -> None:
-    bill = cost_report(usage(window_s=120), load_book())
-    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(1500 * 0.005)
-    assert any("counted once" in note for note in bill.notes)
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_both_sides_have_the_same_replicas_zones_and_machines(replicas: int) -> None:
+    bill = cost_report(usage(), load_book(), "", Deployment(replicas=replicas, zones=replicas, brokers=2))
+    assert bill.compared_dollars.storage == pytest.approx(100 * replicas / 0.7 * 0.08)
+
+    def rest(rows: tuple[CostRow, ...]) -> list[CostRow]:
+        return [row for row in rows if row.tier in ("traffic", "compute") and row.dollars]
+
+    assert rest(bill.rows) == rest(bill.compared)
+    assert any(note.startswith(f"Both sides: {replicas} replica") for note in bill.notes)
+
+
+@pytest.mark.parametrize("window_s", [120.0, 23 * 3600.0, 24 * 3600.0, 25 * 3600.0, 30 * DAY])
+def test_the_rate_has_no_jump_when_a_day_is_full(window_s: float) -> None:
+    bill = cost_report(usage(window_s=window_s), load_book())
+    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(1500 * 0.005 * f.MONTH_SECONDS / max(window_s, DAY))
+    assert any("taken for a day's worth" in note for note in bill.notes) == (window_s < DAY)
+
+
+def test_traffic_has_a_window_of_its_own() -> None:
+    """A broker counts its traffic since it started; the meter has counted its requests for longer."""
+    plan = Deployment(replicas=2, zones=2)
+    bill = cost_report(replace(usage(window_s=30 * DAY), traffic_window_s=2 * DAY), load_book(), "", plan)
+    assert dollars(bill, "clicks", "traffic", "replication") == pytest.approx(100 * 0.02 * f.MONTH_SECONDS / (2 * DAY))
+    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(1500 * 0.005 * f.MONTH_SECONDS / (30 * DAY))
 
 
 def test_one_zone_has_no_traffic_bill() -> None:
@@ -102,7 +125,7 @@ def test_one_zone_has_no_traffic_bill() -> None:
 
 def test_an_empty_log_has_a_bill_of_nothing() -> None:
     bill = cost_report(Usage(topics=[]), load_book())
-    assert (bill.total_dollars, bill.per_pb(bill.total_dollars), bill.rows) == (0, None, ())
+    assert (bill.dollars.total, bill.per_pb(bill.dollars.total), bill.rows) == (0, None, ())
 
 
 def test_classes_that_charge_for_reading_do_so() -> None:
@@ -152,7 +175,8 @@ async def test_the_model_is_held_to_the_meter(
     assert sum(row.bytes_sent for row in meter.rows()) == sum(row.bytes_received for row in meter.rows()) == written
     bill = cost_report(Usage(topics=[], meter=meter.rows(), window_s=60), load_book())
     kind = load_book().provider().storage_class()
-    assert dollars(bill, "clicks", "cold", "upload") == pytest.approx(f.requests(kind, "put", predicted).dollars)
+    spent = sum(row.spent for row in bill.rows if row.purpose == "upload")
+    assert spent == pytest.approx(f.requests(kind, "put", predicted).dollars)
 
 
 async def test_the_meter_survives_restarts(tmp_path: Path) -> None:

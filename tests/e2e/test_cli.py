@@ -173,7 +173,24 @@ def test_store_check_and_cost_tell_what_they_should(history: HotlogServer) -> No
     assert bill["compared_dollars_month"]["storage"] > 0
     proven = sum(part["totals"]["log_bytes"] for part in hotlog_json("manifest", "show", "events", *store_of(history)))
     assert bill["log_bytes"] == proven > 0, "each byte of a log that is all in the store counts once"
-    assert "= $" in hotlog("cost", "--data-dir", str(history.data), "--http", http, "--explain", *store_of(history))
+    asked = ["cost", "--data-dir", str(history.data), "--http", http, *store_of(history)]
+    assert "= $" in hotlog(*asked, "--explain")
+    table = hotlog(*asked)
+    assert not [line for line in table.splitlines() if line.endswith("$0.00")], "lines that cost nothing are counted, not shown"
+    assert "Both sides: 1 replica in 1 zone" in table
+    assert hotlog(*asked, "--csv").splitlines()[0] == "topic,tier,purpose,dollars,spent,formula"
+
+
+def test_cost_says_what_another_policy_would_cost(history: HotlogServer) -> None:
+    http = f"127.0.0.1:{history.http_port}"
+    asked = ["cost", "--data-dir", str(history.data), "--http", http, "--topic", "events", *store_of(history)]
+    two = hotlog_json(*asked, "--what-if", "local.retention.ms=3600000", "--what-if", "retention.ms=864000000")
+    assert two["what_if"]["log_bytes"] < two["now"]["log_bytes"], "ten days of records, not all of them"
+    assert {row["topic"] for row in two["now"]["rows"]} == {"events"}
+    assert "difference" in hotlog(*asked, "--what-if", "retention.ms=864000000")
+    assert "allowed are" in hotlog(*asked, "--what-if", "flush.ms=1", code=2)
+    assert "--topic" in hotlog("cost", "--what-if", "retention.ms=1", code=2)
+    assert "no-such" in hotlog(*asked[:-3], "no-such", *store_of(history), code=1)
 
 
 def test_worker_retention_expires_without_a_broker(history: HotlogServer) -> None:

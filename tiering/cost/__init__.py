@@ -1,7 +1,7 @@
 """What a log costs: a price book, formulas, the meter's bill and the model's forecast.
 
 report = cost_report(usage, load_book(), "aws-us-east-1", Deployment(replicas=3, zones=3))
-report.rows, report.total_dollars, report.per_pb(report.storage_dollars), report.explain(), report.to_json()
+report.rows, report.dollars.total, report.per_pb(report.dollars.storage), report.explain(), report.to_json()
 """
 
 from tiering.cost.book import PriceBook, load_book

@@ -75,7 +75,10 @@ def forecast(workload: Workload, design: Design, book: PriceBook, provider: str 
     return Report(
         provider=prices.name, title=prices.title, date=prices.date.isoformat(), source=prices.source,
         log_bytes=workload.log_bytes, rows=tuple(_rows(workload, design, prices)), compared=tuple(_rows(workload, local, prices)),
-        notes=(f"Prices: {prices.title}, list, as of {prices.date.isoformat()}; source: {prices.source}.",),
+        notes=(
+            f"Prices: {prices.title}, list, as of {prices.date.isoformat()}; source: {prices.source}.",
+            f"Both sides: {design.replicas} replicas in {design.zones} zones, the same machines.",
+        ),
     )  # fmt: skip
 
 

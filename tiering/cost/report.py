@@ -1,9 +1,10 @@
 """What a log costs: the meter and what is stored, times the price book.  Plain data; the command line draws it.
 
-Storage is priced by the month for what is there now.  Requests and traffic are what the meter saw in its window: a window of a day or more
-is stretched to a month; a shorter one counts once, as it was, because a load of history is not a rate.
+Storage is priced by the month for what is there now.  Requests and traffic are what was seen within a window, as a monthly rate.  A window
+shorter than a day is taken for a day's worth, so that the bill has no jump when the day is full.
 
-Invariants: pure; every dollar in a Report has its formula beside it; the totals are sums of its rows.
+Invariants: pure; every dollar in a Report has its formula beside it; the totals are sums of its rows; both sides of a comparison have the
+same replicas, zones and machines.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tiering.cost.formulas import MONTH_SECONDS, Amount
 from tiering.cost.meter import Row as MeterRow
 
 PB = 1e15  # a PB-month is of 10^15 bytes of log, counted once, whatever the provider calls a GB
-STRETCH_SECONDS_MIN = 24 * 3600
+WINDOW_SECONDS_MIN = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,16 @@ class TopicUsage:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What there is, and what happened within the last `window_s` seconds."""
+    """What there is, and what happened: requests within the last `window_s` seconds, traffic within `traffic_window_s` (None: the same)."""
 
     topics: Sequence[TopicUsage]
     meter: Sequence[MeterRow] = ()
     window_s: float = 0.0
+    traffic_window_s: float | None = None
+
+    @property
+    def traffic_s(self) -> float:
+        return self.window_s if self.traffic_window_s is None else self.traffic_window_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,6 @@ class Deployment:
     disk: str = ""
     disk_fill: float = formulas.DISK_FILL
     storage_class: str = ""
-    compared_replicas: int = 3  # of the disks-only cluster that the bill is compared with
 
 
 class CostRow(NamedTuple):
@@ -72,10 +77,26 @@ class CostRow(NamedTuple):
     spent: float
     formula: str
 
-    @property
-    def is_storage(self) -> bool:
-        """Counted in the storage-only figure: bytes at rest, and the requests that put, keep and read them."""
-        return self.tier in ("hot", "cold")
+
+class Sums(NamedTuple):
+    """Dollars per month of one side: bytes at rest; the same with every request to the store; the same with traffic and machines."""
+
+    storage: float
+    storage_and_requests: float
+    total: float
+
+
+def sums_of(rows: Iterable[CostRow]) -> Sums:
+    """The three figures of some lines."""
+    at_rest = requests = other = 0.0
+    for row in rows:
+        if row.purpose == "storage":
+            at_rest += row.dollars
+        elif row.tier == "cold":
+            requests += row.dollars
+        else:
+            other += row.dollars
+    return Sums(at_rest, at_rest + requests, at_rest + requests + other)
 
 
 @dataclass(frozen=True)
@@ -92,20 +113,14 @@ class Report:
     notes: tuple[str, ...]
 
     @property
-    def storage_dollars(self) -> float:
-        return sum(row.dollars for row in self.rows if row.is_storage)
+    def dollars(self) -> Sums:
+        """Of this log."""
+        return sums_of(self.rows)
 
     @property
-    def total_dollars(self) -> float:
-        return sum(row.dollars for row in self.rows)
-
-    @property
-    def compared_storage_dollars(self) -> float:
-        return sum(row.dollars for row in self.compared if row.is_storage)
-
-    @property
-    def compared_total_dollars(self) -> float:
-        return sum(row.dollars for row in self.compared)
+    def compared_dollars(self) -> Sums:
+        """Of the same log on replicated local disks alone."""
+        return sums_of(self.compared)
 
     def per_pb(self, dollars: float) -> float | None:
         """$/PB-month of log; None while there is none."""
@@ -128,14 +143,14 @@ class Report:
             **{name: value for name, value in asdict(self).items() if name not in ("rows", "compared")},
             "rows": [row._asdict() for row in self.rows],
             "compared": [row._asdict() for row in self.compared],
-            "dollars_month": {"storage": self.storage_dollars, "total": self.total_dollars},
-            "dollars_pb_month": {"storage": self.per_pb(self.storage_dollars), "total": self.per_pb(self.total_dollars)},
-            "compared_dollars_month": {"storage": self.compared_storage_dollars, "total": self.compared_total_dollars},
-            "compared_dollars_pb_month": {
-                "storage": self.per_pb(self.compared_storage_dollars),
-                "total": self.per_pb(self.compared_total_dollars),
-            },
+            "dollars_month": self.dollars._asdict(),
+            "dollars_pb_month": self._per_pb(self.dollars),
+            "compared_dollars_month": self.compared_dollars._asdict(),
+            "compared_dollars_pb_month": self._per_pb(self.compared_dollars),
         }
+
+    def _per_pb(self, sums: Sums) -> dict[str, float | None]:
+        return {name: self.per_pb(value) for name, value in sums._asdict().items()}
 
 
 def cost_report(usage: Usage, book: PriceBook, provider: str = "", deployment: Deployment | None = None) -> Report:
@@ -145,16 +160,20 @@ def cost_report(usage: Usage, book: PriceBook, provider: str = "", deployment: D
         InvalidConfig: a provider, class, disk or instance that the book does not have.
     """
     prices, plan = book.provider(provider), deployment or Deployment()
-    stretch = MONTH_SECONDS / usage.window_s if usage.window_s >= STRETCH_SECONDS_MIN else 1.0
-    traffic = list(_traffic(usage, prices, plan, stretch, plan.replicas))
-    rows = [*_storage(usage, prices, plan), *_requests(usage, prices, plan, stretch), *traffic, *_machines(prices, plan)]
+    traffic = list(_traffic(usage, prices, plan))
+    rows = [*_storage(usage, prices, plan), *_requests(usage, prices, plan), *traffic, *_machines(prices, plan)]
     return Report(
         provider=prices.name, title=prices.title, date=prices.date.isoformat(), source=prices.source,
         log_bytes=sum(topic.log_bytes for topic in usage.topics),
         rows=tuple(row for row in rows if row.dollars or row.purpose == "storage"),
-        compared=tuple(_disks_only(usage, prices, plan, stretch)),
-        notes=tuple(_notes(usage, prices, plan, stretch)),
+        compared=tuple(_disks_only(usage, prices, plan, traffic)),
+        notes=tuple(_notes(usage, prices, plan)),
     )  # fmt: skip
+
+
+def to_month(window_s: float) -> float:
+    """How often what happened in a window happens in a month."""
+    return MONTH_SECONDS / max(window_s, WINDOW_SECONDS_MIN)
 
 
 def _storage(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostRow]:
@@ -172,7 +191,8 @@ def _storage(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostR
             yield _row(topic.topic, "cold", "storage", cold)
 
 
-def _requests(usage: Usage, prices: Provider, plan: Deployment, stretch: float) -> Iterable[CostRow]:
+def _requests(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostRow]:
+    stretch = to_month(usage.window_s)
     kind = prices.storage_class(plan.storage_class)
     amounts: dict[tuple[str, str], list[Amount]] = defaultdict(list)
     moved: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
@@ -192,12 +212,11 @@ def _requests(usage: Usage, prices: Provider, plan: Deployment, stretch: float) 
         yield _row(topic, "cold", purpose, _sum(parts), stretch)
 
 
-def _traffic(usage: Usage, prices: Provider, plan: Deployment, stretch: float, replicas: int) -> Iterable[CostRow]:
+def _traffic(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostRow]:
+    stretch = to_month(usage.traffic_s)
     for topic in usage.topics:
-        yield _row(
-            topic.topic, "traffic", "replication",
-            formulas.replication_traffic(prices, topic.produced, replicas=replicas, zones=plan.zones), stretch,
-        )  # fmt: skip
+        copied = formulas.replication_traffic(prices, topic.produced, replicas=plan.replicas, zones=plan.zones)
+        yield _row(topic.topic, "traffic", "replication", copied, stretch)
         yield _row(topic.topic, "traffic", "produce", formulas.produce_traffic(prices, topic.produced, zones=plan.zones), stretch)
         consume = formulas.consume_traffic(prices, topic.consumed, zones=plan.zones, rack_aware=plan.rack_aware)
         yield _row(topic.topic, "traffic", "consume", consume, stretch)
@@ -209,29 +228,45 @@ def _machines(prices: Provider, plan: Deployment) -> Iterable[CostRow]:
         yield _row("-", "compute", "brokers", formulas.compute(prices.instance_hour(plan.instance), plan.brokers, name))
 
 
-def _disks_only(usage: Usage, prices: Provider, plan: Deployment, stretch: float) -> Iterable[CostRow]:
-    """The same log, all of it, on `compared_replicas` local disks."""
-    disk, replicas = prices.disk(plan.disk), plan.compared_replicas
+def _disks_only(usage: Usage, prices: Provider, plan: Deployment, traffic: Iterable[CostRow]) -> Iterable[CostRow]:
+    """The same log, all of it, on as many replicas in as many zones, on local disks alone."""
+    disk = prices.disk(plan.disk)
     for topic in usage.topics:
-        amount = formulas.disk_storage(prices, disk, topic.log_bytes, replicas=replicas, fill=plan.disk_fill)
+        amount = formulas.disk_storage(prices, disk, topic.log_bytes, replicas=plan.replicas, fill=plan.disk_fill)
         yield _row(topic.topic, "hot", "storage", amount)
-    yield from _traffic(usage, prices, plan, stretch, replicas)
+    yield from traffic
     if not disk.node_gb:
         yield from _machines(prices, plan)
 
 
-def _notes(usage: Usage, prices: Provider, plan: Deployment, stretch: float) -> Iterable[str]:
+def _notes(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[str]:
     yield f"Prices: {prices.title}, list, as of {prices.date.isoformat()}; source: {prices.source}."
     if prices.recalled:
         yield f"Recalled, not re-read from a price page: {', '.join(prices.recalled)}."
     yield (
-        f"Compared with the same log on {plan.compared_replicas} replicas of {prices.disk(plan.disk).name} alone,"
-        f" filled to {plan.disk_fill:.0%}."
+        f"Both sides: {plan.replicas} {_plural(plan.replicas, 'replica')} in {plan.zones} {_plural(plan.zones, 'zone')}, disks"
+        f" ({prices.disk(plan.disk).name}) filled to {plan.disk_fill:.0%}; {_machines_text(plan)}."
     )
-    if stretch == 1.0 and usage.meter:
-        yield f"Requests and traffic are those of the last {usage.window_s:,.0f} s, counted once; after a day they are a monthly rate."
+    if usage.meter or any(topic.produced or topic.consumed for topic in usage.topics):
+        yield f"Requests are those of the last {_span(usage.window_s)}, traffic of the last {_span(usage.traffic_s)}, as a rate per month."
+        if min(usage.window_s, usage.traffic_s) < WINDOW_SECONDS_MIN:
+            yield "Less than a day was seen: it is taken for a day's worth."
     if plan.zones == 1:
         yield "One zone: no traffic between zones is billed."
+
+
+def _machines_text(plan: Deployment) -> str:
+    return f"{plan.brokers:g} machines" if plan.brokers else "machines are left out"
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def _span(seconds: float) -> str:
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86_400:,.1f} days"
+    return f"{seconds / 3600:,.1f} h" if seconds >= 2 * 3600 else f"{seconds:,.0f} s"
 
 
 def _row(topic: str, tier: str, purpose: str, amount: Amount, stretch: float | None = None) -> CostRow:
