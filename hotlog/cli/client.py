@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from hotlog.cli.exact_producer import ExactProducer
 from hotlog.kernel.errors import HotlogError, NotFound, Retry
 
 T = TypeVar("T")
@@ -45,13 +46,13 @@ def admin(bootstrap: str) -> AdminClient:
     return AdminClient(config)
 
 
-def producer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Producer:
+def producer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> ExactProducer:
     """An idempotent producer with batches up to 1 MB; `extra` are librdkafka properties."""
     base: dict[str, Any] = {
         "bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 20, "batch.size": 1_000_000,
         "queue.buffering.max.messages": 500_000, "compression.type": "zstd", "logger": _quiet(),
     }  # fmt: skip
-    return Producer(base | dict(extra or {}))
+    return ExactProducer(base | dict(extra or {}))
 
 
 def consumer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Consumer:

@@ -147,7 +147,7 @@ class Target:
             self._produce(record)
 
     def _produce(self, record: Record) -> None:
-        fields: dict[str, Any] = {"value": record.value, "key": record.key, "timestamp": max(record.timestamp, 0)}
+        fields: dict[str, Any] = {"value": record.value, "key": record.key, "timestamp": record.timestamp}
         if record.headers:
             fields["headers"] = list(record.headers)
         while True:
