@@ -1,7 +1,7 @@
 """Where a direct replay can go: JSON lines (a file or stdout), raw batches in Kafka's log format, or nothing (to measure).
 
-A JSON line has "partition", "offset", "timestamp" (ms), "key", "value", and "headers" if there are any; bytes that are not UTF-8 come as
-{"base64": "..."}.
+A JSON line has "partition", "offset", "timestamp" (ms), "key", "value", and "headers" if there are any; bytes that are not UTF-8, a header's
+name too, come as {"base64": "..."}.
 
 Invariants: lines of one partition are in offset order and written whole; raw batches are byte for byte those that were produced.
 """
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from hotlog.wire.batch import walk
-from hotlog.wire.records import Record, decode_batch
+from hotlog.wire.records import Record, decode_batch, name_bytes
 from hotlog.world.ports import Buffer, Disk, File
 from tiering.batch_runs import has_rows
 from tiering.direct import Hole, Run
@@ -97,7 +97,7 @@ def json_line(partition: int, record: Record) -> str:
         "value": _text(record.value),
     }
     if record.headers:
-        fields["headers"] = [[key, _text(value)] for key, value in record.headers]
+        fields["headers"] = [[_text(name_bytes(name)), _text(value)] for name, value in record.headers]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

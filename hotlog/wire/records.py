@@ -3,16 +3,18 @@
 Decoding and encoding are aiokafka's compiled reader and builder; decompression is ours, because it must be bounded
 (faults.md, "Decompression bombs": zstd reaches 32,696:1).  Format: https://kafka.apache.org/documentation/#record.
 
-Invariants: decompression never holds more than `bytes_max` (plus one step of it); the CRC is the caller's business (batch.crc_ok);
-a batch that cannot be decoded whole raises InvalidRecord and yields nothing.
+Invariants: decompression never holds more than `bytes_max` (plus one step of it, and a zstd window of 128 MiB at most); the CRC is the
+caller's business (batch.crc_ok); a batch that cannot be decoded whole raises InvalidRecord and yields nothing; whatever the door takes
+(hotlog.wire.inspect) is decoded here.
 """
 
 from __future__ import annotations
 
+import base64
 import struct
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import cramjam
@@ -25,11 +27,13 @@ from hotlog.kernel.errors import InvalidRecord, TooLarge
 from hotlog.kernel.limits import (
     BATCH_HEADER_BYTES,
     BATCH_OVERHEAD_BYTES,
-    DECOMPRESSED_BATCH_BYTES_MAX,
+    DECOMPRESSED_READ_BYTES_MAX,
     ZSTD_WINDOW_BYTES_MAX,
     KiB,
 )
 from hotlog.wire import batch as batches
+from hotlog.wire import patient_records
+from hotlog.wire.patient_records import PlainRecord
 from hotlog.world.ports import Buffer
 
 RECORD_BYTES_MIN = 7  # length, attributes, timestamp delta, offset delta, key length, value length, header count: a byte each
@@ -45,7 +49,11 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Record(Protocol):
-    """A decoded record.  `timestamp` in ms since the epoch; `timestamp_type` 1 is LogAppendTime."""
+    """A decoded record.  `timestamp` in ms since the epoch, -1 for none; `timestamp_type` 1 is LogAppendTime.
+
+    Bytes of a header's name that are not UTF-8 are kept by surrogateescape (PEP 383): `name.encode("utf-8", "surrogateescape")` is what
+    was produced.
+    """
 
     @property
     def offset(self) -> int: ...
@@ -61,6 +69,20 @@ class Record(Protocol):
     def headers(self) -> list[tuple[str, bytes | None]]: ...
 
 
+def name_bytes(name: str) -> bytes:
+    """A header's name as it was produced."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def name_text(name: str) -> str:
+    """A header's name for files that hold text only: itself, or `base64:` and its bytes where those are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"base64:{base64.b64encode(name_bytes(name)).decode()}"
+    return name
+
+
 class NewRecord(NamedTuple):
     """A record to be written.  `offset_delta` None: the next one after its neighbour."""
 
@@ -71,12 +93,12 @@ class NewRecord(NamedTuple):
     offset_delta: int | None = None
 
 
-def decompressed_steps(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_BATCH_BYTES_MAX) -> Iterator[Buffer]:
+def decompressed_steps(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> Iterator[Buffer]:
     """The records section of a batch with `codec` (1 to 4), decompressed in steps.
 
     Raises:
         TooLarge: more than `bytes_max` bytes come out; nothing above one further step was made.
-        InvalidRecord: `data` is not what `codec` says, is cut off, or asks for a zstd window above 8 MiB.
+        InvalidRecord: `data` is not what `codec` says, is cut off, or asks for a zstd window above 128 MiB.
     """
     total = 0
     try:
@@ -89,7 +111,7 @@ def decompressed_steps(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSE
         raise InvalidRecord(f"batch does not decompress as {batches.CODECS[codec]}: {error}") from None
 
 
-def decompress(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_BATCH_BYTES_MAX) -> Buffer:
+def decompress(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> Buffer:
     """The same whole; codec 0 returns `data` itself."""
     if codec == 0:
         return data
@@ -167,7 +189,7 @@ def _snappy_block(block: memoryview, bytes_max: int) -> Buffer:
 _STEPS = {1: _gzip_steps, 2: _snappy_steps, 3: _lz4_steps, 4: _zstd_steps}
 
 
-def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_BATCH_BYTES_MAX) -> list[Record]:
+def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> list[Record]:
     """The records of one whole batch, with absolute offsets and timestamps (ms).
 
     Raises:
@@ -175,36 +197,42 @@ def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_BA
         TooLarge: more than `decompressed_bytes_max` bytes of records.
         Corrupt: fewer bytes than a header.
     """
-    header, opened = _opened(batch, decompressed_bytes_max)
+    header, opened = open_batch(batch, decompressed_bytes_max)
     try:
-        return list(opened)
-    except _MALFORMED as error:
-        raise _malformed(header, error) from None
+        records: list[Record] = list(DefaultRecordBatch(opened))
+        return list(map(_timed, records)) if None in map(_TIMESTAMP, records) else records
+    except REFUSED:
+        return [*patient_records.decode(header, opened[BATCH_HEADER_BYTES:])]
 
 
 def check_records(batch: Buffer) -> None:
-    """Walk the records of one whole batch, in compiled code and without keeping them: they fill it exactly, and end where it says.
+    """Walk the records of one whole batch: they fill it exactly, and end where it says.  Raises as decode_batch."""
+    found, header = decode_batch(batch), batches.header_at(batch)
+    if found and found[-1].offset != header.last_offset:
+        raise InvalidRecord(f"batch says that its last offset is {header.last_offset}; its last record has {found[-1].offset}")
+
+
+# What the compiled decoder raises, and so where the patient one has the last word: also for header names that are not UTF-8 and for
+# attributes of a record above 127, both of which Kafka takes; MemoryError for a length near 2^63.
+REFUSED = (CorruptRecordException, ValueError, OverflowError, IndexError, MemoryError)
+_TIMESTAMP = attrgetter("timestamp")
+_NO_TIMESTAMP = -1
+_SLACK_BYTES = 32  # the compiled decoder reads a varint to its end, wherever the buffer's is, and the one behind it
+
+
+def _timed(record: Record) -> Record:
+    """The compiled decoder says None where there is no timestamp."""
+    timestamp: int | None = record.timestamp
+    if timestamp is not None:
+        return record
+    return PlainRecord(record.offset, _NO_TIMESTAMP, 0, record.key, record.value, record.headers)
+
+
+def open_batch(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.BatchHeader, memoryview]:
+    """The header as it is, and the batch decompressed: a copy with codec 0, fit for the compiled decoder.
 
     Raises as decode_batch.
     """
-    header, opened = _opened(batch, DECOMPRESSED_BATCH_BYTES_MAX)
-    try:
-        last = deque(opened, maxlen=1)
-    except _MALFORMED as error:
-        raise _malformed(header, error) from None
-    if last and last[0].offset != header.last_offset:
-        raise InvalidRecord(f"batch says that its last offset is {header.last_offset}; its last record has {last[0].offset}")
-
-
-_MALFORMED = (CorruptRecordException, ValueError, OverflowError, IndexError)
-
-
-def _malformed(header: batches.BatchHeader, error: Exception) -> InvalidRecord:
-    return InvalidRecord(f"batch at offset {header.base_offset} holds a malformed record: {error}")
-
-
-def _opened(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.BatchHeader, Iterable[Record]]:
-    """The header, and the records to be walked once."""
     header = batches.header_at(batch)
     if header.codec not in batches.CODECS:
         raise InvalidRecord(f"unknown compression codec {header.codec}; 0 to 4 are known")
@@ -215,11 +243,14 @@ def _opened(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.BatchHe
     if header.codec:
         for step in decompressed_steps(header.codec, view[BATCH_HEADER_BYTES:], bytes_max=decompressed_bytes_max):
             plain += step
-    size = len(plain) - BATCH_HEADER_BYTES
-    if header.record_count < 0 or header.record_count * RECORD_BYTES_MIN > size:
-        raise InvalidRecord(f"batch at offset {header.base_offset} says {header.record_count} records in {size} bytes")
+    size = len(plain)
+    if header.record_count < 0 or header.record_count * RECORD_BYTES_MIN > size - BATCH_HEADER_BYTES:
+        raise InvalidRecord(
+            f"batch at offset {header.base_offset} says {header.record_count} records in {size - BATCH_HEADER_BYTES} bytes"
+        )
     struct.pack_into(">h", plain, batches.ATTRIBUTES_OFFSET, header.attributes & ~batches.CODEC_MASK)
-    return header, DefaultRecordBatch(plain)
+    plain += bytes(_SLACK_BYTES)
+    return header, memoryview(plain)[:size]
 
 
 def encode_batch(

@@ -88,7 +88,7 @@ def headers_array(headers: Sequence[Sequence[tuple[str, bytes | None]]]) -> pa.A
     offsets = pa.array([0, *accumulate(map(len, headers))], pa.int32())
     flat = list(chain.from_iterable(headers))
     values = pa.StructArray.from_arrays(
-        [pa.array([key for key, _ in flat], pa.string()), pa.array([value for _, value in flat], pa.binary())],
+        [pa.array([records.name_text(key) for key, _ in flat], pa.string()), pa.array([value for _, value in flat], pa.binary())],
         fields=list(HEADERS_TYPE.value_type),
     )
     return pa.ListArray.from_arrays(offsets, values, type=HEADERS_TYPE)
