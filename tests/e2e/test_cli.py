@@ -212,4 +212,4 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
     assert "336,776 records acknowledged" in told
     assert "82,175 records" in told
     assert "rain\t" in told
-    assert "replicated disks alone, total" in told
+    assert "local disks alone, total" in told
