@@ -113,7 +113,7 @@ def plan_copy(
         segments: all local segments, ascending, the active one last.
         readable_end: min(high watermark, last stable offset, what is on the device).
     """
-    if not config.remote_enabled or config.remote_copy_disabled:
+    if not config.is_copied:
         return CopyWait("copying is switched off for this topic")
     todo = uncovered(view, segments, log_start_offset)
     if not todo:

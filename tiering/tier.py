@@ -268,8 +268,10 @@ class ColdTier:
 
     def _plan(self, cold: ColdPartition, now_ms: int) -> CopyPlan | None:
         log, view = cold.log, cold.view
-        if log.active.base_offset <= covered_until(view, log.log_start_offset):
-            cold.lag = Lag()  # nothing closed is uncovered: the common case, without looking at segments
+        if log.active.base_offset <= covered_until(view, log.log_start_offset) or log.config.is_compacted:
+            cold.lag = (
+                Lag()
+            )  # nothing closed is uncovered: the common case, without looking at segments; or nothing is to be copied
             return None
         todo = uncovered(view, log.segments(), log.log_start_offset)
         cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))

@@ -232,6 +232,9 @@ class Hosting:
         if config.remote_enabled:
             await asyncio.gather(*(attach(partition) for partition in partitions if not _is_attached(partition)))
             return
+        if not config.is_remote_given_up:  # a default changed, or a broker's: nobody gave up what only the store has
+            await asyncio.gather(*(attach(partition) for partition in partitions if _needs_cold(partition)))
+            return
         for partition in partitions:
             if partition.cold is not None:  # turned off with remote.log.delete.on.disable (KIP-950): the local part remains
                 partition.log.advance_log_start(partition.log.local_log_start_offset)
@@ -298,6 +301,12 @@ class Hosting:
 
 def _is_attached(partition: Partition) -> bool:
     return partition.cold is not None and partition.cold.leader_epoch == partition.leader_epoch
+
+
+def _needs_cold(partition: Partition) -> bool:
+    """Whether it has, or had until now, history that may be nowhere but in the store."""
+    has_history = partition.cold is not None or partition.log.log_start_offset < partition.log.local_log_start_offset
+    return has_history and not _is_attached(partition)
 
 
 def _purged(image: ClusterImage, topic_id: UUID) -> list[Record]:

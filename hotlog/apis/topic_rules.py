@@ -76,14 +76,15 @@ def topic_config(configs: Mapping[str, str | None], settings: Settings) -> Topic
         InvalidConfig
     """
     _check_sizes(configs)
-    defaults = settings.topic_defaults()
-    if not settings.flag("remote.log.storage.system.enable"):
-        if str(configs.get("remote.storage.enable")).lower() == "true":
-            raise InvalidConfig(
-                "remote.storage.enable=true is refused while remote.log.storage.system.enable=false on this broker"
-            )
-        defaults["remote.storage.enable"] = False
-    return TopicConfig.resolve(configs, defaults)
+    return TopicConfig.resolve(configs, settings.topic_defaults(), is_tiering=settings.flag("remote.log.storage.system.enable"))
+
+
+def _check_tiering(wanted: Mapping[str, str | None], before: Mapping[str, str], settings: Settings) -> None:
+    """Nobody may switch on what this broker has not got; what a topic said before is not the fault of who changes something else."""
+    key = "remote.storage.enable"
+    is_asked = str(wanted.get(key)).strip().lower() == "true" and wanted.get(key) != before.get(key)
+    if is_asked and not settings.flag("remote.log.storage.system.enable"):
+        raise InvalidConfig(f"{key}=true is refused while remote.log.storage.system.enable=false on this broker")
 
 
 def _check_sizes(configs: Mapping[str, str | None]) -> None:
@@ -108,8 +109,8 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
             f"topic {wanted.name} with {len(partitions)} partitions would bring this broker to {hosted + len(partitions)};"
             f" at most {PARTITIONS_PER_BROKER_MAX} are allowed",
         )
+    _check_tiering(wanted.configs, {}, scope.settings)
     config = topic_config(wanted.configs, scope.settings)
-    _check_replicas_min(wanted.name, config, min(len(replicas) for replicas in partitions))
     return TopicCreated(
         topic_id=topic_id,
         name=wanted.name,
@@ -117,13 +118,6 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
         configs=dict(sorted(config.overrides.items())),
         created_ms=scope.now_ms,
     )
-
-
-def _check_replicas_min(name: str, config: TopicConfig, replicas: int) -> None:
-    """Kafka takes it and then refuses every acks=all; a topic that cannot keep its promise is better not made."""
-    wanted = config.overrides.get("min.insync.replicas")
-    if wanted is not None and int(wanted) > replicas:
-        raise InvalidConfig(f"topic {name!r}: min.insync.replicas={wanted} must not be above its {replicas} replica(s)")
 
 
 def plan_creates(image: ClusterImage, wanted: Sequence[tuple[NewTopic, UUID]], scope: Scope) -> list[TopicCreated | HotlogError]:
@@ -249,13 +243,15 @@ def plan_topic_configs(topic: TopicImage, wanted: Mapping[str, str | None], scop
     Raises:
         InvalidConfig
     """
+    _check_tiering(wanted, topic.configs, scope.settings)
     before, after = topic_config(topic.configs, scope.settings), topic_config(wanted, scope.settings)
+    if before.remote_enabled and not after.remote_enabled and "remote.storage.enable" not in wanted:
+        # Turned off only by who says so: what the store has of a topic that becomes compacted stays readable.
+        after = topic_config({**wanted, "remote.storage.enable": "true"}, scope.settings)
     check_change(before, after)
     if topic.name == GROUPS_TOPIC and (not after.is_compacted or after.is_deleted or after.remote_enabled):
         raise InvalidConfig(f"topic {topic.name!r} must keep cleanup.policy=compact and remote.storage.enable=false")
     changes = _difference(topic.configs, after.overrides)
-    if "min.insync.replicas" in changes:
-        _check_replicas_min(topic.name, after, min(len(part.replicas) for part in topic.partitions))
     return TopicConfigsChanged(topic_id=topic.topic_id, configs=changes) if changes else None
 
 

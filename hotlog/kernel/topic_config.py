@@ -16,8 +16,8 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 TOPIC_KEYS = table([
     ConfigKey(name="cleanup.policy", kind="list", default=("delete",), choices=("delete", "compact"), synonym="log.cleanup.policy",
-              doc="How old data leaves: `delete` by time and size.  `compact` is accepted and spares a topic from `delete`'s rules unless both"
-                  " are set; nothing is removed by key yet."),
+              doc="How old data leaves: `delete` by time and size; empty: not at all.  `compact` is accepted and spares a topic from `delete`'s"
+                  " rules unless both are set; nothing is removed by key yet, and nothing is copied to the store while it is set."),
     ConfigKey(name="compression.type", kind="string", default="producer", synonym="compression.type",
               choices=("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"), acts=False,
               doc="Batches are stored as they were produced, whatever this says."),
@@ -50,8 +50,7 @@ TOPIC_KEYS = table([
     ConfigKey(name="min.compaction.lag.ms", kind="long", default=0, minimum=0, unit="ms",
               synonym="log.cleaner.min.compaction.lag.ms", acts=False, doc="Shortest time a record stays uncompacted."),
     ConfigKey(name="min.insync.replicas", kind="int", default=1, minimum=1, synonym="min.insync.replicas", acts=False,
-              doc="Replicas that must have a batch before acks=all is answered.  A topic has one replica yet, so a topic of its own that"
-                  " demands more is refused."),
+              doc="Replicas that must have a batch before acks=all is answered; as in Kafka never more than a partition has, which is one yet."),
     ConfigKey(name="preallocate", kind="boolean", default=False, synonym="log.preallocate", acts=False,
               doc="Make segment files in their full size at once."),
     ConfigKey(name="remote.copy.lag.bytes", kind="long", default=-1, minimum=-1, unit="bytes", synonym="log.remote.copy.lag.bytes",
@@ -63,7 +62,9 @@ TOPIC_KEYS = table([
     ConfigKey(name="remote.log.delete.on.disable", kind="boolean", default=False,
               doc="Must be true to turn remote.storage.enable off: the remote part is then deleted (KIP-950)."),
     ConfigKey(name="remote.storage.enable", kind="boolean", default=True, synonym="hotlog.remote.storage.enable",
-              doc="Copy closed segments to the object store (KIP-405).  Hotlog's default is true for topics that are not compacted."),
+              doc="Copy closed segments to the object store (KIP-405).  Hotlog's default is true for topics that are not compacted.  A topic"
+                  " that becomes compacted later keeps what the store has, readable, and says so with its own `true`; what a compacted"
+                  " topic gets from then on stays local."),
     ConfigKey(name="retention.bytes", kind="long", default=-1, minimum=-1, unit="bytes", synonym="log.retention.bytes",
               doc="Size of a partition over both tiers; -1 no limit."),
     ConfigKey(name="retention.ms", kind="long", default=7 * DAY_MS, minimum=-1, unit="ms", synonym="log.retention.ms",
@@ -115,8 +116,9 @@ class TopicConfig:
     is_compacted: bool
     is_deleted: bool
     remote_enabled: bool
-    remote_copy_disabled: bool
-    remote_delete_on_disable: bool
+    is_copied: bool  # closed segments go to the store
+    is_local_only: bool  # the topic itself says so; no default does
+    is_remote_given_up: bool  # and that its remote part is to go (KIP-950)
     is_fsynced: bool
     retention_clock: str
     untiered_overflow: str
@@ -124,8 +126,12 @@ class TopicConfig:
     overrides: Mapping[str, str]
 
     @classmethod
-    def resolve(cls, overrides: Mapping[str, str | None], defaults: Mapping[str, Value] | None = None) -> TopicConfig:
+    def resolve(
+        cls, overrides: Mapping[str, str | None], defaults: Mapping[str, Value] | None = None, *, is_tiering: bool = True
+    ) -> TopicConfig:
         """Settings from a topic's own `overrides` over the broker's `defaults` (topic key -> value) over Kafka's.
+
+        `is_tiering` false: this broker has no cold tier, whatever the topic says.
 
         Raises:
             InvalidConfig: an unknown key, a bad value, or a relation that does not hold.
@@ -134,9 +140,10 @@ class TopicConfig:
         values: dict[str, Value] = {name: key.default for name, key in TOPIC_KEYS.items() if key.default is not None}
         values.update(defaults or {})
         values.update(own)
-        if "compact" in _strings(values["cleanup.policy"]) and "remote.storage.enable" not in own:
+        is_left_open = "compact" in _strings(values["cleanup.policy"]) and "remote.storage.enable" not in own
+        if is_left_open or not is_tiering:
             values["remote.storage.enable"] = False
-        result = _build(cls, values, {name: str(text) for name, text in overrides.items()})
+        result = _build(cls, values, own, {name: str(text) for name, text in overrides.items()})
         _check(result)
         return result
 
@@ -150,12 +157,15 @@ def _int(value: Value) -> int:
     return value
 
 
-def _build(cls: type[TopicConfig], v: Mapping[str, Value], overrides: Mapping[str, str]) -> TopicConfig:
+def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Value], overrides: Mapping[str, str]) -> TopicConfig:
     retention_ms, retention_bytes = _int(v["retention.ms"]), _int(v["retention.bytes"])
     local_ms, local_bytes = _int(v["local.retention.ms"]), _int(v["local.retention.bytes"])
     local_ms = retention_ms if local_ms == -2 else local_ms
     local_bytes = retention_bytes if local_bytes == -2 else local_bytes
     lag_ms = _int(v["remote.copy.lag.ms"])
+    is_compacted, remote_enabled = "compact" in _strings(v["cleanup.policy"]), bool(v["remote.storage.enable"])
+    is_local_only = own.get("remote.storage.enable") is False
+    copy_disabled, delete_on_disable = bool(v["remote.log.copy.disable"]), bool(v["remote.log.delete.on.disable"])
     return cls(
         segment_bytes=_int(v["segment.bytes"]),
         segment_ms=_int(v["segment.ms"]),
@@ -175,11 +185,12 @@ def _build(cls: type[TopicConfig], v: Mapping[str, Value], overrides: Mapping[st
         timestamp_before_max_ms=_int(v["message.timestamp.before.max.ms"]),
         timestamp_after_max_ms=_int(v["message.timestamp.after.max.ms"]),
         is_log_append_time=v["message.timestamp.type"] == "LogAppendTime",
-        is_compacted="compact" in _strings(v["cleanup.policy"]),
+        is_compacted=is_compacted,
         is_deleted="delete" in _strings(v["cleanup.policy"]),
-        remote_enabled=bool(v["remote.storage.enable"]),
-        remote_copy_disabled=bool(v["remote.log.copy.disable"]),
-        remote_delete_on_disable=bool(v["remote.log.delete.on.disable"]),
+        remote_enabled=remote_enabled,
+        is_copied=remote_enabled and not copy_disabled and not is_compacted,
+        is_local_only=is_local_only,
+        is_remote_given_up=is_local_only and delete_on_disable,
         is_fsynced=v["hotlog.durability"] == "fsync",
         retention_clock=str(v["hotlog.retention.clock"]),
         untiered_overflow=str(v["hotlog.untiered.overflow"]),
@@ -201,7 +212,7 @@ def _check(config: TopicConfig) -> None:
             raise InvalidConfig(
                 f"local.retention.{unit}={local} must not be above retention.{unit}={total} (-1 is unlimited, -2 the same)"
             )
-        if config.remote_copy_disabled and local not in (-2, total):
+        if v["remote.log.copy.disable"] and local not in (-2, total):
             raise InvalidConfig(
                 f"local.retention.{unit}={local} must be -2 or equal to retention.{unit}={total} while remote.log.copy.disable=true"
             )
@@ -219,7 +230,7 @@ def check_change(before: TopicConfig, after: TopicConfig) -> None:
     Raises:
         InvalidConfig: remote.storage.enable turned off without remote.log.delete.on.disable=true.
     """
-    if before.remote_enabled and not after.remote_enabled and not after.remote_delete_on_disable:
+    if before.remote_enabled and not after.remote_enabled and not after.is_remote_given_up:
         raise InvalidConfig(
             "remote.storage.enable cannot be turned off while remote.log.delete.on.disable=false: the remote part would be lost;"
             " set remote.log.copy.disable=true to keep it readable"

@@ -236,12 +236,10 @@ class LogManager:
         )
         loaded: Loaded = load(ctx, path, tp)
         first = loaded.segments[0].base_offset
-        if (
-            start is None
-        ):  # only a log start above 0 is ever written; a tiered log's history may lie below its first local segment
-            start = 0 if config.remote_enabled else first
-        log_start = min(start, loaded.readable_end)
-        if not config.remote_enabled:
+        # Only a log start above 0 is ever written, and before files go.  History may lie in the store, below the first local segment,
+        # also of a topic that is not tiered by today's defaults; only its own `remote.storage.enable=false` gives that up.
+        log_start = min(start or 0, loaded.readable_end)
+        if config.is_local_only:
             log_start = max(log_start, first)
         return PartitionLog(self._parts, tp, path, config, loaded, log_start)
 

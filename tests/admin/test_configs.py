@@ -129,13 +129,9 @@ async def test_incremental_steps(tmp_path: Path, version: int) -> None:
     async with running(tmp_path) as broker:
         await broker.create_topic("clicks", 1, {"retention.ms": "60000"})
         changes = (("segment.ms", SET, "1000"), ("cleanup.policy", APPEND, "compact"))
-        assert (await step(broker, TOPIC, "clicks", *changes, version=version)).error_code is ErrorCode.invalid_config, (
-            "tiering goes off with compaction, and that needs remote.log.delete.on.disable"
-        )
-        more = (*changes, ("remote.log.delete.on.disable", SET, "true"))
-        assert (await step(broker, TOPIC, "clicks", *more, version=version)).error_code is ErrorCode.none
+        assert (await step(broker, TOPIC, "clicks", *changes, version=version)).error_code is ErrorCode.none
         assert broker.topic("clicks").configs == {
-            "cleanup.policy": "delete,compact", "remote.log.delete.on.disable": "true", "retention.ms": "60000", "segment.ms": "1000",
+            "cleanup.policy": "delete,compact", "remote.storage.enable": "true", "retention.ms": "60000", "segment.ms": "1000",
         }  # fmt: skip
         back = (("cleanup.policy", SUBTRACT, "compact"), ("retention.ms", DELETE, None))
         assert (await step(broker, TOPIC, "clicks", *back, version=version, validate_only=True)).error_code is ErrorCode.none

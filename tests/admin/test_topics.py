@@ -155,7 +155,6 @@ async def test_auto_creation_needs_both_sides(tmp_path: Path) -> None:
         ("ok", {"configs": [("retention.ms", None)]}, ErrorCode.invalid_config),
         ("ok", {"configs": [("retention.ms", "1"), ("retention.ms", "2")]}, ErrorCode.invalid_config),
         ("ok", {"configs": [("local.retention.ms", "10"), ("retention.ms", "5")]}, ErrorCode.invalid_config),
-        ("ok", {"configs": [("min.insync.replicas", "2")]}, ErrorCode.invalid_config),
         ("ok", {"assignments": [(0, (1,))]}, ErrorCode.invalid_request),  # and a number of partitions
         ("ok", {"partitions": -1, "assignments": [(1, (1,))]}, ErrorCode.invalid_replica_assignment),
         ("ok", {"partitions": -1, "assignments": [(0, (2,))]}, ErrorCode.invalid_replica_assignment),

@@ -73,7 +73,15 @@ def test_gaps_are_named() -> None:
     assert plan(view_to(5), SEGMENTS[1:], log_start=10) == CopyPlan(SEGMENTS[1], 10, "deleted before it was copied")
 
 
-@pytest.mark.parametrize("overrides", [{"remote.storage.enable": "false"}, {"remote.log.copy.disable": "true"}])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"remote.storage.enable": "false"},
+        {"remote.log.copy.disable": "true"},
+        {"cleanup.policy": "compact", "remote.storage.enable": "true"},
+        {"cleanup.policy": "compact,delete", "remote.storage.enable": "true"},
+    ],
+)
 def test_switched_off(overrides: dict[str, str]) -> None:
     assert plan(**overrides) == CopyWait("copying is switched off for this topic")
 
@@ -107,7 +115,7 @@ def test_copy_lag(overrides: dict[str, object], age_ms: int, is_due: bool) -> No
         ({"retention_bytes": 3001, "hotlog_untiered_overflow": "drop"}, 0, True),
         ({"retention_bytes": 3000, "hotlog_untiered_overflow": "drop"}, 0, False),  # without it 3,000 bytes are left
         ({"retention_bytes": 3000}, 0, True),  # `block`: retention waits for the copy
-        ({"retention_ms": HOUR, "cleanup_policy": "compact", "remote_storage_enable": "true"}, HOUR + 1, True),
+        ({"retention_ms": HOUR, "cleanup_policy": ""}, HOUR + 1, True),
     ],
 )
 def test_what_would_expire_on_arrival_is_not_copied(overrides: dict[str, object], age_ms: int, is_copied: bool) -> None:
