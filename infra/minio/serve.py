@@ -30,7 +30,7 @@ MODULES = {
     "rclone": "github.com/rclone/rclone@v1.68.2",  # a version whose `serve s3` ignores conditions on writes: the tests refuse it
 }
 BUILD_SECONDS_MAX = 1800
-ACCESS_KEY, SECRET_KEY = "hotlog-dev", "hotlog-dev-secret"
+ACCESS_KEY, SECRET_KEY = "hotlog-broker", "hotlog-broker-secret"
 
 
 class NoBinary(Exception):
@@ -104,7 +104,12 @@ def make_bucket(endpoint: str, bucket: str) -> None:
 def serve(data: str, port: int, bucket: str) -> int:
     """Run MinIO until it is interrupted."""
     environment = {**os.environ, "MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY, "MINIO_UPDATE": "off"}
-    command = [find_binary() or build(), "server", "--quiet", "--address", f"127.0.0.1:{port}", data]
+    command = [find_binary() or build(), "server", "--quiet", "--address", f"127.0.0.1:{port}"]
+    command += [
+        "--console-address",
+        f"127.0.0.1:{port + 1}",
+        data,
+    ]  # without it MinIO listens on all addresses, on a port of its choice
     process = subprocess.Popen(command, env=environment)
     try:
         make_bucket(f"http://127.0.0.1:{port}", bucket)
