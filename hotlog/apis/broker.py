@@ -73,6 +73,7 @@ class Broker:
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         self.is_ready = False
         self.produce_requests = 0  # so far
+        self.large_batches = asyncio.Lock()  # held while one is opened at the door: only one has the memory for it
         self.topic_bytes = TopicBytes()
         self._lock = asyncio.Lock()
         self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic

@@ -1,11 +1,12 @@
-"""Produce (0): check the header, append, wait as acks demand.
+"""Produce (0): hold the batch against its records, append, wait as acks demand.
 
 Versions 3 to 13 (topic ids from 13).  One batch per partition, as Kafka demands from version 3 on; magic 0 and 1 are refused (KIP-724).
-acks=1 is answered after the append, acks=-1 when it is durable as the topic's configuration says, acks=0 not at all (an error then
-closes the connection: there is no other way to tell).
+acks=1 is answered when the leader's own rule is met (its fsync, or its append, as hotlog.durability says), so that what was acknowledged
+can be read; acks=-1 when the topic's is; acks=0 not at all (an error then closes the connection: there is no other way to tell).
 
-Invariants: a batch is appended whole or not at all, in the order of the connection's requests; nothing with acks=-1 is answered before
-`wait_durable`; an error of one partition is that partition's alone.
+Invariants: nothing is appended whose records were not looked at; a batch is appended whole or not at all, in the order of the connection's
+requests; nothing but acks=0 is done before `wait_durable`, also where the batch was here already; an error of one partition is that
+partition's alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.apis.api import Api, Later, RequestContext, Spliced
 from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
-from hotlog.kernel.errors import InvalidRecord
+from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.wire.batch import BatchHeader, check_produced
-from hotlog.wire.inspect import inspect
+from hotlog.wire.inspect import INLINE, THREAD, Room, Rules, alone, inspect
 from hotlog.wire.produce import TOPIC_ID_FROM, VERSIONS, PartitionResult, ProduceRequest, TopicResult, decode, encode
 
 if TYPE_CHECKING:
@@ -52,15 +53,15 @@ def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> 
     """Append every partition's batch; the reply may come `Later`."""
     broker.produce_requests += 1
     plans = [_plan_topic(broker, context, request, topic) for topic in request.topics]
-    depth = broker.settings.text("hotlog.batch.inspect")
-    if depth != "header":
-        rest: list[tuple[_Plan, int]] = []
-        for plan in plans:
-            for at, batch in enumerate(plan.batches):
-                if batch.refusal is None and not _inspect_inline(plan, at, batch, depth == "records"):
-                    rest.append((plan, at))
-        if rest:
-            return _inspect_then_append(broker, context, request, plans, rest, depth == "records")
+    now_ms = broker.clock.now_ms()
+    rest = [
+        (plan, at)
+        for plan in plans
+        for at, batch in enumerate(plan.batches)
+        if batch.refusal is None and not _look(plan, at, now_ms, INLINE)
+    ]
+    if rest:
+        return _look_then_append(broker, context, request, plans, rest, now_ms)
     return _append(broker, context, request, plans)
 
 
@@ -111,32 +112,44 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
     return headers
 
 
-def _inspect_inline(plan: _Plan, at: int, batch: _Batch, is_thorough: bool) -> bool:
-    """False: too much for the event loop."""
+def _look(plan: _Plan, at: int, now_ms: int, room: Room) -> bool:
+    """Hold a batch against its records, and note what they say or why it is refused.  False: it needs a larger room."""
+    batch = plan.batches[at]
     assert batch.records is not None
+    assert batch.partition is not None
+    config = batch.partition.log.config
+    rules = Rules(
+        now_ms - config.timestamp_before_max_ms,
+        now_ms + config.timestamp_after_max_ms,
+        config.is_log_append_time,
+        config.is_compacted,
+    )
     try:
-        return inspect(batch.records, batch.headers[0], is_inline=True, is_thorough=is_thorough)
+        header = inspect(batch.records, batch.headers[0], rules, room)
     except Exception as error:
         plan.batches[at] = batch._replace(refusal=error)
         return True
+    if header is None:
+        return False
+    if header is not batch.headers[0]:
+        plan.batches[at] = batch._replace(headers=[header])
+    return True
 
 
-async def _inspect_then_append(
+async def _look_then_append(
     broker: Broker,
     context: RequestContext,
     request: ProduceRequest,
     plans: list[_Plan],
     rest: list[tuple[_Plan, int]],
-    is_thorough: bool,
+    now_ms: int,
 ) -> Any:
-    """Look into the larger compressed batches off the loop; the connection's next request waits, so order is kept."""
+    """Look into the larger batches off the loop; the connection's next request waits, so order is kept."""
     for plan, at in rest:
-        batch = plan.batches[at]
-        assert batch.records is not None
-        try:
-            await broker.disk.run(inspect, batch.records, batch.headers[0], is_thorough=is_thorough)
-        except Exception as error:
-            plan.batches[at] = batch._replace(refusal=error)
+        if not await broker.disk.run(_look, plan, at, now_ms, THREAD):
+            async with broker.large_batches:
+                room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
+                await broker.disk.run(_look, plan, at, now_ms, room)
     return _append(broker, context, request, plans)
 
 
@@ -148,7 +161,7 @@ def _append(broker: Broker, context: RequestContext, request: ProduceRequest, pl
         answers: list[PartitionResult] = []
         for batch in plan.batches:
             answer, wait_end = _append_one(broker, plan.name, batch, now_ms)
-            if wait_end >= 0 and request.acks == -1:
+            if wait_end >= 0 and request.acks != 0:
                 assert batch.partition is not None
                 waits.append((answers, len(answers), batch.partition, wait_end))
             if answer.code:
@@ -190,7 +203,8 @@ def _refused(broker: Broker, topic: str | None, index: int, error: Exception) ->
         LOG.error("produce to %s-%d failed", topic, index, exc_info=error)
     if topic is not None and broker.topic(topic) is not None:
         broker.metrics.produce_failed.labels(topic).inc()
-    return PartitionResult(index, code_for(error), message=message_for(error))
+    faults = error.faults if isinstance(error, (InvalidRecord, InvalidTimestamp)) else ()
+    return PartitionResult(index, code_for(error), message=message_for(error), record_errors=faults)
 
 
 async def _when_durable(
@@ -235,6 +249,4 @@ def refuse(context: RequestContext, request: ProduceRequest, error: BaseExceptio
     return _response(context.version, results)
 
 
-API = Api(
-    key=0, name="Produce", versions=VERSIONS, handle=handle, decode=decode, refuse=refuse, omits=("transactions", "record_errors")
-)
+API = Api(key=0, name="Produce", versions=VERSIONS, handle=handle, decode=decode, refuse=refuse, omits=("transactions",))

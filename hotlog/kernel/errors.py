@@ -36,7 +36,14 @@ class DamagedRecords(Corrupt):
 
 
 class InvalidRecord(Corrupt):
-    """A produced batch that lies about itself (CRC, lengths, counts, compression)."""
+    """A produced batch that lies about itself (CRC, lengths, counts, compression), or holds records that the topic does not take.
+
+    `faults`: (index in the batch, what is wrong) of single records (KIP-467).
+    """
+
+    def __init__(self, message: str, faults: tuple[tuple[int, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
 
 
 class CrcMismatch(InvalidRecord):
@@ -44,7 +51,11 @@ class CrcMismatch(InvalidRecord):
 
 
 class InvalidTimestamp(Invalid):
-    """A record timestamp outside what the topic allows."""
+    """Record timestamps outside what the topic allows; `faults` as in InvalidRecord."""
+
+    def __init__(self, message: str, faults: tuple[tuple[int, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
 
 
 class NotFound(HotlogError):

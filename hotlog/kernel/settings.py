@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey, Value, table
 from hotlog.kernel.errors import InvalidConfig
-from hotlog.kernel.limits import GiB, MiB
+from hotlog.kernel.limits import DECOMPRESSED_BATCH_BYTES_MAX, DECOMPRESSED_READ_BYTES_MAX, GiB, MiB
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 
 _OWN = [
@@ -78,13 +78,11 @@ _OWN = [
               doc="Default of the topic key of the same name."),
     ConfigKey(name="hotlog.untiered.overflow", kind="string", default="block", choices=("block", "drop"),
               doc="Default of the topic key of the same name."),
-    ConfigKey(name="hotlog.batch.inspect", kind="string", default="compressed", choices=("header", "compressed", "records"),
-              doc="What is looked at in a produced batch before it is appended. `header`: its header (version, lengths, limits, that count"
-                  " and last offset agree, sequence) and its CRC-32C. `compressed`: also that a compressed batch decompresses, as a stream"
-                  " and within limits, so that garbage and bombs are refused at the door, and that the bytes can hold the records counted,"
-                  " beginning with the first; a count below the truth is not seen unless it is one. `records`: also that every"
-                  " record is well formed, that all of them fill the batch exactly and that the last one has the last offset, as Kafka"
-                  " does. What each costs is in benchmarks.md."),
+    ConfigKey(name="hotlog.batch.decompressed.bytes.max", kind="long", default=DECOMPRESSED_BATCH_BYTES_MAX, minimum=16 * MiB,
+              maximum=DECOMPRESSED_READ_BYTES_MAX, unit="bytes",
+              doc="Most that a produced batch may decompress to; more is refused with MESSAGE_TOO_LARGE. Every batch is opened at the door,"
+                  " in the memory of 24 MiB a disk thread; what needs more (this much, and a zstd window of up to 128 MiB) is opened"
+                  " one at a time."),
     ConfigKey(name="hotlog.queued.max.response.bytes", kind="long", default=256 * MiB, minimum=1024, unit="bytes",
               doc="Bytes of answers that slow clients have not taken yet; as this fills up, fetches are answered with less,"
                   " down to one batch."),

@@ -80,7 +80,7 @@ TOPIC_KEYS = table([
     ConfigKey(name="unclean.leader.election.enable", kind="boolean", default=False, synonym="unclean.leader.election.enable", acts=False,
               doc="Let a replica lead that may lack acknowledged records."),
     ConfigKey(name="hotlog.durability", kind="string", default="fsync", choices=("fsync", "page-cache"), synonym="hotlog.durability",
-              doc="`fsync`: acks=all waits for a group-committed fsync.  `page-cache`: as Kafka, the operating system writes back."),
+              doc="`fsync`: acks=all and acks=1 wait for a group-committed fsync.  `page-cache`: as Kafka, the operating system writes back."),
     ConfigKey(name="hotlog.retention.clock", kind="string", default="record", choices=("record", "append", "close"),
               synonym="hotlog.retention.clock",
               doc="What ages a segment: its largest record timestamp (never later than its close), or the time it was appended or closed."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hotlog.kernel.errors import DiskFull, InvalidTimestamp, StorageFailed, TooLarge
+from hotlog.kernel.errors import DiskFull, StorageFailed, TooLarge
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
@@ -63,12 +63,11 @@ class LogAppends(LogState):
         self.blocked = reason
 
     def append(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Appended:
-        """Write checked batches (hotlog.wire.batch.check_produced) at the end; `data` is stamped in place.
+        """Write batches at the end whose headers say what their records say (hotlog.wire.inspect); `data` is stamped in place.
 
         Raises:
             StorageFailed, DiskFull: nothing was appended.
             TooLarge: more bytes than a segment may hold.
-            InvalidTimestamp: outside message.timestamp.before.max.ms / after.max.ms (by the batch's first and largest timestamp).
             OutOfOrderSequence, InvalidProducerEpoch: idempotent producers (hotlog.log.producers).
         """
         if self.failed is not None or self.is_closed:
@@ -78,8 +77,6 @@ class LogAppends(LogState):
         config, size, base = self.config, len(data), self.log_end_offset
         if size > config.segment_bytes:
             raise TooLarge(f"{self.tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
-        if not config.is_log_append_time:
-            self._check_timestamps(headers, now_ms)
         if headers[0].producer_id >= 0 or len(headers) > 1:
             known = self.producers.check(headers)
             if known is not None:
@@ -98,15 +95,6 @@ class LogAppends(LogState):
         return Appended(
             base, end - 1, now_ms if config.is_log_append_time else -1, self.log_start_offset, end, False
         )  # fmt: skip
-
-    def _check_timestamps(self, headers: list[BatchHeader], now_ms: int) -> None:
-        low, high = now_ms - self.config.timestamp_before_max_ms, now_ms + self.config.timestamp_after_max_ms
-        for header in headers:
-            if header.max_timestamp > high or (header.max_timestamp >= 0 and header.base_timestamp < low):
-                raise InvalidTimestamp(
-                    f"{self.tp}: batch has timestamps from {header.base_timestamp} to {header.max_timestamp};"
-                    f" allowed are {low} to {high} (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"
-                )
 
     def _plan_roll(self, size: int, largest: int, last_offset: int, now_ms: int) -> Roll:
         active, config = self._segments[-1], self.config

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, TooLarge, UnsupportedFormat
-from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
+from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, InvalidTimestamp, TooLarge, UnsupportedFormat
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES, MiB
 from hotlog.world.ports import Buffer
 
 # base offset q, length i, leader epoch i, magic b, crc I, attributes h, last offset delta i, base timestamp q,
@@ -30,6 +30,8 @@ MAGIC_OFFSET = 16
 CRC_OFFSET = 17
 ATTRIBUTES_OFFSET = 21
 MAX_TIMESTAMP_OFFSET = 35
+
+CRC_INLINE_BYTES_MAX = 4 * MiB  # about 0.2 ms
 
 CODEC_MASK = 0x07
 TIMESTAMP_TYPE_MASK = 0x08
@@ -140,15 +142,17 @@ def whole_batches_end(data: Buffer, position: int = 0) -> int:
 
 
 def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeader]:
-    """Check what a producer sent for one partition; return its batch headers.
+    """Check what a producer sent for one partition, as far as its headers say it; return them.
 
-    Checked: at least one batch, magic 2, lengths that add up exactly, size limit, CRC-32C, record count against last offset
-    delta, known codec, no control batch, no delete horizon, sequence fields that belong together.
+    Checked: at least one batch, magic 2, lengths that add up exactly, size limit, record count against last offset delta, known
+    codec, no control batch, no delete horizon, no LogAppendTime, sequence fields that belong together; and the CRC-32C of batches up to
+    CRC_INLINE_BYTES_MAX (of larger ones hotlog.wire.inspect checks it, off the event loop).
 
     Raises:
         UnsupportedFormat: magic 0 or 1 (KIP-724: old formats are refused).
         TooLarge: a batch above `batch_bytes_max` bytes (max.message.bytes).
         CrcMismatch: the CRC-32C does not match.
+        InvalidTimestamp: the batch says that the broker has set its timestamps.
         InvalidRecord: everything else.
     """
     headers: list[BatchHeader] = []
@@ -167,11 +171,17 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
             raise InvalidRecord(f"batch at byte {position} is cut off inside its header")
         header = BatchHeader._make(_HEADER.unpack_from(data, position))
         _check_header(header, position, end, batch_bytes_max)
-        if header.crc != crc32c(data[position + ATTRIBUTES_OFFSET : position + header.size]):
-            raise CrcMismatch(f"batch at byte {position} fails its CRC-32C")
+        if header.length <= CRC_INLINE_BYTES_MAX:
+            check_crc(data[position : position + header.size], header)
         headers.append(header)
         position += header.size
     return headers
+
+
+def check_crc(batch: memoryview, header: BatchHeader) -> None:
+    """Raises CrcMismatch."""
+    if header.crc != crc32c(batch[ATTRIBUTES_OFFSET:]):
+        raise CrcMismatch(f"batch of {header.size} bytes fails its CRC-32C")
 
 
 def _check_header(header: BatchHeader, position: int, end: int, batch_bytes_max: int) -> None:
@@ -186,6 +196,8 @@ def _check_header(header: BatchHeader, position: int, end: int, batch_bytes_max:
         )
     if header.attributes & (CONTROL_MASK | DELETE_HORIZON_MASK) or header.attributes >> 7:
         raise InvalidRecord(f"batch at byte {position} has attributes {header.attributes:#06x} that clients may not set")
+    if header.attributes & TIMESTAMP_TYPE_MASK:
+        raise InvalidTimestamp(f"batch at byte {position} says that the broker has set its timestamps: a producer may not")
     if header.codec not in CODECS:
         raise InvalidRecord(f"batch at byte {position} has unknown compression codec {header.codec}; 0 to 4 are known")
     if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
@@ -206,6 +218,14 @@ def stamp(data: memoryview, headers: list[BatchHeader], base_offset: int, leader
         base_offset = now.next_offset
         position += now.size
     return stamped
+
+
+def stamp_max_timestamp(batch: memoryview, header: BatchHeader, timestamp: int) -> BatchHeader:
+    """Write the largest timestamp of one batch's records, and its CRC anew, in place; return the header as it is now."""
+    struct.pack_into(">q", batch, MAX_TIMESTAMP_OFFSET, timestamp)
+    crc = crc32c(batch[ATTRIBUTES_OFFSET : header.size])
+    struct.pack_into(">I", batch, CRC_OFFSET, crc)
+    return header._replace(max_timestamp=timestamp, crc=crc)
 
 
 def stamp_append_time(data: memoryview, headers: list[BatchHeader], now_ms: int) -> list[BatchHeader]:

@@ -50,7 +50,10 @@ class ProduceRequest(NamedTuple):
 
 
 class PartitionResult(NamedTuple):
-    """What one partition is answered with; offsets and append time are -1 with an error, append time also with CreateTime."""
+    """What one partition is answered with; offsets and append time are -1 with an error, append time also with CreateTime.
+
+    `record_errors`: (index in the batch, message), from version 8 on (KIP-467).
+    """
 
     partition: int
     code: ErrorCode
@@ -58,6 +61,7 @@ class PartitionResult(NamedTuple):
     append_time_ms: int = -1
     log_start_offset: int = -1
     message: str | None = None
+    record_errors: tuple[tuple[int, str], ...] = ()
 
 
 class TopicResult(NamedTuple):
@@ -110,7 +114,9 @@ def encode(version: int, topics: Sequence[TopicResult], throttle_ms: int = 0) ->
             if version >= 5:
                 parts.append(_LONG.pack(result.log_start_offset))
             if version >= 8:
-                parts.append(count_of(0, flexible))  # record errors: a batch is refused whole
+                parts.append(count_of(len(result.record_errors), flexible))
+                for index, text in result.record_errors:
+                    parts.append(_INT.pack(index) + string_of(text, flexible) + (b"\0" if flexible else b""))
                 parts.append(string_of(result.message, flexible))
             if flexible:
                 parts.append(b"\0")

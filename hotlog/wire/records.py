@@ -38,7 +38,10 @@ from hotlog.world.ports import Buffer
 
 RECORD_BYTES_MIN = 7  # length, attributes, timestamp delta, offset delta, key length, value length, header count: a byte each
 STEP_BYTES = 256 * KiB  # one step of streaming decompression
+SLICE_BYTES = 64 * KiB  # input of one step: gzip and lz4 copy what they have not used at every step
+ZSTD = 4
 ZSTD_SLICE_BYTES = 256  # input of one zstd step: at most 8 MiB come out of it
+_ZSTD_HEADER_BYTES_MAX = 18
 
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
@@ -93,16 +96,24 @@ class NewRecord(NamedTuple):
     offset_delta: int | None = None
 
 
-def decompressed_steps(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> Iterator[Buffer]:
+class WindowTooLarge(InvalidRecord):
+    """A zstd frame asks for more memory than its reader gives."""
+
+
+def decompressed_steps(
+    codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_READ_BYTES_MAX, window_bytes_max: int = ZSTD_WINDOW_BYTES_MAX
+) -> Iterator[Buffer]:
     """The records section of a batch with `codec` (1 to 4), decompressed in steps.
 
     Raises:
         TooLarge: more than `bytes_max` bytes come out; nothing above one further step was made.
-        InvalidRecord: `data` is not what `codec` says, is cut off, or asks for a zstd window above 128 MiB.
+        InvalidRecord: `data` is not what `codec` says, or is cut off.
+        WindowTooLarge: a zstd frame has a window above `window_bytes_max`.
     """
     total = 0
+    steps = _zstd_steps(data, window_bytes_max) if codec == ZSTD else _STEPS[codec](data, bytes_max)
     try:
-        for step in _STEPS[codec](data, bytes_max):
+        for step in steps:
             total += len(step)
             if total > bytes_max:
                 raise TooLarge(f"batch decompresses to more than {bytes_max} bytes ({batches.CODECS[codec]})")
@@ -120,23 +131,29 @@ def decompress(codec: int, data: Buffer, *, bytes_max: int = DECOMPRESSED_READ_B
 
 
 def _gzip_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
-    rest: Buffer = data
-    while len(rest):
-        member = zlib.decompressobj(wbits=31)
-        while not member.eof:
-            step = member.decompress(rest, STEP_BYTES)
-            rest = member.unconsumed_tail
-            if step:
-                yield step
-            elif not member.eof and not rest:
-                raise EOFError("gzip stream is cut off")
-        rest = member.unused_data
-
-
-def _zstd_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
-    whole = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
     view, position = memoryview(data), 0
     while position < len(view):
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            piece: Buffer = view[position : position + SLICE_BYTES]
+            if not piece:
+                raise EOFError("gzip stream is cut off")
+            position += len(piece)
+            while len(piece) and not member.eof:
+                step = member.decompress(piece, STEP_BYTES)
+                piece = member.unconsumed_tail
+                if step:
+                    yield step
+        position -= len(member.unused_data)
+
+
+def _zstd_steps(data: Buffer, window_bytes_max: int) -> Iterator[Buffer]:
+    whole = zstandard.ZstdDecompressor(max_window_size=window_bytes_max)
+    view, position = memoryview(data), 0
+    while position < len(view):
+        window = zstandard.get_frame_parameters(view[position : position + _ZSTD_HEADER_BYTES_MAX]).window_size
+        if window > window_bytes_max:
+            raise WindowTooLarge(f"batch asks for a zstd window of {window} bytes; at most {window_bytes_max} are allowed")
         frame = whole.decompressobj()
         while not frame.eof:
             # The object has no output limit, so its input is small: a slice of 4-byte run blocks makes 128 KiB each.
@@ -150,18 +167,18 @@ def _zstd_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
 
 
 def _lz4_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
-    rest: Buffer = data
-    while len(rest):
+    view, position = memoryview(data), 0
+    while position < len(view):
         frame = lz4.frame.LZ4FrameDecompressor()
-        pending: Buffer = rest
         while not frame.eof:
-            step = frame.decompress(pending, STEP_BYTES)
-            pending = b""
+            piece = view[position : position + SLICE_BYTES] if frame.needs_input else b""
+            if frame.needs_input and not piece:
+                raise EOFError("lz4 frame is cut off")
+            position += len(piece)
+            step = frame.decompress(piece, STEP_BYTES)
             if step:
                 yield step
-            elif not frame.eof and frame.needs_input:
-                raise EOFError("lz4 frame is cut off")
-        rest = frame.unused_data or b""
+        position -= len(frame.unused_data or b"")
 
 
 def _snappy_steps(data: Buffer, bytes_max: int) -> Iterator[Buffer]:
@@ -186,7 +203,7 @@ def _snappy_block(block: memoryview, bytes_max: int) -> Buffer:
     return memoryview(cramjam.snappy.decompress_raw(block))
 
 
-_STEPS = {1: _gzip_steps, 2: _snappy_steps, 3: _lz4_steps, 4: _zstd_steps}
+_STEPS = {1: _gzip_steps, 2: _snappy_steps, 3: _lz4_steps}
 
 
 def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> list[Record]:
@@ -205,19 +222,12 @@ def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_RE
         return [*patient_records.decode(header, opened[BATCH_HEADER_BYTES:])]
 
 
-def check_records(batch: Buffer) -> None:
-    """Walk the records of one whole batch: they fill it exactly, and end where it says.  Raises as decode_batch."""
-    found, header = decode_batch(batch), batches.header_at(batch)
-    if found and found[-1].offset != header.last_offset:
-        raise InvalidRecord(f"batch says that its last offset is {header.last_offset}; its last record has {found[-1].offset}")
-
-
 # What the compiled decoder raises, and so where the patient one has the last word: also for header names that are not UTF-8 and for
 # attributes of a record above 127, both of which Kafka takes; MemoryError for a length near 2^63.
 REFUSED = (CorruptRecordException, ValueError, OverflowError, IndexError, MemoryError)
 _TIMESTAMP = attrgetter("timestamp")
 _NO_TIMESTAMP = -1
-_SLACK_BYTES = 32  # the compiled decoder reads a varint to its end, wherever the buffer's is, and the one behind it
+_SLACK_BYTES = 32  # the compiled decoder reads a varint to its end, wherever the buffer's is, and a byte or two behind it
 
 
 def _timed(record: Record) -> Record:
@@ -228,10 +238,12 @@ def _timed(record: Record) -> Record:
     return PlainRecord(record.offset, _NO_TIMESTAMP, 0, record.key, record.value, record.headers)
 
 
-def open_batch(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.BatchHeader, memoryview]:
-    """The header as it is, and the batch decompressed: a copy with codec 0, fit for the compiled decoder.
+def open_batch(
+    batch: Buffer, bytes_max: int = DECOMPRESSED_READ_BYTES_MAX, window_bytes_max: int = ZSTD_WINDOW_BYTES_MAX
+) -> tuple[batches.BatchHeader, memoryview]:
+    """The header as it is, and the batch as it is without compression, fit for the compiled decoder: a copy.
 
-    Raises as decode_batch.
+    Raises as decompressed_steps and decode_batch.
     """
     header = batches.header_at(batch)
     if header.codec not in batches.CODECS:
@@ -241,7 +253,8 @@ def open_batch(batch: Buffer, decompressed_bytes_max: int) -> tuple[batches.Batc
     view = memoryview(batch)[: header.size]
     plain = bytearray(view) if header.codec == 0 else bytearray(view[:BATCH_HEADER_BYTES])
     if header.codec:
-        for step in decompressed_steps(header.codec, view[BATCH_HEADER_BYTES:], bytes_max=decompressed_bytes_max):
+        body = view[BATCH_HEADER_BYTES:]
+        for step in decompressed_steps(header.codec, body, bytes_max=bytes_max, window_bytes_max=window_bytes_max):
             plain += step
     size = len(plain)
     if header.record_count < 0 or header.record_count * RECORD_BYTES_MIN > size - BATCH_HEADER_BYTES:

@@ -62,7 +62,7 @@ def test_the_tail_has_a_column_a_phase_with_ratios_to_the_tail_alone() -> None:
 
 
 def test_levels_of_inspection_are_columns() -> None:
-    costs = {"lz4_1024_header_s_per_gb": 0.025, "lz4_1024_compressed_s_per_gb": 0.25, "lz4_1024_records_s_per_gb": 1.0}
+    costs = {"lz4_1024_header_s_per_gb": 0.025, "lz4_1024_decompressed_s_per_gb": 0.25, "lz4_1024_records_s_per_gb": 1.0}
     assert "| lz4 | 1024 | 0.025 | 0.25 | 1 |" in as_markdown(document_of([noted("inspect", costs)])).splitlines()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, InvalidTimestamp, OutOfOrderSequence, OutOfRange, TooLarge
+from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence, OutOfRange, TooLarge
 from hotlog.log.index import AbortedTransaction, encode_txn
 from hotlog.wire.batch import crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
@@ -69,18 +69,6 @@ async def test_log_append_time(tmp_path: Path) -> None:
         assert [record.timestamp for record in decode_batch(data)] == [T0 + 77] * 2
         assert await log.offset_for_timestamp(T0 + 77) == (0, T0 + 77, 0)
         assert await log.offset_of_max_timestamp() == (0, T0 + 77, 0)
-
-
-async def test_timestamps_outside_their_bounds_are_refused(tmp_path: Path) -> None:
-    topic = config(message_timestamp_before_max_ms=1000, message_timestamp_after_max_ms=100)
-    async with opened(tmp_path, topic) as logs:
-        log = await new_log(logs, topic)
-        for timestamp in (T0 - 1001, T0 + 101):
-            with pytest.raises(InvalidTimestamp, match=str(timestamp)):
-                append(log, batch(b"x", timestamp=timestamp))
-        for timestamp in (T0 - 1000, T0 + 100):
-            append(log, batch(b"x", timestamp=timestamp))
-        assert log.log_end_offset == 2
 
 
 async def test_more_than_a_segment_is_refused(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from kio.schema.errors import ErrorCode
 from hotlog.kernel.errors import DiskFull
 from hotlog.wire import apis
 from hotlog.wire import produce as codec
-from hotlog.wire.batch import crc32c
+from hotlog.wire.batch import crc32c, crc_ok, walk
 from hotlog.wire.records import NewRecord, encode_batch
+from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, produce, produced, serving
 from tests.wire.test_records import bomb, resealed, with_body
@@ -128,6 +129,9 @@ LIES: dict[str, tuple[Any, ErrorCode]] = {
     "too large": (bytes(batch_of(b"x" * 1_100_000)), ErrorCode.message_too_large),
     "producer without epoch": (with_header(43, ">q", 5), ErrorCode.invalid_record),
     "transactional": (with_header(21, ">h", 0x10), ErrorCode.invalid_txn_state),
+    "count below the truth": (bytes(raw_batch([RawRecord()] * 3, count=2)), ErrorCode.invalid_record),
+    "offsets that do not follow": (bytes(raw_batch([RawRecord(delta=0), RawRecord(delta=0)])), ErrorCode.invalid_record),
+    "timestamps of the broker": (bytes(raw_batch([RawRecord()], attributes=8)), ErrorCode.invalid_timestamp),
     "far future": (bytes(batch_of(b"v", timestamp=10**14)), ErrorCode.invalid_timestamp),
 }
 
@@ -142,16 +146,64 @@ async def test_a_batch_that_lies_is_refused_and_nothing_is_appended(served: Serv
     assert served.counted("kafka_server_brokertopicmetrics_failedproducerequests_total", topic="t") == 1
 
 
-@pytest.mark.parametrize(("depth", "code"), [("header", NONE), ("compressed", NONE), ("records", ErrorCode.invalid_record)])
-async def test_how_deep_a_batch_is_looked_into_is_a_setting(tmp_path: Path, depth: str, code: ErrorCode) -> None:
-    """A count below the truth shows only in a walk over the records."""
-    lying = bytearray(batch_of(*[b"x" * 500] * 100))
-    struct.pack_into(">i", lying, 23, 97)
-    struct.pack_into(">i", lying, 57, 98)
-    async with serving(tmp_path, {"hotlog.batch.inspect": depth}) as served:
-        await served.broker.create_topic("t", 1)
-        client = await served.connect()
-        assert produced(await client.call(produce("t", {0: resealed(lying)})))[0][1] is code
+async def first_error(client: Client, topic: str, batch: bytearray, version: int = 9) -> Any:
+    """What the only partition is answered with."""
+    return (await client.call(produce(topic, {0: batch}, version=version))).responses[0].partition_responses[0]
+
+
+async def test_what_is_stored_says_what_the_records_say(served: Serving, client: Client) -> None:
+    """librdkafka with timestamp=-1 says 0, Sarama up to 1.45 says -1, a buggy client anything."""
+    now = served.broker.clock.now_ms()
+    for times, claim in [((-1, -1), 0), ((now, now - 5), -1), ((now - 9, now), now + 10**6)]:
+        batch = raw_batch([RawRecord(time) for time in times], "lz4", max_timestamp=claim)
+        assert (await first_error(client, "t", batch)).error_code is NONE
+    partition = served.broker.partition("t", 0)
+    assert partition is not None
+    await partition.log.wait_durable(6)
+    stretch = partition.log.read(0, 1 << 20, min_one=True)
+    assert stretch is not None
+    stored = memoryview(stretch.data)
+    found = list(walk(stored))
+    assert [header.max_timestamp for _, header in found] == [-1, now, now]
+    assert all(crc_ok(stored[at : at + header.size]) for at, header in found)
+    assert await partition.log.offset_of_max_timestamp() == (2, now, 0)
+
+
+async def test_a_repeated_batch_with_a_wrong_timestamp_is_recognised(served: Serving, client: Client) -> None:
+    pid = await producer_id(client)
+    for _ in range(2):
+        batch = raw_batch([RawRecord(served.broker.clock.now_ms())] * 2, max_timestamp=-1, producer=(pid, 0, 0))
+        assert produced(await client.call(produce("t", {0: batch}))) == [(0, NONE, 0)]
+    assert end_of(served) == 2
+
+
+@pytest.mark.parametrize("version", [7, 8, 9, 11])
+async def test_limits_on_timestamps_hold_for_every_record(served: Serving, version: int) -> None:
+    await served.broker.create_topic(
+        "narrow", 1, {"message.timestamp.before.max.ms": "3600000", "message.timestamp.after.max.ms": "3600000"}
+    )
+    client = await served.connect()
+    now, day = served.broker.clock.now_ms(), 24 * 3600 * 1000
+    batch = raw_batch([RawRecord(now), RawRecord(now - day), RawRecord(-1), RawRecord(now + day)], max_timestamp=now)
+    answer = await first_error(client, "narrow", batch, version)
+    assert answer.error_code is ErrorCode.invalid_timestamp
+    if version >= 8:
+        assert [error.batch_index for error in answer.record_errors] == [1, 3]
+        assert str(now - day) in answer.record_errors[0].batch_index_error_message
+        assert "record 1" in answer.error_message
+    assert end_of(served, topic="narrow") == 0
+    assert (await first_error(client, "narrow", raw_batch([RawRecord(now), RawRecord(-1)]), version)).error_code is NONE
+
+
+async def test_a_compacted_topic_takes_no_record_without_a_key(served: Serving) -> None:
+    """KIP-467: the answer says which."""
+    await served.broker.create_topic("keyed", 1, {"cleanup.policy": "compact"})
+    client = await served.connect()
+    answer = await first_error(client, "keyed", raw_batch([RawRecord(), RawRecord(key=None)], "gzip"))
+    assert answer.error_code is ErrorCode.invalid_record
+    assert [(error.batch_index, "key" in error.batch_index_error_message) for error in answer.record_errors] == [(1, True)]
+    assert "without a key" in answer.error_message
+    assert (await first_error(client, "keyed", raw_batch([RawRecord(), RawRecord(key=b"", value=None)]))).error_code is NONE
 
 
 async def test_zstd_needs_version_7(client: Client) -> None:
