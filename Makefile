@@ -37,6 +37,9 @@ test: setup ## all tests, with a real object store (MinIO where it can be had)
 sim: setup ## the simulator over more seeds: make sim SEEDS=200
 	HOTLOG_SIM_SEEDS=$(or $(SEEDS),50) $(BIN)/pytest tests/sim
 
+mutants: setup ## plant a bug at a time in a copy, and see the test that finds it: make mutants ONLY=groups
+	$(BIN)/python -m tests.mutants $(ONLY)
+
 bench: setup ## throughput, latency, cold replay; against Apache Kafka where Java is at hand
 	$(BIN)/python -m tests.bench
 
@@ -53,4 +56,4 @@ clean: ## remove caches and build products (data directories stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve check format test sim bench docs minio hooks clean
+.PHONY: help setup demo serve check format test sim mutants bench docs minio hooks clean

@@ -1,0 +1,1 @@
+"""One-line bugs that our tests must find, and the test that finds each."""
