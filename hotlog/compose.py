@@ -228,6 +228,7 @@ class Node:
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""
+        self.metrics.request_bytes.set(self._listener.held_bytes if self._listener is not None else 0)
         sizes: dict[str, int] = {}
         damaged: dict[str, int] = {}
         for log in self.logs.all():

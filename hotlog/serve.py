@@ -18,13 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hotlog.compose import Node, build_node
+from hotlog.kernel.beats import Beat
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.observe.http import HttpDoor
 from hotlog.observe.loop_lag import LoopLag
 from hotlog.schedule import Schedule
-from hotlog.world.memory import keep_heap
+from hotlog.world.memory import GIVE_BACK_S, FreedMemory, keep_heap
 from hotlog.world.ports import World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
@@ -136,7 +137,8 @@ async def _serve(options: ServeOptions) -> None:
         has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
     )
     http = HttpDoor(metrics, health=node.health, refresh=node.refresh_metrics)
-    schedule, lag = Schedule(node.beats(), metrics), LoopLag(clock, metrics, node.feel_lag)
+    beats = [*node.beats(), Beat("memory", FreedMemory(disk).tick, GIVE_BACK_S)]
+    schedule, lag = Schedule(beats, metrics), LoopLag(clock, metrics, node.feel_lag)
     try:
         if options.http is not None:
             log.info("http on %s:%d", *await http.start(*options.http))

@@ -60,7 +60,7 @@ class Connection(asyncio.BufferedProtocol):
         self._frames: deque[memoryview] = deque()  # bounded: reading pauses above REQUESTS_WAITING_MAX, one receive may overshoot
         self._slots: deque[Slot] = deque()  # bounded by the frames and by write_paused
         self._waiting: dict[asyncio.Task[None], Slot] = {}
-        self._held = 0
+        self._held = 0  # bytes of memory for requests, as counted in the listener's budget
         self._backlog = 0  # bytes of replies that the peer has not taken, as of the last pause
         self._is_busy = False  # a handler that keeps order is being waited for
         self._is_working = False
@@ -87,8 +87,8 @@ class Connection(asyncio.BufferedProtocol):
             self._outlet.drop()
         self.transport = self._outlet = None
         self._frames.clear()
-        self._listener.release(self._held)
-        self._held = 0
+        in_work = sum(slot.frame_bytes + SIZE_BYTES for slot in self._slots if slot.buffers is None)  # given back when done
+        self._release(self._held - in_work)
         self._clear_backlog()
         for task, slot in list(self._waiting.items()):
             if slot.door.api.ends_with_connection:
@@ -101,9 +101,9 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self.transport is None or self.transport.is_closing():
             return
-        self._held += nbytes
-        self._listener.hold(nbytes)
+        held = self._reader.held
         frames = self._reader.received(nbytes)
+        self._hold(self._reader.held - held + sum(map(len, frames)) + SIZE_BYTES * len(frames))
         if frames:
             self.last_request = self._listener.touch(self)
             self._frames.extend(frames)
@@ -157,6 +157,11 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_idle(self) -> bool:
         return not self._slots and not self._frames
+
+    @property
+    def is_in_a_frame(self) -> bool:
+        """Whether a part of a request has come and holds memory."""
+        return self._reader.held > SIZE_BYTES
 
     @property
     def is_closing(self) -> bool:
@@ -303,7 +308,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._outlet.write(replies)
 
     def _done(self, frame_bytes: int) -> None:
-        size = min(frame_bytes + SIZE_BYTES, self._held)
+        self._release(frame_bytes + SIZE_BYTES)
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._listener.hold(size)
+
+    def _release(self, size: int) -> None:
         self._held -= size
         self._listener.release(size)
 
@@ -318,3 +329,8 @@ class Connection(asyncio.BufferedProtocol):
         self._frames.clear()
         if self._outlet is not None:
             self._outlet.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever waits here."""
+        if self.transport is not None:
+            self.transport.abort()

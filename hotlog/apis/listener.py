@@ -1,8 +1,8 @@
 """Accepts connections, bounds them, and drains them on stop.
 
 Invariants: at most max.connections in all and max.connections.per.ip of one address; a connection without a whole request for
-connections.max.idle.ms is closed, half a frame and unread replies included; while more than queued.max.request.bytes of requests are held, nobody is read
-from except as far as it is needed to go on.
+connections.max.idle.ms is closed, half a frame and unread replies included; while more than queued.max.request.bytes of requests are held,
+nobody is read from except as far as it is needed to go on, which takes at most one largest request (socket.request.max.bytes) more.
 """
 
 from __future__ import annotations
@@ -158,8 +158,21 @@ class Listener:
     def is_over_budget(self) -> bool:
         return self._held_bytes > self._held_bytes_max
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that requests hold: those in work, those that wait, and buffers of unfinished ones."""
+        return self._held_bytes
+
     def hold(self, size: int) -> None:
+        """Count `size` bytes (negative: fewer); far above the budget, the connection that is longest without a request and in the
+        middle of one makes room."""
         self._held_bytes += size
+        if size > 0 and self.is_over_budget and self._held_bytes > self._held_bytes_max + self.request_bytes_max:
+            for connection in self._connections:
+                if connection.is_in_a_frame:
+                    self.metrics.connections_refused.labels("queued.max.request.bytes").inc()
+                    connection.abort()
+                    return
 
     def release(self, size: int) -> None:
         self._held_bytes -= size

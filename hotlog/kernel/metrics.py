@@ -38,6 +38,9 @@ class Metrics:
             registry=r,
         )  # fmt: skip
         self.connections = Gauge("hotlog_connections", "Open client connections.", registry=r)
+        self.request_bytes = Gauge(
+            "hotlog_request_bytes", "Memory held for requests: in work, waiting, and half received.", registry=r
+        )
         self.connections_refused = Counter("hotlog_connections_refused", "Connections closed by a limit.", ["reason"], registry=r)
         self.connections_failed = Counter(
             "hotlog_connections_malformed", "Connections closed for malformed input.", ["reason"], registry=r

@@ -4,8 +4,8 @@ A frame is a signed 32-bit size and that many bytes.  Small frames pass through 
 idle connections must not hold ten thousand buffers) and are copied out of it; the rest of a frame that is larger than the scratch is
 received into place, so that the record batches of a 1 MB produce request are views of what the kernel wrote.
 
-Invariants: a returned frame is writable and belongs to its receiver alone; memory held follows bytes received, never sizes claimed; after
-an error the reader is of no further use.
+Invariants: a returned frame is writable and belongs to its receiver alone; memory held follows bytes received, never sizes claimed: at most
+FRAME_BYTES_FIRST, or GROWTH times what came (2 times above FRAME_BYTES_LEAP); after an error the reader is of no further use.
 """
 
 from __future__ import annotations
@@ -16,33 +16,36 @@ from hotlog.kernel.errors import Invalid, TooLarge
 from hotlog.kernel.limits import KiB, MiB
 
 SCRATCH_BYTES = 256 * KiB
-FRAME_BYTES_FIRST = 2 * MiB  # a larger frame starts with this and doubles as bytes come in
+FRAME_BYTES_FIRST = 4 * KiB  # what an unfinished frame begins with, however little of it came
+FRAME_BYTES_LEAP = (
+    2 * MiB
+)  # up to here a buffer grows by GROWTH: a 1 MB produce request of which a scratch full came is not copied again
+GROWTH = 8
 FRAME_BYTES_MIN = 8  # API key, version, correlation id
 SIZE_BYTES = 4
 _SIZE = struct.Struct(">i")
 
-assert SCRATCH_BYTES < FRAME_BYTES_FIRST
+assert GROWTH * SCRATCH_BYTES >= FRAME_BYTES_LEAP > FRAME_BYTES_FIRST
 
 
 class FrameReader:
     """One connection's frames.  `buffer()` is where to receive next; `received(count)` returns the frames that became whole."""
 
-    __slots__ = ("_bytes_max", "_filled", "_frame", "_head", "_scratch", "_size", "_view", "failure")
+    __slots__ = ("_bytes_max", "_filled", "_head", "_scratch", "_size", "_view", "failure")
 
     def __init__(self, scratch: memoryview, bytes_max: int) -> None:
         self._scratch = scratch
         self._bytes_max = bytes_max
         self._head = b""  # the first 1 to 3 bytes of a size
-        self._frame: bytearray | None = None
-        self._view: memoryview | None = None  # of the frame; kept so that receiving makes no object
+        self._view: memoryview | None = None  # of an unfinished frame's buffer
         self._filled = 0
         self._size = 0
         self.failure: Invalid | TooLarge | None = None  # a size that cannot be; the frames before it were returned
 
     @property
     def held(self) -> int:
-        """Bytes of an unfinished frame."""
-        return self._filled if self._frame is not None else len(self._head)
+        """Bytes of memory held for an unfinished frame."""
+        return len(self._view) if self._view is not None else len(self._head)
 
     def buffer(self) -> memoryview:
         """Where the next bytes go: the rest of a large frame, or the shared scratch (consumed before anybody else's turn)."""
@@ -103,21 +106,24 @@ class FrameReader:
 
     def _begin(self, size: int, rest: memoryview) -> None:
         self._size = size
-        self._frame = bytearray(min(size, FRAME_BYTES_FIRST))
-        self._view = memoryview(self._frame)
-        self._view[: len(rest)] = rest
         self._filled = len(rest)
+        self._view = self._room()
+        self._view[: len(rest)] = rest
 
     def _grow(self) -> None:
         assert self._view is not None
-        larger = bytearray(min(self._size, 2 * len(self._view)))
-        view = memoryview(larger)
+        view = self._room()
         view[: self._filled] = self._view
-        self._frame, self._view = larger, view
+        self._view = view
+
+    def _room(self) -> memoryview:
+        """A buffer for the frame of which `filled` bytes came."""
+        leap = min(GROWTH * self._filled, FRAME_BYTES_LEAP)
+        return memoryview(bytearray(min(self._size, max(FRAME_BYTES_FIRST, leap, 2 * self._filled))))
 
     def _finish(self) -> memoryview:
         view = self._view
         assert view is not None
-        self._frame = self._view = None
+        self._view = None
         self._filled = 0
         return view

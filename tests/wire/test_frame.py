@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hotlog.kernel.errors import Invalid, TooLarge
-from hotlog.wire import frame as framing
-from hotlog.wire.frame import FrameReader
+from hotlog.wire.frame import FRAME_BYTES_FIRST, FRAME_BYTES_LEAP, GROWTH, SCRATCH_BYTES, FrameReader
 
 LIMIT = 100_000
 
@@ -77,11 +77,25 @@ def test_a_size_above_the_limit_is_too_large(size: int) -> None:
     assert "socket.request.max.bytes" in str(reader.failure)
 
 
-def test_memory_follows_what_came_not_what_was_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framing, "FRAME_BYTES_FIRST", 1024)
-    reader = FrameReader(memoryview(bytearray(512)), 2**31 - 1)
-    feed(reader, struct.pack(">i", 2**30) + b"x" * 100, [512])
-    assert len(reader.buffer()) <= 1024
-    feed(reader, b"x" * 10_000, [4096])
-    assert reader.held == 10_100
-    assert len(reader.buffer()) <= 2 * 10_100
+@pytest.mark.parametrize("came", [0, 12, 100, 5_000, 40_000, 300_000, 3_000_000])
+def test_memory_follows_what_came_not_what_was_claimed(came: int) -> None:
+    """As the reader comes: with the bounds and the scratch that a listener gives it."""
+    reader = FrameReader(memoryview(bytearray(SCRATCH_BYTES)), 2**31 - 1)
+    tracemalloc.start()
+    try:
+        feed(reader, struct.pack(">i", 2**30) + b"x" * came, [65_536])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    bound = max(FRAME_BYTES_FIRST, min(GROWTH * came, FRAME_BYTES_LEAP), 2 * came)
+    assert came <= reader.held <= bound
+    assert held <= bound + 1024
+
+
+@pytest.mark.parametrize("size", [1_000_000, 2_000_000])
+def test_a_usual_produce_request_is_received_into_place(size: int) -> None:
+    """A scratch full of it came: then it has its buffer, and nothing is copied again."""
+    reader = FrameReader(memoryview(bytearray(SCRATCH_BYTES)), 2**31 - 1)
+    data = struct.pack(">i", size) + b"x" * (SCRATCH_BYTES - 4)
+    assert feed(reader, data, [SCRATCH_BYTES]) == []
+    assert reader.held == size

@@ -22,6 +22,7 @@ from hotlog.apis.dispatch import load_apis
 from hotlog.apis.outlet import PIECE_BYTES
 from hotlog.log.reader import PART_BYTES_MIN
 from hotlog.wire import apis
+from hotlog.wire.frame import SCRATCH_BYTES
 from hotlog.world.posix import PosixFile
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import POLL_MS, Client, HandClock, Serving, batch_of, fetch, frame_of, parsed, produce, produced, serving
@@ -285,6 +286,81 @@ async def test_connections_of_one_address_have_bounds(tmp_path: Path) -> None:
         await (await served.connect()).call(api_versions(0))
         assert await (await served.connect()).is_closed()
         assert served.counted(REFUSED, reason="max.connections.per.ip") == 1
+
+
+async def test_the_place_of_an_address_is_given_back(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"max.connections.per.ip": "2"}) as served:
+        for _ in range(3):
+            first, second = await served.connect(), await served.connect()
+            await first.call(api_versions(0))
+            await second.call(api_versions(0))
+            assert await (await served.connect()).is_closed()
+            await first.close()
+            second.writer.transport.abort()  # type: ignore[attr-defined]
+            await gone(served, 0)
+
+
+@pytest.mark.parametrize("came", [2, 12, 200_000, 3_000_000])
+async def test_bytes_of_a_request_that_breaks_off_are_given_back(served: Serving, came: int) -> None:
+    for number in range(3):
+        client = await served.connect()
+        await client.call(api_versions(0))
+        client.writer.write((struct.pack(">i", 10_000_000) + b"x" * came)[: came + 4 if came > 2 else came])
+        async with asyncio.timeout(PATIENCE_S):
+            while served.listener.held_bytes < came:
+                await asyncio.sleep(0.01)
+        if number % 2:
+            client.writer.transport.abort()  # type: ignore[attr-defined]
+        else:
+            await client.close()
+        await gone(served, 0)
+        assert served.listener.held_bytes == 0
+
+
+async def test_bytes_of_requests_in_work_are_held_until_they_are_done(served: Serving) -> None:
+    """Also when their client is gone meanwhile; a request that waits behind another one goes with its client."""
+    await served.broker.create_topic("t", 1)
+    client = await served.connect()
+    request = produce("t", {0: batch_of(b"x" * 500_000)})
+    disk, gate = served.broker.disk, asyncio.Event()
+    run = disk.run
+
+    async def held(*args: Any, **kwargs: Any) -> Any:
+        await gate.wait()
+        return await run(*args, **kwargs)
+
+    disk.run = held  # type: ignore[method-assign]
+    try:
+        client.send(request)
+        await served.working()
+        size = served.listener.held_bytes
+        assert size > 500_000
+        client.writer.transport.abort()  # type: ignore[attr-defined]
+        await gone(served, 0)
+        assert served.listener.held_bytes == size
+    finally:
+        gate.set()
+        del disk.run
+    async with asyncio.timeout(PATIENCE_S):
+        while served.listener.working:
+            await asyncio.sleep(0.01)
+    assert served.listener.held_bytes == 0
+
+
+async def test_half_requests_cannot_hold_more_than_the_budget_and_one_request(tmp_path: Path) -> None:
+    """Who is longest in the middle of a request makes room; who sends whole ones is served."""
+    limits = {"queued.max.request.bytes": "1000000", "socket.request.max.bytes": "2000000"}
+    async with serving(tmp_path, limits) as served:
+        client = await served.connect()
+        for _ in range(10):
+            lazy = await served.connect()
+            lazy.writer.write(struct.pack(">i", 1_900_000) + b"x" * 1_000_000)
+            async with asyncio.timeout(PATIENCE_S):
+                while lazy.writer.transport.get_write_buffer_size() and not lazy.writer.transport.is_closing():
+                    await asyncio.sleep(0.01)
+            assert (await client.call(api_versions(0))).error_code is ErrorCode.none
+            assert served.listener.held_bytes <= 3_000_000 + 8 * SCRATCH_BYTES
+        assert served.counted(REFUSED, reason="queued.max.request.bytes") >= 5
 
 
 async def gone(served: Serving, left: int) -> None:

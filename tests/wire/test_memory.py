@@ -1,0 +1,97 @@
+"""What clients can make a broker's process hold, measured from outside: memory follows the bytes that came, and goes back.
+
+Bounds are generous: what is held back by the allocator, the interpreter and the machine differs; a door without a bound is far above them.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import socket
+import struct
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hotlog.kernel.limits import MiB
+from hotlog.wire.frame import FRAME_BYTES_FIRST
+from hotlog.world.memory import FREED_BYTES_MAX
+from tests.tools.hotlog_server import HotlogServer
+from tests.tools.patience import PATIENCE_S
+
+SPARE_BYTES = 64 * MiB  # what a process may grow by, whatever it does
+
+
+class Watched:
+    """A broker in a process of its own, and how large that is."""
+
+    def __init__(self, server: HotlogServer) -> None:
+        self.server = server
+        self.before = self.resident_bytes()
+
+    def resident_bytes(self) -> int:
+        assert self.server.process is not None
+        statm = Path(f"/proc/{self.server.process.pid}/statm").read_text()
+        return int(statm.split()[1]) * resource.getpagesize()
+
+    @property
+    def grown_bytes(self) -> int:
+        return self.resident_bytes() - self.before
+
+    @property
+    def held_bytes(self) -> float:
+        """Of requests, as the broker counts them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.server.http_port}/metrics") as answer:
+            found = re.search(r"^hotlog_request_bytes (\S+)$", answer.read().decode(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=PATIENCE_S)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Watched]:
+    server = HotlogServer(folder=tmp_path)
+    server.start()
+    try:
+        yield Watched(server)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("came", [12, 4_000])
+def test_many_beginnings_of_large_requests_take_little(broker: Watched, came: int) -> None:
+    count = 1_000
+    with ExitStack() as stack:
+        for _ in range(count):
+            each = stack.enter_context(broker.connect())
+            each.sendall(struct.pack(">i", 90 * MiB) + b"x" * came)
+        until(lambda: broker.held_bytes >= count * max(came, FRAME_BYTES_FIRST))
+        assert broker.grown_bytes < SPARE_BYTES + 10 * count * came
+
+
+def test_memory_of_requests_that_broke_off_goes_back(broker: Watched) -> None:
+    """Also where some that lie between the others in memory stay."""
+    count, came = 420, MiB
+    with ExitStack() as stay:
+        with ExitStack() as go:
+            for number in range(count):
+                each = (go if number % 20 else stay).enter_context(broker.connect())
+                each.sendall(struct.pack(">i", came + came // 16) + b"x" * came)
+            until(lambda: broker.held_bytes >= count * came)
+            assert broker.grown_bytes > count * came / 2, "or this test says nothing"
+        until(lambda: broker.held_bytes < count * came / 10)
+        until(lambda: broker.grown_bytes < FREED_BYTES_MAX + SPARE_BYTES)
+    until(lambda: broker.held_bytes == 0)
