@@ -1,6 +1,6 @@
 """The reconciler: lists the bucket, compares it with the manifests, condemns orphans, aborts stale uploads, reports what is missing.
 
-It deletes nothing itself: an orphan is written into its partition's manifest as garbage, from where the reaper takes it after the
+It deletes nothing of a partition itself: an orphan is written into its partition's manifest as garbage, from where the reaper takes it after the
 grace.  That commit is also the fence against a very late writer: a row whose object is garbage is refused (manifest_edits.append).
 
 Invariants: works only in a bucket whose marker names this cluster; condemns only against the generation it has judged; per partition and
@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 from compaction.orphans import Verdict, judge, missing_names, page_needed
-from compaction.reaper import reap
+from compaction.reaper import KEYS_PER_DELETE, reap
 from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
 from controller.service import read_cluster
@@ -29,6 +29,7 @@ from tiering.keys import ParsedKey, data_prefix, parse_key
 from tiering.manifest import GARBAGE_OBJECTS_MAX, GarbageObject, Manifest
 from tiering.manifest_edits import Pages, mark_garbage
 from tiering.manifest_store import ManifestStore
+from tiering.store.check import CHECK_PREFIX
 
 LOG = logging.getLogger(__name__)
 KEYS_MAX = 2_000  # of one partition, judged in one tick
@@ -95,7 +96,9 @@ class Reconciler:
             self._pass_due = self._clock.monotonic() + self._interval_s()
             await self._check_marker()
             self._sights.begin()
-            await self._abort_uploads()
+            for prefix in (self._prefix, CHECK_PREFIX):
+                await self._abort_uploads(prefix)
+            await self._collect_checks()
             self._listing, self._found = self._groups(), Counter()
         try:
             group = await anext(self._listing, None)
@@ -116,14 +119,26 @@ class Reconciler:
         if found != self._cluster_id:
             raise ForeignStore(f"the object store belongs to cluster {found}, not {self._cluster_id}: nothing in it is touched")
 
-    async def _abort_uploads(self) -> None:
-        """Abort uploads that an earlier pass saw and that are older than the grace."""
+    async def _abort_uploads(self, prefix: str) -> None:
+        """Abort uploads below `prefix` that an earlier pass saw and that are older than the grace."""
         now_ms = self._trusted.now_ms()
-        async for upload in self._store.list_uploads(self._prefix):
+        async for upload in self._store.list_uploads(prefix):
             is_old = self._is_old(f"{upload.key}?{upload.upload_id}", "", now_ms)
             if is_old and now_ms - upload.started_ms >= self._grace_ms():
                 LOG.info("aborting the upload %s of %s, left since %d", upload.upload_id, upload.key, upload.started_ms)
                 await self._store.abort_upload(upload)
+
+    async def _collect_checks(self) -> None:
+        """Delete what examinations of the store left (a lost answer, a kill): nobody refers to it.  By listing, so only what is old."""
+        now_ms = self._trusted.now_ms()
+        old = []
+        async for info in self._store.list(CHECK_PREFIX):
+            if self._is_old(info.key, info.etag, now_ms) and now_ms - info.modified_ms >= self._grace_ms():
+                old.append(info.key)
+            if len(old) == KEYS_MAX:
+                break  # the next pass goes on
+        for start in range(0, len(old), KEYS_PER_DELETE):
+            await self._store.delete(old[start : start + KEYS_PER_DELETE])
 
     def _is_old(self, name: str, etag: str, now_ms: int) -> bool:
         """Note that `name` is unreferenced; whether it was so already half an interval ago (passes are an interval apart, or less)."""

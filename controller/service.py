@@ -1,19 +1,21 @@
 """The controller of this node: opens the metadata log, claims it, commits to it, and goes on without the store for a while.
 
-    OFFLINE --tick: claim--> ACTIVE --a newer epoch--> FENCED
-       +----- the store that came back is another's ----^
+    OFFLINE --join: examine, claim--> ACTIVE --a newer epoch--> FENCED
+       +--------- the store is another's, or unfit ---------^
 
-Offline it serves the image of the local copy and refuses changes (retriable).  Fenced it refuses changes until restart.
+Offline it serves the image of the local copy and refuses changes (retriable).  Fenced it refuses changes until restart.  Joining goes on
+beside serving, for as long as the store gives no answer.
 
 Invariants: a change is committed under the epoch that this process claimed; the cluster id of the data directory and of the store
 are the same, and the store was examined in this run, or nothing is written; a data directory whose node id was taken over by another
-one never leads again.
+one never leads again; no store, however late, keeps a node that has a copy of the metadata from serving it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from uuid import UUID
@@ -33,12 +35,21 @@ from hotlog.kernel.errors import (
     OutcomeUnknown,
     PreconditionFailed,
     Retry,
+    StoreRefused,
     StoreUnavailable,
 )
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 
 PRODUCER_ID_BLOCK = 1000
-OPEN_WAIT_S = 15.0
+OPEN_WAIT_S = 15.0  # a start without a copy of the metadata asks the store that long
+HOT_WAIT_S = 1.0  # one with a copy waits that long for the store, and serves
+JOIN_SECONDS_MAX = 60.0  # of one try to join
+JOIN_FREELY_S = 16.0  # the first four tries may follow each other as ticks come; then the wait doubles
+JOIN_AGAIN_S_MAX = 60.0
+TICK_WAIT_S = 1.0  # a tick waits that long for the try under way
+FIRST_PAUSE_S = 0.5
+FOUND_TRIES_MAX = 3
+COMMIT_WAIT_S = 5.0  # a change waits that long for it
 
 
 class State(Enum):
@@ -57,7 +68,8 @@ class Controller:
     """Metadata for one broker.  `directory` is its own place in the data directory.
 
     `examine` is awaited before the first write to the store, at the start or when the store is there at last: it raises ForeignStore for
-    a store that is not safe to use, StoreUnavailable while it cannot tell.
+    a store that is not safe to use, StoreUnavailable while it cannot tell.  `open_wait_s` is how long `open` waits for the store (None:
+    OPEN_WAIT_S, or HOT_WAIT_S where there is a local copy).
     """
 
     def __init__(
@@ -70,7 +82,7 @@ class Controller:
         directory: str,
         node_id: int,
         rack: str = "",
-        open_wait_s: float = OPEN_WAIT_S,
+        open_wait_s: float | None = None,
         examine: Callable[[], Awaitable[None]] = _unexamined,
     ) -> None:
         self.node_id = node_id
@@ -87,6 +99,13 @@ class Controller:
         self._examine = examine
         self._incarnation = UUID(int=0)
         self._journal: Journal | None = None
+        self._was_here = False  # whether this directory has metadata of the cluster
+        self._is_open = False
+        self._joining: asyncio.Task[bool] | None = None
+        self._join_failures = 0
+        self._join_again_at = 0.0
+        self._is_refused = False  # whether the store will not serve us as things are
+        self.offline_because = ""  # what the last try to join met
         self._producer_ids = range(0)  # the block that ids are given out of
         self._producer_ids_next = range(0)  # the one after it
         self._producer_lock = asyncio.Lock()
@@ -116,25 +135,83 @@ class Controller:
         if local is not None and known != local.cluster_id:
             raise ForeignStore(f"the data directory is of cluster {known}, its metadata copy is of cluster {local.cluster_id}")
         self._incarnation = self._entropy.uuid()
-        try:
-            await self._examine()
-            async with asyncio.timeout(self._open_wait_s):
-                self.cluster_id = await adopt_cluster(self._store, known, self._clock, self._entropy, local is not None)
-                await self._load()
-                await self._claim(raises_epochs=True)
-        except (Retry, OutcomeUnknown, TimeoutError) as away:
-            if local is None:
-                raise StoreUnavailable(
-                    f"the object store did not answer in {self._open_wait_s:.0f} s, and this data directory has no metadata to start"
-                    f" from without it: {away}"
-                ) from away
-            self.cluster_id = local.cluster_id
-            if self._journal is None:
-                await self._load()
+        self.cluster_id = known or ""
+        self._was_here = local is not None
+        if local is not None and await self._load():
+            await asyncio.wait([self._begin_to_join()], timeout=self._wait_s(HOT_WAIT_S))
+            self._joined()
+        else:
+            await self._join_at_last()
+        self._is_open = True
 
-    async def _load(self) -> None:
+    def _wait_s(self, otherwise: float) -> float:
+        return otherwise if self._open_wait_s is None else self._open_wait_s
+
+    async def _join_at_last(self) -> None:
+        """Join, as there is nothing to serve before."""
+        give_up = self._clock.monotonic() + self._wait_s(OPEN_WAIT_S)
+        while True:
+            await asyncio.wait([self._begin_to_join()])
+            if self._joined():
+                return
+            left = give_up - self._clock.monotonic()
+            if left <= 0 or self._is_refused:
+                raise StoreUnavailable(
+                    f"the object store did not answer in {self._wait_s(OPEN_WAIT_S):.0f} s, and this data directory has no metadata to start"
+                    f" from without it: {self.offline_because}"
+                )
+            await asyncio.sleep(min(left, FIRST_PAUSE_S))
+
+    # -- joining
+
+    def _begin_to_join(self) -> asyncio.Task[bool]:
+        if self._joining is None:
+            self._joining = asyncio.get_running_loop().create_task(self._join_quietly(), name="join the cluster")
+        return self._joining
+
+    def _joined(self) -> bool:
+        """Whether the try under way has ended well; it is forgotten once it has ended.
+
+        Raises:
+            ForeignStore: the store is not this cluster's, or unfit: fenced from then on.
+        """
+        task = self._joining
+        if task is None or not task.done():
+            return False
+        self._joining = None
+        try:
+            return task.result()
+        except ForeignStore as foreign:
+            self._fence(foreign)
+            raise
+
+    async def _join_quietly(self) -> bool:
+        """One try; False if the store gave no answer (yet)."""
+        try:
+            async with asyncio.timeout(JOIN_SECONDS_MAX):
+                await self._join()
+        except (Retry, OutcomeUnknown, TimeoutError) as weather:
+            self._is_refused = isinstance(weather, StoreRefused)
+            self.offline_because = str(weather) or f"not done in {JOIN_SECONDS_MAX:.0f} s"
+            self._join_failures += 1
+            self._join_again_at = self._clock.monotonic() + min(2.0**self._join_failures - JOIN_FREELY_S, JOIN_AGAIN_S_MAX)
+            return False
+        self.offline_because, self._join_failures = "", 0
+        return True
+
+    async def _join(self) -> None:
+        """Reading comes first: a store that is another cluster's is left as it is."""
+        cluster_id = await find_cluster(self._store, self.cluster_id or None, self._was_here)
+        await self._examine()
+        self.cluster_id = cluster_id or await found_cluster(self._store, self.cluster_id or None, self._clock, self._entropy)
+        if self._journal is None:
+            await self._load()
+        await self._claim(raises_epochs=not self._is_open)
+
+    async def _load(self) -> bool:
+        """Start from the local copy; False if there is none that is whole."""
         self._journal = Journal(self._store, self._mirror, self.cluster_id, clock=self._clock, entropy=self._entropy)
-        await self._journal.load_mirror()
+        return await self._journal.load_mirror()
 
     async def _claim(self, *, raises_epochs: bool) -> None:
         own = await self._mirror.incarnations()
@@ -160,12 +237,23 @@ class Controller:
         self._producer_ids = block
         self.state = State.ACTIVE
 
+    def _require_store(self) -> None:
+        if self.state is State.OFFLINE:
+            raise NotReady(
+                "the object store has been away since this broker started; metadata cannot change until it is back"
+                f" ({self.offline_because or 'it has not answered yet'})"
+            )
+
     def _fence(self, reason: HotlogError) -> None:
         self.state = State.FENCED
         self.fenced_because = str(reason)
 
     async def close(self) -> None:
-        """Let go of the metadata directory; nothing is pending."""
+        """Let go of the metadata directory; a try to join ends where it is."""
+        joining, self._joining = self._joining, None
+        if joining is not None:
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
         await self._mirror.close()
 
     async def commit(self, decide: Decide) -> ClusterImage:
@@ -177,8 +265,9 @@ class Controller:
         """
         if self.state is State.FENCED:
             raise Fenced(f"controller epoch {self.epoch} of node {self.node_id} was deposed")
-        if self.state is State.OFFLINE:
-            raise NotReady("the object store has been away since this broker started; metadata cannot change until it is back")
+        if self.state is State.OFFLINE and self._joining is not None:
+            await asyncio.wait([self._joining], timeout=COMMIT_WAIT_S)
+        self._require_store()
         try:
             return await self._opened.commit(self.epoch, decide)
         except Fenced as deposed:
@@ -192,17 +281,11 @@ class Controller:
             ForeignStore: the store that came back is not this cluster's; this controller is fenced from then on.
         """
         if self.state is State.OFFLINE:
-            try:
-                await self._examine()
-                cluster_id = await adopt_cluster(self._store, self.cluster_id, self._clock, self._entropy, True)
-                assert cluster_id == self.cluster_id
-                await self._claim(raises_epochs=False)
-            except (Retry, OutcomeUnknown):
+            if self._joining is None and self._clock.monotonic() < self._join_again_at:
                 return False
-            except ForeignStore as foreign:
-                self._fence(foreign)
-                raise
-            return True
+            await asyncio.wait([self._begin_to_join()], timeout=TICK_WAIT_S)
+            return self._joined()
+        self._joining = None
         if self.state is State.ACTIVE:
             try:
                 if self._opened.head is None:  # the outcome of a commit is still unknown
@@ -270,36 +353,44 @@ async def read_cluster(store: ObjectStore) -> str:
     return str(body.get("cluster_id"))
 
 
-async def adopt_cluster(store: ObjectStore, expected: str | None, clock: Clock, entropy: Entropy, was_here: bool) -> str:
-    """The store's cluster id; founds one in an empty store.
+async def find_cluster(store: ObjectStore, expected: str | None, was_here: bool) -> str | None:
+    """The store's cluster id; None if no cluster was founded in it.
 
     Raises:
         ForeignStore: the store is not that of the `expected` cluster; or it has no marker though this data directory was there
             before (`was_here`).
     """
-    for _ in range(3):
-        try:
-            found = await read_cluster(store)
-        except NotFound:
-            found = None
-        if found is not None and expected is not None and found != expected:
-            raise ForeignStore(
-                f"the object store holds cluster {found}, but this data directory belongs to cluster {expected}:"
-                " nothing will be written there; check --store and --data-dir"
-            )
+    try:
+        found = await read_cluster(store)
+    except NotFound:
+        found = None
+    if found is not None and expected is not None and found != expected:
+        raise ForeignStore(
+            f"the object store holds cluster {found}, but this data directory belongs to cluster {expected}:"
+            " nothing will be written there; check --store and --data-dir"
+        )
+    if found is None and was_here:
+        raise ForeignStore(
+            f"the object store has no cluster marker, but this data directory has metadata of cluster {expected}:"
+            " the bucket was wiped, or bucket or prefix is wrong"
+        )
+    return found
+
+
+async def found_cluster(store: ObjectStore, expected: str | None, clock: Clock, entropy: Entropy) -> str:
+    """Found a cluster in a store that has none; its id.
+
+    Raises:
+        ForeignStore: somebody else was first.
+    """
+    for _ in range(FOUND_TRIES_MAX):
+        body = {"cluster_id": expected or new_cluster_id(entropy), "created_ms": clock.now_ms(), "nonce": entropy.uuid().hex}
+        with contextlib.suppress(PreconditionFailed, OutcomeUnknown):  # whoever was first named it: read it
+            await store.put(CLUSTER_KEY, codec.seal(codec.MARKER, body), if_absent=True)
+        found = await find_cluster(store, expected, False)
         if found is not None:
             return found
-        if was_here:
-            raise ForeignStore(
-                f"the object store has no cluster marker, but this data directory has metadata of cluster {expected}:"
-                " the bucket was wiped, or bucket or prefix is wrong"
-            )
-        body = {"cluster_id": expected or new_cluster_id(entropy), "created_ms": clock.now_ms(), "nonce": entropy.uuid().hex}
-        try:
-            await store.put(CLUSTER_KEY, codec.seal(codec.MARKER, body), if_absent=True)
-        except (PreconditionFailed, OutcomeUnknown):
-            continue  # whoever was first named it: read it
-    return await read_cluster(store)
+    raise StoreUnavailable(f"{CLUSTER_KEY} could not be written in {FOUND_TRIES_MAX} tries")
 
 
 async def read_image(store: ObjectStore, clock: Clock, entropy: Entropy) -> tuple[str, ClusterImage]:

@@ -27,7 +27,7 @@ from hotlog.log.manager import LogManager
 from hotlog.observe.health import Health
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
-from tiering.store.check import check_store
+from tiering.store.check import Examination
 from tiering.store.gated import GatedStore
 from tiering.tier import ColdTier
 
@@ -52,6 +52,7 @@ class Node:
         self.meter = meter
         self._data_dir = data_dir
         self._has_store_clock = has_store_clock
+        self._examination = Examination(world.store, quick=True, entropy=world.entropy)
         self.controller = Controller(
             world.store,
             clock=world.clock,
@@ -111,7 +112,7 @@ class Node:
         self._make_workers(self._broker)
 
     async def _examine_store(self) -> None:
-        (await check_store(self.world.store, quick=True, entropy=self.world.entropy)).require()
+        (await self._examination.report()).require()
 
     def _make_tier(self) -> ColdTier:
         world = self.world

@@ -39,6 +39,7 @@ _TABLE: dict[type[BaseException], ErrorCode] = {
     errors.OutOfRange: ErrorCode.offset_out_of_range,
     errors.Retry: ErrorCode.request_timed_out,
     errors.StoreUnavailable: ErrorCode.kafka_storage_error,
+    errors.StoreRefused: ErrorCode.kafka_storage_error,
     errors.NotReady: ErrorCode.leader_not_available,
     errors.DiskFull: ErrorCode.kafka_storage_error,
     errors.OutcomeUnknown: ErrorCode.request_timed_out,

@@ -78,6 +78,10 @@ class StoreUnavailable(Retry):
     """The object store did not answer in time or answered that it cannot serve now."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answered that it will not serve us (credentials, permissions, missing bucket): retrying at once is no use."""
+
+
 class NotReady(Retry):
     """This part of the broker is still starting or is shutting down."""
 

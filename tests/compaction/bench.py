@@ -10,7 +10,7 @@ from uuid import UUID
 from compaction.reconcile import Reconciler
 from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
-from controller.service import adopt_cluster
+from controller.service import found_cluster
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from tests.sim.bucket import Bucket
@@ -46,7 +46,7 @@ class Bench:
     @classmethod
     async def open(cls, loop: SimLoop) -> Bench:
         bench = cls(loop, "")
-        bench.cluster_id = await adopt_cluster(bench.store, None, bench.clock, bench.entropy, False)
+        bench.cluster_id = await found_cluster(bench.store, None, bench.clock, bench.entropy)
         return bench
 
     def keys(self, pid: PartitionId = PID) -> PartitionKeys:

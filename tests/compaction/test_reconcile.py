@@ -294,3 +294,19 @@ def test_one_partition_id_is_not_anothers() -> None:
         assert found == {others[0]: [], others[1]: [orphan.rsplit("/", 1)[1]], others[2]: []}
 
     with_bench(body)
+
+
+def test_what_an_examination_of_the_store_left_is_collected() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.fill(1)
+        for number in range(3):
+            await bench.store.put(f"check/{number}/absent", b"first")
+        reconciler = bench.reconciler()
+        await one_pass(reconciler)
+        young = "check/later/absent"
+        await asyncio.sleep(2 * DAY_S)
+        await bench.store.put(young, b"of an examination under way")
+        await one_pass(reconciler)
+        assert [key for key in sorted(bench.bucket.objects) if key.startswith("check/")] == [young]
+
+    with_bench(body)

@@ -62,3 +62,64 @@ def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
 def committed(world: SimWorld) -> dict[str, Any]:
     """What the cluster has in the bucket: all but the traces of examinations."""
     return {key: stored.etag for key, stored in world.bucket.objects.items() if not key.startswith("check/")}
+
+
+@pytest.mark.parametrize("weather", ["late", "down", "hanging", "losing answers"])
+def test_hot_data_is_served_at_once_whatever_the_store_does(weather: str) -> None:
+    """A restart had 40 s of checks before its first produce where each request took 2 s, and ended with rc 1 where answers were lost."""
+
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, CLICKS, hours=24)
+        await scene.life.end("kill")
+        sky = world.bucket.weather
+        match weather:
+            case "late":
+                sky.latency_seconds = 2.0
+            case "down":
+                sky.down = True
+            case "hanging":
+                sky.hang = 1.0
+            case _:
+                sky.lost = 0.5
+        began = world.loop.time()
+        scene.life = await world.boot()
+        partition, ledger = scene.first
+        end = partition.log.high_watermark
+        await scene.traffic.produce(scene.life)
+        assert partition.log.high_watermark > end
+        assert world.loop.time() - began < 3.0, "a moment for the store to answer, and one for the manifests"
+        sky.down, sky.hang = False, 0.0
+        for _ in range(100):
+            await scene.life.beat("broker")
+            assert scene.life.node.health().refusing == ()
+            if scene.life.node.controller.state is State.ACTIVE:
+                break
+            await asyncio.sleep(5)
+        assert scene.life.node.controller.state is State.ACTIVE, "lost and late answers are asked for again, until they are there"
+        await scene.hours(3)
+        sky.lost = 0.0
+        await scene.hours(1)
+        await check_partition(partition, ledger)
+
+    simulate(11, main, settings=SETTINGS)
+
+
+def test_a_running_broker_is_not_fenced_by_answers_that_are_lost() -> None:
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, CLICKS, hours=2)
+        await scene.life.end("stop")
+        world.bucket.weather.down = True
+        scene.life = await world.boot()
+        world.bucket.weather.down = False
+        world.bucket.fail("put", "lost", pattern="check/*", times=2000)
+        for _ in range(20):
+            await scene.life.beat("broker")
+            await asyncio.sleep(60)
+            assert scene.life.node.controller.state is State.OFFLINE
+            assert scene.life.node.health().refusing == ()
+        world.bucket.faults.clear()
+        await asyncio.sleep(60)
+        await scene.life.beat("broker")
+        assert scene.life.node.controller.state is State.ACTIVE
+
+    simulate(12, main, settings=SETTINGS)

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hotlog.kernel.errors import Corrupt, ForeignStore, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
+from hotlog.kernel.errors import (
+    Corrupt,
+    ForeignStore,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    StoreRefused,
+    StoreUnavailable,
+)
 from hotlog.kernel.limits import MiB
 from hotlog.kernel.settings import Settings
 from hotlog.world.ports import ObjectStore
@@ -22,7 +30,7 @@ from tests.fixtures.s3_servers import S3Server, rclone
 from tests.store.trouble import TOTAL_S, Trouble
 from tests.tools.patience import PATIENCE_S
 from tiering.store.check import check_store
-from tiering.store.resilient import Refused, UploadLimits
+from tiering.store.resilient import UploadLimits
 from tiering.store.sources import BytesSource
 
 SMALL_PARTS = UploadLimits(single_put_bytes_max=5 * MiB, part_bytes=5 * MiB, parts_in_flight=2)
@@ -206,9 +214,9 @@ async def test_other_bytes_than_asked_for_are_never_believed(trouble: Trouble, f
 )
 async def test_revoked_credentials_and_missing_buckets_are_told_at_once(trouble: Trouble, status: int, code: str) -> None:
     trouble.proxy.rules.append(Rule("GET", "", answer(status, code)))
-    with pytest.raises(Refused, match=code):
+    with pytest.raises(StoreRefused, match=code):
         await trouble.store.get("x")
-    with pytest.raises(Refused, match=code):
+    with pytest.raises(StoreRefused, match=code):
         [info async for info in trouble.store.list("")]
     assert trouble.proxy.count("GET") == 2, "no use in asking again"
 
@@ -221,7 +229,7 @@ async def test_without_credentials_the_message_says_what_to_set(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     store = await open_test_store(f"s3://bucket/x?endpoint={trouble.proxy.endpoint}&region=us-east-1")
-    with pytest.raises(Refused, match="AWS_ACCESS_KEY_ID"):
+    with pytest.raises(StoreRefused, match="AWS_ACCESS_KEY_ID"):
         await store.get("x")
 
 
@@ -257,7 +265,7 @@ async def test_a_lost_answer_to_the_end_of_an_upload_is_resolved(trouble: Troubl
 
 async def test_an_upload_that_cannot_end_leaves_no_parts(trouble: Trouble) -> None:
     trouble.proxy.rules.append(Rule("PUT", "partNumber=2", answer(403, "AccessDenied")))
-    with pytest.raises(Refused, match="part 2"):
+    with pytest.raises(StoreRefused, match="part 2"):
         await trouble.store.limited(ONE_BY_ONE).put_source("large", BytesSource(bytes(12 * MiB)))
     with pytest.raises(NotFound):
         await trouble.store.head("large")
@@ -359,7 +367,7 @@ async def test_a_direct_get_that_is_refused_goes_the_ordinary_way_next(trouble: 
     reader = trouble.reader
     assert reader._route is not None
     trouble.proxy.rules.append(Rule("GET", "x", answer(403, "SignatureDoesNotMatch"), times=1))
-    with pytest.raises(Refused, match="SignatureDoesNotMatch"):
+    with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
         await trouble.store.get("x")
     assert reader._route is None
     assert bytes((await trouble.store.get("x")).data) == b"hello"

@@ -8,11 +8,11 @@ from pathlib import Path
 import boto3
 import pytest
 
+from hotlog.kernel.errors import StoreRefused
 from hotlog.kernel.settings import Settings
 from tests.conftest import OpenStore
 from tests.fixtures.s3_servers import REGION, S3Server
 from tiering.store.check import check_store
-from tiering.store.resilient import Refused
 
 POLICY = Path(__file__).resolve().parents[2] / "infra" / "minio" / "policy.json"
 
@@ -45,11 +45,11 @@ async def test_the_policy_is_enough_for_every_promise(confined: tuple[S3Server, 
 async def test_the_policy_opens_nothing_else(confined: tuple[S3Server, str], open_test_store: OpenStore) -> None:
     server, bucket = confined
     other = await open_test_store(server.url(server.make_bucket(), "x"), settings=Settings.resolve({}))
-    with pytest.raises(Refused, match="AccessDenied"):
+    with pytest.raises(StoreRefused, match="AccessDenied"):
         await other.put("x", b"x")
-    with pytest.raises(Refused, match="AccessDenied"):
+    with pytest.raises(StoreRefused, match="AccessDenied"):
         await other.get("x")
-    with pytest.raises(Refused, match="AccessDenied"):
+    with pytest.raises(StoreRefused, match="AccessDenied"):
         [info async for info in other.list("")]
     client = boto3.session.Session().client("s3", endpoint_url=server.endpoint, region_name=REGION)
     for forbidden in (

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
+from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
-from tiering.store.resilient import Policy, Refused, Retrier
+from tiering.store.resilient import Policy, Retrier
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -165,7 +165,7 @@ def test_large_transfers_get_longer() -> None:
     assert play(story) == pytest.approx(720, abs=100)
 
 
-@pytest.mark.parametrize("error", [NotFound("x"), PreconditionFailed("x"), Corrupt("x"), Invalid("x"), Refused("403")])
+@pytest.mark.parametrize("error", [NotFound("x"), PreconditionFailed("x"), Corrupt("x"), Invalid("x"), StoreRefused("403")])
 def test_what_cannot_get_better_is_not_repeated(error: Exception) -> None:
     async def story(retrier: Retrier, jitter: Jitter) -> None:
         call = Played(error)

@@ -7,8 +7,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
-from tiering.store.resilient import Refused
+from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from tiering.store.s3_errors import translate
 
 
@@ -21,7 +20,7 @@ def answered(status: int, code: str) -> ClientError:
     [
         (404, "NoSuchKey", NotFound, NotFound),
         (404, "404", NotFound, NotFound),
-        (404, "NoSuchBucket", Refused, Refused),
+        (404, "NoSuchBucket", StoreRefused, StoreRefused),
         (412, "PreconditionFailed", PreconditionFailed, PreconditionFailed),
         (409, "ConditionalRequestConflict", StoreUnavailable, OutcomeUnknown),
         (409, "OperationAborted", StoreUnavailable, OutcomeUnknown),
@@ -36,12 +35,12 @@ def answered(status: int, code: str) -> ClientError:
         (200, "InternalError", StoreUnavailable, OutcomeUnknown),  # CompleteMultipartUpload may fail after its headers
         (400, "BadDigest", StoreUnavailable, StoreUnavailable),
         (400, "RequestTimeout", StoreUnavailable, StoreUnavailable),
-        (400, "ExpiredToken", Refused, Refused),
+        (400, "ExpiredToken", StoreRefused, StoreRefused),
         (400, "AuthorizationHeaderMalformed", Invalid, Invalid),
         (301, "PermanentRedirect", Invalid, Invalid),
         (400, "InvalidArgument", Invalid, Invalid),
-        (403, "AccessDenied", Refused, Refused),
-        (403, "SignatureDoesNotMatch", Refused, Refused),
+        (403, "AccessDenied", StoreRefused, StoreRefused),
+        (403, "SignatureDoesNotMatch", StoreRefused, StoreRefused),
         (501, "NotImplemented", Invalid, Invalid),
     ],
 )
@@ -73,7 +72,7 @@ def test_only_a_connection_that_never_stood_means_that_nothing_happened() -> Non
 
 def test_missing_credentials_are_a_refusal_that_says_what_to_set() -> None:
     told = translate(NoCredentialsError(), "get x")
-    assert type(told) is Refused
+    assert type(told) is StoreRefused
     assert "AWS_ACCESS_KEY_ID" in str(told)
 
 

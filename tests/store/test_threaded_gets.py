@@ -16,7 +16,7 @@ import pytest_asyncio
 import trustme
 from aiohttp import web
 
-from hotlog.kernel.errors import HotlogError, StoreUnavailable
+from hotlog.kernel.errors import HotlogError, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.world.posix import SystemClock
 from tests.conftest import OpenStore
@@ -27,7 +27,6 @@ from tests.store.trouble import PATIENT, READERS, TOTAL_S, Trouble
 from tests.tools.patience import PATIENCE_S
 from tiering.cost.meter import Meter
 from tiering.store import s3_get
-from tiering.store.resilient import Refused
 
 BODY = bytes(range(256)) * 40
 
@@ -96,7 +95,7 @@ async def test_both_ways_say_the_same_errors(trouble: Trouble, monkeypatch: pyte
             trouble.proxy.rules.clear()
     assert told[1] == told[1 << 60]
     kinds = [kind for kind, _ in told[1]]
-    assert kinds[:4] == ["NotFound", "Corrupt", "Refused", "Refused"]
+    assert kinds[:4] == ["NotFound", "Corrupt", "StoreRefused", "StoreRefused"]
     assert kinds[-3:] == ["Corrupt"] * 3
     assert "PermanentRedirect" in told[1][9][1]
 
@@ -137,7 +136,7 @@ async def test_a_connection_cut_before_an_answer_is_an_error_that_is_retried(tro
 
 async def test_signs_of_a_wrong_route_forget_it(trouble: Trouble, threads: None) -> None:
     trouble.proxy.rules.append(Rule("GET", "x", answer(403, "SignatureDoesNotMatch"), times=1))
-    with pytest.raises(Refused, match="SignatureDoesNotMatch"):
+    with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
         await trouble.store.get("x", 0, 10)
     assert trouble.reader._route is None
     assert bytes((await trouble.store.get("x", 0, 10)).data) == BODY[:10]

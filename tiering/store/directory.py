@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from itertools import islice
 from typing import Any, Protocol
 
-from hotlog.kernel.errors import Invalid, StoreUnavailable
+from hotlog.kernel.errors import Invalid, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, PendingUpload, Purpose
 from tiering.store.buffers import LARGE_BYTES_MAX, LARGE_BYTES_MIN, Buffers
 from tiering.store.directory_files import Condition, Files
 from tiering.store.keys import check_key, check_prefix, check_range
 from tiering.store.metered import Account
-from tiering.store.resilient import Refused
 from tiering.store.sources import read_exactly
 
 COPY_BYTES = 4 * MiB  # piece in which a source is read
@@ -143,7 +142,7 @@ class DirectoryStore:
         try:
             return await self._run(function, *args)
         except PermissionError as error:
-            raise Refused(f"directory store {self._files.root}: {error}") from error
+            raise StoreRefused(f"directory store {self._files.root}: {error}") from error
         except OSError as error:
             raise StoreUnavailable(f"directory store {self._files.root}: {error}") from error
 

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import tenacity
 
-from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
+from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, ObjectStore, PendingUpload, Purpose
 
@@ -35,10 +35,6 @@ class UploadLimits(NamedTuple):
     single_put_bytes_max: int = 64 * MiB
     part_bytes: int = 64 * MiB
     parts_in_flight: int = 4
-
-
-class Refused(StoreUnavailable):
-    """The store answered that it will not serve us (credentials, permissions, missing bucket): retrying at once is no use."""
 
 
 class Policy(NamedTuple):
@@ -84,7 +80,7 @@ class Retrier:
             wait=lambda state: self._pause(policy, state.attempt_number),
             stop=lambda state: self._clock.monotonic() + (state.upcoming_sleep or 0.0) >= ends,
             retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, Refused)
+                lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)
             ),
             reraise=True,
         )

@@ -21,13 +21,13 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, Invalid, NotFound, StoreUnavailable
+from hotlog.kernel.errors import Corrupt, Invalid, NotFound, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, PendingUpload, Purpose
 from tiering.cost.meter import Kind
 from tiering.store.keys import check_key, check_prefix, check_range
 from tiering.store.metered import Account, Call
-from tiering.store.resilient import Refused, Retrier, UploadLimits
+from tiering.store.resilient import Retrier, UploadLimits
 from tiering.store.s3_bucket import Bucket, crc_header
 from tiering.store.s3_errors import translate
 from tiering.store.s3_get import CONNECT_SECONDS_MAX, READ_SECONDS_MAX, OnceSession, Reader
@@ -244,4 +244,4 @@ def _check_deleted(answer: Mapping[str, Any], what: str) -> None:
     if failures:
         first = failures[0]
         told = f"{what}: {len(failures)} were not deleted, the first is {first.get('Key')}: {first.get('Code')} {first.get('Message')}"
-        raise Refused(told) if first.get("Code") == "AccessDenied" else StoreUnavailable(told)
+        raise StoreRefused(told) if first.get("Code") == "AccessDenied" else StoreUnavailable(told)

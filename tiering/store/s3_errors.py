@@ -29,9 +29,9 @@ from hotlog.kernel.errors import (
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
+    StoreRefused,
     StoreUnavailable,
 )
-from tiering.store.resilient import Refused
 
 _NOTHING_DONE = {"SlowDown", "ServiceUnavailable", "TooManyRequests", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
 _REFUSALS = {
@@ -49,7 +49,7 @@ def translate(error: Exception, what: str, *, conditional: bool = False) -> Hotl
     if isinstance(error, ClientError):
         return _answered(error, what, conditional)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return Refused(
+        return StoreRefused(
             f"{what}: no usable AWS credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
         )
     if isinstance(error, ParamValidationError):
@@ -78,9 +78,9 @@ def _answered(error: ClientError, what: str, conditional: bool) -> HotlogError:
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     told = f"{what}: the store answered {status} {code}: {answer.get('Error', {}).get('Message', '')}".rstrip(": ")
     if code in _REFUSALS or status in (401, 403):
-        return Refused(told)
+        return StoreRefused(told)
     if code == "NoSuchBucket":
-        return Refused(f"{told}; the bucket must exist")
+        return StoreRefused(f"{told}; the bucket must exist")
     if code in _ELSEWHERE or status in (301, 307):
         return Invalid(f"{told}; give the bucket's region in the store URL (&region=...)")
     by_status = _by_status(status, code, told, conditional)
