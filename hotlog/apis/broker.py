@@ -29,6 +29,7 @@ from hotlog.apis.metadata_bytes import TopicBytes
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.kafka_keys import KAFKA_KEYS
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import BROKER_KEYS, Settings
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
@@ -319,7 +320,7 @@ class Broker:
 
         def plan(image: ClusterImage) -> Record | None:
             effective = {key: BROKER_KEYS[key].text(value) for key, value in self.settings.values.items()}
-            wanted = rules.stepped(image.broker_configs.get(node_id, {}), effective, changes, BROKER_KEYS)
+            wanted = rules.stepped(image.broker_configs.get(node_id, {}), effective, changes, {**KAFKA_KEYS, **BROKER_KEYS})
             return rules.plan_broker_configs(image, node_id, wanted, self._scope())
 
         await self._alter(plan, validate_only)
@@ -344,6 +345,7 @@ class Broker:
     def _apply_broker_configs(self) -> None:
         dynamic = self.image.broker_configs
         own = {**dynamic.get(ALL_BROKERS, {}), **dynamic.get(self.node_id, {})}
+        own = {name: text for name, text in own.items() if name in BROKER_KEYS}  # others are only told
         given = {**self.static_settings.given, **own}
         if given != dict(self.settings.given):
             self.settings = Settings.resolve(given)
@@ -433,6 +435,8 @@ def _by_id(image: ClusterImage, topic_id: UUID) -> TopicImage:
 
 
 def _by_name(image: ClusterImage, name: str) -> TopicImage:
+    if not name:
+        raise Refused(ErrorCode.invalid_request, "a topic's name is not empty; there are no defaults of all topics")
     topic = image.topics.get(name)
     if topic is None:
         raise NotFound(f"topic {name!r} does not exist")

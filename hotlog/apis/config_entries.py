@@ -1,16 +1,18 @@
 """Configurations as clients see them: value, where it comes from, what it would otherwise be (KIP-226, KIP-524).
 
-Invariants: pure over image and settings; a password is never told; the entries of a resource are every key there is, sorted.
+Invariants: pure over image and settings; a password is never told, nor the value of a key that nobody knows; the entries of a resource
+are sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from controller.image import ALL_BROKERS, ClusterImage, TopicImage
-from hotlog.kernel.configdef import KIND_CODES, ConfigKey
-from hotlog.kernel.settings import BROKER_KEYS, Settings
+from hotlog.kernel.configdef import KIND_CODES, KIND_UNKNOWN, ConfigKey
+from hotlog.kernel.settings import BROKER_KEYS, KEY_FAMILIES, Settings, broker_key
 from hotlog.kernel.topic_config import TOPIC_KEYS
 
 if TYPE_CHECKING:
@@ -50,22 +52,22 @@ def topic_entries(broker: Broker, topic: TopicImage) -> list[Entry]:
         if name in topic.configs:
             chain.insert(0, Synonym(name, topic.configs[name], DYNAMIC_TOPIC))
         effective = key.text(config.values.get(name))
-        if not chain or _differs(key, chain[0].value, effective):  # a rule of the house decided, not a setting
+        if chain and _differs(key, chain[0].value, effective):  # a rule of the house decided, not a setting
             chain.insert(0, Synonym(name, effective, DEFAULT))
-        entries.append(_entry(key, chain))
+        entries.append(_entry(name, key, chain)._replace(value=effective))
     return entries
 
 
 def broker_entries(broker: Broker, node_id: int) -> list[Entry]:
-    """Every key of this broker; only what is set for all brokers if `node_id` is ALL_BROKERS."""
+    """Every key of this broker that acts, and whatever else it was given; only what is set for all brokers if `node_id` is ALL_BROKERS."""
     if node_id == ALL_BROKERS:
         own = broker.image.broker_configs.get(ALL_BROKERS, {})
         return [
-            _entry(BROKER_KEYS[name], [Synonym(name, text, DYNAMIC_DEFAULT_BROKER)])
-            for name, text in sorted(own.items())
-            if name in BROKER_KEYS
+            _entry(name, broker_key(name), [Synonym(name, text, DYNAMIC_DEFAULT_BROKER)]) for name, text in sorted(own.items())
         ]
-    return [_entry(key, _broker_chain(broker, name)) for name, key in sorted(BROKER_KEYS.items())]
+    given = [configs for node, configs in broker.image.broker_configs.items() if node in (node_id, ALL_BROKERS)]
+    names = set(BROKER_KEYS).union(broker.static_settings.others, *given, *KEY_FAMILIES.values())
+    return [_entry(name, broker_key(name), _broker_chain(broker, name)) for name in sorted(names)]
 
 
 def _broker_chain(broker: Broker, name: str) -> list[Synonym]:
@@ -74,19 +76,24 @@ def _broker_chain(broker: Broker, name: str) -> list[Synonym]:
 
 
 def broker_chain(image: ClusterImage, node_id: int, static: Settings, name: str) -> list[Synonym]:
-    """The same over values."""
+    """The same over values.
+
+    As Kafka has it (ConfigHelper.configSynonyms): by source, in each of them all names that may give the value, from `name` itself on.
+    """
+    family = KEY_FAMILIES.get(name, (name,))
     sources: list[tuple[Mapping[str, str], int]] = [
         (image.broker_configs.get(node_id, {}), DYNAMIC_BROKER),
         (image.broker_configs.get(ALL_BROKERS, {}), DYNAMIC_DEFAULT_BROKER),
+        ({**static.others, **static.given}, STATIC_BROKER),
+        (_defaults(family), DEFAULT),
     ]
-    chain = [Synonym(name, given[name], source) for given, source in sources if name in given]
-    key = BROKER_KEYS[name]
-    value = key.text(static.values.get(name))
-    default = key.text(key.default)
-    if name in static.given or _differs(key, value, default):
-        chain.append(Synonym(name, value, STATIC_BROKER))
-    chain.append(Synonym(name, default, DEFAULT))
-    return chain
+    chain = [Synonym(one, given[one], source) for given, source in sources for one in family if one in given]
+    return list(dropwhile(lambda synonym: synonym.name != name, chain))
+
+
+def _defaults(names: Sequence[str]) -> dict[str, str]:
+    keys = [key for key in map(broker_key, names) if key is not None and not key.is_open]
+    return {key.name: text for key in keys if (text := key.text(key.default)) is not None}
 
 
 def _differs(key: ConfigKey, one: str | None, other: str | None) -> bool:
@@ -95,17 +102,17 @@ def _differs(key: ConfigKey, one: str | None, other: str | None) -> bool:
     return key.parse(one) != key.parse(other)
 
 
-def _entry(key: ConfigKey, chain: list[Synonym]) -> Entry:
-    is_sensitive = key.kind == "password"
+def _entry(name: str, key: ConfigKey | None, chain: list[Synonym]) -> Entry:
+    """As the first of `chain` has it.  A key that nobody knows may be a secret (Kafka hides it too)."""
+    is_sensitive = key is None or key.kind == "password"
     hidden = [synonym._replace(value=None) for synonym in chain] if is_sensitive else chain
-    first = hidden[0]
     return Entry(
-        name=key.name,
-        value=first.value,
-        source=first.source,
-        is_read_only=not key.dynamic,
+        name=name,
+        value=hidden[0].value if hidden else None,
+        source=hidden[0].source if hidden else DEFAULT,
+        is_read_only=key is None or not key.dynamic,
         is_sensitive=is_sensitive,
         synonyms=tuple(hidden),
-        kind=KIND_CODES[key.kind],
-        doc=key.doc + (f" [{key.unit}]" if key.unit else ""),
+        kind=KIND_CODES[key.kind] if key is not None else KIND_UNKNOWN,
+        doc=key.doc + (f" [{key.unit}]" if key.unit else "") if key is not None else "",
     )

@@ -17,6 +17,7 @@ from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.config_entries import Entry, broker_entries, topic_entries
 from hotlog.apis.error_codes import Refused
 from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.apis.topic_rules import check_name
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _entries(broker: Broker, resource: Any) -> list[Entry]:
     if resource.resource_type == TOPIC:
         topic = broker.topic(resource.resource_name)
         if topic is None:
+            check_name(resource.resource_name)
             raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {resource.resource_name!r} does not exist")
         entries = topic_entries(broker, topic)
     elif resource.resource_type == BROKER:

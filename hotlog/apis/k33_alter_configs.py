@@ -2,7 +2,7 @@
 
 Versions 0 to 2.
 
-Invariants: what is not named goes back to its default; unknown keys are INVALID_CONFIG; no key names code to load.
+Invariants: what is not named goes back to its default; unknown keys of a topic are INVALID_CONFIG; no key names code to load.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from hotlog.kernel.configdef import ConfigKey
 from hotlog.kernel.errors import HotlogError, Invalid, InvalidConfig
 from hotlog.kernel.ids import parse_topic_name
 from hotlog.kernel.limits import PARTITIONS_PER_BROKER_MAX, PARTITIONS_PER_TOPIC_MAX
-from hotlog.kernel.settings import BROKER_KEYS, Settings
+from hotlog.kernel.settings import BROKER_KEYS, Settings, broker_key
 from hotlog.kernel.topic_config import TopicConfig, check_change
 
 GROUPS_TOPIC = "__consumer_offsets"
@@ -39,6 +39,7 @@ INTERNAL_TOPICS = frozenset({GROUPS_TOPIC, "__transaction_state"})
 GROUPS_TOPIC_CONFIGS = {"cleanup.policy": "compact", "segment.bytes": "104857600", "remote.storage.enable": "false"}
 
 CONFIG_CHARS_MAX = 1024
+_PROTECTING = ("listener", "sasl.", "ssl.")  # with these in force a client would be asked who it is
 
 SET, DELETE, APPEND, SUBTRACT = 0, 1, 2, 3  # IncrementalAlterConfigs operations (KIP-339)
 
@@ -100,7 +101,7 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
     Raises:
         Refused, InvalidConfig
     """
-    _check_name(image, wanted.name)
+    _check_new_name(image, wanted.name)
     partitions = _assignment(wanted, scope)
     hosted = sum(len(topic.partitions) for topic in image.topics.values())
     if hosted + len(partitions) > PARTITIONS_PER_BROKER_MAX:
@@ -134,11 +135,20 @@ def plan_creates(image: ClusterImage, wanted: Sequence[tuple[NewTopic, UUID]], s
     return outcomes
 
 
-def _check_name(image: ClusterImage, name: str) -> None:
+def check_name(name: str) -> None:
+    """That a topic may have this name at all.
+
+    Raises:
+        Refused: INVALID_TOPIC_EXCEPTION
+    """
     try:
         parse_topic_name(name)
     except Invalid as problem:
         raise Refused(ErrorCode.invalid_topic_exception, str(problem)) from None
+
+
+def _check_new_name(image: ClusterImage, name: str) -> None:
+    check_name(name)
     if name in image.topics:
         raise Refused(ErrorCode.topic_already_exists, f"topic {name!r} already exists")
     if "." in name or "_" in name:
@@ -243,6 +253,7 @@ def plan_topic_configs(topic: TopicImage, wanted: Mapping[str, str | None], scop
     Raises:
         InvalidConfig
     """
+    wanted = _given(wanted)
     _check_tiering(wanted, topic.configs, scope.settings)
     before, after = topic_config(topic.configs, scope.settings), topic_config(wanted, scope.settings)
     if before.remote_enabled and not after.remote_enabled and "remote.storage.enable" not in wanted:
@@ -258,26 +269,44 @@ def plan_topic_configs(topic: TopicImage, wanted: Mapping[str, str | None], scop
 def plan_broker_configs(image: ClusterImage, node_id: int, wanted: Mapping[str, str | None], scope: Scope) -> Record | None:
     """The record that makes `wanted` the dynamic settings of `node_id` (ALL_BROKERS: the cluster's default).
 
-    Only keys we know and that may change at run time are taken; none of them names code to load.
+    As in Kafka a key that nobody knows is kept and told, and a value or a key that cannot be is INVALID_REQUEST.  None of those that act
+    names code to load; those that would in Kafka, or would protect something, are refused.
 
     Raises:
-        InvalidConfig, Refused
+        InvalidConfig: something is too long.  Refused
     """
     if node_id not in (ALL_BROKERS, scope.node_id):
         raise Refused(ErrorCode.invalid_request, f"broker {node_id} does not exist; the only broker is {scope.node_id}")
     _check_sizes(wanted)
-    own: dict[str, str] = {}
-    for name, text in wanted.items():
-        key = BROKER_KEYS.get(name)
-        if key is None:
-            raise InvalidConfig(f"unknown configuration {name!r} of a broker")
+    own = _given(wanted)
+    try:
+        for name, text in own.items():
+            _check_broker_key(name, text)
+        acting = {name: text for name, text in own.items() if name in BROKER_KEYS}
+        Settings.resolve({**scope.settings.given, **acting})  # relations hold as well
+    except InvalidConfig as wrong:
+        raise Refused(ErrorCode.invalid_request, str(wrong)) from None
+    changes = _difference(image.broker_configs.get(node_id, {}), own)
+    return BrokerConfigsChanged(node_id=node_id, configs=changes) if changes else None
+
+
+def _check_broker_key(name: str, text: str) -> None:
+    key = broker_key(name)
+    if name.startswith(_PROTECTING) or (key is not None and key.kind in ("class", "password")) or name == "metric.reporters":
+        if text.strip():
+            raise InvalidConfig(f"{name} does nothing on this broker, and to accept it would say that it does")
+    elif key is not None:
         if not key.dynamic:
             raise InvalidConfig(f"{name} cannot be changed while the broker runs: set it in its file and restart")
         key.parse(text)
-        own[name] = str(text)
-    Settings.resolve({**scope.settings.given, **own})  # relations hold as well
-    changes = _difference(image.broker_configs.get(node_id, {}), own)
-    return BrokerConfigsChanged(node_id=node_id, configs=changes) if changes else None
+
+
+def _given(wanted: Mapping[str, str | None]) -> dict[str, str]:
+    """The values of a change; null is none (Kafka's ConfigurationControlManager)."""
+    empty = sorted(name for name, text in wanted.items() if text is None)
+    if empty:
+        raise Refused(ErrorCode.invalid_request, f"null is no value for {', '.join(empty)}")
+    return {name: text for name, text in wanted.items() if text is not None}
 
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
@@ -301,9 +330,7 @@ def stepped(
             raise Refused(ErrorCode.invalid_request, f"configuration {change.name!r} is changed twice in one request")
         seen.add(change.name)
         if change.operation == DELETE:
-            if change.name not in keys:
-                raise InvalidConfig(f"unknown configuration {change.name!r}")
-            result.pop(change.name, None)
+            result.pop(change.name, None)  # what nobody knows is gone already
         elif change.operation == SET:
             result[change.name] = change.value
         else:

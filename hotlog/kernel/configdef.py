@@ -5,14 +5,15 @@ Invariants: a key is parsed by its definition and nowhere else; a refused value 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hotlog.kernel.errors import InvalidConfig
 
 Value = int | float | bool | str | tuple[str, ...]
-Kind = Literal["boolean", "string", "int", "short", "long", "double", "list", "password"]
+Kind = Literal["boolean", "string", "int", "short", "long", "double", "list", "class", "password"]
 
 LONG_MAX = 2**63 - 1
 INT_MAX = 2**31 - 1
@@ -20,15 +21,18 @@ _BOUNDS = {"int": (-(2**31), INT_MAX), "short": (-(2**15), 2**15 - 1), "long": (
 
 # The codes of DescribeConfigs (ConfigDef.Type in Kafka's protocol: ConfigType.id()).
 KIND_CODES: dict[str, int] = {
-    "boolean": 1, "string": 2, "int": 3, "short": 4, "long": 5, "double": 6, "list": 7, "password": 9,
+    "boolean": 1, "string": 2, "int": 3, "short": 4, "long": 5, "double": 6, "list": 7, "class": 8, "password": 9,
 }  # fmt: skip
+KIND_UNKNOWN = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigKey:
-    """One key.  `minimum`/`maximum` bound numbers; `choices` bounds strings and list elements; `unit` is for the docs.
+    """One key.  `minimum`/`maximum` bound numbers, `also` is allowed outside of them; `choices` bounds strings and list elements,
+    `pattern` the whole of a list; `unit` is for the docs.
 
-    `acts` is False for a key that is accepted and told, but changes nothing (yet).
+    `acts` is False for a key that is accepted and told, but changes nothing (yet).  `is_open`: unset it has no value of its own (Kafka's
+    default is null), what holds then comes from elsewhere.
     """
 
     name: str
@@ -38,10 +42,18 @@ class ConfigKey:
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    also: int | None = None
     choices: tuple[str, ...] = ()
+    pattern: str = ""
+    pattern_words: str = ""
     dynamic: bool = True
     acts: bool = True
+    is_open: bool = False
     synonym: str = ""  # for a topic key: the broker key that gives its default
+
+    def with_default(self, text: str) -> ConfigKey:
+        """The same key with a default given as text."""
+        return replace(self, default=self.parse(text))
 
     def parse(self, text: str | None) -> Value:
         """Parse a value as Kafka does (trimmed text).
@@ -84,9 +96,11 @@ class ConfigKey:
         bad = False
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             bad = (self.minimum is not None and value < self.minimum) or (self.maximum is not None and value > self.maximum)
-            bad = bad or value != value
+            bad = (bad and value != self.also) or value != value
         elif self.choices:
             bad = any(part not in self.choices for part in (value if isinstance(value, tuple) else (value,)))
+        elif self.pattern and isinstance(value, tuple):
+            bad = re.fullmatch(self.pattern, ",".join(value)) is None
         if bad:
             raise InvalidConfig(f"{self.name}={text!r} is not allowed; expected {self.allowed}")
 
@@ -96,10 +110,13 @@ class ConfigKey:
         words = {"boolean": "true or false", "list": "a comma-separated list"}.get(self.kind, f"a {self.kind}")
         if self.choices:
             words = ("a list of " if self.kind == "list" else "one of ") + ", ".join(self.choices)
+        words = self.pattern_words or words
         if self.minimum is not None:
             words += f" >= {self.minimum:g}" if abs(self.minimum) < 1e15 else ""
         if self.maximum is not None:
             words += f" <= {self.maximum:g}"
+        if self.also is not None:
+            words += f" or {self.also}"
         return words + (f" ({self.unit})" if self.unit else "")
 
     def text(self, value: Value | None) -> str | None:

@@ -8,17 +8,18 @@ Invariants: Settings is frozen and was checked as a whole, relations included; c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey, Value, table
 from hotlog.kernel.errors import InvalidConfig
+from hotlog.kernel.kafka_keys import KAFKA_KEYS
 from hotlog.kernel.limits import DECOMPRESSED_BATCH_BYTES_MAX, DECOMPRESSED_READ_BYTES_MAX, GiB, MiB
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 
 _OWN = [
     ConfigKey(name="node.id", kind="int", default=1, minimum=0, dynamic=False, doc="This broker's number, unique in the cluster."),
-    ConfigKey(name="broker.rack", kind="string", default="", dynamic=False, doc="This broker's zone."),
-    ConfigKey(name="advertised.listeners", kind="string", default="", dynamic=False,
+    ConfigKey(name="broker.rack", kind="string", default="", dynamic=False, is_open=True, doc="This broker's zone."),
+    ConfigKey(name="advertised.listeners", kind="list", default=(), dynamic=False, is_open=True,
               doc="HOST:PORT told to clients (a listener name before :// is accepted); empty: the address listened on."),
     ConfigKey(name="num.partitions", kind="int", default=1, minimum=1, doc="Partitions of a topic created without a number."),
     ConfigKey(name="default.replication.factor", kind="int", default=1, minimum=1, doc="Replicas of a topic created without a number."),
@@ -114,24 +115,36 @@ _OWN = [
 
 _BY_SYNONYM = {key.synonym: key for key in TOPIC_KEYS.values() if key.synonym}
 _OWN_NAMES = {key.name for key in _OWN}
-_MIRRORED = [
-    ConfigKey(name=synonym, kind=key.kind, default=key.default, doc=f"Default of the topic key {key.name}.  {key.doc}",
-              unit=key.unit, minimum=key.minimum, maximum=key.maximum, choices=key.choices, acts=key.acts)
-    for synonym, key in _BY_SYNONYM.items() if synonym not in _OWN_NAMES
-]  # fmt: skip
-BROKER_KEYS = table([*_OWN, *_MIRRORED])
-
 # Coarser forms of a ms key; the finest that is given wins (KafkaConfig.getLogRetentionTimeMillis).
 _COARSER = {
     "log.retention.ms": (("log.retention.minutes", 60_000), ("log.retention.hours", 3_600_000)),
     "log.roll.ms": (("log.roll.hours", 3_600_000),),
     "log.roll.jitter.ms": (("log.roll.jitter.hours", 3_600_000),),
 }
+_OPEN = {*_COARSER, "log.flush.interval.ms"}
+_MIRRORED = [
+    replace(key, name=synonym, doc=f"Default of the topic key {key.name}.  {key.doc}", is_open=synonym in _OPEN, synonym="")
+    for synonym, key in _BY_SYNONYM.items()
+    if synonym not in _OWN_NAMES
+]
+BROKER_KEYS = table([*_OWN, *_MIRRORED])
+
+# What may give a broker key its value, the first that is given (DynamicBrokerConfig.brokerConfigSynonyms).
+_FAMILIES = [
+    *((name, *(form for form, _ in forms)) for name, forms in _COARSER.items()),
+    ("log.flush.interval.ms", "log.flush.scheduler.interval.ms"),
+]
+KEY_FAMILIES = {name: family for family in _FAMILIES for name in family if name != "log.flush.scheduler.interval.ms"}
+
+
+def broker_key(name: str) -> ConfigKey | None:
+    """The definition of a broker key, acted on or only known; None: Kafka has no such key either."""
+    return BROKER_KEYS.get(name) or KAFKA_KEYS.get(name)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The broker's settings: every key has a value; `given` are those that were set.
+    """The broker's settings: every key has a value; `given` are those that were set, `others` what was set beside them.
 
     `ignored` are those given that change nothing: keys we do not know, and keys that do not act (yet).
     """
@@ -139,6 +152,7 @@ class Settings:
     values: Mapping[str, Value]
     given: Mapping[str, str]
     ignored: tuple[str, ...]
+    others: Mapping[str, str]
 
     @classmethod
     def resolve(cls, given: Mapping[str, str]) -> Settings:
@@ -167,7 +181,7 @@ class Settings:
                     values[name] = number * factor if number >= 0 else -1
                     known[form] = given[form]
                     break
-        settings = cls(values, known, tuple(ignored))
+        settings = cls(values, known, tuple(ignored), {name: text for name, text in given.items() if name not in known})
         TopicConfig.resolve({}, settings.topic_defaults())  # relations between the defaults hold too
         settings.advertised()
         if settings.number("hotlog.store.attempt.timeout.ms") > settings.number("hotlog.store.total.timeout.ms"):
@@ -186,9 +200,11 @@ class Settings:
         Raises:
             InvalidConfig: it is not HOST:PORT.
         """
-        text = self.text("advertised.listeners").split(",")[0].strip()
-        if not text:
+        listed = self.values["advertised.listeners"]
+        assert isinstance(listed, tuple)
+        if not listed:
             return None
+        text = listed[0]
         host, _, port = text.rpartition("://")[2].rpartition(":")
         if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535):
             raise InvalidConfig(

@@ -14,10 +14,18 @@ from hotlog.kernel.errors import InvalidConfig
 
 DAY_MS = 24 * 60 * 60 * 1000
 
+_THROTTLED, _THROTTLED_WORDS = r"(\*|\d+:\d+(,\d+:\d+)*)?", "* or a list of PARTITION:BROKER"
+
 TOPIC_KEYS = table([
     ConfigKey(name="cleanup.policy", kind="list", default=("delete",), choices=("delete", "compact"), synonym="log.cleanup.policy",
               doc="How old data leaves: `delete` by time and size; empty: not at all.  `compact` is accepted and spares a topic from `delete`'s"
                   " rules unless both are set; nothing is removed by key yet, and nothing is copied to the store while it is set."),
+    ConfigKey(name="compression.gzip.level", kind="int", default=-1, minimum=1, maximum=9, also=-1, synonym="compression.gzip.level",
+              acts=False, doc="How hard gzip works; batches are stored as they were produced."),
+    ConfigKey(name="compression.lz4.level", kind="int", default=9, minimum=1, maximum=17, synonym="compression.lz4.level", acts=False,
+              doc="How hard lz4 works; batches are stored as they were produced."),
+    ConfigKey(name="compression.zstd.level", kind="int", default=3, minimum=-131_072, maximum=22, synonym="compression.zstd.level",
+              acts=False, doc="How hard zstd works; batches are stored as they were produced."),
     ConfigKey(name="compression.type", kind="string", default="producer", synonym="compression.type",
               choices=("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"), acts=False,
               doc="Batches are stored as they were produced, whatever this says."),
@@ -29,8 +37,12 @@ TOPIC_KEYS = table([
               doc="fsync after this many records (page-cache durability); 1 is fsync before every ack."),
     ConfigKey(name="flush.ms", kind="long", default=LONG_MAX, minimum=0, unit="ms", synonym="log.flush.interval.ms",
               doc="fsync after this time (page-cache durability)."),
+    ConfigKey(name="follower.replication.throttled.replicas", kind="list", default=(), acts=False, pattern=_THROTTLED,
+              pattern_words=_THROTTLED_WORDS, doc="Replicas whose catching up is throttled; a partition has one replica yet."),
     ConfigKey(name="index.interval.bytes", kind="int", default=4096, minimum=0, unit="bytes", synonym="log.index.interval.bytes",
               doc="One offset index entry per this many log bytes at most."),
+    ConfigKey(name="leader.replication.throttled.replicas", kind="list", default=(), acts=False, pattern=_THROTTLED,
+              pattern_words=_THROTTLED_WORDS, doc="Replicas whose reading from the leader is throttled; a partition has one replica yet."),
     ConfigKey(name="local.retention.bytes", kind="long", default=-2, minimum=-2, unit="bytes", synonym="log.local.retention.bytes",
               doc="Local size to keep once tiered; -2 means retention.bytes, -1 no limit."),
     ConfigKey(name="local.retention.ms", kind="long", default=-2, minimum=-2, unit="ms", synonym="log.local.retention.ms",
@@ -65,8 +77,8 @@ TOPIC_KEYS = table([
               doc="Copy closed segments to the object store (KIP-405).  Hotlog's default is true for topics that are not compacted.  A topic"
                   " that becomes compacted later keeps what the store has, readable, and says so with its own `true`; what a compacted"
                   " topic gets from then on stays local."),
-    ConfigKey(name="retention.bytes", kind="long", default=-1, minimum=-1, unit="bytes", synonym="log.retention.bytes",
-              doc="Size of a partition over both tiers; -1 no limit."),
+    ConfigKey(name="retention.bytes", kind="long", default=-1, unit="bytes", synonym="log.retention.bytes",
+              doc="Size of a partition over both tiers; -1 no limit, as is, in Kafka too, everything below."),
     ConfigKey(name="retention.ms", kind="long", default=7 * DAY_MS, minimum=-1, unit="ms", synonym="log.retention.ms",
               doc="Age over both tiers, by record timestamp; -1 no limit."),
     ConfigKey(name="segment.bytes", kind="int", default=1024**3, minimum=1024, unit="bytes", synonym="log.segment.bytes",
@@ -158,7 +170,7 @@ def _int(value: Value) -> int:
 
 
 def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Value], overrides: Mapping[str, str]) -> TopicConfig:
-    retention_ms, retention_bytes = _int(v["retention.ms"]), _int(v["retention.bytes"])
+    retention_ms, retention_bytes = _int(v["retention.ms"]), max(_int(v["retention.bytes"]), -1)
     local_ms, local_bytes = _int(v["local.retention.ms"]), _int(v["local.retention.bytes"])
     local_ms = retention_ms if local_ms == -2 else local_ms
     local_bytes = retention_bytes if local_bytes == -2 else local_bytes
@@ -207,7 +219,7 @@ def _check(config: TopicConfig) -> None:
     if not config.remote_enabled:
         return
     for unit in ("ms", "bytes"):
-        local, total = _int(v[f"local.retention.{unit}"]), _int(v[f"retention.{unit}"])
+        local, total = _int(v[f"local.retention.{unit}"]), max(_int(v[f"retention.{unit}"]), -1)
         if total != -1 and (local == -1 or local > total):
             raise InvalidConfig(
                 f"local.retention.{unit}={local} must not be above retention.{unit}={total} (-1 is unlimited, -2 the same)"
