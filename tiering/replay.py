@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from hotlog.kernel.errors import Invalid, NotFound
@@ -29,25 +29,11 @@ from tiering.keys import PartitionKeys
 from tiering.lanes import Lane, LaneGate
 from tiering.manifest import Manifest
 from tiering.manifest_store import ManifestStore
+from tiering.places import AtOffset, Place, check_start, offset_of
 
 RANGES_IN_FLIGHT = 12  # times RANGE_BYTES_MAX is the memory of a replay
 PARTITIONS_AT_ONCE_MAX = 6
 FOOTERS_BYTES_MAX = 64 * MiB
-
-
-class AtOffset(NamedTuple):
-    """An offset, per partition the same."""
-
-    offset: int
-
-
-class AtTime(NamedTuple):
-    """Where a consumer would stand that seeks to this time (ms since the epoch): the first offset whose timestamp is not before it."""
-
-    timestamp_ms: int
-
-
-Place = AtOffset | AtTime | None
 
 
 class Sink(Protocol):
@@ -132,6 +118,7 @@ async def direct_replay(
     Raises:
         NotFound: nothing of the topic is tiered.
         Invalid: `until` lies before `start`.
+        OutOfRange: `start` is an offset that no partition has reached.
         Corrupt, StoreUnavailable: as reads do; what the sink got before was right.
     """
     opened = await open_histories(
@@ -162,6 +149,8 @@ class _Replay:
         }
 
     async def run(self, start: Place, until: Place) -> Progress:
+        ends = {partition: reader.history.end_offset for partition, reader in self._readers.items()}
+        check_start(self._opened.topic, start, ends)
         ranges = {partition: await self._range(partition, start, until) for partition in self._readers}
         self._progress.offsets_total = sum(len(wanted) for wanted in ranges.values())
         self._note()
@@ -193,25 +182,15 @@ class _Replay:
 
     async def _range(self, partition: int, start: Place, until: Place) -> range:
         history, reader = self._opened.histories[partition], self._readers[partition]
-        first = await offset_of(reader, start, history.start_offset)
-        end = await offset_of(reader, until, history.end_offset)
+        at_time, tiered_end = reader.offset_at_time, history.end_offset
+        first = await offset_of(start, history.start_offset, end=tiered_end, at_time=at_time)
+        end = await offset_of(until, tiered_end, end=tiered_end, at_time=at_time)
         if isinstance(start, AtOffset) and isinstance(until, AtOffset) and until.offset < start.offset:
             raise Invalid(f"the end, offset {until.offset}, lies before the start, offset {start.offset}")
-        first = min(max(first, history.start_offset), history.end_offset)
-        return range(first, max(first, min(end, history.end_offset)))
+        first = min(max(first, history.start_offset), tiered_end)
+        return range(first, max(first, min(end, tiered_end)))
 
     def _note(self) -> None:
         self._progress.seconds = self._clock.monotonic() - self._begun
         if self._show is not None:
             self._show(self._progress)
-
-
-async def offset_of(reader: DirectReader, place: Place, default: int) -> int:
-    """The offset of a place in one partition."""
-    match place:
-        case AtOffset(offset):
-            return offset
-        case AtTime(timestamp_ms):
-            return await reader.offset_at_time(timestamp_ms)
-        case _:
-            return default

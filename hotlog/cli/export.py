@@ -15,7 +15,7 @@ import typer
 from hotlog.cli.bucket import open_bucket, open_world, run
 from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
 from hotlog.cli.output import count_progress, say, show_json, size_text
-from hotlog.cli.replay import place
+from hotlog.cli.times import place
 from hotlog.kernel.errors import Invalid
 from tiering.export.job import ExportProgress, ExportRequest, export_topic
 from tiering.export.value_schema import parse_schema

@@ -20,12 +20,12 @@ from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, consum
 from hotlog.cli.consume import start_places
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, Json, StoreUrl
 from hotlog.cli.output import count_progress, say, show_json, size_text
-from hotlog.cli.times import parse_position
+from hotlog.cli.times import parse_position, place
 from hotlog.kernel.errors import Invalid, NotFound
 from hotlog.wire.records import Record
 from hotlog.world.posix import PosixDisk
 from tiering.direct import Progress
-from tiering.replay import AtOffset, AtTime, Place, Sink, direct_replay
+from tiering.replay import Sink, direct_replay
 from tiering.replay_sinks import JsonLinesSink, RawLogSink, RecordSink, json_line
 
 app = typer.Typer(add_completion=False)
@@ -161,14 +161,6 @@ class Target:
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
             self._failures.append(error.str())
-
-
-def place(text: str | None) -> Place:
-    """A --from or --until; None is the end of what there is."""
-    if text is None:
-        return None
-    position = parse_position(text)
-    return AtOffset(position.offset) if position.offset is not None else AtTime(position.timestamp_ms or 0)
 
 
 async def replay_direct(url: str, topic: str, start: str | None, until: str | None, sink: Any) -> Done:

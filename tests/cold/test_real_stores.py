@@ -16,7 +16,8 @@ from tests.conftest import OpenStore
 from tests.tools.patience import PATIENCE_S
 from tiering.cold_reader import ColdReader
 from tiering.export.job import ExportRequest, export_topic
-from tiering.replay import AtTime, direct_replay
+from tiering.places import AtTime
+from tiering.replay import direct_replay
 from tiering.replay_sinks import RawLogSink
 
 

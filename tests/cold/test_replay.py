@@ -19,7 +19,8 @@ from tests.cold.support import Call, ScriptedStore, Ticking
 from tiering.direct import DirectReader, Hole, Progress, Run
 from tiering.history import History, Shelf
 from tiering.lanes import Lane, LaneGate
-from tiering.replay import AtOffset, AtTime, Place, direct_replay
+from tiering.places import AtOffset, AtTime, Place
+from tiering.replay import direct_replay
 from tiering.replay_sinks import JsonLinesSink, NullSink, RawLogSink, RecordSink
 
 

@@ -23,7 +23,7 @@ from tests.cold.support import ScriptedStore
 from tests.export.support import DAY_MS, export, exported, grow, tables, topic, wanted
 from tiering.export.ranges import add, missing, normal
 from tiering.export.value_schema import parse_schema
-from tiering.replay import AtOffset, AtTime
+from tiering.places import AtOffset, AtTime
 from tiering.segment_object import AbortedTransaction
 from tiering.store import open_store
 

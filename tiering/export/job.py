@@ -35,7 +35,7 @@ from tiering.keys import PartitionKeys
 from tiering.lanes import Lane, LaneGate
 from tiering.local_segments import LocalSegments
 from tiering.manifest_store import ManifestStore
-from tiering.replay import AtOffset, AtTime, Place
+from tiering.places import Place, check_start, offset_of
 
 PARTITIONS_AT_ONCE_MAX = 2  # decoding and compressing is the work: more only cost memory
 RANGES_PER_PARTITION = 2
@@ -137,6 +137,7 @@ class _Job:
             raise NotFound(
                 f"nothing of topic {self._request.topic} ({self._request.topic_id}) is tiered, nor in closed local segments"
             )
+        check_start(self._request.topic, self._request.start, {source.partition: source.end_offset for source in there})
         await self._open_values()
         plans = [await self._plan(source) for source in there]
         self._progress.partitions = len(plans)
@@ -200,24 +201,15 @@ class _Job:
         )
         destination = Destination(self._target, request.topic, fresh, self._wrote)
         await destination.load()
-        start = await self._offset(source, request.start, source.start_offset)
-        end = await self._offset(source, request.until, source.end_offset)
-        start, end = max(start, source.start_offset), min(end, source.end_offset)
+        at_time, readable_end = source.offset_at_time, source.end_offset
+        start = await offset_of(request.start, source.start_offset, end=readable_end, at_time=at_time)
+        end = await offset_of(request.until, readable_end, end=readable_end, at_time=at_time)
+        start, end = max(start, source.start_offset), min(end, readable_end)
         pending = destination.cursor.pending
         if pending is None:
             return source, destination, list(missing(destination.cursor.done, start, end))
         done = replace(destination.cursor, pending=None)
         return source, destination, [pending, *missing(missing_with(done, pending), start, end)]
-
-    @staticmethod
-    async def _offset(source: PartitionSource, place: Place, default: int) -> int:
-        match place:
-            case AtOffset(offset):
-                return offset
-            case AtTime(timestamp_ms):
-                return await source.offset_at_time(timestamp_ms)
-            case _:
-                return default
 
     # -- doing ----------------------------------------------------------------------------------------------------------
 
