@@ -87,9 +87,10 @@ class JsonLinesSink(RecordSink):
             await self._write("".join(json_line(partition, record) for record in records).encode())
 
 
-def json_line(partition: int, record: Record) -> str:
-    """One record as a line, with the line feed."""
-    fields: dict[str, Any] = {
+def json_line(partition: int, record: Record, *, topic: str | None = None) -> str:
+    """One record as a line, with the line feed; `topic` where several are mixed."""
+    fields: dict[str, Any] = {} if topic is None else {"topic": topic}
+    fields |= {
         "partition": partition,
         "offset": record.offset,
         "timestamp": record.timestamp,

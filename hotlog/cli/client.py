@@ -1,23 +1,39 @@
 """The verbs that talk to a broker do so as any Kafka client: librdkafka through confluent-kafka.
 
-Invariants: a client error leaves as HotlogError with the broker's own words; nothing here knows Hotlog's internals.
+Invariants: a client error leaves as HotlogError with the broker's own words; a broker that is not there is told within CONNECT_SECONDS, with
+its address; nothing here knows Hotlog's internals.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from hotlog.cli.exact_producer import ExactProducer
-from hotlog.kernel.errors import HotlogError, NotFound, Retry
+from hotlog.cli.output import say
+from hotlog.kernel.errors import HotlogError, Invalid, NotFound, OutOfRange, Retry
 
 T = TypeVar("T")
+CONNECT_SECONDS = 5  # a broker that takes longer to take a connection is told to be away
 WAIT_SECONDS = 30
+PORT_DEFAULT = 9092
+# librdkafka's name -> ours; anything else is ClientError.
+_KINDS: dict[str, type[HotlogError]] = {
+    "UNKNOWN_TOPIC_OR_PART": NotFound, "_UNKNOWN_TOPIC": NotFound, "_UNKNOWN_PARTITION": NotFound, "TOPIC_EXCEPTION": Invalid,
+    "OFFSET_OUT_OF_RANGE": OutOfRange, "_AUTO_OFFSET_RESET": OutOfRange, "_INVALID_ARG": Invalid, "_CONFLICT": Invalid,
+    "_TRANSPORT": Retry, "_ALL_BROKERS_DOWN": Retry, "_TIMED_OUT": Retry, "_RESOLVE": Retry, "_MSG_TIMED_OUT": Retry,
+    "REQUEST_TIMED_OUT": Retry, "NOT_CONTROLLER": Retry, "COORDINATOR_NOT_AVAILABLE": Retry, "LEADER_NOT_AVAILABLE": Retry,
+    "NOT_LEADER_FOR_PARTITION": Retry,
+}  # fmt: skip
 
 
 class ClientError(HotlogError):
@@ -41,40 +57,118 @@ def record_of(message: Any) -> ClientRecord:
     return ClientRecord(message.offset(), timestamp, int(kind == 2), message.key(), message.value(), message.headers() or [])
 
 
-def admin(bootstrap: str) -> AdminClient:
-    config: dict[str, Any] = {"bootstrap.servers": bootstrap, "logger": _quiet(), "socket.connection.setup.timeout.ms": 5000}
-    return AdminClient(config)
+def admin(bootstrap: str, extra: Mapping[str, Any] | None = None) -> AdminClient:
+    """A client for topics and their configuration; `extra` are librdkafka properties, here and below.
+
+    Raises:
+        Retry: nobody takes a connection there.  Invalid: a property that librdkafka does not know or take.
+    """
+    return _made(AdminClient, bootstrap, {}, extra)
 
 
 def producer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> ExactProducer:
-    """An idempotent producer with batches up to 1 MB; `extra` are librdkafka properties."""
+    """An idempotent producer with batches up to 1 MB."""
     base: dict[str, Any] = {
-        "bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 20, "batch.size": 1_000_000,
-        "queue.buffering.max.messages": 500_000, "compression.type": "zstd", "logger": _quiet(),
+        "enable.idempotence": True, "linger.ms": 20, "batch.size": 1_000_000, "queue.buffering.max.messages": 500_000,
+        "compression.type": "zstd",
     }  # fmt: skip
-    return ExactProducer(base | dict(extra or {}))
+    return _made(ExactProducer, bootstrap, base, extra)
 
 
 def consumer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer that commits nothing and is told where partitions end; an offset that is gone is an error, not another place."""
     base: dict[str, Any] = {
-        "bootstrap.servers": bootstrap, "group.id": "hotlog-cli", "enable.auto.commit": False, "auto.offset.reset": "earliest",
-        "enable.partition.eof": True, "fetch.message.max.bytes": 8 << 20, "logger": _quiet(),
+        "group.id": "hotlog-cli", "enable.auto.commit": False, "auto.offset.reset": "error", "enable.partition.eof": True,
+        "fetch.message.max.bytes": 8 << 20,
     }  # fmt: skip
-    return Consumer(base | dict(extra or {}))
+    return _made(Consumer, bootstrap, base, extra)
 
 
-def answered(call: Callable[[], T]) -> T:
-    """Run a client call; its KafkaException becomes a ClientError (or NotFound, Retry) with the broker's message."""
+def _made(kind: Callable[..., T], bootstrap: str, base: dict[str, Any], extra: Mapping[str, Any] | None) -> T:
+    extra = dict(extra or {})
+    bootstrap = extra.pop("bootstrap.servers", bootstrap)
+    reach(bootstrap)
+    always = {"bootstrap.servers": bootstrap, "logger": _quiet(), "error_cb": _teller(bootstrap)}
+    return answered(lambda: kind(base | extra | always), bootstrap)
+
+
+def reach(bootstrap: str) -> None:
+    """See that somebody listens at one of the addresses: librdkafka itself would try for as long as it is let.
+
+    Raises:
+        Retry: nobody does, with each address.  Invalid: not HOST:PORT.
+    """
+    failures = []
+    for host, port in _addresses(bootstrap):
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            return
+        except (OSError, UnicodeError) as failure:
+            failures.append(f"{host}:{port} ({getattr(failure, 'strerror', None) or failure})")
+    raise Retry(
+        f"no broker answers at {', '.join(failures)}; is `hotlog serve` running? --bootstrap or HOTLOG_BOOTSTRAP names another"
+    )
+
+
+def _addresses(bootstrap: str) -> list[tuple[str, int]]:
+    found = []
+    for part in filter(None, (part.strip() for part in bootstrap.split(","))):
+        where = part.rpartition("://")[2]
+        host, mark, port = where.rpartition(":")
+        if not mark or where.endswith("]"):
+            host, port = where, str(PORT_DEFAULT)
+        if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+            raise Invalid(f"--bootstrap {part!r} is not HOST:PORT")
+        found.append((host.strip("[]"), int(port)))
+    if not found:
+        raise Invalid("--bootstrap names no broker; HOST:PORT is wanted, several with commas between them")
+    return found
+
+
+def answered(call: Callable[[], T], at: str = "the broker") -> T:
+    """Run a client call; its KafkaException leaves as ClientError (or NotFound, Retry, Invalid) with the broker's message.
+
+    An answer that takes more than CONNECT_SECONDS is remarked on, with the address.
+    """
     try:
-        return call()
+        with _remark(f"no answer from {at} yet; waiting up to {WAIT_SECONDS} s"):
+            return call()
     except KafkaException as failure:
-        error = failure.args[0]
-        name, text = error.name(), error.str()
-        if name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"):
-            raise NotFound(text) from None
-        if name in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE"):
-            raise Retry(f"no broker answered: {text} (is `hotlog serve` running? --bootstrap names another address)") from None
-        raise ClientError(f"{name}: {text}") from None
+        raise error_of(failure.args[0], at) from None
+    except FutureTimeoutError:
+        raise Retry(f"no answer from {at} within {WAIT_SECONDS} s") from None
+    except (ValueError, TypeError, OverflowError) as wrong:  # what librdkafka's binding says of arguments
+        raise Invalid(str(wrong)) from None
+
+
+def error_of(error: Any, at: str = "the broker") -> HotlogError:
+    """A KafkaError as one of ours."""
+    name, text = error.name(), error.str()
+    kind = _KINDS.get(name, ClientError)
+    if kind is Retry:
+        return Retry(f"no answer from {at}: {text}")
+    return kind(f"{name}: {text}" if kind is ClientError else text)
+
+
+@contextmanager
+def _remark(text: str) -> Iterator[None]:
+    timer = threading.Timer(CONNECT_SECONDS, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _teller(bootstrap: str) -> Callable[[Any], None]:
+    """Says it when every broker went away; librdkafka goes on trying."""
+
+    def heard(error: Any) -> None:
+        if error.name() == "_ALL_BROKERS_DOWN":
+            say(f"lost the broker at {bootstrap}; waiting for it")
+
+    return heard
 
 
 def _quiet() -> logging.Logger:

@@ -9,10 +9,20 @@ from typing import Annotated
 
 import typer
 
+from hotlog.cli.complete import topic_names
+from hotlog.kernel.errors import Invalid
+
 Bootstrap = Annotated[
-    str, typer.Option("--bootstrap", "-b", envvar="HOTLOG_BOOTSTRAP", metavar="HOST:PORT", help="Broker to talk to.")
+    str,
+    typer.Option(
+        "--bootstrap", "-b", envvar="HOTLOG_BOOTSTRAP", metavar="HOST:PORT", help="Broker to talk to; several with commas."
+    ),
 ]
 BOOTSTRAP_DEFAULT = "127.0.0.1:9092"
+ClientPairs = Annotated[
+    list[str] | None,
+    typer.Option("--client", "-X", metavar="KEY=VALUE", help="A property of the client (librdkafka's); may be repeated."),
+]
 StoreUrl = Annotated[
     str,
     typer.Option(
@@ -27,6 +37,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ConfigPairs = Annotated[
     list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Topic configuration; may be repeated.")
 ]
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", autocompletion=topic_names)]
+Topics = Annotated[list[str], typer.Argument(metavar="TOPIC...", autocompletion=topic_names)]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        "-o",
+        metavar="PLACE",
+        help="First record: offset, -N from the end, time (2013-02-01, @EPOCH-MS, -2h), earliest, latest, now, today, yesterday.",
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="PLACE", help="First record that is not part of it; as --from. Times are UTC.")
+]
 
 
 def parse_pairs(pairs: list[str] | None, option: str = "--config") -> dict[str, str]:
@@ -35,8 +59,6 @@ def parse_pairs(pairs: list[str] | None, option: str = "--config") -> dict[str, 
     Raises:
         Invalid: a pair without "=".
     """
-    from hotlog.kernel.errors import Invalid
-
     result = {}
     for pair in pairs or []:
         key, mark, value = pair.partition("=")
@@ -44,3 +66,8 @@ def parse_pairs(pairs: list[str] | None, option: str = "--config") -> dict[str, 
             raise Invalid(f"{option} {pair!r} is not KEY=VALUE")
         result[key.strip()] = value.strip()
     return result
+
+
+def client_pairs(pairs: list[str] | None) -> dict[str, str]:
+    """-X."""
+    return parse_pairs(pairs, "-X")

@@ -1,0 +1,42 @@
+"""Topic names for the shell's completion: from the broker, or from the bucket for the verbs that work without one.
+
+Invariants: completion never prints, fails or waits for long: without an answer there is nothing to offer; nothing is created.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+ANSWER_SECONDS_MAX = 2.0
+
+
+def topic_names(ctx: Any, arguments: list[str], incomplete: str) -> list[str]:
+    """The names that begin so.  Internal topics only for who begins them."""
+    try:
+        names = _in_bucket(ctx.params["store"] or os.environ.get("HOTLOG_STORE", "")) if _wants_bucket(ctx) else _at_broker(ctx)
+    except Exception:  # a shell that completes has no place for complaints
+        return []
+    return sorted(name for name in names if name.startswith(incomplete) and (incomplete.startswith("__") or name[:2] != "__"))
+
+
+def _wants_bucket(ctx: Any) -> bool:
+    return "store" in ctx.params and ("bootstrap" not in ctx.params or bool(ctx.params.get("direct")))
+
+
+def _at_broker(ctx: Any) -> list[str]:
+    from hotlog.cli.client import admin
+    from hotlog.cli.options import BOOTSTRAP_DEFAULT
+
+    bootstrap = ctx.params.get("bootstrap") or os.environ.get("HOTLOG_BOOTSTRAP") or BOOTSTRAP_DEFAULT
+    return list(admin(bootstrap).list_topics(timeout=ANSWER_SECONDS_MAX).topics)
+
+
+def _in_bucket(store: str) -> list[str]:
+    from hotlog.cli.bucket import open_bucket, run
+
+    async def names() -> list[str]:
+        async with open_bucket(store) as bucket:
+            return list(bucket.image.topics)
+
+    return run(names)
