@@ -27,7 +27,7 @@ class AtTime(NamedTuple):
 class FromEnd(NamedTuple):
     """So many offsets before the end of each partition; 0 is the end itself."""
 
-    count: int
+    records: int
 
 
 Place = AtOffset | AtTime | FromEnd | None
@@ -41,8 +41,8 @@ async def offset_of(place: Place, default: int, *, end: int, at_time: Callable[[
             return offset
         case AtTime(timestamp_ms):
             return await at_time(timestamp_ms)
-        case FromEnd(count):
-            return max(end - count, 0)
+        case FromEnd(records):
+            return max(end - records, 0)
         case None:
             return default
 

@@ -1,16 +1,17 @@
 """The hotlog command: argv to verb, errors to one line and an exit code.
 
-Exit codes: 0 done; 1 refused or failed for good; 2 wrong usage; 3 try again later (nothing happened); 4 data found damaged.
-
 Invariants: a verb's module is imported only when that verb runs, so `hotlog --help` is quick; no traceback reaches a person unless
-HOTLOG_TRACEBACK is set.
+HOTLOG_TRACEBACK is set; the exit code is one of EXITS.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import traceback
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -19,14 +20,23 @@ from hotlog import __version__
 from hotlog.cli.output import fail
 from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, Invalid, Retry
 
-EXIT_FAILED, EXIT_USAGE, EXIT_RETRY, EXIT_CORRUPT = 1, 2, 3, 4
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_RETRY, EXIT_CORRUPT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 4, 130, 143
+EXITS = {
+    EXIT_DONE: "done; also when the reader of the output had enough (`| head`)",
+    EXIT_FAILED: "refused or failed for good: what was named does not exist, the broker said no, the disk is full",
+    EXIT_USAGE: "wrong usage: an option, a value or a line of input that can never be right",
+    EXIT_RETRY: "try again later: the broker or the store did not answer",
+    EXIT_CORRUPT: "data found damaged",
+    EXIT_INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
+    EXIT_TERMINATED: "stopped by SIGTERM (`hotlog serve` and `hotlog worker` end cleanly with 0)",
+}
 
 # verb -> (module below hotlog.cli, help line); each module has a Typer named `app`.
 VERBS = {
     "serve": ("serve", "Run a broker."),
     "topic": ("topic", "Create, list, describe, alter and delete topics."),
     "produce": ("produce", "Write lines from standard input or a file to a topic."),
-    "consume": ("consume", "Read a topic to standard output."),
+    "consume": ("consume", "Read topics to standard output."),
     "replay": ("replay", "Read a stretch of history, through the broker or straight from the bucket."),
     "export": ("export", "Write a topic as Parquet, exactly once per offset."),
     "cost": ("cost", "What the logs cost per month, by topic and tier."),
@@ -35,6 +45,10 @@ VERBS = {
     "worker": ("worker", "Run a worker as a process of its own."),
     "demo": ("demo", "A year of real events: load, tier, replay, export, cost."),
 }
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the verb ends as with Ctrl-C, what it printed is flushed and committed."""
 
 
 class LazyVerbs(typer.core.TyperGroup):
@@ -59,10 +73,20 @@ class LazyVerbs(typer.core.TyperGroup):
         command.name = cmd_name
         return command
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0]
+        if word not in VERBS and not word.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(word, VERBS, 2)
+            ctx.fail(
+                f"no such verb {word!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"verbs: {', '.join(VERBS)}")
+            )
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
-    cls=LazyVerbs, no_args_is_help=True, add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False
-)
+    cls=LazyVerbs, no_args_is_help=True, add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 
 
 def _version(wanted: bool) -> None:
@@ -79,33 +103,77 @@ def root(
 
     Start with [bold]hotlog demo[/bold], or [bold]hotlog serve[/bold] and point a Kafka client at 127.0.0.1:9092.
     """
+    level = os.environ.get("HOTLOG_LOG", "")
+    if level and level.upper() not in logging.getLevelNamesMapping():
+        raise Invalid(f"HOTLOG_LOG={level!r}; allowed are DEBUG, INFO, WARNING, ERROR and CRITICAL")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line; return the exit code."""
+    """Run one command line; return the exit code (EXITS)."""
     try:
-        typer.main.get_command(app).main(args=arguments, prog_name="hotlog")
-    except SystemExit as leave:  # typer has told the person what was wrong with the words
-        return leave.code if isinstance(leave.code, int) else int(bool(leave.code))
-    except KeyboardInterrupt:
-        return 130
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else EXIT_FAILED if leave.code else EXIT_DONE
+    except KeyboardInterrupt as stop:
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (HotlogError, OSError) as failure:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # else the interpreter would complain when it flushes
+        os.dup2(nowhere, 2)
+        return EXIT_DONE
+    except Exception as failure:
         if os.environ.get("HOTLOG_TRACEBACK"):
             raise
-        fail(_words(failure))
-        return _code(failure)
-    return 0
+        code, words = _outcome(failure)
+        if words:
+            fail(words)
+        return code
 
 
-def _words(failure: BaseException) -> str:
-    text = str(failure) or type(failure).__name__
-    return text.replace("[", r"\[")
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    if "_HOTLOG_COMPLETE" in os.environ:
+        command.main(args=arguments, prog_name="hotlog")  # answers the shell and leaves
+    try:
+        with command.make_context("hotlog", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
+    finally:
+        sys.stdout.flush()
+    return EXIT_DONE
 
 
-def _code(failure: BaseException) -> int:
+def _outcome(failure: Exception) -> tuple[int, str]:
+    """Exit code and words of every failure: the one place that decides them."""
+    if isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:
+        return _outcome(failure.exceptions[0])
+    if isinstance(failure, HotlogError):
+        return _code(failure), str(failure) or type(failure).__name__
+    if hasattr(failure, "format_message"):  # typer's usage errors; which click they come from depends on its version
+        return EXIT_USAGE, _usage(failure)
+    if isinstance(failure, typer.Abort):
+        return EXIT_FAILED, "nothing was done"
+    if isinstance(failure, OSError) and failure.strerror:
+        return EXIT_FAILED, failure.strerror + (f": {failure.filename}" if failure.filename else "")
+    where = traceback.extract_tb(failure.__traceback__)[-1]
+    return EXIT_FAILED, (
+        f"this is a fault of Hotlog: {type(failure).__name__}: {failure} ({os.path.basename(where.filename)}:{where.lineno});"
+        " HOTLOG_TRACEBACK=1 shows all of it"
+    )
+
+
+def _usage(failure: Any) -> str:
+    """What was wrong with the words, and where the right ones are; the help itself where nothing was given."""
+    context = getattr(failure, "ctx", None)
+    if type(failure).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(failure.format_message())
+        return ""
+    path = context.command_path if context is not None else "hotlog"
+    return f"{failure.format_message().rstrip('.')} ({path} -h tells more)"
+
+
+def _code(failure: HotlogError) -> int:
     if isinstance(failure, Corrupt):
         return EXIT_CORRUPT
     if isinstance(failure, Retry):

@@ -20,7 +20,8 @@ from hotlog.kernel.settings import Settings
 from hotlog.world.ports import ObjectStore, World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
-from tiering.store import open_store
+from tiering.store import DirectoryUrl, open_store, parse_store_url
+from tiering.store.keys import RESERVED
 
 T = TypeVar("T")
 
@@ -72,6 +73,12 @@ async def open_world(url: str, settings: Settings | None = None) -> AsyncIterato
         await store.close()
 
 
+def _is_there(url: str) -> bool:
+    """Whether a directory is a store already: opening it would make it one.  Of a bucket the first request tells."""
+    where = parse_store_url(url)
+    return not isinstance(where, DirectoryUrl) or Path(where.path, RESERVED).is_dir()
+
+
 @asynccontextmanager
 async def open_bucket(url: str, settings: Settings | None = None) -> AsyncIterator[Bucket]:
     """The bucket at `url` with its metadata.
@@ -80,6 +87,8 @@ async def open_bucket(url: str, settings: Settings | None = None) -> AsyncIterat
         NotFound: no cluster was founded there.  StoreUnavailable, Invalid.
     """
     where = store_url(url)
+    if not _is_there(where):
+        raise NotFound(f"{where} holds no Hotlog cluster; --store names another place")
     async with open_world(where, settings) as (world, resolved, metrics, meter):
         try:
             cluster_id, image = await read_image(world.store, world.clock, world.entropy)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException
@@ -139,6 +140,22 @@ def answered(call: Callable[[], T], at: str = "the broker") -> T:
         raise Retry(f"no answer from {at} within {WAIT_SECONDS} s") from None
     except (ValueError, TypeError, OverflowError) as wrong:  # what librdkafka's binding says of arguments
         raise Invalid(str(wrong)) from None
+
+
+def topic_meta(client: Any, topic: str, at: str = "the broker") -> Any:
+    """Metadata of a topic that exists; asking for it by its name alone might create it.
+
+    Raises:
+        NotFound: it does not exist, with the nearest name that does.
+    """
+    topics = answered(lambda: client.list_topics(timeout=WAIT_SECONDS), at).topics
+    meta = topics.get(topic)
+    if meta is None:
+        near = get_close_matches(topic, topics, 1)
+        raise NotFound(f"topic {topic!r} does not exist" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if meta.error is not None:
+        raise error_of(meta.error, at)
+    return meta
 
 
 def error_of(error: Any, at: str = "the broker") -> HotlogError:

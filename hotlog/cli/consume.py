@@ -6,7 +6,6 @@ with an end (--until-end, --until) stops at the offsets that were the latest whe
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from hotlog.cli.client import consumer, record_of
 from hotlog.cli.line_format import Formatter, parse_format, text_format
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ClientPairs, From, Topics, Until, client_pairs
-from hotlog.cli.output import say
+from hotlog.cli.output import put, say
 from hotlog.cli.reading import Reading, Stretch, stretches
 from hotlog.cli.times import parse_position, place
 from hotlog.kernel.errors import Invalid
@@ -32,9 +31,7 @@ def consume(
     start: From = "earliest",
     until: Until = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=0, help="Stop after this many records.")] = None,
-    until_end: Annotated[
-        bool, typer.Option("--until-end", "-e", help="Stop where the topic ended when this began.")
-    ] = False,
+    until_end: Annotated[bool, typer.Option("--until-end", "-e", help="Stop where the topic ended when this began.")] = False,
     group: Annotated[str | None, typer.Option("--group", "-g", help="Join this group; commit what was printed.")] = None,
     partitions: Annotated[
         list[int] | None, typer.Option("--partition", "-p", metavar="N", help="This partition only; may be repeated.")
@@ -45,7 +42,10 @@ def consume(
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", metavar="FORMAT", help=r"As kcat's: %s value, %k key, %t topic, %p, %o, %T time, %h headers, %S, %K, \n."
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=r"As kcat's: %s value, %k key, %t topic, %p, %o, %T time, %h headers, %S, %K, \n.",
         ),
     ] = None,
     key_separator: Annotated[
@@ -78,17 +78,14 @@ def consume(
         else:
             reading.subscribe(list(dict.fromkeys(topics)))
         for batch in reading.batches(count):
-            sys.stdout.buffer.writelines(map(show, batch))
-            sys.stdout.buffer.flush()
+            put(b"".join(map(show, batch)))
             if group is not None:
                 _printed(kafka, batch)
     finally:
         kafka.close()  # commits what was noted as printed
 
 
-def _formatter(
-    topics: Sequence[str], json: bool, form: str | None, key_separator: str | None, with_headers: bool
-) -> Formatter:
+def _formatter(topics: Sequence[str], json: bool, form: str | None, key_separator: str | None, with_headers: bool) -> Formatter:
     if json + (form is not None) + (key_separator is not None or with_headers) > 1:
         raise Invalid("--json, --format, and --key-separator with --headers are three ways to print; choose one")
     if form is not None:

@@ -61,7 +61,9 @@ def parse_format(text: str) -> Formatter:
             literal = plain.encode("utf-8", "surrogateescape")
             parts.append(lambda _, literal=literal: literal)  # type: ignore[misc]
         else:
-            raise Invalid(f"--format {text!r}: {match[0]!r} means nothing; allowed are %{' %'.join(_FIELDS)} and \\n \\r \\t \\xHH")
+            raise Invalid(
+                f"--format {text!r}: {match[0]!r} means nothing; allowed are %{' %'.join(_FIELDS)} and \\n \\r \\t \\xHH"
+            )
     return lambda message: b"".join(part(message) for part in parts)
 
 

@@ -13,14 +13,31 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-console = Console(soft_wrap=True, highlight=False)
-notes = Console(stderr=True, soft_wrap=True, highlight=False)
+
+class _Console(Console):
+    """rich would end the process with 1 when a reader like `head` has enough; hotlog.cli.app knows better."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+console = _Console(soft_wrap=True, highlight=False)
+notes = _Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def show_json(value: Any) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def put(data: bytes) -> None:
+    """Bytes to standard output, all of them, and flushed.  With PYTHONUNBUFFERED the stream is raw and may take a part."""
+    view, stream = memoryview(data), sys.stdout.buffer
+    while view:
+        view = view[stream.write(view) :]
+    stream.flush()
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "", numeric: Sequence[str] = ()) -> None:
@@ -34,18 +51,18 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     console.print(table)
 
 
 def say(text: str) -> None:
     """A remark for the person at the terminal."""
-    notes.print(text)
+    notes.print(Text(text))
 
 
 def fail(text: str) -> None:
     """The one line an error is told in."""
-    notes.print(f"[bold red]hotlog:[/bold red] {text}", markup=True)
+    notes.print(Text.assemble(("hotlog:", "bold red"), " ", " ".join(text.split("\n"))))
 
 
 def size_text(count: float) -> str:

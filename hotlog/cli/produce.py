@@ -215,10 +215,12 @@ class Sender:
     def _standing(self, line: int, *, can_skip: bool = False) -> str:
         is_bad = can_skip and isinstance(self._failure, Invalid) and line == self._failed_line
         skip = " or leave bad lines out with --skip-bad" if is_bad else ""
-        later = f" (some after it are acknowledged, the last is line {self._acknowledged_last})" if self._acknowledged_last > line else ""
-        return (
-            f"{self._acknowledged} records acknowledged, none before line {line} is missing{later}; go on with --resume {line}{skip}"
+        later = (
+            f" (some after it are acknowledged, the last is line {self._acknowledged_last})"
+            if self._acknowledged_last > line
+            else ""
         )
+        return f"{self._acknowledged} records acknowledged, none before line {line} is missing{later}; go on with --resume {line}{skip}"
 
     def summary(self) -> str:
         left_out = f", {self._bad} bad lines left out" if self._bad else ""

@@ -1,4 +1,4 @@
-"""One request that librdkafka cannot send: ListOffsets for the tiers' borders (-4 earliest local, -5 latest tiered).
+"""Two requests that confluent-kafka cannot send: ListOffsets for the tiers' borders (-4 earliest local, -5 latest tiered), DescribeLogDirs.
 
 Invariants: one connection, one request, one answer; nothing is retried.
 """
@@ -8,7 +8,11 @@ from __future__ import annotations
 import io
 import socket
 import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from kio.schema.describe_log_dirs.v4.request import DescribableLogDirTopic, DescribeLogDirsRequest
+from kio.schema.describe_log_dirs.v4.response import DescribeLogDirsResponse
 from kio.schema.errors import ErrorCode
 from kio.schema.list_offsets.v9.request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kio.schema.list_offsets.v9.response import ListOffsetsResponse
@@ -18,11 +22,19 @@ from kio.static.primitive import i8, i32, i64
 
 from hotlog.kernel.errors import Corrupt, Retry
 
-LIST_OFFSETS, VERSION = 2, 9
-LATEST = -1
+LIST_OFFSETS, DESCRIBE_LOG_DIRS = (2, 9), (35, 4)  # key and version, both with flexible headers
+LATEST, EARLIEST = -1, -2
 EARLIEST_LOCAL = -4  # KIP-405
 LATEST_TIERED = -5  # KIP-1005
+REMOTE_DIR = "remote:"  # Hotlog tells the cold tier as a second log dir
 _SECONDS = 30.0
+
+
+class TierSizes(NamedTuple):
+    """Bytes of one partition; `tiered` is None where the broker does not tell it."""
+
+    local: int
+    tiered: int | None
 
 
 def tier_borders(bootstrap: str, topic: str, partitions: list[int], timestamp: int) -> dict[int, int]:
@@ -37,7 +49,7 @@ def tier_borders(bootstrap: str, topic: str, partitions: list[int], timestamp: i
     )
     wanted = (ListOffsetsTopic(name=TopicName(topic), partitions=asked),)
     body = ListOffsetsRequest(replica_id=BrokerId(-1), isolation_level=i8(0), topics=wanted)
-    answer = _ask(bootstrap, body)
+    answer = _ask(bootstrap, LIST_OFFSETS, ListOffsetsRequest, body, ListOffsetsResponse)
     return {
         part.partition_index: part.offset if part.error_code is ErrorCode.none else -1
         for found in answer.topics
@@ -45,19 +57,33 @@ def tier_borders(bootstrap: str, topic: str, partitions: list[int], timestamp: i
     }
 
 
-def _ask(bootstrap: str, body: ListOffsetsRequest) -> ListOffsetsResponse:
-    host, _, port = bootstrap.rpartition(":")
+def tier_sizes(bootstrap: str, topic: str, partitions: Sequence[int]) -> dict[int, TierSizes]:
+    """Bytes of each partition in both tiers; KIP-113.  Raises as `tier_borders`."""
+    wanted = DescribableLogDirTopic(topic=TopicName(topic), partitions=tuple(map(i32, partitions)))
+    body = DescribeLogDirsRequest(topics=(wanted,))
+    answer = _ask(bootstrap, DESCRIBE_LOG_DIRS, DescribeLogDirsRequest, body, DescribeLogDirsResponse)
+    found: dict[bool, dict[int, int]] = {False: {}, True: {}}
+    for directory in answer.results:
+        sizes = found[directory.log_dir.startswith(REMOTE_DIR)]
+        for part in (part for one in directory.topics if one.name == topic for part in one.partitions):
+            sizes[part.partition_index] = sizes.get(part.partition_index, 0) + part.partition_size
+    return {index: TierSizes(found[False].get(index, 0), found[True].get(index)) for index in partitions}
+
+
+def _ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any) -> Any:
+    host, _, port = bootstrap.split(",")[0].rpartition("://")[2].rpartition(":")
     out = io.BytesIO()
-    out.write(struct.pack(">hhih", LIST_OFFSETS, VERSION, 1, -1) + b"\0")
-    entity_writer(ListOffsetsRequest)(out, body)
+    out.write(struct.pack(">hhih", *api, 1, -1) + b"\0")
+    entity_writer(kind)(out, body)
     try:
-        with socket.create_connection((host, int(port)), timeout=_SECONDS) as connection, connection.makefile("rwb") as stream:
+        address = (host.strip("[]"), int(port))
+        with socket.create_connection(address, timeout=_SECONDS) as connection, connection.makefile("rwb") as stream:
             stream.write(struct.pack(">i", out.tell()) + out.getvalue())
             stream.flush()
             size = struct.unpack(">i", stream.read(4))[0]
             reply = stream.read(size)
-    except (OSError, struct.error) as failure:
+    except (OSError, ValueError, struct.error) as failure:
         raise Retry(f"no broker answered on {bootstrap}: {failure}") from None
     if len(reply) != size or reply[:5] != struct.pack(">ib", 1, 0):
-        raise Corrupt(f"{bootstrap} answered {len(reply)} bytes that are not a ListOffsets reply")
-    return entity_reader(ListOffsetsResponse)(reply, 5)[0]
+        raise Corrupt(f"{bootstrap} answered {len(reply)} bytes that are not the reply to API {api[0]}")
+    return entity_reader(answer)(reply, 5)[0]

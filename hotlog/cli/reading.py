@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, TopicPartition
 
-from hotlog.cli.client import WAIT_SECONDS, answered, error_of
+from hotlog.cli.client import WAIT_SECONDS, answered, error_of, topic_meta
 from hotlog.cli.output import say
 from hotlog.kernel.errors import NotFound, OutOfRange, Retry
 from tiering.places import AtOffset, AtTime, FromEnd, Place, check_start
@@ -42,9 +42,7 @@ def partitions_of(client: Any, topic: str, wanted: Sequence[int] | None = None) 
     Raises:
         NotFound: the topic, or a partition that was named, does not exist.
     """
-    meta = answered(lambda: client.list_topics(timeout=WAIT_SECONDS)).topics.get(topic)  # by its name alone, it might be created
-    if meta is None or meta.error is not None:
-        raise NotFound(f"topic {topic!r} does not exist" if meta is None else f"topic {topic!r}: {meta.error.str()}")
+    meta = topic_meta(client, topic)
     there = sorted(meta.partitions)
     for index in wanted or ():
         if index not in meta.partitions:
@@ -79,8 +77,8 @@ def _resolved(client: Any, topic: str, place: Place, default: dict[int, int], en
     match place:
         case AtOffset(offset):
             return dict.fromkeys(ends, offset)
-        case FromEnd(count):
-            return {index: max(end - count, 0) for index, end in ends.items()}
+        case FromEnd(records):
+            return {index: max(end - records, 0) for index, end in ends.items()}
         case AtTime(timestamp_ms):
             found = _offsets(client, topic, list(ends), timestamp_ms)
             return {index: ends[index] if offset < 0 else offset for index, offset in found.items()}  # none is as late
@@ -166,7 +164,7 @@ class Reading:
             return True
         if offset + 1 >= end:
             self._done.add(place)
-        return offset < end
+        return bool(offset < end)
 
     def _failed(self, error: Any, place: tuple[str, int]) -> Exception:
         failure = error_of(error)
@@ -179,7 +177,7 @@ class Reading:
             return False
         if self._joined is None:
             return len(self._done) == len(self._ends)
-        return self._joined and all((place.topic, place.partition) in self._done for place in self._client.assignment())
+        return bool(self._joined) and all((place.topic, place.partition) in self._done for place in self._client.assignment())
 
     def _where(self) -> str:
         open_ends = [place for place in self._ends if place not in self._done]

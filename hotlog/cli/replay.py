@@ -14,7 +14,18 @@ import typer
 
 from hotlog.cli.bucket import open_bucket, run
 from hotlog.cli.client import consumer, record_of
-from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, ClientPairs, From, Json, StoreUrl, Topic, Until, client_pairs
+from hotlog.cli.options import (
+    BOOTSTRAP_DEFAULT,
+    STORE_DEFAULT,
+    Bootstrap,
+    ClientPairs,
+    From,
+    Json,
+    StoreUrl,
+    Topic,
+    Until,
+    client_pairs,
+)
 from hotlog.cli.output import count_progress, say, show_json, size_text
 from hotlog.cli.reading import Reading, stretches
 from hotlog.cli.replay_target import Target

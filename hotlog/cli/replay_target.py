@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, producer
+from hotlog.cli.output import put
 from hotlog.kernel.errors import Invalid, NotFound
 from hotlog.wire.records import Record
 from hotlog.world.posix import PosixDisk
@@ -55,8 +55,6 @@ class Target:
                 )
         elif self._file is not None:
             self._file.close(is_whole=is_whole)
-        elif is_whole:
-            sys.stdout.flush()
 
     def sink(self, topic: str) -> Sink:
         """For a direct replay: lines are made, and raw batches written, without going over `give`."""
@@ -81,10 +79,10 @@ class Target:
             self._produce(record)
 
     def _write(self, lines: bytes) -> None:
-        stream = sys.stdout.buffer if self._file is None else self._file.stream()
-        stream.write(lines)
         if self._file is None:
-            stream.flush()
+            put(lines)
+        else:
+            self._file.stream().write(lines)
 
     def _produce(self, record: Record) -> None:
         fields: dict[str, Any] = {"value": record.value, "key": record.key, "timestamp": record.timestamp}
@@ -108,7 +106,7 @@ class _FileAside:
 
     def __init__(self, path: Path) -> None:
         if path.is_dir():
-            raise Invalid(f"--to {str(path)!r} is a directory; raw logs go to {str(path)}/ with --direct")
+            raise Invalid(f"--to {str(path)!r} is a directory; raw logs go to {path}/ with --direct")
         if not path.parent.is_dir():
             raise Invalid(f"--to {str(path)!r}: there is no directory {str(path.parent)!r}")
         self._path = path.resolve()  # a link stays one

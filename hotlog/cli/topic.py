@@ -1,6 +1,7 @@
 """hotlog topic: create, list, describe, alter, delete, over the ordinary admin protocol.
 
-Invariants: nothing is changed that was not asked for: alter uses IncrementalAlterConfigs (KIP-339).
+Invariants: nothing is changed that was not asked for: alter uses IncrementalAlterConfigs (KIP-339); of several topics each is dealt with,
+whatever becomes of the others, and any that failed makes the exit code.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicCollection
 from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
@@ -16,33 +17,60 @@ from confluent_kafka.admin import (
     ConfigSource,
     NewPartitions,
     NewTopic,
-    OffsetSpec,
     ResourceType,
 )
 
-from hotlog.cli.client import WAIT_SECONDS, admin, answered
-from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ConfigPairs, Json, parse_pairs
+from hotlog.cli.client import WAIT_SECONDS, admin, answered, topic_meta
+from hotlog.cli.options import (
+    BOOTSTRAP_DEFAULT,
+    Bootstrap,
+    ClientPairs,
+    ConfigPairs,
+    Json,
+    Topic,
+    Topics,
+    client_pairs,
+    parse_pairs,
+)
 from hotlog.cli.output import say, show_json, show_rows
-from hotlog.cli.raw import EARLIEST_LOCAL, LATEST_TIERED, tier_borders
-from hotlog.kernel.errors import Invalid, NotFound
+from hotlog.cli.raw import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders, tier_sizes
+from hotlog.kernel.errors import HotlogError, Invalid
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create, list, describe, alter and delete topics.")
-Name = Annotated[str, typer.Argument(metavar="TOPIC")]
+NewName = Annotated[str, typer.Argument(metavar="TOPIC")]
+UNKNOWN = -1
 
 
 @app.command()
 def create(
-    topic: Name,
+    topic: NewName,
     partitions: Annotated[
-        int, typer.Option("--partitions", "-p", help="Number of partitions; -1: the broker's num.partitions.")
+        int,
+        typer.Option("--partitions", "-p", min=-1, max=2**31 - 1, help="Number of partitions; -1: the broker's num.partitions."),
+    ] = -1,
+    replication: Annotated[
+        int,
+        typer.Option(
+            "--replication-factor",
+            "-r",
+            min=-1,
+            max=2**15 - 1,
+            help="Copies of the hot log; -1: the broker's default.replication.factor.",
+        ),
     ] = -1,
     config: ConfigPairs = None,
     bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
+    extra: ClientPairs = None,
 ) -> None:
     """Create a topic.  Example: hotlog topic create clicks -p 8 -c retention.ms=-1 -c local.retention.ms=3600000"""
-    wanted = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=parse_pairs(config))
-    client = admin(bootstrap)
-    answered(lambda: client.create_topics([wanted])[topic].result(WAIT_SECONDS))
+    pairs = parse_pairs(config)
+    client = admin(bootstrap, client_pairs(extra))
+
+    def create_it() -> None:
+        wanted = NewTopic(topic, num_partitions=partitions, replication_factor=replication, config=pairs)
+        client.create_topics([wanted])[topic].result(WAIT_SECONDS)
+
+    answered(create_it, bootstrap)
     say(f"created {topic}")
 
 
@@ -51,9 +79,11 @@ def list_topics(
     json: Json = False,
     internal: Annotated[bool, typer.Option("--internal", help="Show internal topics too.")] = False,
     bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
+    extra: ClientPairs = None,
 ) -> None:
     """List topics."""
-    found = answered(lambda: admin(bootstrap).list_topics(timeout=WAIT_SECONDS)).topics
+    client = admin(bootstrap, client_pairs(extra))
+    found = answered(lambda: client.list_topics(timeout=WAIT_SECONDS), bootstrap).topics
     rows = [(name, len(meta.partitions)) for name, meta in sorted(found.items()) if internal or not name.startswith("__")]
     if json:
         show_json([{"topic": name, "partitions": count} for name, count in rows])
@@ -62,75 +92,106 @@ def list_topics(
 
 
 @app.command()
-def describe(topic: Name, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_DEFAULT) -> None:
-    """Partitions with their offsets in both tiers, and every configuration that is not a default."""
-    client = admin(bootstrap)
-    meta = answered(lambda: client.list_topics(timeout=WAIT_SECONDS)).topics.get(topic)  # asking for one by name would create it
-    if meta is None:
-        raise NotFound(f"topic {topic!r} does not exist")
-    partitions = [_offsets(client, topic, index) for index in sorted(meta.partitions)]
-    local = tier_borders(bootstrap, topic, sorted(meta.partitions), EARLIEST_LOCAL)
-    tiered = tier_borders(bootstrap, topic, sorted(meta.partitions), LATEST_TIERED)
-    for row in partitions:
-        row |= {"local": local[row["partition"]], "tiered": tiered[row["partition"]]}
-    entries = _configs(client, topic)
-    changed = {e.name: e.value for e in entries.values() if e.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value}
+def describe(topic: Topic, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_DEFAULT, extra: ClientPairs = None) -> None:
+    """Partitions with their offsets and bytes in both tiers, leader and replicas, and every configuration that is not a default."""
+    client = admin(bootstrap, client_pairs(extra))
+    indexes = sorted(topic_meta(client, topic, bootstrap).partitions)
+    found = _description(client, topic, bootstrap)
+    latest, local, tiered = (tier_borders(bootstrap, topic, indexes, which) for which in (LATEST, EARLIEST_LOCAL, LATEST_TIERED))
+    earliest, sizes = tier_borders(bootstrap, topic, indexes, EARLIEST), tier_sizes(bootstrap, topic, indexes)
+    rows = [
+        {
+            "partition": part.id,
+            "earliest": earliest.get(part.id, UNKNOWN),
+            "tiered": tiered.get(part.id, UNKNOWN),
+            "local": local.get(part.id, UNKNOWN),
+            "latest": latest.get(part.id, UNKNOWN),
+            "local_bytes": sizes[part.id].local,
+            "tiered_bytes": sizes[part.id].tiered,
+            "leader": part.leader.id if part.leader is not None else None,
+            "replicas": [node.id for node in part.replicas],
+            "isr": [node.id for node in part.isr],
+        }
+        for part in sorted(found.partitions, key=lambda part: part.id)
+    ]
+    entries = _configs(client, topic, bootstrap)
+    topic_id = str(found.topic_id)
     if json:
-        show_json({"topic": topic, "partitions": partitions, "configs": {n: e.value for n, e in sorted(entries.items())}})
+        configs = {name: entry.value for name, entry in sorted(entries.items())}
+        show_json({"topic": topic, "id": topic_id, "partitions": rows, "configs": configs})
         return
-    columns = ["partition", "earliest", "tiered", "local", "latest"]
-    show_rows(columns, [[row[c] for c in columns] for row in partitions], title=topic, numeric=columns)
+    show_rows(
+        ["topic", "id", "partitions", "replicas"], [[topic, topic_id, len(rows), max(len(row["replicas"]) for row in rows)]]
+    )
+    columns = ["partition", "earliest", "tiered", "local", "latest", "local bytes", "tiered bytes", "leader", "replicas", "isr"]
+    show_rows(columns, [[_cell(value) for value in row.values()] for row in rows], numeric=columns[:8])
+    changed = {e.name: e.value for e in entries.values() if e.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value}
     show_rows(["configuration", "value"], sorted(changed.items()))
 
 
-def _offsets(client: Any, topic: str, index: int) -> dict[str, int]:
-    """Earliest and latest offset of one partition."""
-    place = TopicPartition(topic, index)
-    row = {"partition": index}
-    for name, spec in (("earliest", OffsetSpec.earliest()), ("latest", OffsetSpec.latest())):
-        futures = client.list_offsets({place: spec}, request_timeout=WAIT_SECONDS)
-        row[name] = answered(lambda futures=futures: futures[place].result(WAIT_SECONDS)).offset  # type: ignore[misc]
-    return row
+def _cell(value: Any) -> Any:
+    return "-" if value is None else ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _configs(client: Any, topic: str) -> dict[str, Any]:
+def _description(client: Any, topic: str, at: str) -> Any:
+    """Id, leaders and replicas."""
+    return answered(lambda: client.describe_topics(TopicCollection([topic]))[topic].result(WAIT_SECONDS), at)
+
+
+def _configs(client: Any, topic: str, at: str) -> dict[str, Any]:
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    found: dict[str, Any] = answered(lambda: client.describe_configs([resource])[resource].result(WAIT_SECONDS))
+    found: dict[str, Any] = answered(lambda: client.describe_configs([resource])[resource].result(WAIT_SECONDS), at)
     return found
 
 
 @app.command()
 def alter(
-    topic: Name,
+    topic: Topic,
     config: ConfigPairs = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", metavar="KEY", help="Back to the default.")] = None,
-    partitions: Annotated[int | None, typer.Option("--partitions", "-p", help="New, higher number of partitions.")] = None,
+    partitions: Annotated[
+        int | None, typer.Option("--partitions", "-p", min=1, max=2**31 - 1, help="New, higher number of partitions.")
+    ] = None,
     bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
+    extra: ClientPairs = None,
 ) -> None:
     """Change configuration or the number of partitions."""
     pairs = parse_pairs(config)
     if not pairs and not remove and partitions is None:
         raise Invalid("nothing to alter; give --config KEY=VALUE, --remove KEY or --partitions N")
-    client = admin(bootstrap)
+    client = admin(bootstrap, client_pairs(extra))
+    topic_meta(client, topic, bootstrap)
     if pairs or remove:
         entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in pairs.items()]
         entries += [ConfigEntry(k, None, incremental_operation=AlterConfigOpType.DELETE) for k in remove or []]
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-        answered(lambda: client.incremental_alter_configs([resource])[resource].result(WAIT_SECONDS))
+        answered(lambda: client.incremental_alter_configs([resource])[resource].result(WAIT_SECONDS), bootstrap)
     if partitions is not None:
-        answered(lambda: client.create_partitions([NewPartitions(topic, partitions)])[topic].result(WAIT_SECONDS))
+        answered(lambda: client.create_partitions([NewPartitions(topic, partitions)])[topic].result(WAIT_SECONDS), bootstrap)
     say(f"altered {topic}")
 
 
 @app.command()
 def delete(
-    topic: Name,
+    topics: Topics,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
+    extra: ClientPairs = None,
 ) -> None:
-    """Delete a topic in both tiers."""
+    """Delete topics in both tiers."""
+    names = list(dict.fromkeys(topics))
+    client = admin(bootstrap, client_pairs(extra))
+    for topic in names:
+        topic_meta(client, topic, bootstrap)  # a mistyped name is told before anything is deleted
     if not yes:
-        typer.confirm(f"Delete {topic} with all its history?", abort=True)
-    client = admin(bootstrap)
-    answered(lambda: client.delete_topics([topic])[topic].result(WAIT_SECONDS))
-    say(f"deleted {topic}")
+        typer.confirm(f"Delete {', '.join(names)} with all history?", abort=True)
+    failed: list[HotlogError] = []
+    for topic, future in answered(lambda: client.delete_topics(names), bootstrap).items():
+        try:
+            answered(lambda future=future: future.result(WAIT_SECONDS), bootstrap)  # type: ignore[misc]
+            say(f"deleted {topic}")
+        except HotlogError as failure:
+            say(f"not deleted: {topic}: {failure}")
+            failed.append(failure)
+    if failed:
+        raise failed[0]

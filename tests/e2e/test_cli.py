@@ -68,7 +68,8 @@ def test_topics_are_made_shown_changed_and_deleted(server: HotlogServer) -> None
         (["topic", "create", "ok", "-c", "cleanup.policy"], 2, "KEY=VALUE"),
         (["topic", "describe", "nowhere"], 1, "nowhere"),
         (["topic", "alter", "nowhere"], 2, "nothing to alter"),
-        (["consume", "nowhere", "--from", "yesterday-ish", "-n", "1"], 1, "nowhere"),
+        (["consume", "nowhere", "-n", "1"], 1, "nowhere"),
+        (["consume", "nowhere", "--from", "yesterday-ish", "-n", "1"], 2, "yesterday"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
