@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -18,6 +19,7 @@ import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
 from hotlog.kernel.errors import DiskFull
+from hotlog.log import flusher
 from hotlog.wire import apis
 from hotlog.wire import produce as codec
 from hotlog.wire.batch import crc32c, crc_ok, walk
@@ -60,13 +62,67 @@ async def test_every_version_appends(served: Serving, client: Client, version: i
     assert served.counted("kafka_server_brokertopicmetrics_messagesin_total", topic="t") == 3
 
 
+class HeldFlush:
+    """The next fsyncs begin and do not end before `let_go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_begun = asyncio.Event()
+        self._gate = threading.Event()
+        loop, run = asyncio.get_running_loop(), flusher.run_job
+
+        def held(*args: Any) -> Any:
+            loop.call_soon_threadsafe(self.has_begun.set)
+            assert self._gate.wait(PATIENCE_S)
+            return run(*args)
+
+        monkeypatch.setattr(flusher, "run_job", held)
+
+    @property
+    def is_held(self) -> bool:
+        return not self._gate.is_set()
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+
+async def answered(client: Client, request: Any, flush: HeldFlush) -> tuple[Any, bool]:
+    """The answer, and whether the fsync was still held when it came."""
+    answer = await client.call(request)
+    return answer, flush.is_held
+
+
 @pytest.mark.parametrize("acks", [1, -1])
-async def test_an_ack_means_durable_only_where_it_promises_it(served: Serving, client: Client, acks: int) -> None:
-    assert produced(await client.call(produce("t", {0: batch_of(b"a")}, acks=acks))) == [(0, NONE, 0)]
-    partition = served.broker.partition("t", 0)
+async def test_what_is_acknowledged_is_durable_and_readable(
+    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch, acks: int
+) -> None:
+    partition, other, flush = served.broker.partition("t", 0), await served.connect(), HeldFlush(monkeypatch)
     assert partition is not None
-    if acks == -1:
-        assert partition.log.high_watermark == 1
+    waiting = asyncio.create_task(answered(client, produce("t", {0: batch_of(b"a")}, acks=acks), flush))
+    await asyncio.wait_for(flush.has_begun.wait(), PATIENCE_S)
+    for _ in range(3):
+        assert produced(await other.call(produce("t", {9: batch_of(b"x")})))[0][1] is not NONE  # the broker answers others
+    flush.let_go()
+    answer, was_held = await waiting
+    assert (produced(answer), was_held) == ([(0, NONE, 0)], False)
+    assert partition.log.high_watermark == 1
+
+
+async def test_a_repeated_batch_waits_for_the_fsync_that_still_runs(
+    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was appended once and is not durable: the second answer promises as much as the first."""
+    pid = await producer_id(client)
+    again, other, flush = await served.connect(), await served.connect(), HeldFlush(monkeypatch)
+    request = produce("t", {0: numbered(pid, 0, b"a", b"b")})
+    first = asyncio.create_task(answered(client, request, flush))
+    await asyncio.wait_for(flush.has_begun.wait(), PATIENCE_S)
+    second = asyncio.create_task(answered(again, request, flush))
+    for _ in range(3):
+        await other.call(produce("t", {9: batch_of(b"x")}))
+    flush.let_go()
+    for answer, was_held in await asyncio.gather(first, second):
+        assert (produced(answer), was_held) == ([(0, NONE, 0)], False)
+    assert end_of(served) == 2
 
 
 async def test_acks_0_is_not_answered_and_an_error_closes_the_connection(served: Serving, client: Client) -> None:
