@@ -34,6 +34,7 @@ from tiering.tier import ColdTier
 LOG = logging.getLogger(__name__)
 METER_SAVE_S = 10.0
 BROKER_TICK_S = 5.0
+GROUPS_TICK_S = 5.0
 LOG_TICK_S = 1.0
 REAP_S = 60.0
 RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is how soon one is noticed to be due
@@ -196,6 +197,7 @@ class Node:
         return [
             Beat("log", self._tick_logs, LOG_TICK_S),
             Beat("broker", self._tick_broker, BROKER_TICK_S),
+            Beat("groups", self._tick_groups, GROUPS_TICK_S),
             Beat("copy", self._tick_copy, copy_s),
             Beat("retention", self._tick_retention, check_s),
             Beat("scrub", self._tick_scrub, min(SCRUB_S, scrub_s) if scrub_s > 0 else SCRUB_S),
@@ -247,6 +249,9 @@ class Node:
 
     async def _tick_broker(self) -> bool:
         return self._broker is not None and await self._broker.tick()
+
+    async def _tick_groups(self) -> bool:
+        return self._broker is not None and await self._broker.groups.tick()
 
     async def _tick_copy(self) -> bool:
         return self.tier is not None and self.is_serving and await self.tier.tick_copy()

@@ -170,8 +170,7 @@ class Broker:
         async with self._lock:
             await self._hosting.mend(self.image)
             done = await self._reconcile() or done
-        done = await self._hosting.purge_cold(self.image) or done
-        return await self.groups.tick() or done
+        return await self._hosting.purge_cold(self.image) or done
 
     # Changes
 

@@ -71,8 +71,10 @@ def _offsets(broker: Broker, context: RequestContext, group_id: str) -> tuple[Of
 
 
 def _all(offsets: Offsets) -> list[tuple[str, tuple[int, ...]]]:
-    names = sorted({name for name, _ in offsets})
-    return [(name, tuple(sorted(index for other, index in offsets if other == name))) for name in names]
+    indexes: dict[str, list[int]] = {}
+    for name, index in sorted(offsets):
+        indexes.setdefault(name, []).append(index)
+    return [(name, tuple(found)) for name, found in indexes.items()]
 
 
 def _partition(shape: Any, offsets: Offsets, name: str, index: int, code: ErrorCode) -> Any:

@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from hotlog.coordinators.group import step
@@ -53,7 +54,7 @@ class Live:
         """Whether the group was only ever asked for: no members, no ids given out, no record."""
         group = self.group
         is_idle = group.state is State.EMPTY and not group.pending and not self.timers
-        return is_idle and group.group_id not in self.table.groups and not self.table.offsets(group.group_id)
+        return is_idle and not self.table.has(group.group_id)
 
 
 class GroupDriver:
@@ -66,6 +67,7 @@ class GroupDriver:
         self._waiting: dict[Token, asyncio.Future[Any]] = {}
         self._tokens = itertools.count()
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._changed: dict[str, None] = {}  # groups that may have become nothing
 
     async def close(self) -> None:
         """Stop timers and writes; waiting requests are cancelled."""
@@ -84,6 +86,33 @@ class GroupDriver:
         """A token that was never used."""
         return next(self._tokens)
 
+    def made(self, group_id: str, table: OffsetLog) -> Live:
+        """The live group, a new one if there is none."""
+        live = self.live.get(group_id)
+        if live is None:
+            live = self.live[group_id] = Live(Group(group_id=group_id), table)
+        self._changed[group_id] = None
+        return live
+
+    def drop(self, live: Live) -> None:
+        """Forget a group without members."""
+        for timer in live.timers.values():
+            timer.cancel()
+        del self.live[live.group.group_id]
+
+    def changed(self, group_id: str) -> None:
+        """Records of the group are gone."""
+        self._changed[group_id] = None
+
+    def sweep(self, count_max: int) -> bool:
+        """Look at up to `count_max` groups that changed and forget those that became nothing; whether there are more to look at."""
+        for group_id in list(islice(self._changed, count_max)):
+            del self._changed[group_id]
+            live = self.live.get(group_id)
+            if live is not None and live.is_nothing:
+                self.drop(live)
+        return bool(self._changed)
+
     def revive(self, group_id: str, value: GroupValue, table: OffsetLog) -> None:
         """A group as it was when it was last stored; its members have one session to show up."""
         live = self.live[group_id] = Live(value.group, table)
@@ -93,6 +122,7 @@ class GroupDriver:
     def take(self, live: Live, event: Event) -> None:
         """One step and its effects; a plain function, so nothing comes in between."""
         live.group, effects = step(live.group, event, self._limits())
+        self._changed[live.group.group_id] = None
         for effect in effects:
             self._carry_out(live, effect)
 

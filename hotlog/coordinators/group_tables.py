@@ -68,7 +68,7 @@ class GroupTables:
                     self._broken.add(index)
                     continue
                 self._tables[index] = table
-                for group_id, value in table.groups.items():
+                for group_id, value in table.groups():
                     self._found(group_id, value, table)
 
     async def ensure(self) -> None:

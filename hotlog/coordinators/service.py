@@ -9,6 +9,8 @@ what is not loaded is answered COORDINATOR_LOAD_IN_PROGRESS, what cannot be read
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -32,12 +34,14 @@ from hotlog.coordinators.group_types import (
 )
 from hotlog.coordinators.offset_log import Entry, OffsetLog
 from hotlog.coordinators.offset_records import GroupKey, OffsetKey, OffsetValue, subscribed_topics
-from hotlog.kernel.errors import Invalid
+from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Clock, Entropy
 
+LOG = logging.getLogger(__name__)
 GROUP_ID_BYTES_MAX = 32_000
+LOOKED_AT_ONCE = 256  # groups or offsets, in one turn of the loop
 PROTOCOL_BYTES_MAX = 8 * 1024 * 1024
 
 
@@ -137,11 +141,9 @@ class GroupCoordinator:
         if sum(len(data) for _, data in protocols) > PROTOCOL_BYTES_MAX:
             raise Invalid(f"protocol metadata of group {group_id!r} is above {PROTOCOL_BYTES_MAX} bytes")
         table = await self._tables.for_writing(group_id)
-        live = self._driver.live.get(group_id)
-        if live is None:
-            if member_id:
-                return Joined(Code.UNKNOWN_MEMBER_ID, member_id)
-            live = self._driver.live[group_id] = Live(Group(group_id=group_id), table)
+        if member_id and group_id not in self._driver.live:
+            return Joined(Code.UNKNOWN_MEMBER_ID, member_id)
+        live = self._driver.made(group_id, table)
         token = self._driver.token()
         event = Join(
             token=token,
@@ -246,7 +248,7 @@ class GroupCoordinator:
                 value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
                 entries.append((OffsetKey(group_id, *place), value))
         if entries:
-            self._driver.live.setdefault(group_id, Live(Group(group_id=group_id), table))
+            self._driver.made(group_id, table)
             await table.append(entries)
         return codes
 
@@ -270,8 +272,8 @@ class GroupCoordinator:
             self._driver.arm(live, Arm(member_timer(member_id), member.session_timeout_ms, MemberDue(member_id)))
         return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
 
-    def offsets(self, group_id: str) -> dict[tuple[str, int], OffsetValue]:
-        """All committed offsets of a group.
+    def offsets(self, group_id: str) -> Mapping[tuple[str, int], OffsetValue]:
+        """All committed offsets of a group, as they are when they are looked at.
 
         Raises:
             GroupNotServed
@@ -287,14 +289,14 @@ class GroupCoordinator:
         live = self._driver.live.get(group_id) if not self._tables.exist else self._known(group_id)
         if live is not None:
             return Described(live.group, Code.NONE)
-        code = Code.NONE if self._tables.exist and self.offsets(group_id) else Code.GROUP_ID_NOT_FOUND
+        code = Code.NONE if self._tables.exist and self._tables.of(group_id).has(group_id) else Code.GROUP_ID_NOT_FOUND
         return Described(Group(group_id=group_id), code)
 
     def all(self) -> list[Group]:
         """Every group that has members or offsets."""
         found = {group_id: live.group for group_id, live in self._driver.live.items()}
         for table in self._tables:
-            for group_id in table.group_ids:
+            for group_id in table.group_ids():
                 found.setdefault(group_id, Group(group_id=group_id))
         return [found[group_id] for group_id in sorted(found)]
 
@@ -308,7 +310,7 @@ class GroupCoordinator:
         live = self._driver.live.get(group_id)
         if live is not None and live.group.state is not State.EMPTY:
             return Code.NON_EMPTY_GROUP
-        if live is None and group_id not in table.group_ids:
+        if live is None and not table.has(group_id):
             return Code.GROUP_ID_NOT_FOUND
         await self._forget(group_id, table)
         return Code.NONE
@@ -317,13 +319,11 @@ class GroupCoordinator:
         live = self._driver.live.get(group_id)
         before = live.group if live is not None else None
         entries: list[Entry] = [(OffsetKey(group_id, *place), None) for place in table.offsets(group_id)]
-        if group_id in table.groups:
+        if table.group(group_id) is not None:
             entries.append((GroupKey(group_id), None))
         await table.append(entries)
-        if live is not None and live.group is before:  # nobody joined meanwhile
-            for timer in live.timers.values():
-                timer.cancel()
-            del self._driver.live[group_id]
+        if live is not None and live.group is before and self._driver.live.get(group_id) is live:  # nobody joined meanwhile
+            self._driver.drop(live)
 
     async def delete_offsets(self, group_id: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Code]:
         """OffsetDelete (KIP-496): not for topics that a member still subscribes to.
@@ -347,17 +347,23 @@ class GroupCoordinator:
             is_subscribed = place[0] in (topics or ())
             codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else Code.NONE
         await table.append([(OffsetKey(group_id, *p), None) for p, code in codes.items() if code is Code.NONE and p in known])
+        self._driver.changed(group_id)
         return codes
 
     async def forget_topic(self, topic: str) -> None:
         """A topic was deleted: its offsets mean nothing any more."""
         for table in self._tables:
-            for group_id in table.group_ids:
-                gone: list[Entry] = [
-                    (OffsetKey(group_id, *place), None) for place in table.offsets(group_id) if place[0] == topic
-                ]
+            looked_at = 0
+            for group_id in table.group_ids():
+                known = list(table.offsets(group_id))
+                gone: list[Entry] = [(OffsetKey(group_id, *place), None) for place in known if place[0] == topic]
                 if gone:
                     await table.append(gone)
+                    self._driver.changed(group_id)
+                looked_at += len(known)
+                if looked_at >= LOOKED_AT_ONCE:
+                    looked_at = 0
+                    await asyncio.sleep(0)
 
     def _steady_now_ms(self) -> int:
         """Wall time that a step of the clock since the start cannot push forward: a wrong clock must not expire everything."""
@@ -365,24 +371,41 @@ class GroupCoordinator:
         return min(self._clock.now_ms(), self._started[0] + elapsed_ms)
 
     async def tick(self) -> bool:
-        """Expire the offsets of groups that have been empty for long, keep the logs short; True if something was done."""
-        done = False
-        idle = [key for key, live in self._driver.live.items() if live.is_nothing]
-        for group_id in idle:
-            del self._driver.live[group_id]
-        oldest_ms = self._steady_now_ms() - self._settings().number("offsets.retention.minutes") * 60_000
+        """One bounded piece of upkeep: expire the offsets of groups that have been empty for long, keep the logs short.
+
+        True if it found work: there may be more.  What fails is told and tried again.
+        """
+        done = self._driver.sweep(LOOKED_AT_ONCE)
         for table in self._tables:
-            for group_id in table.group_ids:
-                live = self._driver.live.get(group_id)
-                if live is not None and (live.group.state is not State.EMPTY or live.group.pending):
-                    continue
-                value = table.groups.get(group_id)
-                newest_ms = max([offset.commit_ms for offset in table.offsets(group_id).values()], default=0)
-                if max(newest_ms, value.state_ms if value is not None else 0) < oldest_ms:
-                    await self._forget(group_id, table)
-                    done = True
-            done = await table.checkpoint_if_long() or done
+            try:
+                has_worked = await self._expire(table)
+                has_worked = await table.checkpoint_some() or has_worked
+            except (HotlogError, OSError) as failure:
+                LOG.warning("upkeep of %s is tried again: %s", table.log.tp, failure)
+                continue
+            if has_worked:
+                done = True
+                await asyncio.sleep(0)
         return done
+
+    async def _expire(self, table: OffsetLog) -> bool:
+        """Look at the groups that may be past retention, a bounded number of them."""
+        now_ms = self._steady_now_ms()
+        oldest_ms = now_ms - self._settings().number("offsets.retention.minutes") * 60_000
+        taken = table.ages.take(oldest_ms, LOOKED_AT_ONCE)
+        for group_id in taken:
+            newest_ms = table.newest_ms(group_id)
+            if newest_ms is not None:  # put back also if it expires now: that may fail
+                table.ages.put(group_id, now_ms if self._is_in_use(group_id) else newest_ms)
+        for group_id in taken:
+            newest_ms = table.newest_ms(group_id)
+            if newest_ms is not None and newest_ms < oldest_ms and not self._is_in_use(group_id):
+                await self._forget(group_id, table)
+        return bool(taken)
+
+    def _is_in_use(self, group_id: str) -> bool:
+        live = self._driver.live.get(group_id)
+        return live is not None and (live.group.state is not State.EMPTY or bool(live.group.pending))
 
 
 def _is_group_id(group_id: str) -> bool:

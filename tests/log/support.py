@@ -18,6 +18,7 @@ from hotlog.wire.batch import BatchHeader, check_produced, walk
 from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.ports import Buffer, Disk, File
 from hotlog.world.posix import PosixDisk, PosixFile, SystemEntropy
+from tests.log.faulty import FaultyDisk
 
 TP = TopicPartition("clicks", 0)
 TOPIC_ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
@@ -111,6 +112,9 @@ async def opened(directory: object, topic: TopicConfig | None = None, **options:
     try:
         yield logs
     finally:
+        disk = options.get("disk")
+        if isinstance(disk, FaultyDisk):
+            disk.let_go()  # a test that failed meanwhile ends all the same
         await logs.close()
 
 

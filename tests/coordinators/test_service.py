@@ -1,0 +1,315 @@
+"""The coordinator in virtual time: sessions, restarts, expiry, and how much of its upkeep runs at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import pytest
+
+from hotlog.coordinators import service
+from hotlog.coordinators.group_types import Code, State
+from hotlog.coordinators.service import Commit, GroupCoordinator
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.manager import LogManager
+from tests.sim.clock import DAY_MS, SimClock
+from tests.sim.disk import Machine, SimDisk
+from tests.sim.entropy import SimEntropy, stream
+from tests.sim.fuse import Fuse
+from tests.sim.loop import SimLoop, run
+from tests.sim.trace import Trace
+from tests.tools.steps import count_steps
+
+TP = TopicPartition("__consumer_offsets", 0)
+SETTINGS = Settings.resolve(
+    {"hotlog.disk.reserve.bytes": "0", "group.initial.rebalance.delay.ms": "0", "offsets.retention.minutes": "10080"}
+)
+CONFIG = TopicConfig.resolve({"cleanup.policy": "compact"}, SETTINGS.topic_defaults())
+WEEK_S = 7 * DAY_MS / 1000
+
+
+class Scene:
+    """One disk and clock; a coordinator for each life."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self.clock = SimClock(loop)
+        self.disk = SimDisk(Machine(stream(1, "disk")), self.clock, Trace(loop), Fuse())
+        self.manager: LogManager | None = None
+
+    async def life(self) -> GroupCoordinator:
+        manager = self.manager = LogManager(self.clock, self.disk, SimEntropy(1), SETTINGS, Metrics(), "/data")
+        await manager.open(config_of=lambda tp: CONFIG)
+        log = manager.get(TP) or await manager.create(TP, UUID(int=1), CONFIG)
+
+        async def nothing() -> None:
+            return
+
+        groups = GroupCoordinator(
+            settings=lambda: SETTINGS,
+            clock=self.clock,
+            entropy=SimEntropy(2),
+            log_of=lambda index: log,
+            ensure_topic=nothing,
+            partition_count=lambda: 1,
+            topic_partitions=lambda topic: 10_000,
+        )
+        await groups.start()
+        return groups
+
+    async def end(self, groups: GroupCoordinator) -> None:
+        await groups.close()
+        assert self.manager is not None
+        await self.manager.close()
+
+
+def play(story: Callable[[Scene], Awaitable[None]]) -> None:
+    async def main(loop: SimLoop) -> None:
+        await story(Scene(loop))
+
+    run(main)
+
+
+class Member:
+    def __init__(self, groups: GroupCoordinator, group: str = "g", session_ms: int = 10_000) -> None:
+        self.groups, self.group, self.session_ms = groups, group, session_ms
+        self.member_id, self.generation = "", -1
+
+    async def join(self) -> None:
+        """Join and sync, until the group is stable with this member."""
+        joined = await self.groups.join(
+            self.group, member_id=self.member_id, instance_id=None, client_id="c", client_host="h", session_timeout_ms=self.session_ms,
+            rebalance_timeout_ms=self.session_ms, protocol_type="consumer", protocols=(("range", b""),), needs_known_id=False,
+            can_skip_assignment=False,
+        )  # fmt: skip
+        assert joined.code is Code.NONE
+        self.member_id, self.generation = joined.member_id, joined.generation
+        synced = await self.groups.sync(
+            self.group, member_id=self.member_id, instance_id=None, generation=self.generation, protocol_type=None, protocol=None,
+            assignments={self.member_id: b"all"},
+        )  # fmt: skip
+        assert synced.code is Code.NONE
+
+    def heartbeat(self) -> Code:
+        return self.groups.heartbeat(self.group, self.member_id, None, self.generation)
+
+
+async def commit(groups: GroupCoordinator, group: str, *partitions: int, offset: int = 1) -> None:
+    commits = [Commit("clicks", partition, offset, -1, None) for partition in partitions or (0,)]
+    codes = await groups.commit(group, member_id="", instance_id=None, generation=-1, commits=commits)
+    assert set(codes.values()) == {Code.NONE}
+
+
+async def all_work(groups: GroupCoordinator) -> int:
+    """Tick until there is nothing to do; how many ticks did something."""
+    for ticks in range(10_000):
+        if not await groups.tick():
+            return ticks
+    raise AssertionError("upkeep finds work for ever")
+
+
+# Members
+
+
+def test_a_member_that_only_heartbeats_stays() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        member = Member(groups, session_ms=10_000)
+        await member.join()
+        for _ in range(100):  # sixty sessions
+            await asyncio.sleep(6)
+            assert member.heartbeat() is Code.NONE
+            await all_work(groups)
+        assert list(groups.describe("g").group.members) == [member.member_id]
+        await asyncio.sleep(9.9)
+        assert member.heartbeat() is Code.NONE, "a session is whole after each heartbeat"
+        await asyncio.sleep(10.1)
+        assert member.heartbeat() is Code.UNKNOWN_MEMBER_ID
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_a_heartbeat_while_others_rejoin_keeps_the_session_too() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        first, second = Member(groups), Member(groups)
+        await first.join()
+        second_joins = asyncio.create_task(second.join())
+        for _ in range(3):
+            await asyncio.sleep(3)
+            assert first.heartbeat() is Code.REBALANCE_IN_PROGRESS
+        assert first.member_id in groups.describe("g").group.members
+        second_joins.cancel()
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_after_a_restart_dead_members_expire_and_the_living_stay() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        living, dead = Member(groups, "living"), Member(groups, "dead")
+        await living.join()
+        await dead.join()
+        await scene.end(groups)
+        groups = living.groups = await scene.life()
+        assert list(groups.describe("dead").group.members) == [dead.member_id], "it has one session to show up"
+        for _ in range(4):
+            await asyncio.sleep(4)
+            assert living.heartbeat() is Code.NONE
+        assert groups.describe("living").group.state is State.STABLE
+        assert groups.describe("dead").group.state is State.EMPTY
+        assert not groups.describe("dead").group.members
+        await scene.end(groups)
+
+    play(story)
+
+
+# Expiry
+
+
+def test_groups_expire_a_retention_period_after_their_last_use_and_not_before() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        await commit(groups, "old", 0, 1)
+        await commit(groups, "used")
+        left = Member(groups, "left")
+        await left.join()
+        for _ in range(int(WEEK_S // 5) // 4):  # it heartbeats for a quarter of the week, upkeep runs now and then
+            await asyncio.sleep(5)
+            assert left.heartbeat() is Code.NONE
+            if scene.clock.monotonic() % 3600 < 5:
+                await all_work(groups)
+        await commit(groups, "used", offset=2)
+        groups.leave("left", ((left.member_id, None),))
+        await asyncio.sleep(WEEK_S * 0.75 - 60)
+        await all_work(groups)
+        assert [group.group_id for group in groups.all()] == ["left", "old", "used"]
+        await asyncio.sleep(120)
+        await all_work(groups)
+        assert [group.group_id for group in groups.all()] == ["left", "used"]
+        assert not groups.offsets("old")
+        await asyncio.sleep(WEEK_S * 0.25 - 120)
+        await all_work(groups)
+        assert [group.group_id for group in groups.all()] == ["left", "used"]
+        await asyncio.sleep(180)
+        await all_work(groups)
+        assert groups.all() == []
+        await scene.end(groups)
+        groups = await scene.life()
+        assert groups.all() == [], "and the log says so"
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_a_group_with_members_keeps_its_old_offsets() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        await commit(groups, "g", offset=7)
+        member = Member(groups, "g", session_ms=30 * 60_000)
+        await member.join()
+        for _ in range(int(WEEK_S // 1200) * 2):
+            await asyncio.sleep(1200)
+            assert member.heartbeat() is Code.NONE
+        await all_work(groups)
+        assert groups.offsets("g")["clicks", 0].offset == 7
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_expiry_that_fails_is_tried_again_and_stops_nobody_else() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        for group in ("a", "b", "c"):
+            await commit(groups, group)
+        await asyncio.sleep(WEEK_S + 60)
+        (table,) = groups._tables
+        table.log.block_appends("for now")
+        await groups.tick()
+        assert len(groups.all()) == 3
+        table.log.block_appends(None)
+        await all_work(groups)
+        assert groups.all() == []
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_groups_that_were_only_asked_for_are_forgotten() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        member = Member(groups, "passing")
+        await member.join()
+        groups.leave("passing", ((member.member_id, None),))
+        await asyncio.sleep(1)
+        assert await groups.delete("passing") is Code.NONE
+        (table,) = groups._tables
+        table.log.block_appends("for now")
+        codes = asyncio.create_task(commit(groups, "refused"))
+        await asyncio.wait([codes])
+        assert codes.exception() is not None
+        table.log.block_appends(None)
+        await all_work(groups)
+        assert groups._driver.live == {}
+        await commit(groups, "emptied")
+        await groups.delete_offsets("emptied", [("clicks", 0)])
+        await commit(groups, "topicless")
+        await groups.forget_topic("clicks")
+        await all_work(groups)
+        assert groups._driver.live == {}
+        await scene.end(groups)
+
+    play(story)
+
+
+# How much runs at once
+
+
+async def _resting(scene: Scene, count: int) -> GroupCoordinator:
+    """`count` groups that commit, and then do nothing."""
+    groups = await scene.life()
+    for start in range(0, count, 500):
+        await asyncio.gather(*(commit(groups, f"group-{number}") for number in range(start, min(start + 500, count))))
+    await all_work(groups)
+    return groups
+
+
+def test_groups_at_rest_cost_nothing() -> None:
+    totals = []
+
+    async def story(scene: Scene) -> None:
+        groups = await _resting(scene, 20 if not totals else 2_000)
+        totals.append((await count_steps(groups.tick())).total)
+        await scene.end(groups)
+
+    play(story)
+    play(story)
+    assert totals[1] < 2 * totals[0], "a hundred times as many groups, and nothing to do for any"
+
+
+def test_upkeep_of_many_groups_yields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOKED_AT_ONCE", 16)
+
+    async def story(scene: Scene) -> None:
+        groups = await _resting(scene, 1_000)
+        few = await count_steps(asyncio.gather(*(commit(groups, f"group-{number}") for number in range(16))))
+        await asyncio.sleep(WEEK_S / 2)
+        await asyncio.gather(*(commit(groups, f"group-{number}") for number in range(0, 1_000, 2)))
+        await asyncio.sleep(WEEK_S / 2 + 60)
+        steps = await count_steps(all_work(groups))
+        assert len(groups.all()) == 500
+        assert steps.most < 4 * few.total, "a turn looks at 16 groups"
+        await commit(groups, "group-0")
+        steps = await count_steps(groups.forget_topic("clicks"))
+        assert steps.most < 4 * few.total
+        await all_work(groups)
+        assert groups.all() == [], "no offset is left"
+        await scene.end(groups)
+
+    play(story)
