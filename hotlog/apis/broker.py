@@ -72,6 +72,7 @@ class Broker:
         self.tier = tier
         self.node_id = controller.node_id
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
+        self.transactions_refused = 0
         self.is_ready = False
         self.produce_requests = 0  # so far
         self.large_batches = asyncio.Lock()  # held while one is opened at the door: only one has the memory for it

@@ -1,13 +1,15 @@
 """InitProducerId (22): a producer id and epoch for idempotent produce (KIP-98).
 
-Versions 0 to 6.  Ids come from blocks that the metadata log hands out, so none is ever given twice.  Transactional ids are refused:
-transactions are not built yet.
+Versions 0 to 6.  Ids come from blocks that the metadata log hands out, so none is ever given twice.  Transactions are not built yet: a
+transactional id is answered with TRANSACTIONAL_ID_AUTHORIZATION_FAILED, the one refusal that every client takes as final (librdkafka asks
+again for ever after UNSUPPORTED_VERSION or INVALID_REQUEST).
 
 Invariants: an id is answered only after the block it comes from is committed; the epoch of a fresh id is 0.
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,19 @@ from hotlog.wire import apis
 if TYPE_CHECKING:
     from hotlog.apis.broker import Broker
 
+LOG = logging.getLogger(__name__)
+
 
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """A fresh id; a given one (KIP-360) is replaced by a fresh one as well, as Kafka does without a transactional id."""
     if request.transactional_id is not None:
-        return _response(context, ErrorCode.unsupported_version, -1)
+        broker.transactions_refused += 1
+        if broker.transactions_refused.bit_count() == 1:  # the 1st, 2nd, 4th, ...: clients may be many, or restart for ever
+            LOG.warning(
+                "client %r asks for transactions (transactional.id %r), which are not built yet: it is refused; %d refused so far",
+                context.client_id, request.transactional_id[:100], broker.transactions_refused,
+            )  # fmt: skip
+        return _response(context, ErrorCode.transactional_id_authorization_failed, -1)
     return _allocate(broker, context)
 
 

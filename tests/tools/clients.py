@@ -6,6 +6,7 @@ One command does one thing and ends:
     consume {"topic", "count", "from_ms"}       all partitions, no group, from the start or a time -> records
     group   {"topic", "group", "count"}         join, read exactly that many, commit, leave -> records
     create  {"topic", "partitions", "configs"}  by the admin client
+    begin   {"transactional_id"}                the first step of a transactional producer
 
 A record is {"partition", "offset", "timestamp", "key", "value", "headers": [[name, value], ...]}, bytes as base64.
 Sources stand in tests/clients/{node,go,java}; what they need is fetched into the developer's cache, all of it at once by
@@ -108,6 +109,10 @@ class CommandClient:
 
     def create_topic(self, bootstrap: str, topic: str, *, partitions: int, configs: Mapping[str, str]) -> None:
         self._run(bootstrap, "create", {"topic": topic, "partitions": partitions, "configs": dict(configs)})
+
+    def begin(self, bootstrap: str, transactional_id: str) -> None:
+        """What a transactional producer does before its first transaction."""
+        self._run(bootstrap, "begin", {"transactional_id": transactional_id})
 
     def _run(self, bootstrap: str, verb: str, wanted: dict[str, Any], lines: str = "") -> list[dict[str, Any]]:
         environment = {**os.environ, **self.environment}

@@ -313,7 +313,7 @@ async def test_producer_ids_are_never_given_twice(client: Client, version: int) 
 
 async def test_a_transactional_id_is_refused_clearly(client: Client) -> None:
     request = apis.requests(22, 1).InitProducerIdRequest(transactional_id="tx", transaction_timeout=timedelta(seconds=1))
-    assert (await client.call(request)).error_code is ErrorCode.unsupported_version
+    assert (await client.call(request)).error_code is ErrorCode.transactional_id_authorization_failed
 
 
 async def test_a_repeated_batch_is_answered_with_its_old_offset_and_not_appended(served: Serving, client: Client) -> None:

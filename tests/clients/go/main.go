@@ -24,6 +24,7 @@ type arguments struct {
 	FromMs     *int64            `json:"from_ms"`
 	Partitions int32             `json:"partitions"`
 	Configs    map[string]string `json:"configs"`
+	Id         string            `json:"transactional_id"`
 }
 
 // A []byte is base64 in encoding/json and a nil one is null, which is just what the lines say.
@@ -66,6 +67,8 @@ func main() {
 		group(ctx, wanted, common)
 	case "create":
 		create(ctx, wanted, common)
+	case "begin":
+		begin(ctx, wanted, common)
 	default:
 		must(fmt.Errorf("unknown command %q", os.Args[2]))
 	}
@@ -82,6 +85,13 @@ func open(options ...kgo.Opt) *kgo.Client {
 	client, err := kgo.NewClient(options...)
 	must(err)
 	return client
+}
+
+func begin(ctx context.Context, wanted arguments, common []kgo.Opt) {
+	client := open(append(common, kgo.TransactionalID(wanted.Id))...)
+	defer client.Close()
+	_, _, err := client.ProducerID(ctx)
+	must(err)
 }
 
 func produce(ctx context.Context, wanted arguments, common []kgo.Opt) {

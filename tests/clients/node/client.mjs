@@ -115,7 +115,14 @@ async function create() {
   await admin.disconnect();
 }
 
-const commands = { produce, consume, create, group: () => read({ group: wanted.group, commit: true }) };
+async function begin() {
+  const producer = kafka.producer({ transactionalId: wanted.transactional_id, idempotent: true, maxInFlightRequests: 1 });
+  await producer.connect();
+  await producer.transaction();
+  await producer.disconnect();
+}
+
+const commands = { produce, consume, create, begin, group: () => read({ group: wanted.group, commit: true }) };
 commands[command]().then(
   () => process.stdout.write("", () => process.exit(0)), // a pipe is written to asynchronously
   (failure) => {
