@@ -55,8 +55,10 @@ def export(
     done = run(lambda: export_to(store, topic, to, start, until, by=partition_by.value, schema=schema, data_dir=data_dir))
     if json:
         show_json(asdict(done))
-    else:
+    elif any(done.ends.values()):
         say(words(done))
+    else:
+        say(f"nothing of topic {topic} is in the store yet: its records are in open segments, or there are none")
 
 
 def words(done: ExportProgress) -> str:

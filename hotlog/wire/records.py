@@ -14,6 +14,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -220,6 +221,18 @@ def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_RE
         return list(map(_timed, records)) if None in map(_TIMESTAMP, records) else records
     except REFUSED:
         return [*patient_records.decode(header, opened[BATCH_HEADER_BYTES:])]
+
+
+def each_record(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> Iterator[Record]:
+    """The same one at a time, for who cannot hold what a batch may become (a header of two bytes is an object of two hundred)."""
+    header, opened = open_batch(batch, decompressed_bytes_max)
+    given = 0
+    try:
+        for record in DefaultRecordBatch(opened):
+            yield _timed(record)
+            given += 1
+    except REFUSED:
+        yield from islice(patient_records.decode(header, opened[BATCH_HEADER_BYTES:]), given, None)
 
 
 # What the compiled decoder raises, and so where the patient one has the last word: also for header names that are not UTF-8 and for

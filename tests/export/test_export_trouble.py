@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hotlog.kernel.errors import Corrupt, Invalid, NotFound
+from hotlog.kernel.errors import Corrupt, Invalid
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log import checkpoints, files
 from hotlog.wire.records import NewRecord
@@ -120,8 +120,7 @@ async def test_two_exports_to_one_destination_do_not_mix() -> None:
 
     def intrude(key: str) -> None:
         if key.endswith(".parquet"):
-            cursor = next(key for key in target.objects if key.endswith("/0.json"))
-            target.objects[cursor] += b" "
+            target.objects["_hotlog/clicks/cursor.json"] += b" "
 
     target.after_put = intrude
     with pytest.raises(Invalid, match="another export"):
@@ -137,13 +136,45 @@ async def test_a_destination_is_continued_only_as_it_was_begun() -> None:
     with pytest.raises(Invalid, match="value mode raw, not auto"):
         await export(store, target, schema="auto")
     with pytest.raises(Corrupt, match="cursor"):
-        target.objects["_hotlog/clicks/0.json"] = b"{}"
+        target.objects["_hotlog/clicks/cursor.json"] = b"{}"
         await export(store, target)
 
 
-async def test_nothing_to_export_is_said() -> None:
-    with pytest.raises(NotFound, match="clicks"):
-        await export(ScriptedStore(), ScriptedStore())
+async def test_an_empty_topic_is_no_error() -> None:
+    done = await export(ScriptedStore(), ScriptedStore())
+    assert (done.rows, done.files, done.ends) == (0, 0, {0: 0, 1: 0, 2: 0})
+
+
+OLD_CURSOR: dict[str, Any] = {
+    "hotlog-export": 1, "topic_id": str(TOPIC_ID), "partition": 0, "partition_by": "none", "values": "raw", "done": [[0, 30]],
+    "pending": [30, 50], "rows": 7, "files": 2, "bytes": 99,
+}  # fmt: skip
+
+
+async def test_an_export_that_an_earlier_release_began_is_continued() -> None:
+    store, lakes = topic(2)
+    target = ScriptedStore()
+    half = "clicks-0-00000000000000000030-00000000000000000050.parquet"
+    target.objects[half] = b"what the killed run wrote of it"
+    target.objects["_hotlog/clicks/0.json"] = json.dumps(OLD_CURSOR).encode()
+    target.objects["_hotlog/clicks/1.json"] = json.dumps(OLD_CURSOR | {"partition": 1, "done": [], "pending": None}).encode()
+    done = await export(store, target)
+    assert exported(target) == [row for row in wanted(*lakes) if row[0] == 1 or row[1] >= 30]
+    assert target.objects[half].startswith(b"PAR1"), "the pending unit has the name that it was announced under"
+    cursor = json.loads(target.objects["_hotlog/clicks/cursor.json"])
+    assert (cursor["rows"], cursor["pending"]) == (14 + done.rows, [])
+    assert json.loads(target.objects["_hotlog/clicks/0.json"])["hotlog-export"] == 2, (
+        "the earlier release refuses what goes on elsewhere"
+    )
+    assert (await export(store, target)).rows == 0
+
+
+async def test_cursors_of_an_earlier_release_that_disagree_are_refused() -> None:
+    store, _ = topic(2)
+    target = ScriptedStore()
+    target.objects["_hotlog/clicks/0.json"] = json.dumps(OLD_CURSOR | {"partition_by": "day"}).encode()
+    with pytest.raises(Invalid, match="partition by day, not none"):
+        await export(store, target)
 
 
 def write_hot(data_dir: Path, lake: Lake, starts: list[int], *, topic_id: Any = TOPIC_ID) -> None:
@@ -185,8 +216,7 @@ async def test_local_segments_of_another_topic_are_not_read(tmp_path: Path) -> N
 
     lake = random_lake(44)
     write_hot(tmp_path, lake, [0, lake.rows[2].base_offset], topic_id=uuid4())
-    with pytest.raises(NotFound):
-        await export(None, ScriptedStore(), data_dir=str(tmp_path))
+    assert (await export(None, ScriptedStore(), data_dir=str(tmp_path))).ends == {0: 0, 1: 0, 2: 0}
 
 
 async def test_a_flipped_bit_in_a_local_segment_stops_the_export(tmp_path: Path) -> None:

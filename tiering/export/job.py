@@ -2,33 +2,39 @@
 
     totals = await export_topic(source=store, target=directory, request=ExportRequest(topic="flights", ...), clock=..., entropy=..., disk=...)
 
-What is exported is the request's range less what the destination's cursors have done; so a second run adds only what is new, and ranges may
-be asked for in any order.  Reads the bucket (and, given a data directory, the closed hot segments) without a broker.
+What is exported is the request's range less what the destination's cursor has done; so a second run adds only what is new, and ranges may
+be asked for in any order.  Reads the bucket, the closed hot segments of a data directory, and what a broker has behind them (`tails`), where
+these are given.
 
-Invariants: a unit is pending in the cursor before the first of its files is put, and a pending unit is finished with the same offsets
-before anything else; per partition one unit at a time; nothing about the exported topic is changed or held back.
+With `--schema auto` everything is read twice: first to learn what the values are, then to write files of one schema.
+
+Invariants: a unit is pending in the cursor before the first of its files is put, and pending units are finished with the same offsets
+before anything else; units are published one at a time; nothing about the exported topic is changed or held back; the cursor has no offset
+that was not exported, or is known not to be there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
-import pyarrow as pa
-
-from hotlog.kernel.errors import Invalid, NotFound
+from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.direct import DirectReader, Hole, Progress
-from tiering.export.builder import FILE_BYTES_MAX, Builder, ColumnsChanged, FinishedUnit
-from tiering.export.cursor import Cursor
+from tiering.export.builder import FILE_BYTES_MAX, Builder, FinishedUnit
+from tiering.export.columns import Block, Rows
+from tiering.export.cursor import Cursor, Unit
 from tiering.export.destination import Destination, KeptSchema
-from tiering.export.layout import BUCKET_MS, PartitionBy
-from tiering.export.ranges import missing
-from tiering.export.source import PartitionSource
+from tiering.export.layout import PartitionBy
+from tiering.export.ranges import Range, Ranges, missing
+from tiering.export.shapes import Fields
+from tiering.export.source import PartitionSource, Tail
 from tiering.export.values import ValueColumns
 from tiering.history import History, Shelf
 from tiering.keys import PartitionKeys
@@ -44,7 +50,7 @@ _FOOTERS_BYTES_MAX = 32 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What to export.  `schema`: None keeps values as bytes, "auto" infers columns, an Arrow schema gives them."""
+    """What to export.  `schema`: None keeps values as bytes, "auto" learns columns, fields give them."""
 
     topic: str
     topic_id: UUID
@@ -53,7 +59,7 @@ class ExportRequest:
     start: Place = None
     until: Place = None
     partition_by: PartitionBy = "none"
-    schema: pa.Schema | str | None = None
+    schema: Fields | str | None = None
     data_dir: str | None = None
     file_bytes_max: int = FILE_BYTES_MAX
 
@@ -76,6 +82,7 @@ class ExportProgress:
     partitions_done: int = 0
     read: Progress = field(default_factory=Progress)  # bytes and requests at the source
     holes: list[tuple[int, Hole]] = field(default_factory=list)
+    ends: dict[int, int] = field(default_factory=dict)  # per partition: the offset after the last one that this run could read
 
 
 async def export_topic(
@@ -86,6 +93,7 @@ async def export_topic(
     clock: Clock,
     entropy: Entropy,
     disk: Disk,
+    tails: Mapping[int, Tail] | None = None,
     progress: Callable[[ExportProgress], None] | None = None,
 ) -> ExportProgress:
     """Export; return this run's totals.
@@ -93,16 +101,23 @@ async def export_topic(
     Args:
         source: the cluster's store; None exports the hot segments in `request.data_dir` alone.
         target: where files go; a store of its own (directory or s3), keys relative to it.
+        tails: what a broker has of each partition.
     Raises:
-        NotFound: nothing of the topic is in the store or the data directory.
         Invalid: the destination belongs to another export (topic, options), or someone else writes to it now.
         Corrupt, StoreUnavailable: from reading or writing; what was finished stays, the next run goes on from there.
     """
-    job = _Job(source, target, request, clock, entropy, disk, progress)
+    job = _Job(source, target, request, clock, entropy, disk, tails or {}, progress)
     try:
         return await job.run()
     finally:
         await job.shelf.close()
+
+
+class _Plan(NamedTuple):
+    """What is to be done of one partition."""
+
+    source: PartitionSource
+    ranges: Ranges
 
 
 class _Job:
@@ -114,6 +129,7 @@ class _Job:
         clock: Clock,
         entropy: Entropy,
         disk: Disk,
+        tails: Mapping[int, Tail],
         show: Callable[[ExportProgress], None] | None,
     ) -> None:
         self._store = store
@@ -122,43 +138,41 @@ class _Job:
         self._clock = clock
         self._entropy = entropy
         self._disk = disk
+        self._tails = tails
         self._show = show
         self._begun = clock.monotonic()
         self._progress = ExportProgress()
         self._kept_schema = KeptSchema(self._target, request.topic)
         self._values: ValueColumns | None = None
+        self._publishing = asyncio.Lock()
+        fresh = Cursor(topic_id=request.topic_id, partition_by=request.partition_by, value_mode=request.value_mode)
+        self._destination = Destination(self._target, request.topic, fresh, self._wrote)
         gate = LaneGate(PARTITIONS_AT_ONCE_MAX * RANGES_PER_PARTITION + 2, waiting_max=1000)
         self.shelf = Shelf.of(store or target, gate, _FOOTERS_BYTES_MAX)
 
     async def run(self) -> ExportProgress:
         sources = [await self._open(partition) for partition in self._request.partitions]
-        there = [source for source in sources if source.end_offset > source.start_offset]
-        if not there:
-            raise NotFound(
-                f"nothing of topic {self._request.topic} ({self._request.topic_id}) is tiered, nor in closed local segments"
-            )
-        check_start(self._request.topic, self._request.start, {source.partition: source.end_offset for source in there})
-        await self._open_values()
-        plans = [await self._plan(source) for source in there]
+        ends = {source.partition: source.end_offset for source in sources}
+        if any(ends.values()):
+            check_start(self._request.topic, self._request.start, ends)
+        await self._destination.load(self._request.partitions)
+        plans = [await self._plan(source) for source in sources]
+        plans = [plan for plan in plans if plan.ranges]
+        pending = self._destination.cursor.pending
+        self._progress.ends = ends
         self._progress.partitions = len(plans)
-        self._progress.offsets_total = sum(end - start for _, _, ranges in plans for start, end in ranges)
+        units = sum(end - start for unit in pending for ranges in unit.parts.values() for start, end in ranges)
+        self._progress.offsets_total = units + sum(end - start for plan in plans for start, end in plan.ranges)
         self._note()
-        async with TaskScope("export") as scope:
-            for _ in range(min(PARTITIONS_AT_ONCE_MAX, len(plans))):
-                scope.start(self._work(plans))
+        await self._open_values()
+        by_partition = {source.partition: source for source in sources}
+        for unit in pending:
+            await self._redo(unit, by_partition)
+        if self._values is not None and self._values.is_open and plans:
+            await self._learn(plans, self._values)
+        await self._write(plans)
         self._note()
         return self._progress
-
-    async def _work(self, plans: list[tuple[PartitionSource, Destination, list[tuple[int, int]]]]) -> None:
-        while plans:
-            source, destination, ranges = plans.pop(0)
-            for start, end in ranges:
-                if destination.cursor.pending is not None:
-                    await self._redo(source, destination)
-                else:
-                    await self._export(source, destination, start, end)
-            self._progress.partitions_done += 1
-            self._note()
 
     # -- opening --------------------------------------------------------------------------------------------------------
 
@@ -167,7 +181,8 @@ class _Job:
         if self._request.data_dir is not None:
             tp = TopicPartition(self._request.topic, partition)
             hot = await LocalSegments.open(self._disk, self._request.data_dir, tp, self._request.topic_id)
-        return PartitionSource(partition, await self._open_cold(partition), hot, self._open_cold)
+        cold = await self._open_cold(partition)
+        return PartitionSource(partition, cold, hot, self._open_cold, self._tails.get(partition))
 
     async def _open_cold(self, partition: int) -> DirectReader | None:
         if self._store is None:
@@ -185,93 +200,123 @@ class _Job:
         schema = self._request.schema
         if schema == "auto":
             self._values = ValueColumns(await self._kept_schema.load(), is_open=True)
-        elif isinstance(schema, pa.Schema):
+        elif isinstance(schema, Fields):
             self._values = ValueColumns(schema, is_open=False)
         elif schema is not None:
             raise Invalid(f"schema {schema!r}; allowed are auto and a schema file")
 
-    async def _plan(self, source: PartitionSource) -> tuple[PartitionSource, Destination, list[tuple[int, int]]]:
-        """The destination's cursor, and what is to be done: a pending unit first."""
-        request = self._request
-        fresh = Cursor(
-            topic_id=request.topic_id,
-            partition=source.partition,
-            partition_by=request.partition_by,
-            value_mode=request.value_mode,
-        )
-        destination = Destination(self._target, request.topic, fresh, self._wrote)
-        await destination.load()
+    async def _plan(self, source: PartitionSource) -> _Plan:
+        """What the destination has neither done nor announced."""
         at_time, readable_end = source.offset_at_time, source.end_offset
-        start = await offset_of(request.start, source.start_offset, end=readable_end, at_time=at_time)
-        end = await offset_of(request.until, readable_end, end=readable_end, at_time=at_time)
+        start = await offset_of(self._request.start, source.start_offset, end=readable_end, at_time=at_time)
+        end = await offset_of(self._request.until, readable_end, end=readable_end, at_time=at_time)
         start, end = max(start, source.start_offset), min(end, readable_end)
-        pending = destination.cursor.pending
-        if pending is None:
-            return source, destination, list(missing(destination.cursor.done, start, end))
-        done = replace(destination.cursor, pending=None)
-        return source, destination, [pending, *missing(missing_with(done, pending), start, end)]
+        return _Plan(source, missing(self._destination.cursor.done_of(source.partition), start, end))
 
     # -- doing ----------------------------------------------------------------------------------------------------------
 
-    def _builder(
-        self, source: PartitionSource, start: int, end: int, aborted: Sequence[tuple[int, int, int]], *, is_fixed: bool
-    ) -> Builder:
+    async def _each(self, plans: Sequence[_Plan], work: Callable[[_Plan], Awaitable[None]]) -> None:
+        """`work` on all plans, PARTITIONS_AT_ONCE_MAX side by side."""
+        left = list(plans)
+
+        async def worker() -> None:
+            while left:
+                await work(left.pop(0))
+
+        async with TaskScope("export") as scope:
+            for _ in range(min(PARTITIONS_AT_ONCE_MAX, len(left))):
+                scope.start(worker())
+
+    async def _learn(self, plans: Sequence[_Plan], values: ValueColumns) -> None:
+        """The first pass: what the values are.  Kept before the first file has its columns."""
+
+        def learn(blocks: Iterator[Block]) -> None:
+            for block in blocks:
+                values.learn(block.values)
+
+        async def work(plan: _Plan) -> None:
+            for start, end in plan.ranges:
+                rows = await self._rows(plan.source, start, end)
+                async with aclosing(plan.source.runs(start, end)) as parts:
+                    async for part in parts:
+                        if not isinstance(part, Hole):
+                            await self._disk.run(learn, rows.add(part))
+                await self._disk.run(learn, iter([rows.finish()]))
+
+        await self._each(plans, work)
+        values.fix()
+        await self._kept_schema.save(values.shape)
+
+    async def _write(self, plans: Sequence[_Plan]) -> None:
+        """The second pass, or the only one."""
+        builder = self._builder(is_fixed=False)
+
+        async def work(plan: _Plan) -> None:
+            for start, end in plan.ranges:
+                async for built in self._build(builder, plan.source, start, end):
+                    await self._publish(built)
+            self._progress.partitions_done += 1
+
+        await self._each(plans, work)
+        last = await self._disk.run(builder.finish)
+        if last is not None:
+            await self._publish(last)
+
+    def _builder(self, *, is_fixed: bool) -> Builder:
+        request = self._request
         return Builder(
-            source.partition,
-            start,
-            end,
-            bucket_ms=BUCKET_MS[self._request.partition_by],
-            aborted=aborted,
-            values=self._values,
-            file_bytes_max=self._request.file_bytes_max,
-            is_fixed=is_fixed,
-            records_start=source.start_offset,
+            partition_by=request.partition_by, values=self._values, file_bytes_max=request.file_bytes_max, is_fixed=is_fixed
         )
 
-    async def _export(self, source: PartitionSource, destination: Destination, start: int, end: int) -> None:
-        """One range, in as many units as it takes."""
-        builder = self._builder(source, start, end, await source.aborted(start, end), is_fixed=False)
-        async with aclosing(source.runs(start, end)) as parts:
+    async def _rows(self, source: PartitionSource, start: int, end: int) -> Rows:
+        aborted = await source.aborted(start, end)
+        columns = self._values.leaves if self._values is not None else 0
+        return Rows(source.partition, start, end, aborted=aborted, records_start=source.start_offset, columns=columns)
+
+    async def _build(self, builder: Builder, source: PartitionSource, start: int, end: int) -> AsyncIterator[FinishedUnit]:
+        """Rows of one range into the builder; the units that end meanwhile."""
+        rows = await self._rows(source, start, end)
+
+        def add(blocks: Iterator[Block]) -> list[FinishedUnit]:
+            built = [builder.add(block) for block in blocks]
+            return [unit for unit in built if unit is not None]
+
+        async with aclosing(source.runs(max(start, source.start_offset), end)) as parts:
             async for part in parts:
                 if isinstance(part, Hole):
                     self._progress.holes.append((source.partition, part))
-                else:
-                    for unit in await self._disk.run(builder.add, part):
-                        await self._publish(destination, unit)
-        for unit in await self._disk.run(builder.finish):
-            await self._publish(destination, unit)
+                    continue
+                for unit in await self._disk.run(add, rows.add(part)):
+                    yield unit
+        for unit in await self._disk.run(add, iter([rows.finish()])):
+            yield unit
 
-    async def _redo(self, source: PartitionSource, destination: Destination) -> None:
-        """Finish the unit that a killed run had announced, with the same offsets."""
-        assert destination.cursor.pending is not None
-        start, end = destination.cursor.pending
-        if end > source.end_offset:
-            raise Invalid(
-                f"an earlier run was killed while it wrote offsets [{start}, {end}) of partition {source.partition}, and only"
-                f" [{source.start_offset}, {source.end_offset}) can be read now: give the data directory as that run had it"
-            )
-        await destination.abort_uploads((start, end))
-        while True:
-            builder = self._builder(source, start, end, await source.aborted(start, end), is_fixed=True)
-            try:
-                async with aclosing(source.runs(max(start, source.start_offset), end)) as parts:
-                    async for part in parts:
-                        if not isinstance(part, Hole):
-                            await self._disk.run(builder.add, part)
-                units = await self._disk.run(builder.finish)
-            except ColumnsChanged:
-                continue
-            break
-        for unit in units:
-            await self._publish(destination, unit)
+    async def _redo(self, unit: Unit, sources: Mapping[int, PartitionSource]) -> None:
+        """Finish a unit that a killed run had announced, with the same offsets."""
+        for partition, ranges in unit.parts.items():
+            source = sources.get(partition)
+            if source is None or ranges[-1][1] > source.end_offset:
+                can = f"[{source.start_offset}, {source.end_offset})" if source is not None else "nothing"
+                raise Invalid(
+                    f"an earlier run was killed while it wrote offsets {_words(ranges)} of partition {partition}, and only {can} can be"
+                    " read now: give the data directory, or the broker, as that run had it"
+                )
+        await self._destination.abort_uploads(unit)
+        builder = self._builder(is_fixed=True)
+        for partition, ranges in unit.parts.items():
+            for start, end in ranges:
+                async for _ in self._build(builder, sources[partition], start, end):
+                    raise AssertionError("a fixed unit ends once")
+        built = await self._disk.run(builder.finish)
+        assert built is not None
+        await self._publish(built, unit)
 
-    async def _publish(self, destination: Destination, unit: FinishedUnit) -> None:
-        if self._values is not None and self._values.is_open:
-            await self._kept_schema.save(self._values.schema)
-        await destination.publish(unit)
-        self._progress.rows += unit.rows
-        self._progress.files += len(unit.files)
-        self._progress.offsets += unit.end - unit.start
+    async def _publish(self, built: FinishedUnit, unit: Unit | None = None) -> None:
+        async with self._publishing:
+            await self._destination.publish(built, unit)
+        self._progress.rows += built.rows
+        self._progress.files += len(built.files)
+        self._progress.offsets += built.offsets
         self._note()
 
     def _wrote(self, size: int) -> None:
@@ -283,6 +328,5 @@ class _Job:
             self._show(self._progress)
 
 
-def missing_with(cursor: Cursor, pending: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """What is done once the pending unit is."""
-    return replace(cursor, pending=pending).finished(0, 0, 0).done
+def _words(ranges: Sequence[Range]) -> str:
+    return ", ".join(f"[{start}, {end})" for start, end in ranges)

@@ -1,13 +1,14 @@
-"""What an export reads: the cold tier, then the closed hot segments behind it, as one range of offsets.
+"""What an export reads: the cold tier, the closed hot segments behind it, and what only a broker has behind those, as one range of offsets.
 
-Invariants: the cold tier is read wherever it has an offset (it is committed; local files may go); offsets between the tiers that neither
-has come as a Hole, never silently.
+Invariants: the cold tier is read wherever it has an offset (it is committed; local files may go), a broker only for what nothing else has;
+offsets between the tiers that none of them has come as a Hole, never silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Protocol
 
 from hotlog.kernel.errors import Invalid
 from tiering.direct import DirectReader, Hole, Run
@@ -16,8 +17,26 @@ from tiering.local_segments import LocalSegments, SegmentGone
 _REOPENS_MAX = 5
 
 
+class Tail(Protocol):
+    """What a broker has of one partition, up to the end that consumers saw when it was asked.  Offsets half open."""
+
+    start_offset: int
+    end_offset: int
+
+    def runs(self, start: int, end: int) -> AsyncIterator[Run | Hole]:
+        """Batches of [start, end) in order; offsets that the broker has no more (retention) as a Hole."""
+        ...
+
+    async def offset_at_time(self, timestamp_ms: int) -> int:
+        """The first offset with a timestamp >= `timestamp_ms`, or the end."""
+        ...
+
+
+_Part = tuple[int, int, DirectReader | LocalSegments | Tail]
+
+
 class PartitionSource:
-    """One partition over both tiers.  `reopen` looks at the cold tier anew after a local segment was dropped."""
+    """One partition over all tiers.  `reopen` looks at the cold tier anew after a local segment was dropped."""
 
     def __init__(
         self,
@@ -25,43 +44,43 @@ class PartitionSource:
         cold: DirectReader | None,
         hot: LocalSegments | None,
         reopen: Callable[[int], Awaitable[DirectReader | None]],
+        tail: Tail | None = None,
     ) -> None:
         self.partition = partition
         self._cold = cold
         self._hot = hot
         self._reopen = reopen
+        self._tail = tail
 
     @property
     def start_offset(self) -> int:
-        parts = [part for part in (self._cold_range(), self._hot_range()) if part]
-        return min(part[0] for part in parts) if parts else 0
+        parts = self._parts()
+        return parts[0][0] if parts else 0
 
     @property
     def end_offset(self) -> int:
-        parts = [part for part in (self._cold_range(), self._hot_range()) if part]
-        return max(part[1] for part in parts) if parts else 0
+        parts = self._parts()
+        return parts[-1][1] if parts else 0
 
-    def _cold_range(self) -> tuple[int, int] | None:
-        if self._cold is None or self._cold.history.start_offset >= self._cold.history.end_offset:
-            return None
-        return self._cold.history.start_offset, self._cold.history.end_offset
-
-    def _hot_range(self) -> tuple[int, int] | None:
-        """What only the hot tier has."""
-        if self._hot is None:
-            return None
-        cold = self._cold_range()
-        start = max(self._hot.start_offset, cold[1]) if cold else self._hot.start_offset
-        return (start, self._hot.end_offset) if start < self._hot.end_offset else None
+    def _parts(self) -> list[_Part]:
+        """Ranges that follow each other, each with the first reader that has it."""
+        cold = self._cold
+        known: list[_Part] = [(cold.history.start_offset, cold.history.end_offset, cold)] if cold is not None else []
+        known += [(reader.start_offset, reader.end_offset, reader) for reader in (self._hot, self._tail) if reader is not None]
+        parts: list[_Part] = []
+        for start, end, reader in known:
+            start = max(start, parts[-1][1]) if parts else start
+            if start < end:
+                parts.append((start, end, reader))
+        return parts
 
     async def offset_at_time(self, timestamp_ms: int) -> int:
         """The first offset with a timestamp >= `timestamp_ms`, or the end."""
-        cold = self._cold_range()
-        if self._cold is not None and cold is not None:
-            found = await self._cold.offset_at_time(timestamp_ms)
-            if found < cold[1] or self._hot_range() is None:
-                return found
-        return await self._hot.offset_at_time(timestamp_ms) if self._hot is not None else self.end_offset
+        for start, end, reader in self._parts():
+            found = await reader.offset_at_time(timestamp_ms)
+            if found < end:
+                return max(found, start)
+        return self.end_offset
 
     async def aborted(self, start: int, end: int) -> list[tuple[int, int, int]]:
         """Aborted transactions of both tiers: the end of one that began in the cold tier may lie in the hot one."""
@@ -85,16 +104,16 @@ class PartitionSource:
         )
 
     async def _runs(self, start: int, end: int) -> AsyncGenerator[Run | Hole, None]:
-        cold, hot = self._cold_range(), self._hot_range()
-        if self._cold is not None and cold is not None and start < cold[1]:
-            async with aclosing(self._cold.runs(max(start, cold[0]), min(end, cold[1]))) as parts:
-                async for part in parts:
-                    yield part
-            start = cold[1]
-        if self._hot is None or hot is None or start >= end:
-            return
-        if start < hot[0] < end and cold is not None:
-            yield Hole(start, hot[0], "between the tiers")
-        async with aclosing(self._hot.runs(max(start, hot[0]), end)) as runs:
-            async for run in runs:
-                yield run
+        parts = self._parts()
+        for part_start, part_end, reader in parts:
+            if start >= end or part_end <= start:
+                continue
+            if start < part_start:
+                if part_start != parts[0][0]:
+                    yield Hole(start, min(part_start, end), "between the tiers")
+                start = part_start
+            if start < min(part_end, end):
+                async with aclosing(reader.runs(start, min(part_end, end))) as items:  # type: ignore[type-var]
+                    async for item in items:
+                        yield item
+            start = part_end

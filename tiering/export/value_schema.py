@@ -1,10 +1,11 @@
-"""Types of inferred value columns: as text people can write, and how two inferences become one.  Pure.
+"""Shapes of value columns as text that people can write.  Pure.
 
-The text is JSON: {"column": type, ...} where a type is an Arrow name ("int64", "double", "string", "bool", "timestamp[s]",
-"timestamp[ms, tz=UTC]", "date32" ...), {"field": type, ...} for an object, or [type] for an array.  `--schema FILE` takes the same text that
-an export with `--schema auto` keeps at its destination.
+The text is JSON: {"column": shape, ...} where a shape is a type ("int64", "double", "string", "bool", "text"; in a schema file also Arrow's
+"int32", "float", "timestamp[ms, tz=UTC]", "date32" ...), {"field": shape, ...} for an object, or [shape] for a list.  `--schema FILE` takes the
+same text that an export with `--schema auto` keeps at its destination.  In a kept text null is
+where only nulls were seen, and "text" alone says that no value becomes columns.
 
-Invariants: parse(print(schema)) == schema for what JSON inference makes; `unify` is widening only: a column never loses values it had.
+Invariants: parse_kept(print_shape(shape)) == shape, for what was learned.
 """
 
 from __future__ import annotations
@@ -14,106 +15,94 @@ import re
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json as pj
 
 from hotlog.kernel.errors import Invalid
+from tiering.export.shapes import NOTHING, TEXT, Fields, Given, Items, Kind, Shape, has, settled
 
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, ?tz=([^\]]+))?\]")
-_UNITS = ("s", "ms", "us", "ns")
+_KINDS = {kind.value: kind for kind in Kind if kind is not NOTHING}
+_KINDS |= {"float64": Kind.FLOAT, "str": Kind.STRING, "utf8": Kind.STRING, "boolean": Kind.BOOL}
 
 
-def parse_schema(text: str, where: str) -> pa.Schema:
-    """Columns from text.
+def parse_schema(text: str, where: str) -> Fields:
+    """Columns from a schema file.
 
     Raises:
         Invalid: naming the column and type that is not known.
     """
+    shape: Shape | None = _parse(_json(text, where), f"schema {where}", "")
+    if shape is not None and has(shape, NOTHING):  # somebody's kept text
+        shape = settled(shape)
+    if not isinstance(shape, Fields) or not shape.shapes:
+        raise Invalid(f'schema {where} must be a JSON object of columns, such as {{"delay": "double", "carrier": "string"}}')
+    if len(shape.folded) < len(shape.shapes):
+        raise Invalid(f"schema {where} has two columns that differ in case only: most readers take them for one")
+    return shape
+
+
+def parse_kept(text: str, where: str) -> Shape:
+    """A shape that print_shape made, or that an earlier release kept (what it took for times is text here)."""
+    return _plain(_parse(_json(text, where), f"schema {where}", ""))
+
+
+def print_shape(shape: Shape) -> str:
+    """The shape as text; null where only nulls were seen."""
+    return json.dumps(_print(shape), indent=1)
+
+
+def _json(text: str, where: str) -> Any:
     try:
-        fields = json.loads(text)
+        return json.loads(text)
     except ValueError as failure:
         raise Invalid(f"schema {where} is not JSON: {failure}") from None
-    if not isinstance(fields, dict) or not fields:
-        raise Invalid(f'schema {where} must be a JSON object of columns, such as {{"delay": "double", "carrier": "string"}}')
-    return pa.schema([pa.field(name, _parse(type_, f"column {name!r} of schema {where}")) for name, type_ in fields.items()])
 
 
-def print_schema(schema: pa.Schema) -> str:
-    return json.dumps({field.name: _print(field.type) for field in schema}, indent=1)
-
-
-def _parse(given: Any, where: str) -> pa.DataType:
+def _parse(given: Any, where: str, column: str) -> Shape:
+    if given is None:
+        return NOTHING
     if isinstance(given, dict):
-        return pa.struct([pa.field(name, _parse(type_, f"{where}.{name}")) for name, type_ in given.items()])
+        return Fields.of({name: _parse(part, where, f"{column}.{name}".lstrip(".")) for name, part in given.items()})
     if isinstance(given, list) and len(given) == 1:
-        return pa.list_(_parse(given[0], f"{where}[]"))
-    if isinstance(given, str):
-        match = _TIMESTAMP.fullmatch(given)
-        if match:
-            return pa.timestamp(match[1], tz=match[2])
-        try:
-            return pa.type_for_alias(given)
-        except ValueError:
-            pass
-    raise Invalid(f'{where} has type {given!r}; expected an Arrow type name, {{"field": type}} or [type]')
+        return Items(_parse(given[0], where, f"{column}[]"))
+    if isinstance(given, str) and given in _KINDS:
+        return _KINDS[given]
+    type_ = _arrow(given) if isinstance(given, str) else None
+    if type_ is None:
+        of = f"column {column!r} of {where}" if column else where
+        raise Invalid(f'{of} has type {given!r}; expected an Arrow type name that JSON can fill, {{"field": type}} or [type]')
+    return Given(type_)
 
 
-def _print(type_: pa.DataType) -> Any:
-    if pa.types.is_struct(type_):
-        return {field.name: _print(field.type) for field in type_}
-    if pa.types.is_list(type_):
-        return [_print(type_.value_type)]
-    return str(type_)
-
-
-def settled(type_: pa.DataType) -> pa.DataType | None:
-    """The type without what inference left open (only nulls seen, empty objects); None if nothing is left."""
-    if pa.types.is_null(type_):
+def _arrow(name: str) -> pa.DataType | None:
+    """A type that Arrow's JSON reader fills."""
+    match = _TIMESTAMP.fullmatch(name)
+    try:
+        type_ = pa.timestamp(match[1], tz=match[2]) if match else pa.type_for_alias(name)
+        options = pj.ParseOptions(explicit_schema=pa.schema([("v", type_)]))
+        pj.read_json(pa.BufferReader(b'{"v":null}'), parse_options=options)
+    except (ValueError, pa.ArrowException):
         return None
-    if pa.types.is_struct(type_):
-        inner = [(field.name, settled(field.type)) for field in type_]
-        kept = [pa.field(name, part) for name, part in inner if part is not None]
-        return pa.struct(kept) if kept else None
-    if pa.types.is_list(type_):
-        item = settled(type_.value_type)
-        return None if item is None else pa.list_(item)
-    return type_
+    return None if pa.types.is_null(type_) else type_
 
 
-def settle(column: pa.Array, type_: pa.DataType) -> pa.Array:
-    """The column as `type_`, which is `settled(column.type)`: open parts are nulls and are left out."""
-    if column.type == type_:
-        return column
-    if pa.types.is_struct(type_):
-        parts = [settle(column.field(column.type.get_field_index(field.name)), field.type) for field in type_]
-        return pa.StructArray.from_arrays(parts, fields=list(type_), mask=column.is_null())
-    if pa.types.is_list(type_):
-        return pa.ListArray.from_arrays(
-            column.offsets, settle(column.values, type_.value_type), type=type_, mask=column.is_null()
-        )
-    return column.cast(type_)
+def _print(shape: Shape) -> Any:
+    if isinstance(shape, Fields):
+        return {name: _print(shape.shapes[name]) for name in sorted(shape.shapes)}
+    if isinstance(shape, Items):
+        return [_print(shape.item)]
+    if isinstance(shape, Given):
+        return str(shape.type)
+    return None if shape is NOTHING else shape.value
 
 
-def unify(old: pa.Schema, new: pa.Schema) -> pa.Schema:
-    """Columns of both; where types differ the wider one, and the old one where no JSON text could satisfy both."""
-    by_name = {field.name: field.type for field in old}
-    for field in new:
-        by_name[field.name] = _wider(by_name[field.name], field.type) if field.name in by_name else field.type
-    return pa.schema([pa.field(name, type_) for name, type_ in by_name.items()])
-
-
-def _wider(old: pa.DataType, new: pa.DataType) -> pa.DataType:
-    if old == new or pa.types.is_null(new):
-        return old
-    if pa.types.is_null(old):
-        return new
-    if pa.types.is_integer(old) and pa.types.is_floating(new):
-        return new
-    if pa.types.is_timestamp(old) and pa.types.is_string(new):
-        return new
-    if pa.types.is_timestamp(old) and pa.types.is_timestamp(new) and old.tz == new.tz:
-        return max(old, new, key=lambda type_: _UNITS.index(type_.unit))
-    if pa.types.is_struct(old) and pa.types.is_struct(new):
-        merged = unify(pa.schema(list(old)), pa.schema(list(new)))
-        return pa.struct(list(merged))
-    if pa.types.is_list(old) and pa.types.is_list(new):
-        return pa.list_(_wider(old.value_type, new.value_type))
-    return old
+def _plain(shape: Shape) -> Shape:
+    if isinstance(shape, Fields):
+        return Fields.of({name: _plain(part) for name, part in shape.shapes.items()})
+    if isinstance(shape, Items):
+        return Items(_plain(shape.item))
+    return (
+        Kind.STRING
+        if isinstance(shape, Given) and pa.types.is_timestamp(shape.type)
+        else (TEXT if isinstance(shape, Given) else shape)
+    )

@@ -1,52 +1,120 @@
-"""JSON values to columns, by Arrow's own reader: a block of values is one newline-delimited text, parsed natively.
+"""JSON values to columns: a piece of values is one newline-delimited text, parsed by Arrow's own reader where nothing is in doubt.
 
-A value that is a JSON object of the known columns becomes a row of them and its `value` column is null; any other value (not JSON, a type
-that does not fit, text that is not UTF-8) stays as bytes in `value`, its columns null.  Nothing is dropped.  Columns are named as
-their fields; a field called like one of the export's own columns gets the prefix "value_".
+A value that is a JSON object which the columns hold exactly becomes a row of them and its `value` column is null; any other value (not
+JSON, a type that does not fit, a number that a double would change, more columns than there may be, nesting too deep) stays as bytes in
+`value`, its columns null.  Whether a value fits does not depend on its neighbours.  Nothing is dropped.  Columns are named as their fields;
+a field called like one of the export's own columns gets the prefix "value_".
 
-Invariants: row n of the result belongs to value n; a value is in its columns or in `value`, never in neither (a null value is in neither);
-column types only ever widen during an export; the work on one block is bounded by READS_PER_BLOCK_MAX parser calls.
+An export learns the shapes of all its values first, and writes then (`learn`, `fix`, `add_to`): its files have one schema.
+
+Invariants: row n of the result belongs to value n; a value is in its columns or in `value`, never in neither (no value is in neither);
+the native reader sees no text that is deeper than DEPTH_MAX, and never more than a piece, with columns that are known.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from hotlog.kernel.limits import MiB
 from tiering.export.columns import BASE_NAMES
-from tiering.export.value_schema import settle, settled, unify
+from tiering.export.fitting import Misfit, cells
+from tiering.export.json_values import NotAnObject, is_candidate, parse
+from tiering.export.shapes import (
+    COLUMNS_MAX,
+    LEAVES_MAX,
+    NOTHING,
+    TEXT,
+    Fields,
+    Given,
+    Items,
+    Kind,
+    Shape,
+    arrow_type,
+    columns_of,
+    has,
+    leaves,
+    widened,
+)
 
-READS_PER_BLOCK_MAX = 2048
+PIECE_ROWS_MAX = 1024
+PIECE_BYTES_MAX = MiB
 _REFUSALS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError)
 _RESERVED = re.compile(rf"(?:value_)*(?:{'|'.join(BASE_NAMES)}|date|hour)", re.IGNORECASE)
+# Numbers that a double or a float may change, and the constants that JSON does not have but Arrow reads.
+_DOUBT = re.compile(rb"[\[:,\s]-?(?:[0-9.]{16}|[0-9.]+[eE]|NaN|Inf)")
+_DOUBT_FLOAT = re.compile(rb"[\[:,\s]-?(?:[0-9.]{7}|[0-9.]+[eE]|NaN|Inf)")
 
 
 class Parsed(NamedTuple):
     """Value columns by field name (lengths equal), and which rows are not in them."""
 
     columns: dict[str, pa.Array]
-    is_raw: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    is_raw: list[bool]
 
 
 class ValueColumns:
-    """The value columns of an export.  `schema` is what is known so far; `is_open` whether new fields widen it."""
+    """The value columns of an export.
 
-    def __init__(self, schema: pa.Schema | None, *, is_open: bool) -> None:
-        self.schema = schema if schema is not None else pa.schema([])
+    Args:
+        shape: what is known of the values; None if nothing.
+        is_open: columns are learned, and all fields of a value must be in one; else they are given, and other fields are left out.
+    """
+
+    def __init__(self, shape: Shape | None = None, *, is_open: bool) -> None:
+        self.shape: Shape = Fields() if shape is None else shape
         self.is_open = is_open
-        self._lock = threading.Lock()  # partitions are built in threads and widen the same columns
+        self._lock = threading.Lock()  # partitions are learned in threads
+        self.fix()
+
+    def fix(self) -> None:
+        """What was learned makes the columns from now on."""
+        self.columns = columns_of(self.shape) if self.is_open else _given_columns(self.shape)
+        self.leaves = leaves(self.columns)
+        self._reader = _Reader(self.columns, self.shape if self.is_open else self.columns, is_open=self.is_open)
+        floats = has(self.columns, Kind.FLOAT), has(self.columns, Given)
+        self._doubt = _DOUBT_FLOAT if floats[1] else _DOUBT if floats[0] else None
+        self._is_spelled = has(self.columns, TEXT)
+
+    # -- the first pass -----------------------------------------------------------------------------------------------------
+
+    def learn(self, values: Sequence[bytes | None]) -> None:
+        """Widen what is known to hold these values too."""
+        if not self.is_open or self.shape is TEXT:
+            return
+        for piece in _pieces(values):
+            with self._lock:
+                self._learn([values[row] or b"" for row in piece])
+
+    def _learn(self, objects: list[bytes]) -> None:
+        if self._learned_reader().reads(objects):
+            return
+        shape = self.shape
+        for value in objects:
+            try:
+                shape = widened(shape, parse(value), is_top=True)
+            except NotAnObject:
+                continue
+        self.shape = TEXT if leaves(shape) > LEAVES_MAX else shape
+
+    def _learned_reader(self) -> _Reader:
+        if self._reader.open_shape is not self.shape:
+            self._reader = _Reader(columns_of(self.shape), self.shape, is_open=True)
+        return self._reader
+
+    # -- the second pass ----------------------------------------------------------------------------------------------------
 
     def add_to(self, table: pa.Table, values: Sequence[bytes | None]) -> pa.Table:
         """The table with columns of its `values` added, and `value` null where they say it all."""
         parsed = self.parse(values)
-        raw = pc.if_else(pa.array(parsed.is_raw), table.column("value"), pa.scalar(None, pa.binary()))
+        raw = pc.if_else(pa.array(parsed.is_raw, pa.bool_()), table.column("value"), pa.scalar(None, pa.binary()))
         index = table.schema.get_field_index("value")
         table = table.set_column(index, table.schema.field(index), raw)
         for name, column in parsed.columns.items():
@@ -56,59 +124,127 @@ class ValueColumns:
     def parse(self, values: Sequence[bytes | None]) -> Parsed:
         """Values to columns."""
         count = len(values)
-        index = [n for n, value in enumerate(values) if value is not None and _is_object(value)]
-        is_raw = np.fromiter((value is not None for value in values), np.bool_, count)
-        schema, table, good = self._parse_objects([values[n] or b"" for n in index])
-        rows = np.array(index, np.int64)[good]
-        is_raw[rows] = False
-        take = np.full(count, -1, np.int64)
-        take[rows] = np.arange(len(rows))
-        indices = None if len(rows) == count else pa.array(take, mask=take < 0)
+        is_raw = [value is not None for value in values]
+        place: list[int | None] = [None] * count
+        tables: list[pa.Table] = []
+        held = 0
+        if self.columns.shapes:
+            for piece in _pieces(values):
+                table, good = self._read([values[row] or b"" for row in piece])
+                for at, nth in enumerate(good, held):
+                    place[piece[nth]] = at
+                    is_raw[piece[nth]] = False
+                held += len(good)
+                tables.append(table)
+        schema = self._reader.schema
+        whole = pa.concat_tables(tables) if tables else schema.empty_table()
+        indices = None if held == count else pa.array(place, pa.int64())
         columns = {}
-        for field in schema:
-            type_ = settled(field.type)
-            if type_ is None:
-                continue
-            if table is None:
-                columns[field.name] = pa.nulls(count, type_)
-                continue
-            column = settle(table.column(field.name).combine_chunks(), type_)
-            columns[field.name] = column if indices is None else column.take(indices)
+        for name in schema.names:
+            column = whole.column(name).combine_chunks()
+            columns[name] = column if indices is None else column.take(indices)
         return Parsed(columns, is_raw)
 
-    def _parse_objects(self, objects: list[bytes]) -> tuple[pa.Schema, pa.Table | None, list[int]]:
-        """The columns, a table of the objects that fit them, and which these are; the block is halved around those that do not."""
-        schema = self.schema
-        if not objects:
-            return schema, None, []
-        unexpected = "error" if self.is_open else "ignore"
-        whole = _read(objects, schema, unexpected) if len(schema) else None
-        if whole is not None:
-            return schema, whole, list(range(len(objects)))
-        if self.is_open:
-            schema = self._widen(_infer(objects, [READS_PER_BLOCK_MAX]))
-        if not len(schema):
-            return schema, None, []
-        tables: list[pa.Table] = []
-        good: list[int] = []
-        parts, reads = [(0, len(objects))], 0
-        while parts and reads < READS_PER_BLOCK_MAX:
-            start, end = parts.pop()
-            reads += 1
-            table = _read(objects[start:end], schema, unexpected)
+    def _read(self, objects: list[bytes]) -> tuple[pa.Table, Sequence[int]]:
+        """A table of the objects that the columns hold, and which these are."""
+        text = _text(objects)
+        if text is not None and not self._is_spelled and (self._doubt is None or self._doubt.search(text) is None):
+            table = self._reader.read(text, len(objects))
             if table is not None:
-                tables.append(table)
-                good.extend(range(start, end))
-            elif end - start > 1:
-                middle = (start + end) // 2
-                parts += [(middle, end), (start, middle)]
-        return schema, (pa.concat_tables(tables) if tables else None), good
+                return _without_empty(table)
+        rows, good = [], []
+        for nth, value in enumerate(objects):
+            try:
+                rows.append(cells(self.columns, parse(value), is_open=self.is_open))
+                good.append(nth)
+            except (NotAnObject, Misfit):
+                continue
+        return self._reader.table(rows), good
 
-    def _widen(self, found: pa.Schema | None) -> pa.Schema:
-        with self._lock:
-            if found is not None:
-                self.schema = unify(self.schema, found)
-            return self.schema
+
+class _Reader:
+    """Arrow's reader for columns that are known.
+
+    Args:
+        open_shape: may also know names of which only nulls were seen: the reader meets them without surprise.
+    """
+
+    def __init__(self, columns: Fields, open_shape: Shape, *, is_open: bool) -> None:
+        self.open_shape = open_shape
+        self.type = arrow_type(columns)
+        self.schema = pa.schema(list(self.type))
+        self._columns = columns
+        expected = [pa.field(name, type_) for name, type_ in _expected(open_shape, columns).items()]
+        self._options = pj.ParseOptions(
+            explicit_schema=pa.schema(expected),
+            newlines_in_values=True,
+            unexpected_field_behavior="error" if is_open else "ignore",
+        )
+
+    def reads(self, objects: list[bytes]) -> bool:
+        """Whether all objects are of these shapes."""
+        text = _text(objects) if self._columns.shapes else None
+        return text is not None and self._read(text, len(objects)) is not None
+
+    def read(self, text: bytes, count: int) -> pa.Table | None:
+        """The objects of a text as a table of exactly these columns; None if one of them does not fit."""
+        table = self._read(text, count)
+        if table is None:
+            return None
+        columns = [_settle(table.column(field.name).combine_chunks(), field.type) for field in self.schema]
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def _read(self, text: bytes, count: int) -> pa.Table | None:
+        options = pj.ReadOptions(use_threads=False, block_size=len(text) + 1)
+        try:
+            table = pj.read_json(pa.BufferReader(text), read_options=options, parse_options=self._options)
+        except _REFUSALS:
+            return None
+        return table if len(table) == count else None
+
+    def table(self, rows: list[dict[str, object]]) -> pa.Table:
+        return pa.Table.from_arrays(pa.array(rows, self.type).flatten(), schema=self.schema)
+
+
+def _expected(shape: Shape, columns: Fields) -> dict[str, pa.DataType]:
+    """Types by name for the reader: of the columns, and null where only nulls were seen."""
+    known = shape.shapes if isinstance(shape, Fields) else {}
+    types = {name: _open_type(known.get(name, part), part) for name, part in columns.shapes.items()}
+    return types | {name: pa.null() for name, part in known.items() if part is NOTHING and len(types) < COLUMNS_MAX}
+
+
+def _open_type(shape: Shape, column: Shape) -> pa.DataType:
+    if isinstance(shape, Fields) and isinstance(column, Fields):
+        return pa.struct([pa.field(name, type_) for name, type_ in _expected(shape, column).items()])
+    if isinstance(shape, Items) and isinstance(column, Items):
+        return pa.list_(_open_type(shape.item, column.item))
+    return arrow_type(column)
+
+
+def _given_columns(shape: Shape) -> Fields:
+    assert isinstance(shape, Fields)
+    return shape
+
+
+def _settle(column: pa.Array, type_: pa.DataType) -> pa.Array:
+    """The column as `type_`: members that are always null are left out."""
+    if column.type == type_:
+        return column
+    if pa.types.is_struct(type_):
+        parts = [_settle(column.field(column.type.get_field_index(field.name)), field.type) for field in type_]
+        return pa.StructArray.from_arrays(parts, fields=list(type_), mask=column.is_null())
+    return pa.ListArray.from_arrays(column.offsets, _settle(column.values, type_.value_type), type=type_, mask=column.is_null())
+
+
+def _without_empty(table: pa.Table) -> tuple[pa.Table, Sequence[int]]:
+    """Without rows that say nothing: they would not be told from a null value."""
+    count = len(table)
+    if any(column.null_count == 0 for column in table.columns):
+        return table, range(count)
+    is_empty = reduce(pc.and_, (column.is_null() for column in table.columns))
+    if not pc.any(is_empty).as_py():
+        return table, range(count)
+    return table.filter(pc.invert(is_empty)), [n for n, empty in enumerate(is_empty.to_pylist()) if not empty]
 
 
 def column_name(field: str) -> str:
@@ -116,12 +252,20 @@ def column_name(field: str) -> str:
     return f"value_{field}" if _RESERVED.fullmatch(field) else field
 
 
-def _is_object(value: bytes) -> bool:
-    """Looks like one JSON object.  With both ends checked, joined text parses to one row per value or not at all."""
-    if value[:1] == b"{" and value[-1:] == b"}":
-        return True
-    value = value.strip()
-    return value[:1] == b"{" and value[-1:] == b"}"
+def _pieces(values: Sequence[bytes | None]) -> Iterator[list[int]]:
+    """Rows that look like objects, a piece at a time."""
+    piece: list[int] = []
+    size = 0
+    for row, value in enumerate(values):
+        if value is None or not is_candidate(value):
+            continue
+        piece.append(row)
+        size += len(value)
+        if len(piece) >= PIECE_ROWS_MAX or size >= PIECE_BYTES_MAX:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _text(objects: Sequence[bytes]) -> bytes | None:
@@ -132,44 +276,3 @@ def _text(objects: Sequence[bytes]) -> bytes | None:
     except UnicodeDecodeError:
         return None
     return text
-
-
-def _read(objects: Sequence[bytes], schema: pa.Schema, unexpected: str) -> pa.Table | None:
-    """The objects as a table of exactly `schema`; None if one of them does not fit."""
-    text = _text(objects)
-    if text is None:
-        return None
-    try:
-        table = pj.read_json(
-            pa.BufferReader(text),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            parse_options=pj.ParseOptions(explicit_schema=schema, newlines_in_values=True, unexpected_field_behavior=unexpected),
-        )
-    except _REFUSALS:
-        return None
-    return table.select(schema.names) if len(table) == len(objects) else None
-
-
-def _infer(objects: Sequence[bytes], reads_left: list[int]) -> pa.Schema | None:
-    """Types of a block; halves are inferred apart where the whole contradicts itself, and widened into one."""
-    if reads_left[0] <= 0:
-        return None
-    reads_left[0] -= 1
-    text = _text(objects)
-    if text is not None:
-        try:
-            table = pj.read_json(
-                pa.BufferReader(text),
-                read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
-                parse_options=pj.ParseOptions(newlines_in_values=True),
-            )
-            return table.schema
-        except _REFUSALS:
-            pass
-    if len(objects) == 1:
-        return None
-    middle = len(objects) // 2
-    left, right = _infer(objects[:middle], reads_left), _infer(objects[middle:], reads_left)
-    if left is None or right is None:
-        return left if left is not None else right
-    return unify(left, right)
