@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, InvalidTimestamp, TooLarge, UnsupportedFormat
+from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, TooLarge, UnsupportedFormat
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES, MiB
 from hotlog.world.ports import Buffer
 
@@ -144,15 +144,14 @@ def whole_batches_end(data: Buffer, position: int = 0) -> int:
 def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeader]:
     """Check what a producer sent for one partition, as far as its headers say it; return them.
 
-    Checked: at least one batch, magic 2, lengths that add up exactly, size limit, record count against last offset delta, known
-    codec, no control batch, no delete horizon, no LogAppendTime, sequence fields that belong together; and the CRC-32C of batches up to
+    Checked: at least one batch, magic 2, lengths that add up exactly, size limit, record count against last offset delta, base
+    offset 0, known codec, no control batch, no delete horizon, sequence fields that belong together; and the CRC-32C of batches up to
     CRC_INLINE_BYTES_MAX (of larger ones hotlog.wire.inspect checks it, off the event loop).
 
     Raises:
         UnsupportedFormat: magic 0 or 1 (KIP-724: old formats are refused).
         TooLarge: a batch above `batch_bytes_max` bytes (max.message.bytes).
         CrcMismatch: the CRC-32C does not match.
-        InvalidTimestamp: the batch says that the broker has set its timestamps.
         InvalidRecord: everything else.
     """
     headers: list[BatchHeader] = []
@@ -196,8 +195,8 @@ def _check_header(header: BatchHeader, position: int, end: int, batch_bytes_max:
         )
     if header.attributes & (CONTROL_MASK | DELETE_HORIZON_MASK) or header.attributes >> 7:
         raise InvalidRecord(f"batch at byte {position} has attributes {header.attributes:#06x} that clients may not set")
-    if header.attributes & TIMESTAMP_TYPE_MASK:
-        raise InvalidTimestamp(f"batch at byte {position} says that the broker has set its timestamps: a producer may not")
+    if header.base_offset:
+        raise InvalidRecord(f"batch at byte {position} says base offset {header.base_offset}; a producer's is 0")
     if header.codec not in CODECS:
         raise InvalidRecord(f"batch at byte {position} has unknown compression codec {header.codec}; 0 to 4 are known")
     if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
@@ -220,12 +219,14 @@ def stamp(data: memoryview, headers: list[BatchHeader], base_offset: int, leader
     return stamped
 
 
-def stamp_max_timestamp(batch: memoryview, header: BatchHeader, timestamp: int) -> BatchHeader:
-    """Write the largest timestamp of one batch's records, and its CRC anew, in place; return the header as it is now."""
+def stamp_create_time(batch: memoryview, header: BatchHeader, timestamp: int) -> BatchHeader:
+    """CreateTime: write the largest timestamp of one batch's records, and the CRC anew, in place; return the header as it is now."""
+    attributes = header.attributes & ~TIMESTAMP_TYPE_MASK
+    struct.pack_into(">h", batch, ATTRIBUTES_OFFSET, attributes)
     struct.pack_into(">q", batch, MAX_TIMESTAMP_OFFSET, timestamp)
     crc = crc32c(batch[ATTRIBUTES_OFFSET : header.size])
     struct.pack_into(">I", batch, CRC_OFFSET, crc)
-    return header._replace(max_timestamp=timestamp, crc=crc)
+    return header._replace(attributes=attributes, max_timestamp=timestamp, crc=crc)
 
 
 def stamp_append_time(data: memoryview, headers: list[BatchHeader], now_ms: int) -> list[BatchHeader]:

@@ -11,6 +11,7 @@ for more than a piece of PIECE_RECORDS records.
 
 from __future__ import annotations
 
+import struct
 import time
 from itertools import chain, islice
 from operator import attrgetter
@@ -21,7 +22,16 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp, TooLarge
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, ZSTD_WINDOW_BYTES_MAX, KiB, MiB
 from hotlog.wire import patient_records
-from hotlog.wire.batch import CRC_INLINE_BYTES_MAX, BatchHeader, check_crc, stamp_max_timestamp
+from hotlog.wire.batch import (
+    ATTRIBUTES_OFFSET,
+    CODEC_MASK,
+    CRC_INLINE_BYTES_MAX,
+    TIMESTAMP_TYPE_MASK,
+    BatchHeader,
+    check_crc,
+    header_at,
+    stamp_create_time,
+)
 from hotlog.wire.records import RECORD_BYTES_MIN, REFUSED, WindowTooLarge, open_batch
 
 PIECE_RECORDS = 256
@@ -81,24 +91,30 @@ def inspect(batch: memoryview, header: BatchHeader, rules: Rules, room: Room) ->
         return None
     if header.length > CRC_INLINE_BYTES_MAX:
         check_crc(batch, header)
+    if header.is_log_append_time and rules.is_log_append_time:  # with CreateTime Kafka takes it, and takes the mark away
+        message = "a producer may not say that the broker has set its timestamps"
+        raise InvalidTimestamp(message, tuple((index, message) for index in range(min(header.record_count, FAULTS_MAX))))
     try:
         plain = _plain(batch, header, room)
     except (TooLarge, WindowTooLarge):
         if is_roomy:
             raise
         return None
-    largest = _walk(plain, header, rules, room)
+    largest = _walk(plain, header_at(plain), rules, room)
     if largest is None:
         return None
-    if largest != header.max_timestamp and not rules.is_log_append_time:
-        return stamp_max_timestamp(batch, header, largest)
-    return header
+    if rules.is_log_append_time or (largest == header.max_timestamp and not header.is_log_append_time):
+        return header
+    return stamp_create_time(batch, header, largest)
 
 
 def _plain(batch: memoryview, header: BatchHeader, room: Room) -> memoryview:
-    """The batch without compression; itself where the compiled decoder cannot read beyond it: a varint cannot reach over its end."""
-    if header.codec or batch[-1] >= 0x80:
-        return open_batch(batch, room.output_bytes, room.window_bytes)[1]
+    """The batch without compression, its timestamps the producer's; itself where the compiled decoder cannot read beyond it: no varint
+    reaches over its end."""
+    if header.codec or header.is_log_append_time or batch[-1] >= 0x80:
+        plain = open_batch(batch, room.output_bytes, room.window_bytes)[1]
+        struct.pack_into(">h", plain, ATTRIBUTES_OFFSET, header.attributes & ~(CODEC_MASK | TIMESTAMP_TYPE_MASK))
+        return plain
     if header.record_count * RECORD_BYTES_MIN > header.size - BATCH_HEADER_BYTES:
         raise InvalidRecord(f"batch of {header.size} bytes says it holds {header.record_count} records")
     return batch
@@ -147,7 +163,7 @@ def _walk_compiled(plain: memoryview, header: BatchHeader, rules: Rules) -> int:
 def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules) -> int:
     """The same, naming each record that the topic does not take."""
     faults: list[tuple[int, str]] = []
-    is_time_only, largest = True, NO_TIMESTAMP
+    is_late, largest = False, NO_TIMESTAMP
     for index, record in enumerate(patient_records.outlines(section, header.record_count)):
         if record.offset_delta != index:
             raise InvalidRecord(
@@ -156,20 +172,20 @@ def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules) -> i
         timestamp = patient_records.time_of(header, record.timestamp_delta)
         largest = max(largest, timestamp)
         if rules.needs_keys and record.key is None:
-            is_time_only = False
             faults.append((index, "a compacted topic takes no record without a key"))
         elif not rules.is_log_append_time and timestamp != NO_TIMESTAMP and not rules.earliest <= timestamp <= rules.latest:
+            is_late = True
             faults.append((index, f"timestamp {timestamp} is outside of {rules.earliest} to {rules.latest}"))
         if len(faults) >= FAULTS_MAX:
             break
         if index % PIECE_RECORDS == PIECE_RECORDS - 1:
             time.sleep(_YIELD_S)
     if faults:
-        _refuse(faults, is_time_only)
+        _refuse(faults, is_late)
     return largest
 
 
-def _refuse(faults: list[tuple[int, str]], is_time_only: bool) -> NoReturn:
+def _refuse(faults: list[tuple[int, str]], is_late: bool) -> NoReturn:
     shown = "; ".join(f"record {index}: {reason}" for index, reason in faults[:3])
-    kind = InvalidTimestamp if is_time_only else InvalidRecord
+    kind = InvalidTimestamp if is_late else InvalidRecord  # as Kafka where there are both
     raise kind(f"the batch is refused for {len(faults)} of its records: {shown}", tuple(faults))

@@ -81,12 +81,30 @@ def test_limits_hold_for_every_record_and_say_which(codec: str) -> None:
 
 
 @codecs
+def test_a_producers_word_that_the_broker_has_set_the_time_is_not_taken(codec: str) -> None:
+    """With CreateTime Kafka takes the mark away and the records' own timestamps count."""
+    batch = raw_batch([RawRecord(NOW - 3), RawRecord(NOW - 1)], codec, attributes=8, max_timestamp=NOW + 99)
+    header = look(batch)
+    assert header == header_at(batch)
+    assert header is not None
+    assert (header.is_log_append_time, header.max_timestamp, crc_ok(memoryview(batch))) == (False, NOW - 1, True)
+    batch = raw_batch([RawRecord(NOW)] * 2, codec, attributes=8)
+    with pytest.raises(InvalidTimestamp) as caught:
+        look(batch, rules=ANY._replace(is_log_append_time=True))
+    assert [index for index, _ in caught.value.faults] == [0, 1]
+
+
+@codecs
 def test_a_record_without_a_key_is_named_where_keys_are_needed(codec: str) -> None:
     batch = raw_batch([RawRecord(), RawRecord(key=None), RawRecord(key=b""), RawRecord(key=None)], codec)
     with pytest.raises(InvalidRecord, match="compacted") as caught:
         look(batch, rules=ANY._replace(needs_keys=True))
     assert [index for index, _ in caught.value.faults] == [1, 3]
     assert look(batch) is not None
+    batch = raw_batch([RawRecord(key=None), RawRecord(NOW)], codec)
+    with pytest.raises(InvalidTimestamp) as late:
+        look(batch, rules=ANY._replace(needs_keys=True, latest=NOW - 1))
+    assert [index for index, _ in late.value.faults] == [0, 1]
 
 
 def test_no_more_records_are_named_than_an_answer_has_room_for() -> None:

@@ -187,7 +187,7 @@ LIES: dict[str, tuple[Any, ErrorCode]] = {
     "transactional": (with_header(21, ">h", 0x10), ErrorCode.invalid_txn_state),
     "count below the truth": (bytes(raw_batch([RawRecord()] * 3, count=2)), ErrorCode.invalid_record),
     "offsets that do not follow": (bytes(raw_batch([RawRecord(delta=0), RawRecord(delta=0)])), ErrorCode.invalid_record),
-    "timestamps of the broker": (bytes(raw_batch([RawRecord()], attributes=8)), ErrorCode.invalid_timestamp),
+    "base offset": (bytes(raw_batch([RawRecord()], base_offset=7)), ErrorCode.invalid_record),
     "far future": (bytes(batch_of(b"v", timestamp=10**14)), ErrorCode.invalid_timestamp),
 }
 
