@@ -13,22 +13,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, KiB
 from hotlog.wire.batch import BatchHeader, header_at
-from hotlog.wire.records import decode_batch
+from hotlog.wire.records import Record
 from tiering.history import History
 from tiering.manifest import Entry, PageRef
 from tiering.segment_object import Footer, parse_leader_epochs
 
 Window = Callable[[History, Entry, Footer, int, int], Awaitable[memoryview]]
+Decode = Callable[[memoryview], Awaitable[list[Record]]]  # off the event loop of a broker: a batch may hold a gigabyte
 _SCAN_BYTES = 64 * KiB
 Found = tuple[int, int, int]  # offset, timestamp, leader epoch
 
 
 class Lookup:
-    """Look-ups in one history; `window(history, row, footer, position, size)` gives log bytes."""
+    """Look-ups in one history; `window(history, row, footer, position, size)` gives log bytes, `decode` the records of a batch."""
 
-    def __init__(self, history: History, window: Window) -> None:
+    def __init__(self, history: History, window: Window, decode: Decode) -> None:
         self._history = history
         self._window = window
+        self._decode = decode
 
     async def offset_for_timestamp(self, timestamp_ms: int) -> Found | None:
         """The first record with a timestamp >= `timestamp_ms`."""
@@ -49,7 +51,7 @@ class Lookup:
             position, header = await self._batch_from(row, footer, position, _reaches(start, timestamp_ms - 1))
             if header is None:
                 return None
-            for record in decode_batch(await self._exactly(row, footer, position, header.size)):
+            for record in await self._decode(await self._exactly(row, footer, position, header.size)):
                 if record.offset >= start and record.timestamp >= timestamp_ms:
                     return record.offset, record.timestamp, header.leader_epoch
             position += header.size
@@ -114,7 +116,7 @@ class Lookup:
         return best
 
     async def _max_in_batch(self, row: Entry, footer: Footer, position: int, header: BatchHeader, start: int) -> Found | None:
-        records = decode_batch(await self._exactly(row, footer, position, header.size))
+        records = await self._decode(await self._exactly(row, footer, position, header.size))
         best = max((record for record in records if record.offset >= start), key=lambda record: record.timestamp, default=None)
         return None if best is None else (best.offset, best.timestamp, header.leader_epoch)
 

@@ -23,6 +23,7 @@ from hotlog.kernel.limits import KiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import Slice
+from hotlog.wire.records import Record, decode_batch
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from tiering.ahead import Ahead, Frontier
 from tiering.batch_runs import landmarks, take
@@ -101,6 +102,7 @@ class ColdReader:
         self._readahead_bytes_max = settings.number("hotlog.readahead.bytes")
         self._memory_bytes = settings.number("hotlog.cache.memory.bytes")
         self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
+        self._disk = disk
         self.chunks = ChunkCache(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
         self.shelf = Shelf.of(
             store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"), self.chunks
@@ -388,7 +390,10 @@ class ColdReader:
     async def _looked_up(self, source: ColdSource, ask: Callable[[Lookup], Awaitable[T]]) -> T | None:
         if source.view is None or source.view.readable_start_offset >= source.view.end_offset:
             return None
-        return await self._tried(source, lambda history: ask(Lookup(history, self.batch_window)))
+        return await self._tried(source, lambda history: ask(Lookup(history, self.batch_window, self._decode)))
+
+    def _decode(self, batch: memoryview) -> Awaitable[list[Record]]:
+        return self._disk.run(decode_batch, batch)
 
     async def batch_window(self, history: History, row: Entry, footer: Footer, position: int, size: int) -> memoryview:
         """Up to `size` bytes of a row's log from `position`, through the cache, waited for to the end."""

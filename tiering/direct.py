@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, RANGE_BYTES_MAX, KiB
 from hotlog.wire.batch import header_at
+from hotlog.wire.records import Record, decode_batch
 from hotlog.world.tasks import TaskScope
 from tiering.batch_runs import OFFSET_MAX, take
 from tiering.cold_lookup import Lookup
@@ -72,6 +73,10 @@ class Progress:
 
     def copy(self) -> Progress:
         return replace(self)
+
+
+def _decode(batch: memoryview) -> Awaitable[list[Record]]:
+    return asyncio.to_thread(decode_batch, batch)
 
 
 class DirectReader:
@@ -195,12 +200,12 @@ class DirectReader:
 
     async def offset_at_time(self, timestamp_ms: int) -> int:
         """Where a consumer would start that seeks to this time: the first offset with a timestamp >= it, or the end."""
-        found = await Lookup(self.history, self._window).offset_for_timestamp(timestamp_ms)
+        found = await Lookup(self.history, self._window, _decode).offset_for_timestamp(timestamp_ms)
         return self.history.end_offset if found is None else found[0]
 
     async def aborted(self, start: int, end: int) -> list[tuple[int, int, int]]:
         """(producer id, first offset, last offset) of aborted transactions with data in [start, end)."""
-        return await Lookup(self.history, self._window).aborted_rows(start, end)
+        return await Lookup(self.history, self._window, _decode).aborted_rows(start, end)
 
     async def _window(self, history: History, row: Entry, footer: Footer, position: int, size: int) -> memoryview:
         chunk_bytes = footer.trailer.chunk_bytes

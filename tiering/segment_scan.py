@@ -145,7 +145,8 @@ class SegmentScanner:
         return True
 
     def _index(self, header: BatchHeader, position: int) -> None:
-        first = header.max_timestamp if header.is_log_append_time else header.base_timestamp
+        # The base is a producer's word: no later than the largest, which is the records', and nothing below "none".
+        first = header.max_timestamp if header.is_log_append_time else max(-1, min(header.base_timestamp, header.max_timestamp))
         self._min = first if self._min is None else min(self._min, first)
         if header.max_timestamp > self._max:
             self._max, self._max_offset = header.max_timestamp, header.last_offset

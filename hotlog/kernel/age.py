@@ -15,7 +15,8 @@ def segment_time_ms(clock: str, *, max_timestamp: int, closed_ms: int) -> int:
     Args:
         clock: hotlog.retention.clock: `record` (largest record timestamp, at most the close); `append` and `close`: the close,
             before which the last record was appended.
-        max_timestamp: largest record timestamp, -1 if records have none (then the close counts).
+        max_timestamp: largest record timestamp, -1 if records have none (then the close counts, as in Kafka the file's last
+            modification: LogSegment.largestTimestamp).
     """
     if clock != "record" or max_timestamp < 0:
         return closed_ms

@@ -166,13 +166,17 @@ class LogReads(LogState):
             for position, header in self._largest_candidates(segment, start):
                 largest = header.max_timestamp
                 if header.base_offset < start:  # its largest may lie below the log start
-                    largest = max(time for offset, time in self._times(segment, position, header) if offset >= start)
+                    times = (time for offset, time in self._times(segment, position, header) if offset >= start)
+                    largest = max(times, default=-1)
                 if best is None or largest > best[0]:
                     best = largest, segment, position, header
         if best is None:
             return None
-        offset = next(offset for offset, time in self._times(*best[1:]) if offset >= start and time == best[0])
-        return offset, best[0], best[3].leader_epoch
+        real = [(time, -offset) for offset, time in self._times(*best[1:]) if offset >= start]
+        if not real:
+            return None
+        time, offset = max(real)  # by the records themselves: a header may be from before the door held it against them
+        return -offset, time, best[3].leader_epoch
 
     def _largest_candidates(self, segment: Segment, start: int) -> Iterator[tuple[int, BatchHeader]]:
         """Batches among which the segment's largest readable timestamp is: one, unless the log's ends cut into the segment."""

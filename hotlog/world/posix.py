@@ -190,6 +190,14 @@ class PosixFile:
         return self._descriptor if self._descriptor >= 0 else None
 
 
+def _carried(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """`function` in a thread.  No future carries a StopIteration: who waits for it would wait for ever."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"{function!r} ended with StopIteration") from error
+
+
 class PosixDisk:
     """The machine's file system.  `threads_max` bounds the blocking calls in flight."""
 
@@ -283,7 +291,7 @@ class PosixDisk:
         return file
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        call = partial(function, *args, **kwargs)
+        call = partial(_carried, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:

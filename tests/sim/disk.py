@@ -288,6 +288,8 @@ class SimDisk:
                 value, failure = function(*args, **kwargs), None
             except BaseException as error:
                 value, failure = None, error
+            if isinstance(failure, StopIteration):  # no future carries one
+                failure = RuntimeError("work on a disk ended with StopIteration")
             loop.call_later(random.uniform(0, slow), settle, value, failure)
 
         loop.call_later(random.uniform(0, slow), work)

@@ -16,6 +16,7 @@ import pytest
 
 from hotlog.world.ports import Buffer, Disk, File
 from hotlog.world.posix import PosixDisk
+from tests.tools.patience import PATIENCE_S
 
 MakeDisk = Callable[[Path], tuple[Disk, str]]  # a directory that may be used -> (disk, root path on that disk)
 
@@ -220,6 +221,17 @@ def test_posix_run_gives_results_and_errors(tmp_path: Path) -> None:
         assert await disk.run(disk.read, f"{root}/a") == b"by keyword"
         with pytest.raises(FileNotFoundError):
             await disk.run(disk.read, f"{root}/missing")
+
+    asyncio.run(main())
+
+
+def test_posix_run_tells_of_a_stop_iteration_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    """No future carries one; its waiter hung for as long as its own patience."""
+    disk, _ = posix(tmp_path)
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(disk.run(lambda: next(iter(()))), PATIENCE_S)
 
     asyncio.run(main())
 
