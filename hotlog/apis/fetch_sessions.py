@@ -4,7 +4,7 @@ Rules, as in Kafka's FetchManager: session epoch -1 ends a session and fetches w
 must be exactly the next.  A partition is left out of an incremental answer when it has no records, no error, and neither its high
 watermark nor its log start moved.  Partitions that had records go to the end of the order, so that a byte budget reaches all in turn.
 
-Invariants: at most `slots` sessions; a session in use within EVICT_IDLE_MS is never evicted for another; an answer of a session was
+Invariants: at most `slots` sessions, and FETCH_SESSION_PARTITIONS_MAX partitions in all of them; a session in use within EVICT_IDLE_MS is never evicted for another; an answer of a session was
 filtered by the same epoch's state that the client holds.
 """
 
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from hotlog.kernel.ids import TOPIC_NAME_CHARS_MAX
+from hotlog.kernel.limits import FETCH_SESSION_PARTITIONS_MAX
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import FetchRequest, Key, Wanted
 
@@ -113,6 +115,7 @@ class FetchSessions:
         self._slots = slots
         self._new_id = new_id
         self._sessions: OrderedDict[int, Session] = OrderedDict()  # bounded by slots
+        self.partitions = 0  # of all sessions
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -122,10 +125,10 @@ class FetchSessions:
         """The plan for one request (`now_ms` on any clock that does not go back)."""
         wanted = list(request.partitions.items())
         if request.session_epoch == FINAL_EPOCH:
-            self._sessions.pop(request.session_id, None)
+            self._end(request.session_id)
             return Plan(wanted)
         if request.session_epoch == INITIAL_EPOCH:
-            self._sessions.pop(request.session_id, None)
+            self._end(request.session_id)
             session = self._create(request, has_topic_ids, now_ms) if wanted else None
             return Plan(wanted, session)
         return self._continue(request, has_topic_ids, now_ms)
@@ -139,28 +142,44 @@ class FetchSessions:
         if session.epoch != request.session_epoch:
             return Plan([], code=ErrorCode.invalid_fetch_session_epoch)
         session.epoch = session.epoch + 1 if session.epoch < EPOCH_MAX else 1
+        before = len(session.partitions)
         session.update(request)
+        self.partitions += len(session.partitions) - before
+        if self.partitions > FETCH_SESSION_PARTITIONS_MAX or not _can_be_kept(request.partitions):
+            self._end(session.number)
+            return Plan([], code=ErrorCode.fetch_session_id_not_found)  # the client begins anew, and gets none
         session.used_ms = now_ms
         self._sessions.move_to_end(session.number)
         if not session.partitions:
-            del self._sessions[session.number]
+            self._end(session.number)
             return Plan([])
         return Plan([(key, cached.wanted) for key, cached in session.partitions.items()], session, is_incremental=True)
 
+    def _end(self, number: int) -> None:
+        session = self._sessions.pop(number, None)
+        if session is not None:
+            self.partitions -= len(session.partitions)
+
     def _create(self, request: FetchRequest, has_topic_ids: bool, now_ms: int) -> Session | None:
         """A new session, or None when no slot is free (the client then simply sends full requests)."""
-        slots = self._slots()
-        while len(self._sessions) >= max(slots, 1):
+        slots, room = self._slots(), FETCH_SESSION_PARTITIONS_MAX - len(request.partitions)
+        if slots <= 0 or room < 0 or not _can_be_kept(request.partitions):
+            return None
+        while len(self._sessions) >= slots or self.partitions > room:
             oldest = next(iter(self._sessions.values()))
             if now_ms - oldest.used_ms <= EVICT_IDLE_MS:
                 return None
-            del self._sessions[oldest.number]
+            self._end(oldest.number)
             self.evicted += 1
-        if slots <= 0:
-            return None
         number = self._new_id()
         while number in self._sessions:
             number = self._new_id()
         partitions = OrderedDict((key, Cached(wanted)) for key, wanted in request.partitions.items())
         session = self._sessions[number] = Session(number, partitions, has_topic_ids, now_ms)
+        self.partitions += len(partitions)
         return session
+
+
+def _can_be_kept(partitions: Iterable[Key]) -> bool:
+    """Whether these could be partitions: a name that no topic can have is not kept."""
+    return not any(type(topic) is str and len(topic) > TOPIC_NAME_CHARS_MAX for topic, _ in partitions)

@@ -38,6 +38,7 @@ from hotlog.kernel.errors import HotlogError
 from hotlog.world.ports import Clock
 
 LOG = logging.getLogger(__name__)
+GROUP_BYTES, PENDING_BYTES = 4096, 512  # what a group, and an id that was given out, take beside what members say, about
 
 
 @dataclass
@@ -57,11 +58,29 @@ class Live:
         return is_idle and not self.table.has(group.group_id)
 
 
+class MemberBytes:
+    """Bytes of memory that all groups with members hold, about."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._of: dict[str, int] = {}
+
+    def note(self, group: Group) -> None:
+        """The members of a group changed, or the ids that it gave out."""
+        now = sum(member.size + len(member.assignment) for member in group.members.values()) + PENDING_BYTES * len(group.pending)
+        if now:
+            now += GROUP_BYTES + len(group.group_id)
+        self.total += now - self._of.pop(group.group_id, 0)
+        if now:
+            self._of[group.group_id] = now
+
+
 class GroupDriver:
     """All live groups of this node."""
 
     def __init__(self, limits: Callable[[], Limits], clock: Clock) -> None:
         self.live: dict[str, Live] = {}
+        self.member_bytes = MemberBytes()
         self._limits = limits
         self._clock = clock
         self._waiting: dict[Token, asyncio.Future[Any]] = {}
@@ -116,12 +135,16 @@ class GroupDriver:
     def revive(self, group_id: str, value: GroupValue, table: OffsetLog) -> None:
         """A group as it was when it was last stored; its members have one session to show up."""
         live = self.live[group_id] = Live(value.group, table)
+        self.member_bytes.note(value.group)
         for member in value.group.members.values():
             self.arm(live, Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id)))
 
     def take(self, live: Live, event: Event) -> None:
         """One step and its effects; a plain function, so nothing comes in between."""
-        live.group, effects = step(live.group, event, self._limits())
+        before = live.group
+        live.group, effects = step(before, event, self._limits())
+        if live.group.members is not before.members or live.group.pending is not before.pending:
+            self.member_bytes.note(live.group)
         self._changed[live.group.group_id] = None
         for effect in effects:
             self._carry_out(live, effect)

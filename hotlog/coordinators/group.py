@@ -21,6 +21,8 @@ from typing import Any
 from hotlog.coordinators.group_draft import Draft, chosen
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
+    MEMBER_BYTES,
+    NEW_MEMBER_JOIN_MS_MAX,
     PENDING_MEMBERS_MAX,
     SYNC_TIMER,
     Arm,
@@ -38,6 +40,7 @@ from hotlog.coordinators.group_types import (
     Limits,
     Member,
     MemberDue,
+    NewMemberDue,
     Protocols,
     State,
     Stored,
@@ -45,6 +48,7 @@ from hotlog.coordinators.group_types import (
     SyncDue,
     Synced,
     member_timer,
+    protocol_bytes,
 )
 
 
@@ -91,6 +95,10 @@ class _Step(Draft):
             size = waiting if group.state is State.PREPARING else len(group.members)
             if size >= self.limits.members_max or len(group.pending) >= PENDING_MEMBERS_MAX:
                 return Code.GROUP_MAX_SIZE_REACHED
+        replaced = event.instance_id
+        size = sum(member.size for member in others if replaced is None or member.instance_id != replaced)
+        if size + MEMBER_BYTES + protocol_bytes(event.protocols) > self.limits.bytes_max:
+            return Code.GROUP_MAX_SIZE_REACHED
         return Code.NONE
 
     def join_new(self, event: Join) -> None:
@@ -149,7 +157,7 @@ class _Step(Draft):
             protocols=event.protocols,
             join_token=event.token,
         )
-        self.effects.append(Disarm(member_timer(member_id)))
+        self.effects.append(Arm(member_timer(member_id), NEW_MEMBER_JOIN_MS_MAX, NewMemberDue(member_id)))
         if not self.group.members:
             self.set(protocol_type=event.protocol_type)
         self.put(member)
@@ -238,6 +246,9 @@ class _Step(Draft):
             return Code.INCONSISTENT_GROUP_PROTOCOL
         if group.state is State.EMPTY:
             return Code.UNKNOWN_MEMBER_ID
+        size = sum(map(len, event.assignments.values()))
+        if size and size + sum(member.size for member in group.members.values()) > self.limits.bytes_max:
+            return Code.UNKNOWN_SERVER_ERROR  # as Kafka where its record is too large
         return Code.REBALANCE_IN_PROGRESS if group.state is State.PREPARING else Code.NONE
 
     def stored(self, event: Stored) -> None:
@@ -245,27 +256,26 @@ class _Step(Draft):
         if group.state is not State.COMPLETING or event.generation != group.generation or not group.is_storing:
             return
         if not event.is_ok:
-            for member in list(group.members.values()):
-                self.answer_waiting(member, Code.COORDINATOR_NOT_AVAILABLE)
-                self.put(replace(self.group.members[member.member_id], assignment=b""))
+            for member in group.members.values():
+                self.tell_waiting(member, Code.COORDINATOR_NOT_AVAILABLE)
                 self.arm_session(member)
+            self.put(*(replace(m, assignment=b"", join_token=None, sync_token=None) for m in group.members.values()))
             self.prepare()
             return
         self.set(state=State.STABLE, is_storing=False)
-        for member in list(group.members.values()):
-            if member.sync_token is not None:
-                self.put(replace(member, sync_token=None))
-                self.reply(member.sync_token, self.synced(member))
-                self.arm_session(member)
+        synced = [member for member in group.members.values() if member.sync_token is not None]
+        self.put(*(replace(member, sync_token=None) for member in synced))
+        for member in synced:
+            assert member.sync_token is not None
+            self.reply(member.sync_token, self.synced(member))
+            self.arm_session(member)
         self.effects.append(Disarm(SYNC_TIMER))  # who never synced is caught by its session
 
     def sync_due(self, event: SyncDue) -> None:
         """The leader never assigned: whoever did not sync goes, and the rest tries again."""
         if self.group.state is not State.COMPLETING or self.group.is_storing:
             return
-        for member in list(self.group.members.values()):
-            if member.sync_token is None:
-                self.drop(member)
+        self.drop(*(member for member in self.group.members.values() if member.sync_token is None))
         self.prepare_or_complete()
 
     # Heartbeat, leave, expiry
@@ -310,6 +320,12 @@ class _Step(Draft):
             self.drop(member)
             self.after_drop(True)
 
+    def new_member_due(self, event: NewMemberDue) -> None:
+        member = self.group.members.get(event.member_id)
+        if member is not None and member.join_token is not None:
+            self.drop(member)
+            self.after_drop(True)
+
 
 def _common(members: list[Member], protocols: Protocols) -> bool:
     """Whether some protocol is known to all."""
@@ -325,6 +341,7 @@ _HANDLERS: dict[type, Callable[[_Step, Any], None]] = {
     Heartbeat: _Step.heartbeat,
     Leave: _Step.leave,
     MemberDue: _Step.member_due,
+    NewMemberDue: _Step.new_member_due,
     JoinDue: _Step.join_due,
     SyncDue: _Step.sync_due,
     Stored: _Step.stored,

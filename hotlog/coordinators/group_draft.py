@@ -45,8 +45,9 @@ class Draft:
     def set(self, **changes: Any) -> None:
         self.group = replace(self.group, **changes)
 
-    def put(self, member: Member) -> None:
-        self.set(members={**self.group.members, member.member_id: member})
+    def put(self, *members: Member) -> None:
+        """Take over members as they are now: all in one go, each call copies the group's members."""
+        self.set(members={**self.group.members, **{member.member_id: member for member in members}})
 
     def reply(self, token: Token, result: Joined | Synced | Left | Code) -> None:
         self.effects.append(Reply(token, result))
@@ -82,21 +83,26 @@ class Draft:
 
     # Members that go
 
-    def drop(self, member: Member) -> None:
-        """Forget a member; its waiting requests are told."""
-        self.answer_waiting(member, Code.UNKNOWN_MEMBER_ID)
-        self.effects.append(Disarm(member_timer(member.member_id)))
-        members = {key: value for key, value in self.group.members.items() if key != member.member_id}
+    def drop(self, *gone: Member) -> None:
+        """Forget members; their waiting requests are told."""
+        for member in gone:
+            self.tell_waiting(member, Code.UNKNOWN_MEMBER_ID)
+            self.effects.append(Disarm(member_timer(member.member_id)))
+        ids = {member.member_id for member in gone}
+        members = {key: value for key, value in self.group.members.items() if key not in ids}
         leader = self.group.leader
-        self.set(members=members, leader=next(iter(members), None) if leader == member.member_id else leader)
+        self.set(members=members, leader=next(iter(members), None) if leader in ids else leader)
 
     def answer_waiting(self, member: Member, code: Code) -> None:
         """Answer what a member waits for with `code`."""
+        self.tell_waiting(member, code)
+        self.put(replace(member, join_token=None, sync_token=None))
+
+    def tell_waiting(self, member: Member, code: Code) -> None:
         if member.join_token is not None:
             self.reply(member.join_token, Joined(code, member.member_id))
         if member.sync_token is not None:
             self.reply(member.sync_token, Synced(code))
-        self.put(replace(member, join_token=None, sync_token=None))
 
     def after_drop(self, dropped: bool) -> None:
         if dropped and self.group.state in (State.STABLE, State.COMPLETING):
@@ -113,10 +119,11 @@ class Draft:
     def prepare(self) -> None:
         """Begin a rebalance: whoever waits for an assignment must join again."""
         was_empty = self.group.state is State.EMPTY
-        for member in list(self.group.members.values()):
-            if member.sync_token is not None:
-                self.answer_waiting(member, Code.REBALANCE_IN_PROGRESS)
-                self.arm_session(member)
+        synced = [member for member in self.group.members.values() if member.sync_token is not None]
+        for member in synced:
+            self.tell_waiting(member, Code.REBALANCE_IN_PROGRESS)
+            self.arm_session(member)
+        self.put(*(replace(member, join_token=None, sync_token=None) for member in synced))
         self.effects.append(Disarm(SYNC_TIMER))
         self.set(state=State.PREPARING, is_storing=False, initial_ms_left=0)
         wait_ms = max((member.rebalance_timeout_ms for member in self.group.members.values()), default=0)
@@ -136,9 +143,7 @@ class Draft:
     def complete(self) -> None:
         """The members of the next generation are known."""
         self.effects.append(Disarm(JOIN_TIMER))
-        for member in list(self.group.members.values()):
-            if member.join_token is None and member.instance_id is None:
-                self.drop(member)
+        self.drop(*(m for m in self.group.members.values() if m.join_token is None and m.instance_id is None))
         members = self.group.members
         present = [member for member in members.values() if member.join_token is not None]
         if members and not present:  # only static members, none of them back: wait on
@@ -154,11 +159,10 @@ class Draft:
         if leader is None or leader not in members or members[leader].join_token is None:
             leader = present[0].member_id
         self.set(state=State.COMPLETING, protocol=chosen(members.values()), leader=leader)
+        self.put(*(replace(member, join_token=None) for member in present))
         for member in present:
-            token = member.join_token
-            self.put(replace(member, join_token=None))
-            assert token is not None
-            self.reply(token, self.joined(member))
+            assert member.join_token is not None
+            self.reply(member.join_token, self.joined(member))
             self.arm_session(member)
         wait_ms = max(member.rebalance_timeout_ms for member in members.values())
         self.effects.append(Arm(SYNC_TIMER, wait_ms, SyncDue()))

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 Token = Hashable
 Protocols = tuple[tuple[str, bytes], ...]
 PENDING_MEMBERS_MAX = 10_000
+MEMBER_BYTES, PROTOCOL_BYTES = 1024, 256  # what a member and each of its protocols take beside what they say, about
+NEW_MEMBER_JOIN_MS_MAX = (
+    300_000  # Kafka's group.new.member.join.timeout: a new one whose first join is not answered by then is gone
+)
 
 
 class State(Enum):
@@ -41,6 +46,7 @@ class Code(StrEnum):
     GROUP_ID_NOT_FOUND = "group_id_not_found"
     NON_EMPTY_GROUP = "non_empty_group"
     GROUP_SUBSCRIBED_TO_TOPIC = "group_subscribed_to_topic"
+    UNKNOWN_SERVER_ERROR = "unknown_server_error"
     UNKNOWN_TOPIC_OR_PARTITION = "unknown_topic_or_partition"
     OFFSET_METADATA_TOO_LARGE = "offset_metadata_too_large"
 
@@ -59,6 +65,11 @@ class Member:
     assignment: bytes = b""
     join_token: Token | None = None
     sync_token: Token | None = None
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of memory it holds, about; its assignment aside."""
+        return MEMBER_BYTES + len(self.client_id) + len(self.instance_id or "") + protocol_bytes(self.protocols)
 
     def metadata(self, protocol: str | None) -> bytes:
         """What the member says under `protocol`."""
@@ -87,13 +98,19 @@ class Group:
         return {member.instance_id: member.member_id for member in self.members.values() if member.instance_id is not None}
 
 
+def protocol_bytes(protocols: Protocols) -> int:
+    """Bytes of memory that a member's protocols hold, about."""
+    return sum(PROTOCOL_BYTES + len(name) + len(data) for name, data in protocols)
+
+
 class Limits(NamedTuple):
-    """What the broker's settings allow, in ms and members."""
+    """What the broker's settings allow, in ms and members; `bytes_max` of what one group's members say and are assigned."""
 
     session_ms_min: int
     session_ms_max: int
     initial_delay_ms: int
     members_max: int
+    bytes_max: int
 
 
 # Events
@@ -154,6 +171,12 @@ class MemberDue(NamedTuple):
     member_id: str
 
 
+class NewMemberDue(NamedTuple):
+    """A new member has waited long for the answer to its first join; nobody knows whether it is still there."""
+
+    member_id: str
+
+
 class JoinDue(NamedTuple):
     """Members have had their time to join."""
 
@@ -169,7 +192,7 @@ class Stored(NamedTuple):
     is_ok: bool
 
 
-Event = Join | Sync | Heartbeat | Leave | MemberDue | JoinDue | SyncDue | Stored
+Event = Join | Sync | Heartbeat | Leave | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored
 
 # Effects
 

@@ -31,10 +31,11 @@ from hotlog.coordinators.group_types import (
     Sync,
     Synced,
     member_timer,
+    protocol_bytes,
 )
 from hotlog.coordinators.offset_log import Entry, OffsetLog
 from hotlog.coordinators.offset_records import GroupKey, OffsetKey, OffsetValue, subscribed_topics
-from hotlog.kernel.errors import HotlogError, Invalid
+from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Clock, Entropy
@@ -42,7 +43,6 @@ from hotlog.world.ports import Clock, Entropy
 LOG = logging.getLogger(__name__)
 GROUP_ID_BYTES_MAX = 32_000
 LOOKED_AT_ONCE = 256  # groups or offsets, in one turn of the loop
-PROTOCOL_BYTES_MAX = 8 * 1024 * 1024
 
 
 class Commit(NamedTuple):
@@ -112,6 +112,7 @@ class GroupCoordinator:
             settings.number("group.max.session.timeout.ms"),
             settings.number("group.initial.rebalance.delay.ms"),
             settings.number("group.max.size"),
+            settings.number("hotlog.group.max.bytes"),
         )
 
     # Membership
@@ -138,11 +139,14 @@ class GroupCoordinator:
         """
         if not _is_group_id(group_id):
             return Joined(Code.INVALID_GROUP_ID, member_id)
-        if sum(len(data) for _, data in protocols) > PROTOCOL_BYTES_MAX:
-            raise Invalid(f"protocol metadata of group {group_id!r} is above {PROTOCOL_BYTES_MAX} bytes")
         table = await self._tables.for_writing(group_id)
-        if member_id and group_id not in self._driver.live:
+        live = self._driver.live.get(group_id)
+        if member_id and live is None:
             return Joined(Code.UNKNOWN_MEMBER_ID, member_id)
+        known = live.group.members.get(member_id) if live is not None else None
+        grows = protocol_bytes(protocols) - (known.size if known is not None else 0)
+        if grows + self._driver.member_bytes.total > self._settings().number("hotlog.groups.max.bytes"):
+            return Joined(Code.COORDINATOR_NOT_AVAILABLE, member_id)  # it is asked again later
         live = self._driver.made(group_id, table)
         token = self._driver.token()
         event = Join(

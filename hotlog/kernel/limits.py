@@ -24,6 +24,9 @@ FETCH_WALL_MS_MAX = 10 * 60 * 1000  # no read may outlive this
 PARTITIONS_PER_TOPIC_MAX = 10_000
 PARTITIONS_PER_BROKER_MAX = 50_000
 
+# Fetch sessions (KIP-227): about 400 bytes each
+FETCH_SESSION_PARTITIONS_MAX = 250_000
+
 # Decompression (faults.md, "Decompression bombs")
 DECOMPRESSED_BATCH_BYTES_MAX = 128 * MiB  # default of hotlog.batch.decompressed.bytes.max
 DECOMPRESSED_READ_BYTES_MAX = 1024 * MiB  # the most it may be set to: readers take whatever a door ever took
@@ -33,4 +36,4 @@ assert CHUNK_BYTES <= RANGE_BYTES_MAX
 assert DECOMPRESSED_BATCH_BYTES_MAX <= DECOMPRESSED_READ_BYTES_MAX, "what the door takes can be read"
 assert RANGE_BYTES_MAX % CHUNK_BYTES == 0, "a range is whole chunks"
 assert GARBAGE_GRACE_MS > FETCH_WALL_MS_MAX, "an object outlives every read that may have started on it"
-assert PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_PER_BROKER_MAX
+assert PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_PER_BROKER_MAX <= FETCH_SESSION_PARTITIONS_MAX

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey, Value, table
 from hotlog.kernel.errors import InvalidConfig
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
-from hotlog.kernel.limits import DECOMPRESSED_BATCH_BYTES_MAX, DECOMPRESSED_READ_BYTES_MAX, GiB, MiB
+from hotlog.kernel.limits import DECOMPRESSED_BATCH_BYTES_MAX, DECOMPRESSED_READ_BYTES_MAX, FETCH_SESSION_PARTITIONS_MAX, GiB, MiB
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 
 _OWN = [
@@ -39,7 +39,7 @@ _OWN = [
               doc="Close a connection this long without a whole request."),
     ConfigKey(name="fetch.max.bytes", kind="int", default=55 * MiB, minimum=1024, unit="bytes", doc="Most a fetch is answered with."),
     ConfigKey(name="max.incremental.fetch.session.cache.slots", kind="int", default=1000, minimum=0,
-              doc="Fetch sessions kept (KIP-227)."),
+              doc=f"Fetch sessions kept (KIP-227), with {FETCH_SESSION_PARTITIONS_MAX} partitions in all of them."),
     ConfigKey(name="producer.id.expiration.ms", kind="int", default=86_400_000, dynamic=False, minimum=1, unit="ms",
               doc="Forget an idempotent producer this long after its last batch."),
     ConfigKey(name="transactional.id.expiration.ms", kind="int", default=604_800_000, dynamic=False, minimum=1, unit="ms", acts=False,
@@ -84,6 +84,11 @@ _OWN = [
               doc="Most that a produced batch may decompress to; more is refused with MESSAGE_TOO_LARGE. Every batch is opened at the door,"
                   " in the memory of 24 MiB a disk thread; what needs more (this much, and a zstd window of up to 128 MiB) is opened"
                   " one at a time."),
+    ConfigKey(name="hotlog.group.max.bytes", kind="int", default=16 * MiB, minimum=64 * 1024, unit="bytes",
+              doc="Memory for what the members of one classic group say (JoinGroup) and are assigned (SyncGroup); a member beyond it is"
+                  " answered GROUP_MAX_SIZE_REACHED."),
+    ConfigKey(name="hotlog.groups.max.bytes", kind="long", default=256 * MiB, minimum=64 * 1024, unit="bytes",
+              doc="The same for all groups of this broker; a join beyond it is answered COORDINATOR_NOT_AVAILABLE, and asked again."),
     ConfigKey(name="hotlog.queued.max.response.bytes", kind="long", default=256 * MiB, minimum=1024, unit="bytes",
               doc="Bytes of answers that slow clients have not taken yet; as this fills up, fetches are answered with less,"
                   " down to one batch."),

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hotlog.coordinators.group import step
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
+    NEW_MEMBER_JOIN_MS_MAX,
     SYNC_TIMER,
     Arm,
     Code,
@@ -34,9 +35,10 @@ from hotlog.coordinators.group_types import (
     Sync,
     SyncDue,
     Synced,
+    member_timer,
 )
 
-LIMITS = Limits(session_ms_min=10, session_ms_max=60_000, initial_delay_ms=0, members_max=100)
+LIMITS = Limits(session_ms_min=10, session_ms_max=60_000, initial_delay_ms=0, members_max=100, bytes_max=1_000_000)
 RANGE = (("range", b"meta"), ("roundrobin", b"rr"))
 
 
@@ -461,3 +463,45 @@ def test_stray_timers_change_nothing_when_stable(key: str) -> None:
     before = story.group
     story.send(JoinDue() if key == JOIN_TIMER else SyncDue())
     assert story.group == before
+
+
+def test_what_members_say_has_a_bound_for_each_group() -> None:
+    story = Story(LIMITS._replace(bytes_max=10_000, initial_delay_ms=3000))
+    large = (("range", b"x" * 6_000),)
+    first = story.join(protocols=large)
+    refused = story.join(protocols=large)
+    assert story.answers[refused].code is Code.GROUP_MAX_SIZE_REACHED
+    assert len(story.group.members) == 1
+    many = story.join(protocols=tuple(("range", b"") for _ in range(100)))
+    assert story.answers[many].code is Code.GROUP_MAX_SIZE_REACHED
+    story.send(story.timers[JOIN_TIMER].event)
+    member_id = story.answers[first].member_id
+    again = story.join(member_id, protocols=(("range", b"y" * 6_000),))  # what is replaced does not count
+    assert story.answers[again].code is Code.NONE
+
+
+def test_an_assignment_beyond_the_bound_is_refused_as_a_record_too_large() -> None:
+    story = Story(LIMITS._replace(bytes_max=10_000))
+    joined = story.answers[story.join()]
+    synced = story.answers[story.sync(joined.member_id, assignments={joined.member_id: b"x" * 9_000})]
+    assert synced.code is Code.UNKNOWN_SERVER_ERROR
+    assert story.group.members[joined.member_id].assignment == b""
+    assert story.stores == []
+
+
+def test_a_new_member_whose_first_join_is_never_answered_does_not_stay() -> None:
+    """Its client may have gone, and asked again as another one: nobody sees it (Kafka's five minutes)."""
+    story = Story()
+    leader = story.answers[story.join()].member_id
+    story.sync(leader, assignments={leader: b""})
+    story.send(Stored(story.group.generation, True))
+    waits = story.join()  # the leader does not come back for this rebalance
+    gone = next(key for key, member in story.group.members.items() if member.join_token == waits)
+    assert story.timers[member_timer(gone)].delay_ms == NEW_MEMBER_JOIN_MS_MAX
+    story.send(story.timers[member_timer(gone)].event)
+    assert gone not in story.group.members
+    assert story.answers[waits].code is Code.UNKNOWN_MEMBER_ID
+    stays = story.join()
+    answer = story.join(leader)
+    assert story.answers[answer].code is story.answers[stays].code is Code.NONE
+    assert all(story.timers[member_timer(key)].delay_ms < NEW_MEMBER_JOIN_MS_MAX for key in story.group.members)

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch_sessions import EVICT_IDLE_MS, FetchSessions, Plan
+from hotlog.kernel.limits import FETCH_SESSION_PARTITIONS_MAX
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import FetchRequest, Key, Wanted
 
@@ -148,6 +149,39 @@ def test_epochs_wrap_to_one() -> None:
     assert begin(book, fetch(1, 1)).code is ErrorCode.none
 
 
+def test_partitions_of_all_sessions_have_a_bound() -> None:
+    """Who would be beyond it is served without a session; what idled, ended or was forgotten makes room."""
+    book = sessions()
+    half = FETCH_SESSION_PARTITIONS_MAX // 2
+    first = begin(book, fetch(partitions=wanting(*(("t", n) for n in range(half)))))
+    assert begin(book, fetch(partitions=wanting(*(("t", n) for n in range(half + 1))))).session_id == 0
+    assert begin(book, fetch(partitions=wanting(*(("t", n) for n in range(half))))).session_id == 2
+    assert (len(book), book.partitions) == (2, 2 * half)
+    assert begin(book, fetch(partitions=wanting(A))).session_id == 0
+    begin(book, fetch(first.session_id, 1, forgotten=[("t", n) for n in range(10)]))
+    assert begin(book, fetch(partitions=wanting(A))).session_id == 3
+    begin(book, fetch(first.session_id, -1))
+    assert book.partitions == half + 1
+    assert begin(book, fetch(partitions=wanting(*(("t", n) for n in range(half)))), now_ms=EVICT_IDLE_MS + 1).session_id == 4
+
+
+def test_a_session_that_grows_beyond_the_bound_ends() -> None:
+    book = sessions()
+    plan = begin(book, fetch(partitions=wanting(A)))
+    more = wanting(*(("u", n) for n in range(FETCH_SESSION_PARTITIONS_MAX)))
+    assert begin(book, fetch(plan.session_id, 1, more)).code is ErrorCode.fetch_session_id_not_found
+    assert (len(book), book.partitions) == (0, 0)
+
+
+def test_names_that_no_topic_can_have_are_not_kept() -> None:
+    book = sessions()
+    strange = wanting(("x" * 250, 0))
+    assert begin(book, fetch(partitions=strange)).session_id == 0
+    plan = begin(book, fetch(partitions=wanting(A)))
+    assert begin(book, fetch(plan.session_id, 1, strange)).code is ErrorCode.fetch_session_id_not_found
+    assert (len(book), book.partitions) == (0, 0)
+
+
 class ClientAndBroker(RuleBasedStateMachine):
     """A client that keeps its own copy of what it was told must always know the broker's truth after an answer."""
 
@@ -190,6 +224,10 @@ class ClientAndBroker(RuleBasedStateMachine):
     def append(self, key: Key) -> None:
         self.truth[key] += 1
         self.is_fresh = False
+
+    @invariant()
+    def partitions_are_counted(self) -> None:
+        assert self.book.partitions == len(self.wanted)
 
     @invariant()
     def the_client_knows_what_it_wants(self) -> None:

@@ -11,17 +11,23 @@ import socket
 import struct
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kio.schema.errors import ErrorCode
 
-from hotlog.kernel.limits import MiB
+from hotlog.kernel.limits import FETCH_SESSION_PARTITIONS_MAX, MiB
+from hotlog.wire import apis
 from hotlog.wire.frame import FRAME_BYTES_FIRST
 from hotlog.world.memory import FREED_BYTES_MAX
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
+from tests.wire.serving import fetch, frame_of, parsed
 
 SPARE_BYTES = 64 * MiB  # what a process may grow by, whatever it does
 
@@ -54,6 +60,18 @@ class Watched:
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=PATIENCE_S)
 
 
+def answered(client: socket.socket, request: Any) -> bytes:
+    """The answer to one request, without its size."""
+    client.sendall(frame_of(request, 1))
+    stream = client.makefile("rb")
+    (size,) = struct.unpack(">i", stream.read(4))
+    return stream.read(size)
+
+
+def called(client: socket.socket, request: Any) -> Any:
+    return parsed(type(request).__api_key__, type(request).__version__, answered(client, request), 1)
+
+
 def until(is_so: Callable[[], bool]) -> None:
     give_up = time.monotonic() + PATIENCE_S
     while not is_so():
@@ -63,7 +81,7 @@ def until(is_so: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Watched]:
-    server = HotlogServer(folder=tmp_path)
+    server = HotlogServer(folder=tmp_path, settings={"group.initial.rebalance.delay.ms": "0"})
     server.start()
     try:
         yield Watched(server)
@@ -80,6 +98,46 @@ def test_many_beginnings_of_large_requests_take_little(broker: Watched, came: in
             each.sendall(struct.pack(">i", 90 * MiB) + b"x" * came)
         until(lambda: broker.held_bytes >= count * max(came, FRAME_BYTES_FIRST))
         assert broker.grown_bytes < SPARE_BYTES + 10 * count * came
+
+
+def joining(group: str, metadata: bytes) -> Any:
+    shapes = apis.requests(11, 3)
+    return shapes.JoinGroupRequest(
+        group_id=group,
+        session_timeout=timedelta(minutes=30),
+        rebalance_timeout=timedelta(minutes=30),
+        member_id="",
+        protocol_type="consumer",
+        protocols=(shapes.JoinGroupRequestProtocol(name="range", metadata=metadata),),
+    )
+
+
+def test_members_hold_no_more_than_their_groups_may(broker: Watched) -> None:
+    """600 members that say 1 MiB each, and are gone: they are held for the session timeout that they chose."""
+    codes: Counter[ErrorCode] = Counter()
+    for number in range(600):
+        with broker.connect() as each:
+            code = called(each, joining(f"g{number}", b"x" * MiB)).error_code
+            while not codes and code is not ErrorCode.none:  # __consumer_offsets is being made
+                time.sleep(0.1)
+                code = called(each, joining(f"g{number}", b"x" * MiB)).error_code
+            codes[code] += 1
+    assert set(codes) == {ErrorCode.none, ErrorCode.coordinator_not_available}
+    assert codes[ErrorCode.none] > 200
+    assert broker.grown_bytes < 256 * MiB + 2 * SPARE_BYTES
+
+
+def test_fetch_sessions_hold_no_more_than_their_partitions_may(broker: Watched) -> None:
+    """One client opens session after session, each of 5,000 partitions."""
+    request = fetch("t", dict.fromkeys(range(5_000), 0), session=(0, 0))
+    opened = 0
+    with broker.connect() as client:
+        for _ in range(150):
+            _, code, session_id = struct.unpack_from(">ihi", answered(client, request), 5)
+            assert code == 0
+            opened += session_id > 0
+    assert opened == FETCH_SESSION_PARTITIONS_MAX // 5_000
+    assert broker.grown_bytes < FETCH_SESSION_PARTITIONS_MAX * 400 + SPARE_BYTES
 
 
 def test_memory_of_requests_that_broke_off_goes_back(broker: Watched) -> None:
