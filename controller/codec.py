@@ -1,4 +1,4 @@
-"""The bytes of metadata objects: cluster marker, head, page and snapshot.  Drawn in docs/formats/metadata.md.
+"""The bytes of metadata objects: cluster marker, head, page, snapshot and ends.  Drawn in docs/formats/metadata.md.
 
     magic "HLMD" (4) | kind (u16) | version (u16) | body length (u32) | CRC-32C of the body (u32) | body: UTF-8 JSON, sorted keys
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
@@ -25,8 +25,8 @@ from hotlog.kernel.limits import KiB, MiB
 
 MAGIC = b"HLMD"
 VERSION = 1
-MARKER, HEAD, PAGE, SNAPSHOT = 1, 2, 3, 4
-_KINDS = {MARKER: "cluster marker", HEAD: "head", PAGE: "page", SNAPSHOT: "snapshot"}
+MARKER, HEAD, PAGE, SNAPSHOT, ENDS = 1, 2, 3, 4, 5
+_KINDS = {MARKER: "cluster marker", HEAD: "head", PAGE: "page", SNAPSHOT: "snapshot", ENDS: "note of ends"}
 _PREFIX = struct.Struct(">4sHHII")
 PREFIX_BYTES = _PREFIX.size
 
@@ -82,6 +82,20 @@ class Head:
     def refs(self) -> tuple[Ref, ...]:
         """All objects that this head needs."""
         return (*((self.snapshot,) if self.snapshot else ()), *self.pages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """How far the logs of one life of a node had come when it last said so (`noted_ms`: wall clock, for people).
+
+    `directory_id` is that of its data directory; `is_final`: it stopped cleanly after that and gave out no more offsets.
+    """
+
+    directory_id: str
+    incarnation: UUID
+    is_final: bool
+    noted_ms: int
+    ends: Mapping[UUID, Mapping[int, int]]
 
 
 def chained(lineage: str, records: Sequence[Record]) -> str:
@@ -251,6 +265,33 @@ def decode_snapshot(raw: bytes, ref: Ref) -> tuple[ClusterImage, str]:
     if image.offset != ref.end:
         raise Corrupt(f"metadata snapshot {ref.key} is of offset {image.offset}; {ref.end} is expected")
     return image, lineage
+
+
+def encode_ends(note: Ends) -> bytes:
+    return seal(
+        ENDS,
+        {
+            "directory_id": note.directory_id,
+            "incarnation": str(note.incarnation),
+            "is_final": note.is_final,
+            "noted_ms": note.noted_ms,
+            "ends": [[str(topic_id), sorted(map(list, parts.items()))] for topic_id, parts in note.ends.items()],
+        },
+    )
+
+
+def decode_ends(raw: bytes) -> Ends:
+    body = unseal(ENDS, raw)
+    try:
+        return Ends(
+            directory_id=str(body["directory_id"]),
+            incarnation=UUID(body["incarnation"]),
+            is_final=bool(body["is_final"]),
+            noted_ms=int(body["noted_ms"]),
+            ends={UUID(topic_id): {int(index): int(end) for index, end in parts} for topic_id, parts in body["ends"]},
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise Corrupt(f"metadata note of ends cannot be read: {problem!r}") from None
 
 
 def _topic_form(topic: TopicImage) -> Json:

@@ -101,10 +101,17 @@ class Mirror:
         raw = await self._read(self._path(_INCARNATIONS))
         return raw.decode().split() if raw else []
 
-    async def add_incarnation(self, incarnation: str) -> None:
-        """Written before the claim that carries it, so that an own claim is always recognised."""
-        known = [incarnation, *await self.incarnations()][:INCARNATIONS_KEPT]
-        await self._disk.run(self._save, self._path(_INCARNATIONS), "\n".join(known).encode())
+    async def add_incarnation(self, incarnation: str, registered: str | None) -> None:
+        """Written before the claim that carries it, so that an own claim is always recognised.
+
+        `registered` is the one that the metadata has: if it is an own one, it is not pushed out however many claims fail.
+        """
+        known = await self.incarnations()
+        if incarnation in known:
+            return
+        first = [incarnation, *(one for one in known if one == registered)]
+        kept = [*first, *(one for one in known if one not in first)][:INCARNATIONS_KEPT]
+        await self._disk.run(self._save, self._path(_INCARNATIONS), "\n".join(kept).encode())
 
 
 class NoMirror(Mirror):
@@ -129,4 +136,4 @@ class NoMirror(Mirror):
     async def incarnations(self) -> list[str]:
         return []
 
-    async def add_incarnation(self, incarnation: str) -> None: ...
+    async def add_incarnation(self, incarnation: str, registered: str | None) -> None: ...

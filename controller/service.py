@@ -21,6 +21,7 @@ from enum import Enum
 from uuid import UUID
 
 from controller import codec
+from controller.ends import NodeEnds
 from controller.image import ClusterImage
 from controller.journal import Decide, Journal
 from controller.keys import CLUSTER_KEY
@@ -69,7 +70,8 @@ class Controller:
 
     `examine` is awaited before the first write to the store, at the start or when the store is there at last: it raises ForeignStore for
     a store that is not safe to use, StoreUnavailable while it cannot tell.  `open_wait_s` is how long `open` waits for the store (None:
-    OPEN_WAIT_S, or HOT_WAIT_S where there is a local copy).
+    OPEN_WAIT_S, or HOT_WAIT_S where there is a local copy).  `take_over` is awaited when this node was last run from another directory:
+    it raises ForeignStore unless that may be given up (None: it may not).
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Controller:
         rack: str = "",
         open_wait_s: float | None = None,
         examine: Callable[[], Awaitable[None]] = _unexamined,
+        take_over: Callable[[ClusterImage], Awaitable[None]] | None = None,
     ) -> None:
         self.node_id = node_id
         self.state = State.OFFLINE
@@ -97,6 +100,9 @@ class Controller:
         self._rack = rack
         self._open_wait_s = open_wait_s
         self._examine = examine
+        self._take_over = take_over
+        self._taken_over: UUID | None = None  # the life whose place may be taken
+        self._ends: NodeEnds | None = None
         self._incarnation = UUID(int=0)
         self._journal: Journal | None = None
         self._was_here = False  # whether this directory has metadata of the cluster
@@ -119,6 +125,12 @@ class Controller:
     def _opened(self) -> Journal:
         assert self._journal is not None, "open() comes first"
         return self._journal
+
+    @property
+    def ends(self) -> NodeEnds:
+        """How far this node's logs have come, as noted in the store."""
+        assert self._ends is not None, "there is none before the metadata was read from the store"
+        return self._ends
 
     async def open(self, expected_cluster_id: str | None = None) -> None:
         """Find or found the cluster, claim its metadata, or start from the local copy if the store is away.
@@ -201,12 +213,41 @@ class Controller:
 
     async def _join(self) -> None:
         """Reading comes first: a store that is another cluster's is left as it is."""
-        cluster_id = await find_cluster(self._store, self.cluster_id or None, self._was_here)
+        found = await find_cluster(self._store, self.cluster_id or None, self._was_here)
+        if found is not None:
+            self.cluster_id = found
+            await self._settle_place()
         await self._examine()
-        self.cluster_id = cluster_id or await found_cluster(self._store, self.cluster_id or None, self._clock, self._entropy)
+        if found is None:
+            self.cluster_id = await found_cluster(self._store, self.cluster_id or None, self._clock, self._entropy)
+            await self._settle_place()
+        await self._claim(raises_epochs=not self._is_open)
+
+    async def _settle_place(self) -> None:
+        """See who had this node's place last; if that was another directory, it must be given up knowingly."""
         if self._journal is None:
             await self._load()
-        await self._claim(raises_epochs=not self._is_open)
+        image = await self._opened.catch_up()
+        last = image.brokers.get(self.node_id)
+        self._ends = NodeEnds(
+            self._store, self._clock, cluster_id=self.cluster_id, node_id=self.node_id, incarnation=self._incarnation,
+            last_incarnation=last.incarnation if last is not None else None,
+        )  # fmt: skip
+        if last is None or await self._is_own(last.incarnation):
+            return
+        if self._take_over is None:
+            raise self._elsewhere()
+        await self._take_over(image)
+        self._taken_over = last.incarnation
+
+    async def _is_own(self, incarnation: UUID) -> bool:
+        return incarnation in (self._incarnation, self._taken_over) or str(incarnation) in await self._mirror.incarnations()
+
+    def _elsewhere(self) -> ForeignStore:
+        return ForeignStore(
+            f"node.id {self.node_id} of cluster {self.cluster_id} was taken over by another data directory since this one"
+            " was last used; it must not lead again: give it another node.id or an empty directory"
+        )
 
     async def _load(self) -> bool:
         """Start from the local copy; False if there is none that is whole."""
@@ -214,18 +255,15 @@ class Controller:
         return await self._journal.load_mirror()
 
     async def _claim(self, *, raises_epochs: bool) -> None:
-        own = await self._mirror.incarnations()
-        await self._mirror.add_incarnation(str(self._incarnation))
-        was_here = self._opened.image.offset > 0
+        own = {self._incarnation, self._taken_over, *map(UUID, await self._mirror.incarnations())}
+        before = self._opened.image.brokers.get(self.node_id)
+        await self._mirror.add_incarnation(str(self._incarnation), str(before.incarnation) if before is not None else None)
         block = range(0)
 
         def started(image: ClusterImage) -> list[Record]:
             last = image.brokers.get(self.node_id)
-            if was_here and last is not None and str(last.incarnation) not in own and last.incarnation != self._incarnation:
-                raise ForeignStore(
-                    f"node.id {self.node_id} of cluster {self.cluster_id} was taken over by another data directory since this one"
-                    " was last used; it must not lead again: give it another node.id or an empty directory"
-                )
+            if last is not None and last.incarnation not in own:
+                raise self._elsewhere()
             nonlocal block
             block = _block_after(image)
             return [

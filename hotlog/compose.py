@@ -19,14 +19,18 @@ from controller.service import Controller, State
 from hotlog.apis.broker import Broker
 from hotlog.apis.dispatch import Dispatch
 from hotlog.apis.listener import Listener
+from hotlog.apis.takeover import Takeover
 from hotlog.kernel.beats import Beat
 from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
 from hotlog.observe.health import Health
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
+from tiering.keys import PartitionKeys
+from tiering.manifest_store import ManifestStore
 from tiering.store.check import Examination
 from tiering.store.gated import GatedStore
 from tiering.tier import ColdTier
@@ -35,6 +39,7 @@ LOG = logging.getLogger(__name__)
 METER_SAVE_S = 10.0
 BROKER_TICK_S = 5.0
 GROUPS_TICK_S = 5.0
+ENDS_TICK_S = 5.0
 LOG_TICK_S = 1.0
 REAP_S = 60.0
 RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is how soon one is noticed to be due
@@ -45,7 +50,15 @@ class Node:
     """One broker with its workers.  Made by `build_node`; `start` brings it up, `close` down."""
 
     def __init__(
-        self, settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter, has_store_clock: bool = False
+        self,
+        settings: Settings,
+        world: World,
+        *,
+        metrics: Metrics,
+        data_dir: str,
+        meter: Meter,
+        has_store_clock: bool = False,
+        is_adopting: bool = False,
     ) -> None:
         self.settings = settings
         self.world = world
@@ -63,6 +76,13 @@ class Node:
             node_id=settings.number("node.id"),
             rack=settings.text("broker.rack"),
             examine=self._examine_store,
+            take_over=Takeover(
+                node_id=settings.number("node.id"),
+                is_adopting=is_adopting,
+                ends=lambda: self.controller.ends,
+                directory_id=lambda: self.logs.directory_id,
+                tiered_end=self._tiered_end,
+            ),
         )
         self.logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
         # The controller has the store as it is: it examines it, and writes first.
@@ -114,6 +134,15 @@ class Node:
 
     async def _examine_store(self) -> None:
         (await self._examination.report()).require()
+
+    async def _tiered_end(self, pid: PartitionId) -> int:
+        """For who asks before there is a tier."""
+        world = self.world
+        manifest = ManifestStore(
+            world.store, PartitionKeys(self.controller.cluster_id, pid), clock=world.clock, entropy=world.entropy, disk=world.disk
+        )
+        view = await manifest.load()
+        return 0 if view is None or view.is_deleted else max(view.end_offset, 0)
 
     def _make_tier(self) -> ColdTier:
         world = self.world
@@ -187,6 +216,7 @@ class Node:
             await self._listener.close()
         if self._broker is not None:
             await self._broker.close()
+            await self._broker.note_ends_at_last()
         await self.meter.save()
 
     def beats(self) -> list[Beat]:
@@ -198,6 +228,7 @@ class Node:
             Beat("log", self._tick_logs, LOG_TICK_S),
             Beat("broker", self._tick_broker, BROKER_TICK_S),
             Beat("groups", self._tick_groups, GROUPS_TICK_S),
+            Beat("ends", self._tick_ends, ENDS_TICK_S),
             Beat("copy", self._tick_copy, copy_s),
             Beat("retention", self._tick_retention, check_s),
             Beat("scrub", self._tick_scrub, min(SCRUB_S, scrub_s) if scrub_s > 0 else SCRUB_S),
@@ -253,6 +284,9 @@ class Node:
     async def _tick_groups(self) -> bool:
         return self._broker is not None and await self._broker.groups.tick()
 
+    async def _tick_ends(self) -> bool:
+        return self._broker is not None and await self._broker.note_ends()
+
     async def _tick_copy(self) -> bool:
         return self.tier is not None and self.is_serving and await self.tier.tick_copy()
 
@@ -274,7 +308,28 @@ class Node:
 
 
 def build_node(
-    settings: Settings, world: World, *, metrics: Metrics, data_dir: str, meter: Meter, has_store_clock: bool = False
+    settings: Settings,
+    world: World,
+    *,
+    metrics: Metrics,
+    data_dir: str,
+    meter: Meter,
+    has_store_clock: bool = False,
+    is_adopting: bool = False,
 ) -> Node:
-    """Wire one node.  `data_dir` holds log/, metadata/, cache/; `has_store_clock`: the store's clock is not this machine's."""
-    return Node(settings, world, metrics=metrics, data_dir=data_dir, meter=meter, has_store_clock=has_store_clock)
+    """Wire one node.
+
+    Args:
+        data_dir: holds log/, metadata/, cache/.
+        has_store_clock: the store's clock is not this machine's.
+        is_adopting: what another data directory of this node has and the store has not may be given up.
+    """
+    return Node(
+        settings,
+        world,
+        metrics=metrics,
+        data_dir=data_dir,
+        meter=meter,
+        has_store_clock=has_store_clock,
+        is_adopting=is_adopting,
+    )

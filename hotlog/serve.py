@@ -46,6 +46,7 @@ class ServeOptions:
     http: tuple[str, int] | None
     store_url: str
     settings: Settings
+    is_adopting: bool = False
 
 
 def parse_address(text: str, *, what: str) -> tuple[str, int]:
@@ -135,6 +136,7 @@ async def _serve(options: ServeOptions) -> None:
         data_dir=options.data_dir,
         meter=meter,
         has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
+        is_adopting=options.is_adopting,
     )
     http = HttpDoor(metrics, health=node.health, refresh=node.refresh_metrics)
     beats = [*node.beats(), Beat("memory", FreedMemory(disk).tick, GIVE_BACK_S)]

@@ -93,6 +93,18 @@ class ColdPartition:
         view = self.view
         return view.end_offset if view is not None and view.end_offset >= 0 else self.log.local_log_start_offset
 
+    def behind_hole(self, offset: int) -> int | None:
+        """Where a reader at `offset` goes on if the store has nothing more from there on, but a recorded hole; None if it has more."""
+        view = self.view
+        if not self.ready or view is None or offset >= view.end_offset:
+            return None
+        for row in reversed(view.entries):
+            if not row.is_hole:
+                return None
+            if row.base_offset <= offset:
+                return view.end_offset
+        return None
+
     @property
     def size_bytes(self) -> int:
         """Committed log bytes in the store (what retention.bytes counts)."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.kernel.ids import PartitionId
@@ -259,6 +260,8 @@ class ColdTier:
             ):
                 self._start_load(cold)
             if cold.ready:
+                if self._has_gap(cold) and cold.retry_at <= now:
+                    self._fly(cold, lambda lease, cold=cold: self._close_gap(cold, lease))  # type: ignore[misc]
                 plan = self._plan(cold, now_ms)
                 if plan is not None and cold.retry_at <= now:
                     due.append((cold, plan))
@@ -291,8 +294,28 @@ class ColdTier:
         return plan if isinstance(plan, CopyPlan) else None
 
     def _launch(self, cold: ColdPartition, plan: CopyPlan) -> None:
+        self._fly(cold, lambda lease: self._copy(cold, plan, lease))
+
+    def _fly(self, cold: ColdPartition, work: Callable[[Lease], Coroutine[Any, Any, None]]) -> None:
         lease = Lease(self._clock)
-        self._flights[cold.pid] = _Flight(cold, lease, self._scope.start(self._copy(cold, plan, lease)))
+        self._flights[cold.pid] = _Flight(cold, lease, self._scope.start(work(lease)))
+
+    def _has_gap(self, cold: ColdPartition) -> bool:
+        """Whether offsets that clients may ask for are in no tier: a log that began anew behind what the store has."""
+        log, view = cold.log, cold.view
+        if view is None or view.end_offset < 0 or cold.problem or cold.pid in self._flights:
+            return False
+        return max(view.end_offset, log.log_start_offset) < log.local_log_start_offset
+
+    async def _close_gap(self, cold: ColdPartition, lease: Lease) -> None:
+        """Say so in the manifest now, not with the next copy: until then readers would stand at the gap."""
+        try:
+            await self._uploader.claim(cold.target)
+            lease.check()
+            await self._uploader.record_hole(cold.target, cold.log.local_log_start_offset, "given up with the disk that had them")
+            cold.failures, cold.retry_at = 0, 0.0
+        except (HotlogError, OSError) as failure:
+            await self._copy_failed(cold, failure)
 
     async def _copy(self, cold: ColdPartition, plan: CopyPlan, lease: Lease) -> None:
         """Copy `plan`, then go on with the same partition while nobody waits for the slot: a look over all is not free."""

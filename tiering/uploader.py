@@ -144,7 +144,7 @@ class Uploader:
         lease.begin(4 * self._store_seconds_max + plan.segment.size / SLOWEST_BYTES_PER_SECOND)
         await self.claim(target)
         if plan.hole:
-            await self._record_hole(target, plan)
+            await self.record_hole(target, plan.start_offset, plan.hole)
         await target.manifest.settle()
         entry = target.pending
         if entry is None or not self._still_good(entry, plan):
@@ -172,15 +172,15 @@ class Uploader:
         target.revives = False
         return view
 
-    async def _record_hole(self, target: CopyTarget, plan: CopyPlan) -> None:
-        """Offsets that are in neither tier: said aloud, and recorded so that readers can go on behind them."""
+    async def record_hole(self, target: CopyTarget, start_offset: int, reason: str) -> None:
+        """Offsets [manifest end, `start_offset`) are in neither tier: said aloud, and recorded so that readers can go on behind them."""
         view = target.manifest.view
         assert view is not None
-        LOG.error("%s: offsets [%d, %d) are in no tier: %s", target.keys.pid, view.end_offset, plan.start_offset, plan.hole)
+        LOG.error("%s: offsets [%d, %d) are in no tier: %s", target.keys.pid, view.end_offset, start_offset, reason)
         self._metrics.corruption.labels("hole").inc()
         await target.manifest.commit(
             lambda manifest, _: record_hole(
-                manifest, plan.start_offset, plan.hole, epoch=target.leader_epoch, now_ms=self._clock.now_ms()
+                manifest, start_offset, reason, epoch=target.leader_epoch, now_ms=self._clock.now_ms()
             )
         )
 

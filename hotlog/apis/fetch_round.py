@@ -171,11 +171,23 @@ class Round:
             self._fail(part, ErrorCode.fenced_leader_epoch if is_old else ErrorCode.unknown_leader_epoch)
         elif not partition.log_start_offset <= wanted.offset <= log.log_end_offset:
             self._fail(part, ErrorCode.offset_out_of_range)
-        elif wanted.offset < log.local_log_start_offset or part.is_damaged_locally:
+        elif part.is_damaged_locally or (wanted.offset < log.local_log_start_offset and not self._goes_on_behind_hole(part)):
             self._classify_cold(part, partition)
         else:
+            wanted = part.wanted
             end = log.last_stable_offset if self.limits.is_committed_only else log.high_watermark
             part.state = State.HOT if wanted.offset < end else State.AT_END
+
+    @staticmethod
+    def _goes_on_behind_hole(part: Part) -> bool:
+        """Have a reader go on in the local log where only a recorded hole lies before that: no tier has anything in between."""
+        assert part.partition is not None
+        cold, log = part.partition.cold, part.partition.log
+        end = cold.behind_hole(part.wanted.offset) if cold is not None else None
+        if end is None or end < log.local_log_start_offset:
+            return False
+        part.wanted = part.wanted._replace(offset=end)
+        return True
 
     def _classify_cold(self, part: Part, partition: Partition) -> None:
         cold = partition.cold

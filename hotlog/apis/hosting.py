@@ -16,7 +16,7 @@ from controller.image import ClusterImage, TopicImage
 from controller.records import Record, TopicPurged
 from controller.service import Controller, State
 from hotlog.apis import topic_rules as rules
-from hotlog.kernel.errors import HotlogError, OutcomeUnknown, OutOfRange, Retry
+from hotlog.kernel.errors import HotlogError, OutcomeUnknown, OutOfRange, Retry, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
@@ -178,20 +178,25 @@ class Hosting:
         return partition
 
     async def _create_log(self, topic: TopicImage, tp: TopicPartition, config: TopicConfig, epoch: int) -> PartitionLog:
-        """A new log; for a topic that is older than this process it begins where the cold tier ends.
+        """A new log; for a topic that is older than this process it begins behind every offset that was ever given out, as far as is known.
 
         Raises:
             StoreUnavailable: the store cannot say where that is; beginning at 0 would give offsets out twice.
         """
-        held = None
-        if topic.topic_id not in self.fresh and config.remote_enabled and self._tier is not None:
+        if topic.topic_id in self.fresh:
+            return await self._logs.create(tp, topic.topic_id, config, leader_epoch=epoch)
+        if self._controller.state is not State.ACTIVE:
+            raise StoreUnavailable("it has no local log, and the store has not said yet where one may begin")
+        held, bound = None, await self._controller.ends.bound(topic.topic_id, tp.partition)
+        if config.remote_enabled and self._tier is not None:
             held = await self._tier.tiered_range(PartitionId(topic.topic_id, tp.partition))
-        start, end = held or (0, 0)
-        if held is not None:
-            LOG.warning("%s has no local log: it begins anew at offset %d, where the cold tier ends", tp, end)
+        start, tiered_end = held or (0, 0)
+        end = max(tiered_end, bound)
+        if end:
+            LOG.warning("%s has no local log: it begins anew at offset %d; the cold tier ends at %d", tp, end, tiered_end)
         log = await self._logs.create(tp, topic.topic_id, config, start_offset=end, leader_epoch=epoch)
-        if end > 0:
-            log.log_start_offset = start  # lower than where the local log begins: what is between is in the store
+        if tiered_end > 0:
+            log.log_start_offset = start  # lower than where the local log begins: what is between is in the store, or a hole
             await log.wait_log_start_saved()
         return log
 

@@ -41,6 +41,10 @@ def serve(
     http: Annotated[
         str, typer.Option("--http", metavar="HOST:PORT", help="/ready and /metrics; `none`: no HTTP.")
     ] = "127.0.0.1:9644",
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Take the place of this node's other data directory; what only that one has is given up."),
+    ] = False,
 ) -> None:
     """Run a broker.  Prints `hotlog ready on HOST:PORT` once clients are answered; Ctrl-C stops it cleanly."""
     from hotlog.serve import ServeOptions, parse_address, parse_listeners, run
@@ -58,6 +62,7 @@ def serve(
             http=None if http == "none" else parse_address(http, what="--http"),
             store_url=store or (root / "store").as_uri(),
             settings=Settings.resolve(given),
+            is_adopting=adopt,
         )
     )
 

@@ -245,6 +245,11 @@ class LogManager:
 
     # -- what is here
 
+    @property
+    def directory_id(self) -> str:
+        """Of this data directory (KIP-858), random, made with it; "" before `claim`."""
+        return self._directory_id or ""
+
     def get(self, tp: TopicPartition) -> PartitionLog | None:
         return self._logs.get(tp)
 

@@ -24,6 +24,7 @@ from hotlog.log.manager import LogManager
 from hotlog.wire import apis
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
+from tests.controller.world import allow
 from tests.tools.patience import PATIENCE_S, PATIENT_STORE
 from tiering.store import open_store
 from tiering.tier import ColdTier
@@ -39,13 +40,15 @@ async def open_directory_store(path: Path, metrics: Metrics | None = None) -> Ob
     )  # fmt: skip
 
 
-async def open_broker(data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, tiered: bool = True) -> Broker:
+async def open_broker(
+    data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, tiered: bool = True, is_adopting: bool = True
+) -> Broker:
     """A started broker that has heard from the store about every partition; the caller closes it."""
     resolved = Settings.resolve({**QUICK, **(settings or {})})
     clock, disk, entropy, metrics = SystemClock(), PosixDisk(), SystemEntropy(), Metrics()
     controller = Controller(
         store, clock=clock, disk=disk, entropy=entropy, directory=f"{data}/metadata",
-        node_id=resolved.number("node.id"), open_wait_s=PATIENCE_S,
+        node_id=resolved.number("node.id"), open_wait_s=PATIENCE_S, take_over=allow if is_adopting else None,
     )  # fmt: skip
     try:
         await controller.open()

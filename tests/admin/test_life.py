@@ -233,7 +233,7 @@ async def test_a_second_data_directory_deposes_the_first_which_goes_on_serving(t
     await second.close()
     await first.close()
     with pytest.raises(ForeignStore, match="taken over"):
-        await open_broker(tmp_path / "data", store)
+        await open_broker(tmp_path / "data", store, is_adopting=False)
 
 
 async def test_another_clusters_store_or_directory_is_refused(tmp_path: Path) -> None:

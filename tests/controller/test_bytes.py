@@ -46,7 +46,15 @@ HEAD = Head(
 )
 PAGE = Ref("c/meta/log/0", 0, len(STORY))
 SNAPSHOT = Ref("c/meta/snapshot/15", 0, IMAGE.offset)
+ENDS = codec.Ends(
+    directory_id="u4x8B2mZQ9yY0000000001",
+    incarnation=UUID(int=9),
+    is_final=True,
+    noted_ms=1_700_000_000_000,
+    ends={UUID(int=1): {0: 1_500, 1: 0}, UUID(int=2): {}},
+)
 BYTES = {
+    "ends-v1": codec.encode_ends(ENDS),
     "head-v1": codec.encode_head(HEAD),
     "page-v1": codec.encode_page(0, STORY),
     "snapshot-v1": codec.encode_snapshot(IMAGE, LINEAGE),
@@ -55,6 +63,7 @@ BYTES = {
     ),
 }
 DECODERS = {
+    "ends-v1": lambda raw: codec.decode_ends(raw) == ENDS,
     "head-v1": lambda raw: codec.decode_head(raw) == HEAD,
     "page-v1": lambda raw: codec.decode_page(raw, PAGE) == tuple(STORY),
     "snapshot-v1": lambda raw: codec.decode_snapshot(raw, SNAPSHOT) == (IMAGE, LINEAGE),

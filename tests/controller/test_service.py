@@ -30,7 +30,7 @@ def test_first_start_founds_a_cluster_and_the_next_one_finds_it() -> None:
             cluster_id = first.cluster_id
         async with world.opened() as second:
             assert (second.cluster_id, second.epoch, names(second)) == (cluster_id, 2, ["clicks"])
-        async with world.opened("fresh disk") as third:
+        async with world.opened("fresh disk", is_adopting=True) as third:
             assert (third.cluster_id, third.epoch, names(third)) == (cluster_id, 3, ["clicks"])
 
     simulate(body)
@@ -65,7 +65,7 @@ def test_head_stays_bounded_and_everything_is_found_again_through_pages_and_snap
             assert len(world.bucket.objects) == before - len(head.retired)
             await controller.commit(create("after", UUID(int=999)))
         for machine in ("a", "empty disk"):
-            async with world.opened(machine) as controller:
+            async with world.opened(machine, is_adopting=True) as controller:
                 assert {name: t for name, t in controller.image.topics.items() if name != "after"}.keys() == image.topics.keys()
                 assert controller.image.topics["t7"].topic_id == UUID(int=8)
 
@@ -87,7 +87,7 @@ def test_a_batch_above_a_page_is_cut_and_commits_as_one() -> None:
 
             await controller.commit(many)
             assert len(controller.image.topics) == 400
-        async with world.opened("b") as other:
+        async with world.opened("b", is_adopting=True) as other:
             assert len(other.image.topics) == 400
 
     simulate(body)
@@ -140,7 +140,7 @@ def test_a_data_directory_whose_node_was_taken_over_never_leads_again() -> None:
     async def body(world: World) -> None:
         async with world.opened("a") as first:
             await first.commit(create("clicks", UUID(int=1)))
-        async with world.opened("b") as second:
+        async with world.opened("b", is_adopting=True) as second:
             assert names(second) == ["clicks"]
         with pytest.raises(ForeignStore, match="taken over"):
             await world.controller("a").open()
@@ -338,7 +338,7 @@ def test_a_crash_at_every_call_loses_nothing_that_was_acked(seed: int, is_power_
             break
         assert deaths > 20
         for machine in ("a", "fresh disk"):
-            controller = world.controller(machine)
+            controller = world.controller(machine, is_adopting=True)
             await controller.open()
             assert acked <= set(controller.image.topics)
             everything = await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy)
@@ -397,7 +397,24 @@ def test_a_commit_that_is_cancelled_half_way_harms_no_later_one(after_ms: int) -
                 <= set(image.topics)
                 <= {f"sure{number}" for number in range(4)} | {"maybe"}
             )
-        async with world.opened("b") as other:
+        async with world.opened("b", is_adopting=True) as other:
             assert other.image.topics.keys() == image.topics.keys()
+
+    simulate(body)
+
+
+def test_a_node_knows_its_own_claim_however_many_later_ones_failed() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            await first.commit(create("clicks", UUID(int=1)))
+        for _ in range(20):
+            world.bucket.fail("put", "unavailable", pattern="*/meta/head", times=1000)
+            async with world.opened() as offline:
+                assert offline.state is State.OFFLINE
+                for _ in range(3):
+                    await offline.tick()
+            world.bucket.faults.clear()
+        async with world.opened() as again:
+            assert again.state is State.ACTIVE
 
     simulate(body)

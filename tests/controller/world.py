@@ -21,6 +21,10 @@ from tests.sim.store import SimStore
 from tests.sim.trace import Trace
 
 
+async def allow(image: ClusterImage) -> None:
+    """What another data directory has may be given up."""
+
+
 class World:
     """What stays when processes end."""
 
@@ -42,12 +46,15 @@ class World:
             self.machines[machine] = was.lose_power(fuse) if self.is_power_lost else was.kill(fuse)
         return self.machines[machine]
 
-    def controller(self, machine: str = "a", *, fuse: Fuse | None = None, node_id: int = 1) -> Controller:
-        """A new process on `machine`; one that was there before is dead."""
+    def controller(
+        self, machine: str = "a", *, fuse: Fuse | None = None, node_id: int = 1, is_adopting: bool = False
+    ) -> Controller:
+        """A new process on `machine`; one that was there before is dead.  `is_adopting`: it may take another machine's place."""
         fuse = fuse or Fuse()
         return Controller(
             SimStore(self.bucket, self.trace, fuse), clock=self.clock, disk=self.disk(machine, fuse),
             entropy=self.entropy, directory="/data/metadata", node_id=node_id,
+            take_over=allow if is_adopting else None,
         )  # fmt: skip
 
     @asynccontextmanager

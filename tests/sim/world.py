@@ -55,6 +55,7 @@ class SimWorld:
         self.bucket = Bucket(self.store_clock, stream(seed, "store"))
         self.bucket.guard = self._why_live
         self.lives = 0
+        self.is_adopting = False  # whether a life may take the place of one on another disk
         self.has_store_clock = False  # whether nodes know that the store's clock is not theirs
 
     def begin(self, *, at: int | None = None) -> Life:
@@ -131,6 +132,7 @@ class Life:
             data_dir=DATA_DIR,
             meter=Meter(world.clock),
             has_store_clock=world.has_store_clock,
+            is_adopting=world.is_adopting,
         )
 
     @property
