@@ -1,12 +1,13 @@
 """What an operator asks over HTTP: GET /ready, GET /metrics (Prometheus).
 
 Invariants: no request changes anything; a scrape first refreshes the gauges that are derived from state; printing them does not hold up
-the event loop.
+the event loop; no answer says what this is made of; what clients send wrong is told in a line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from hotlog.kernel.metrics import Metrics
 from hotlog.observe.health import Health
 
+LOG = logging.getLogger(__name__)
+SERVER = "hotlog"
 _INDEX = (
     "hotlog\n\n/ready    200 when the broker serves (`degraded` with reasons when something is wrong), 503 with the reasons when not\n"
     "/metrics  Prometheus text\n"
@@ -29,19 +32,12 @@ class HttpDoor:
         self._metrics = metrics
         self._health = health
         self._refresh = refresh
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
+        self._pages = {"/": self._index, "/ready": self._ready, "/metrics": self._scrape}
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; return the address really bound (port 0 picks one)."""
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/", self._index),
-                web.get("/ready", self._ready),
-                web.get("/metrics", self._scrape),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.ServerRunner(_Server(self._answer))
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
@@ -52,15 +48,50 @@ class HttpDoor:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _index(self, request: web.Request) -> web.Response:
-        return web.Response(text=_INDEX)
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        page = self._pages.get(request.path)
+        if page is None:
+            return _told("not found\n", status=404)
+        if request.method not in ("GET", "HEAD"):
+            return _told("only GET is allowed\n", status=405, Allow="GET, HEAD")
+        return await page()
 
-    async def _ready(self, request: web.Request) -> web.Response:
+    async def _index(self) -> web.Response:
+        return _told(_INDEX)
+
+    async def _ready(self) -> web.Response:
         health = self._health()
-        return web.Response(text=health.text, status=health.status)
+        return _told(health.text, status=health.status)
 
-    async def _scrape(self, request: web.Request) -> web.Response:
+    async def _scrape(self) -> web.Response:
         self._refresh()
         # A thousand topics take 0.4 s to print: in a thread, which gives way to the loop every few ms (the registry has locks).
         text = await asyncio.get_running_loop().run_in_executor(None, generate_latest, self._metrics.registry)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST, "Server": SERVER})
+
+
+def _told(text: str, *, status: int = 200, **headers: str) -> web.Response:
+    return web.Response(text=text, status=status, headers={**headers, "Server": SERVER})
+
+
+class _Server(web.Server):
+    """aiohttp's server, one protocol a connection."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]  # none is allowed
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's protocol; what is not HTTP is answered and told in a line, without what it is made of."""
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if status >= 500:
+            answer = super().handle_error(request, status, exc, message)  # ours: with its traceback
+        else:
+            LOG.info("a request of %s is refused with %d: %s", request.remote, status, type(exc).__name__)
+            answer = _told("bad request\n", status=status)
+            answer.force_close()
+        answer.headers["Server"] = SERVER
+        return answer

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 
 import aiohttp
+import pytest
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -77,3 +79,38 @@ async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
     finally:
         slow.go_on.set()
         await door.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (bytes.fromhex("16030100c8010000c40303") + b"\0" * 60, 400),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"PUT /ready HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 200),
+    ],
+    ids=["long line", "long header", "bad length", "tls", "404", "405", "ready", "metrics"],
+)
+async def test_no_answer_says_what_the_door_is_made_of(sent: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    door = HttpDoor(Metrics(), health=Health, refresh=lambda: None)
+    host, port = await door.start("127.0.0.1", 0)
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(sent)
+        async with asyncio.timeout(PATIENCE_S):
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    finally:
+        await door.close()
+    assert head.split()[1] == b"%d" % status
+    assert b"Server: hotlog\r\n" in head
+    assert b"aiohttp" not in head.lower()
+    assert b"python" not in head.lower()
+    assert [
+        line for line in caplog.records if line.exc_info or line.levelno >= logging.WARNING or len(line.getMessage()) > 500
+    ] == []
