@@ -173,6 +173,10 @@ class RetentionWorker:
         if moved:
             log.advance_log_start(target)
             await log.wait_log_start_saved()  # before a file goes
+            LOG.info(
+                "%s: records below offset %d are past retention: %d segments (%d bytes) of the store, %d bytes local",
+                partition.tp, target, plan.cold_entries, plan.cold_bytes, plan.local_bytes,
+            )  # fmt: skip
         if failure is not None:
             LOG.warning("%s: the manifest will follow when the store answers: %s", partition.tp, failure)
         return moved or behind

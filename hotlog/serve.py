@@ -17,11 +17,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hotlog import __version__
 from hotlog.compose import Node, build_node
+from hotlog.kernel.addresses import printed_address
 from hotlog.kernel.beats import Beat
-from hotlog.kernel.errors import Invalid
+from hotlog.kernel.log_levels import parse_levels
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.observe import logs
 from hotlog.observe.http import HttpDoor
 from hotlog.observe.loop_lag import LoopLag
 from hotlog.schedule import Schedule
@@ -34,12 +37,14 @@ from tiering.store.urls import keeps_own_time
 
 log = logging.getLogger("hotlog.serve")
 WILDCARDS = ("0.0.0.0", "::")  # listen on every address; as Kafka does, clients are told the machine's name then
-PLAINTEXT = "PLAINTEXT"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What `hotlog serve` was asked for.  `listen` and `http` are (host, port); port 0 picks a free one."""
+    """What `hotlog serve` was asked for.  `listen` and `http` are (host, port); port 0 picks a free one.
+
+    `without_effect` are the keys that were given and change nothing here.
+    """
 
     data_dir: str
     listen: tuple[str, int]
@@ -47,52 +52,20 @@ class ServeOptions:
     store_url: str
     settings: Settings
     is_adopting: bool = False
-
-
-def parse_address(text: str, *, what: str) -> tuple[str, int]:
-    """`HOST:PORT`, `[::1]:PORT` or `NAME://HOST:PORT` -> (host, port).
-
-    Raises:
-        Invalid: naming `what`, the value and the form.
-    """
-    host, mark, port = text.rpartition("://")[2].rpartition(":")
-    if not mark or not port.isdigit() or int(port) > 65535:
-        raise Invalid(f"{what} {text!r} is not HOST:PORT with a port of 0 to 65535")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
-def parse_listeners(given: dict[str, str]) -> tuple[str, int] | None:
-    """The address in `listeners` that clients are to use (the first that is not a controller's); None if there is none.
-
-    Takes the three keys it reads out of `given`.
-
-    Raises:
-        Invalid: it is not HOST:PORT, or it asks for protection that this broker has not got: serving without it would be a hole.
-    """
-    text = given.pop("listeners", "")
-    controllers = [name.strip() for name in given.pop("controller.listener.names", "").split(",")]
-    pairs = (pair.partition(":") for pair in given.pop("listener.security.protocol.map", "").split(","))
-    protocols = {name.strip().upper(): protocol.strip().upper() for name, _, protocol in pairs}
-    for listener in filter(None, (part.strip() for part in text.split(","))):
-        name = listener.partition("://")[0] if "://" in listener else PLAINTEXT
-        if name in controllers:
-            continue
-        protocol = protocols.get(name.upper(), name.upper())
-        if protocol != PLAINTEXT:
-            raise Invalid(f"listeners={listener!r} asks for {protocol}; this broker speaks only {PLAINTEXT} yet")
-        return parse_address(listener, what="listeners")
-    return None
+    without_effect: tuple[str, ...] = ()
+    logs_json: bool = False
 
 
 def run(options: ServeOptions) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    logging.basicConfig(
-        level=os.environ.get("HOTLOG_LOG", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a tick that is still at work is no news
-    logging.getLogger("aiobotocore").setLevel(logging.WARNING)
-    for name in options.settings.ignored:
-        log.warning("configuration %s is accepted but has no effect here", name)
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        Invalid: HOTLOG_LOG, or the store's URL.
+    """
+    logs.set_up(parse_levels(os.environ.get("HOTLOG_LOG", "")), as_json=options.logs_json)
+    parse_store_url(options.store_url)  # before anything is made
+    if options.without_effect:
+        log.warning("accepted, but without effect here: %s", ", ".join(options.without_effect))
     keep_heap()
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -124,6 +97,7 @@ async def _serve(options: ServeOptions) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     metrics, clock, disk, entropy = Metrics(), SystemClock(), PosixDisk(), SystemEntropy()
+    began = clock.monotonic()
     disk.make_dirs(options.data_dir)
     meter = Meter(clock, disk=disk, path=f"{options.data_dir}/meter.json")
     store = await open_store(
@@ -142,12 +116,12 @@ async def _serve(options: ServeOptions) -> None:
     beats = [*node.beats(), Beat("memory", FreedMemory(disk).tick, GIVE_BACK_S)]
     schedule, lag = Schedule(beats, metrics), LoopLag(clock, metrics, node.feel_lag)
     try:
-        if options.http is not None:
-            log.info("http on %s:%d", *await http.start(*options.http))
+        door = None if options.http is None else await http.start(*options.http)
         host, port = await node.start(*options.listen, told_host=socket.getfqdn() if options.listen[0] in WILDCARDS else "")
         schedule.start()
         lag.start()
         _settle_memory()
+        _banner(options, node, (host, port), door, clock.monotonic() - began)
         sys.stdout.write(f"hotlog ready on {host}:{port}\n")
         sys.stdout.flush()
         await stop.wait()
@@ -158,6 +132,25 @@ async def _serve(options: ServeOptions) -> None:
         await http.close()
         await _close(node)
         await store.close()
+
+
+def _banner(options: ServeOptions, node: Node, bound: tuple[str, int], http: tuple[str, int] | None, seconds: float) -> None:
+    """Who serves what, from where: the first line to look for in a log."""
+    facts = {
+        "version": __version__,
+        "cluster_id": node.controller.cluster_id,
+        "node": options.settings.number("node.id"),
+        "listeners": f"PLAINTEXT://{printed_address(bound)}",
+        "advertised": printed_address(node.broker.advertised),
+        "http": "none" if http is None else printed_address(http),
+        "store": str(parse_store_url(options.store_url)),
+        "data_dir": options.data_dir,
+        "topics": len(node.broker.image.topics),
+        "partitions": len(node.broker.hosted()),
+        "recovery_seconds": round(seconds, 3),
+    }
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    log.info("hotlog serves: %s", told, extra=facts)
 
 
 async def _close(node: Node) -> None:

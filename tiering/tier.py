@@ -322,6 +322,13 @@ class ColdTier:
         try:
             for _ in range(COPIES_PER_FLIGHT_MAX):
                 await self._uploader.copy(cold.target, plan, lease)
+                LOG.debug(
+                    "%s-%d: offsets [%d, %d) are in the store",
+                    cold.topic,
+                    cold.pid.partition,
+                    plan.start_offset,
+                    plan.segment.end_offset,
+                )
                 cold.failures, cold.retry_at = 0, 0.0
                 following = None if self._is_crowded else self._next(cold, self._clock.now_ms())
                 if following is None:

@@ -23,6 +23,7 @@ from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
 from controller.records import Record, Replicas, TopicCreated
 from controller.service import Controller
 from controller.service import State as ControllerState
+from controller.words import words
 from hotlog.apis import topic_rules as rules
 from hotlog.apis.cold_fetches import Fetches
 from hotlog.apis.error_codes import Refused
@@ -212,12 +213,21 @@ class Broker:
 
     async def _commit(self, decide: Callable[[ClusterImage], Sequence[Record]]) -> ClusterImage:
         """Commit, then bring what is hosted up to it.  A change whose outcome is unknown is still followed once it is known."""
+        committed: Sequence[Record] = ()
+
+        def noted(image: ClusterImage) -> Sequence[Record]:
+            nonlocal committed
+            committed = decide(image)
+            return committed
+
         try:
-            image = await self.controller.commit(decide)
+            image = await self.controller.commit(noted)
         except Fenced as deposed:
             raise Refused(ErrorCode.not_controller, str(deposed)) from None
         except Retry as weather:
             raise Refused(ErrorCode.request_timed_out, f"metadata cannot change now: {weather}") from weather
+        for record in committed:
+            LOG.info("%s", words(record, image))
         async with self._lock:
             await self._reconcile()
         return image

@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_read_paused = False
         self._is_write_paused = False
         self._write_paused_at = 0.0  # monotonic seconds
+        self._is_told = LOG.isEnabledFor(logging.DEBUG)  # asked once: requests are many
 
     # asyncio's side
 
@@ -77,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = (str(peer[0]), int(peer[1]))
         self._outlet = Outlet(transport, own=self._own, on_empty=self._work)
         self._listener.opened(self)
+        LOG.debug("connection %d of %s:%d is open", self.number, *self.peer)
 
     def _own(self, task: asyncio.Task[None]) -> None:
         self._listener.own(task)
@@ -94,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
             if slot.door.api.ends_with_connection:
                 task.cancel()
         self._listener.lost(self)
+        LOG.debug("connection %d of %s:%d has ended%s", self.number, *self.peer, f": {exc}" if exc else "")
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._reader.buffer()
@@ -298,7 +301,10 @@ class Connection(asyncio.BufferedProtocol):
         door.requests.inc()
         if slot.context.has_failed:
             door.errors.inc()
-        door.seconds.observe(self._listener.clock.monotonic() - slot.context.arrived)
+        seconds = self._listener.clock.monotonic() - slot.context.arrived
+        door.seconds.observe(seconds)
+        if self._is_told:
+            self._tell(slot, seconds)
         self._listener.working -= 1
         self._done(slot.frame_bytes)
         slots = self._slots
@@ -306,6 +312,15 @@ class Connection(asyncio.BufferedProtocol):
             replies = slots.popleft().buffers
             if replies and self._outlet is not None:
                 self._outlet.write(replies)
+
+    def _tell(self, slot: Slot, seconds: float) -> None:
+        context, size = slot.context, sum(map(len, slot.buffers or ()))
+        outcome = "refused" if context.has_failed else "done"
+        LOG.debug(
+            "%s version %d of %s:%d (connection %d, client %r): %s in %.1f ms, %d bytes in, %d out",
+            slot.door.api.name, context.version, *context.peer, self.number, context.client_id, outcome, seconds * 1000,
+            slot.frame_bytes, size,
+        )  # fmt: skip
 
     def _done(self, frame_bytes: int) -> None:
         self._release(frame_bytes + SIZE_BYTES)

@@ -100,6 +100,8 @@ class Dispatch:
         """A response for an error that left the handler, or None where the protocol has no place for it."""
         if not is_expected(error):
             LOG.error("%s version %d failed", door.api.name, context.version, exc_info=error)
+        else:
+            LOG.debug("%s version %d is refused to client %r: %s", door.api.name, context.version, context.client_id, error)
         context.has_failed = True
         if door.api.refuse is not None:
             return door.api.refuse(context, request, error)

@@ -36,4 +36,6 @@ def refusal(context: RequestContext, error: Exception) -> Refusal:
     context.has_failed = True
     if not is_expected(error):
         LOG.error("API %d version %d failed", context.api_key, context.version, exc_info=error)
+    else:
+        LOG.debug("API %d version %d is refused to client %r: %s", context.api_key, context.version, context.client_id, error)
     return Refusal(code_for(error), message_for(error))

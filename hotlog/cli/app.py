@@ -7,7 +7,6 @@ HOTLOG_TRACEBACK is set; the exit code is one of EXITS.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -19,6 +18,7 @@ import typer
 from hotlog import __version__
 from hotlog.cli.output import fail
 from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, Invalid, Retry
+from hotlog.kernel.log_levels import parse_levels
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_RETRY, EXIT_CORRUPT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 4, 130, 143
 EXITS = {
@@ -103,9 +103,7 @@ def root(
 
     Start with [bold]hotlog demo[/bold], or [bold]hotlog serve[/bold] and point a Kafka client at 127.0.0.1:9092.
     """
-    level = os.environ.get("HOTLOG_LOG", "")
-    if level and level.upper() not in logging.getLevelNamesMapping():
-        raise Invalid(f"HOTLOG_LOG={level!r}; allowed are DEBUG, INFO, WARNING, ERROR and CRITICAL")
+    parse_levels(os.environ.get("HOTLOG_LOG", ""))  # before anything is done with it
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ no local log.
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +26,11 @@ from hotlog.cli.output import say, show_json, size_text
 from hotlog.cli.serve import read_properties
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.log_levels import parse_levels
+from hotlog.kernel.server_properties import understood
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
+from hotlog.observe import logs
 from tiering.keys import PartitionKeys
 from tiering.manifest_store import ManifestStore
 
@@ -54,8 +57,8 @@ def retention(
 
     A topic that leaves retention.ms to the brokers is left alone unless --config says what theirs is.
     """
-    given = read_properties(config) if config else {}
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    given = dict(understood(read_properties(config), has_store=True).settings.given) if config else {}
+    logs.set_up(parse_levels(os.environ.get("HOTLOG_LOG", "")), as_json=False)
     run(lambda: _rounds(store, once, interval, json, given))
 
 

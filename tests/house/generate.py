@@ -47,7 +47,7 @@ def configuration() -> str:
     return (
         "# Configuration reference\n\n" + _NOTE + "Names are Kafka's where Kafka has the thing, `hotlog.` where it has not. "
         "`hotlog serve --config FILE` reads a Kafka-style properties file, `--set key=value` wins over it; "
-        "keys of a server.properties that Hotlog does not act on are named once in a warning.\n\n"
+        "what it makes of Kafka's other keys is in [operations.md](operations.md).\n\n"
         "## Topics\n\nSet with `hotlog topic create --config`, `hotlog topic alter --config`, or any Kafka admin client.\n\n"
         + _keys(list(TOPIC_KEYS.values()))
         + "\n## Broker\n\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hotlog.kernel.addresses import parse_listeners
 from hotlog.kernel.errors import Invalid, InvalidConfig
 from hotlog.kernel.settings import Settings
-from hotlog.serve import parse_listeners
 
 
 @pytest.mark.parametrize("text", ["here", "here:", ":9092", "PLAINTEXT://:9092", "here:port", "here:0", "here:65536", "here:-1"])
@@ -54,7 +54,6 @@ def test_what_changes_nothing_is_named_and_defaults_are_not() -> None:
 )
 def test_the_listener_for_clients_is_found(given: dict[str, str], address: tuple[str, int] | None) -> None:
     assert parse_listeners(given) == address
-    assert given == {}, "what was read is not named as without effect"
 
 
 @pytest.mark.parametrize(

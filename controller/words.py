@@ -1,0 +1,39 @@
+"""Committed changes in words, for the log.
+
+Invariants: pure; a broker's setting is named without its value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from controller.image import ALL_BROKERS, ClusterImage
+from controller.records import BrokerConfigsChanged, PartitionsAdded, Record, TopicConfigsChanged, TopicCreated, TopicDeleted
+
+
+def words(record: Record, image: ClusterImage) -> str:
+    """What `record` did; `image` is that after it."""
+    match record:
+        case TopicCreated():
+            settings = "".join(f", {name}={text}" for name, text in record.configs.items())
+            return f"topic {record.name} ({record.topic_id}) is created with {len(record.partitions)} partitions{settings}"
+        case TopicDeleted():
+            return f"topic {_name(record.topic_id, image)} is deleted"
+        case PartitionsAdded():
+            return f"topic {_name(record.topic_id, image)} has {len(record.partitions)} partitions more"
+        case TopicConfigsChanged():
+            changes = ", ".join(
+                f"{name} taken away" if text is None else f"{name}={text}" for name, text in record.configs.items()
+            )
+            return f"topic {_name(record.topic_id, image)}: {changes}"
+        case BrokerConfigsChanged():
+            whose = "all brokers" if record.node_id == ALL_BROKERS else f"broker {record.node_id}"
+            changes = ", ".join(f"{name} {'taken away' if text is None else 'set'}" for name, text in record.configs.items())
+            return f"{whose}: {changes}"
+        case _:
+            return record.TYPE
+
+
+def _name(topic_id: UUID, image: ClusterImage) -> str:
+    topic = image.topics_by_id.get(topic_id) or image.doomed.get(topic_id)
+    return f"{topic.name} ({topic_id})" if topic is not None else str(topic_id)
