@@ -260,7 +260,12 @@ class Round:
     async def read_disk(self) -> None:
         """The parts that are on disk and not in memory, in disk threads, all at once."""
         parts = self.in_state(State.ON_DISK)
-        room = max(self.limits.bytes_max - self.size, 0) // len(parts)
+        await self._read_disk(parts, max(self.limits.bytes_max - self.size, 0) // len(parts))
+        for part in parts:  # the first one failed, or was at its end: the grant of one whole batch goes on
+            if not self.size and part.state is State.HOT:
+                await self._read_disk([part], self.limits.bytes_max)
+
+    async def _read_disk(self, parts: list[Part], room: int) -> None:
         reads = [
             part.partition.log.read_blocking(
                 part.wanted.offset,

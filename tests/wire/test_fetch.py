@@ -15,6 +15,8 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.apis.broker import Partition
 from hotlog.apis.fetch_round import Limits, Round
+from hotlog.kernel.errors import StorageFailed
+from hotlog.log.partition_log import PartitionLog
 from hotlog.wire import batch as batches
 from hotlog.wire.fetch_request import VERSIONS, Wanted
 from hotlog.wire.records import decode_batch
@@ -352,6 +354,65 @@ async def test_reads_outside_the_page_cache_go_to_a_thread(
     log = partition_of(served).log
     monkeypatch.setattr(type(log), "read", lambda self, *args, **options: None)
     assert len(values_of(fetched(await client.call(fetch("t", {0: 0})))[0][1])) == 5
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of any log is in the page cache."""
+    monkeypatch.setattr(PartitionLog, "read", lambda self, *args, **options: None)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("limit", [{"bytes_max": 100}, {"partition_bytes_max": 100}, {"partition_bytes_max": 0}])
+async def test_the_first_batch_comes_whole_from_the_device(client: Client, limit: dict[str, int]) -> None:
+    """A consumer whose limits are below a batch goes on, one batch an answer; only one partition gets that grant."""
+    for partition in range(3):
+        for value in (b"x" * 5000, b"y" * 5000):
+            await client.call(produce("t", {partition: batch_of(value)}))
+    position = 0
+    while position < 2:
+        answer = fetched(await client.call(fetch("t", {0: position, 1: 0, 2: 0}, **limit)))
+        assert [len(values_of(records)) for _, records in answer.values()] == [1, 0, 0]
+        position += 1
+    answer = fetched(await client.call(fetch("t", {0: 2, 1: 0, 2: 0}, **limit)))
+    assert [len(values_of(records)) for _, records in answer.values()] == [0, 1, 0]
+
+
+@pytest.mark.usefixtures("device")
+async def test_the_grant_goes_on_to_the_first_partition_that_has_data(
+    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that always fails must not stand in the way of the others for ever."""
+    for partition in range(3):
+        await client.call(produce("t", {partition: batch_of(b"x" * 5000)}))
+    read = PartitionLog.read_blocking
+
+    async def fails(log: PartitionLog, *args: Any, **options: Any) -> Any:
+        if log.tp.partition == 0:
+            raise StorageFailed("the disk has a hole here (test)")
+        return await read(log, *args, **options)
+
+    monkeypatch.setattr(PartitionLog, "read_blocking", fails)
+    answer = fetched(await client.call(fetch("t", {0: 0, 1: 0, 2: 0}, partition_bytes_max=100)))
+    assert [code for code, _ in answer.values()] == [ErrorCode.kafka_storage_error, NONE, NONE]
+    assert [len(values_of(records)) for _, records in answer.values()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("limit", [{"bytes_max": 100}, {"partition_bytes_max": 100}, {"partition_bytes_max": 0}])
+async def test_the_first_batch_comes_whole_from_the_store(tiered: Tiered, limit: dict[str, int]) -> None:
+    """A consumer whose limits are below a batch reads the whole history, and the hot end behind it."""
+    await fill(tiered.client, "cold", 2)
+    tiered.served.broker.settings.values["remote.fetch.max.wait.ms"] = 2000  # type: ignore[index]
+    found: list[bytes] = []
+    empty = 0
+    while len(found) < 14 and empty < 10:
+        request = fetch("cold", {0: len(found), 1: 0}, wait_ms=2000, **limit)
+        code, records = fetched(await tiered.client.call(request))[0]
+        assert code is NONE
+        assert len(values_of(records)) <= 1
+        found += values_of(records)
+        empty += not records
+    assert found[:12] == tiered.values
 
 
 async def test_a_round_reads_committed_data_only(served: Serving, client: Client) -> None:
