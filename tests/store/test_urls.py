@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,8 +46,8 @@ def test_good_urls(url: str, expected: DirectoryUrl | S3Url) -> None:
         ("file:///", "not the root"),
         ("file://", "no usable path"),
         ("file:///x?y=z", "takes none"),
-        ("s3://", "bucket ''"),
-        ("s3:///prefix", "bucket ''"),
+        ("s3://", "no good bucket name"),
+        ("s3:///prefix", "no good bucket name"),
         ("s3://UPPER/x", "bucket"),
         ("s3://a/x", "3 to 63"),
         ("s3://bucket/../x", "element"),
@@ -71,6 +73,37 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(Invalid, match="AWS chain") as error:
         parse_store_url(url)
     assert "hunter2" not in str(error.value)
+
+
+SECRET = "wJalr{}XUtnFEMI"
+
+
+@pytest.mark.parametrize(
+    "mark", ["/", "@", ":", "?", "#", "&", "=", "%", "%2F", "%40", "+", " ", "[", "]", "\N{DIVISION SLASH}", ""]
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "s3://AKIAKEY:{}@bucket/prefix",
+        "s3://AKIAKEY:{}",
+        "s3://bucket/x?endpoint=http://AKIAKEY:{}@127.0.0.1:9000",
+        "s3://bucket/x?endpoint=http%3A%2F%2FAKIAKEY%3A{}%40127.0.0.1",
+        "s3://bucket/x?region=eu&secret_key={}",
+        "s3://bucket/x?region=eu&{}",
+        "s3://bucket/x?endpoint=http://AKIAKEY:{}",
+        "http://AKIAKEY:{}@host/bucket",
+        "file://AKIAKEY:{}@host/x",
+        "file:///x?secret={}",
+        "AKIAKEY:{}@bucket",
+        "s3:AKIAKEY:{}@bucket",
+    ],
+)
+def test_no_error_repeats_a_secret_however_the_url_is_malformed(form: str, mark: str) -> None:
+    secret = SECRET.format(mark)
+    with pytest.raises(Invalid) as error:
+        parse_store_url(form.format(secret))
+    told = f"{error.value} {''.join(traceback.format_exception(error.value))}"
+    assert [part for part in ("wJalr", "XUtnFEMI") if part in told] == []
 
 
 @given(st.text())

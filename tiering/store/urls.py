@@ -2,12 +2,14 @@
 
 Credentials are never part of a URL: they come from the ordinary AWS chain (environment, profile, instance role).
 
-Invariants: a StoreUrl that exists can be opened as far as spelling goes; the text of an error never repeats a user name or password.
+Invariants: a StoreUrl that exists can be opened as far as spelling goes; the text of an error repeats nothing of a URL that may hold
+credentials, wherever in it they are: what people type wrongly is a secret with a slash, an endpoint with a user, `&secret_key=`.
 """
 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -16,6 +18,8 @@ from tiering.store.keys import check_prefix
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+_ENDPOINT = re.compile(r"(https?://)?([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?/?")  # as far as one may be repeated
+_WORD = re.compile(r"[a-z0-9-]{0,32}")  # a region and the like
 _OPTIONS = ("endpoint", "region", "addressing", "checksum")
 _FORMS = "file:///path or s3://bucket/prefix?endpoint=http://HOST:PORT&region=REGION"
 
@@ -44,6 +48,21 @@ class S3Url(NamedTuple):
         return f"s3://{self.bucket}/{self.prefix}" + ("?" + "&".join(options) if options else "")
 
 
+def shown(url: str) -> str:
+    """`url` as it may be told to people: whole, or only its scheme if credentials may be in it."""
+    scheme, mark, rest = url.partition("://")
+    place, _, query = unquote(rest).partition("?")
+    is_plain = bool(mark) and not set(place) & set(":@#")
+    for option in query.split("&") if query else ():
+        name, _, value = option.partition("=")
+        is_plain = is_plain and name in _OPTIONS and (_ENDPOINT if name == "endpoint" else _WORD).fullmatch(value) is not None
+    if is_plain or (not mark and not set(unquote(url)) & set(":@#=?")):
+        return repr(url)
+    return (
+        f"{scheme}://... (not repeated here: it may hold credentials)" if mark else "(not repeated here: it may hold credentials)"
+    )
+
+
 def parse_store_url(url: str) -> DirectoryUrl | S3Url:
     """Parse one of the two forms.
 
@@ -52,23 +71,23 @@ def parse_store_url(url: str) -> DirectoryUrl | S3Url:
     """
     try:
         parts = urlsplit(url)
-    except ValueError as wrong:
-        raise Invalid(f"store URL {url!r} cannot be read ({wrong}); allowed is {_FORMS}") from wrong
+    except ValueError:  # its text repeats a part of the URL
+        raise Invalid(f"store URL {shown(url)} cannot be read; allowed is {_FORMS}") from None
     if parts.username or parts.password:
         raise Invalid(
             "store URL holds a user name or password; credentials come from the AWS chain (AWS_ACCESS_KEY_ID, profile, role)"
         )
     if parts.fragment:
-        raise Invalid(f"store URL {url!r} has a fragment (#...); allowed is {_FORMS}")
+        raise Invalid(f"store URL {shown(url)} has a fragment (#...); allowed is {_FORMS}")
     match parts.scheme:
         case "file":
             return _directory(url, parts.netloc, parts.path, parts.query)
         case "s3":
             return _s3(url, parts.netloc, parts.path, parts.query)
-        case "":
-            raise Invalid(f"store URL {url!r} has no scheme; allowed is {_FORMS}")
-        case other:
-            raise Invalid(f"store URL {url!r} has the scheme {other!r}; allowed is {_FORMS}")
+        case other if other and "://" in url:
+            raise Invalid(f"store URL {shown(url)} has the scheme {other!r}; allowed is {_FORMS}")
+        case _:
+            raise Invalid(f"store URL {shown(url)} has no scheme; allowed is {_FORMS}")
 
 
 def keeps_own_time(where: DirectoryUrl | S3Url) -> bool:
@@ -79,27 +98,32 @@ def keeps_own_time(where: DirectoryUrl | S3Url) -> bool:
 
 def _directory(url: str, host: str, path: str, query: str) -> DirectoryUrl:
     if host not in ("", "localhost"):
-        raise Invalid(f"store URL {url!r} names a host {host!r}; a directory is written with three slashes: file:///path")
+        raise Invalid(f"store URL {shown(url)} names a host; a directory is written with three slashes: file:///path")
     if query:
-        raise Invalid(f"store URL {url!r} has options; file:///path takes none")
+        raise Invalid(f"store URL {shown(url)} has options; file:///path takes none")
     decoded = unquote(path)
     if not decoded.startswith("/") or decoded.strip("/") == "" or "\0" in decoded:
-        raise Invalid(f"store URL {url!r} has no usable path; allowed is file:///path, and not the root directory")
+        raise Invalid(f"store URL {shown(url)} has no usable path; allowed is file:///path, and not the root directory")
     return DirectoryUrl(decoded.rstrip("/"))
 
 
 def _s3(url: str, bucket: str, path: str, query: str) -> S3Url:
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
-        raise Invalid(f"store URL {url!r} has the bucket {bucket!r}; 3 to 63 characters of [a-z0-9.-] are allowed")
+        raise Invalid(f"store URL {shown(url)} has no good bucket name; 3 to 63 characters of [a-z0-9.-] are allowed")
     prefix = unquote(path).strip("/")
     try:
         check_prefix(prefix)
     except Invalid as wrong:
-        raise Invalid(f"store URL {url!r}: {wrong}") from wrong
+        raise Invalid(
+            f"store URL {shown(url)} has a prefix that no key can begin with: {_unless_hidden(url, str(wrong))}"
+        ) from None
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS or name in options or not value:
-            raise Invalid(f"store URL {url!r} has the option {name}={value!r}; allowed, once each, are {', '.join(_OPTIONS)}")
+            told = name if get_close_matches(name, _OPTIONS) else "that is not known"
+            raise Invalid(
+                f"store URL {shown(url)} has an option {told}; allowed, once each, with a value, are {', '.join(_OPTIONS)}"
+            )
         options[name] = value
     endpoint = options.get("endpoint")
     if endpoint is not None:
@@ -111,17 +135,28 @@ def _s3(url: str, bucket: str, path: str, query: str) -> S3Url:
         ("checksum", checksum, ("crc32c", "none")),
     ):
         if value not in allowed:
-            raise Invalid(f"store URL {url!r} has {name}={value}; allowed is {' or '.join(allowed)}")
+            raise Invalid(f"store URL {shown(url)} has a wrong {name}; allowed is {' or '.join(allowed)}")
     return S3Url(bucket, prefix, endpoint, options.get("region"), checksum, addressing)
 
 
+def _unless_hidden(url: str, text: str) -> str:
+    return text if shown(url) == repr(url) else "..."
+
+
 def _check_endpoint(url: str, endpoint: str) -> None:
+    if "@" in endpoint:
+        raise Invalid("the store URL's endpoint holds a user name or password; credentials come from the AWS chain")
     try:
         parts = urlsplit(endpoint)
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
-        raise Invalid(f"store URL {url!r} has endpoint={endpoint!r}; allowed is http://HOST:PORT or https://HOST:PORT") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.path not in ("", "/") or parts.query:
-        raise Invalid(f"store URL {url!r} has endpoint={endpoint!r}; allowed is http://HOST:PORT or https://HOST:PORT")
-    if parts.username or parts.password:
-        raise Invalid("the store URL's endpoint holds a user name or password; credentials come from the AWS chain")
+        port_fits = False
+    if (
+        not port_fits
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise Invalid(f"store URL {shown(url)} has a wrong endpoint; allowed is http://HOST:PORT or https://HOST:PORT")
