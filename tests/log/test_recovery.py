@@ -12,6 +12,7 @@ from hotlog.kernel.errors import Corrupt, OutOfOrderSequence, OutOfRange, Storag
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk
+from tests.log.faulty import FaultyDisk
 from tests.log.support import T0, TOPIC_ID, TP, append, batch, config, kill, manager, new_log, opened, read_all
 
 SMALL = config(segment_bytes=4096, index_interval_bytes=200)
@@ -118,6 +119,28 @@ async def test_only_what_lies_above_the_recovery_point_is_checked(tmp_path: Path
     path.write_bytes(raw)
     async with opened(tmp_path, SMALL) as logs:
         assert len(await offsets_of(logs)) == 9
+
+
+@pytest.mark.parametrize("at", [4, 5])
+async def test_the_batch_exactly_at_the_recovery_point_is_checked_and_the_one_below_is_not(tmp_path: Path, at: int) -> None:
+    await written(tmp_path, 9, size=300, checkpoint_at=4)  # batches of one record: 5 is the recovery point
+    path = last_log(tmp_path)
+    raw = bytearray(path.read_bytes())
+    raw[at * (len(raw) // 9) + 200] ^= 4
+    path.write_bytes(raw)
+    async with opened(tmp_path, SMALL) as logs:
+        log = logs.get(TP)
+        assert log is not None
+        if at < 5:
+            assert log.failed is None
+        else:
+            assert isinstance(log.failed, Corrupt) and "offset 5" in str(log.failed)
+            assert await offsets_of_sound(log, 5) == [0, 1, 2, 3, 4]
+
+
+async def offsets_of_sound(log: PartitionLog, end: int) -> list[int]:
+    piece = await log.read_blocking(0, 1 << 20, min_one=True)
+    return [header.base_offset for _, header in walk(memoryview(piece.data)) if header.base_offset < end]
 
 
 Harm = Callable[[Path], None]
@@ -249,14 +272,24 @@ async def test_a_directory_without_segments_is_not_an_empty_log(tmp_path: Path) 
 
 
 async def test_recovery_is_on_the_device_before_it_is_served(tmp_path: Path) -> None:
-    from tests.log.faulty import FaultyDisk
-
     await written(tmp_path, 10)
     disk = FaultyDisk()
     async with opened(tmp_path, SMALL, disk=disk) as logs:
         log = logs.get(TP)
         assert log is not None and log.high_watermark == 10
         assert str(last_log(tmp_path)) in disk.syncs
+
+
+async def test_what_is_kept_before_a_torn_tail_is_on_the_device_before_it_is_served(tmp_path: Path) -> None:
+    """After kill -9 it was in the page cache only: served and then lost with the power, its offsets would be given out twice."""
+    await written(tmp_path, 10)
+    path = last_log(tmp_path)
+    path.write_bytes(path.read_bytes()[:-7])
+    disk = FaultyDisk()
+    async with opened(tmp_path, SMALL, disk=disk) as logs:
+        log = logs.get(TP)
+        assert log is not None and log.high_watermark == 9
+        assert str(path) in disk.syncs
 
 
 async def test_a_kill_in_the_middle_of_a_roll(tmp_path: Path) -> None:
@@ -299,3 +332,30 @@ async def test_producer_state_is_the_same_after_recovery(tmp_path: Path) -> None
         async with opened(tmp_path / str(clean), SMALL) as logs:
             states.append(snapshot_of(logs.get(TP)))  # type: ignore[arg-type]
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("oldest", [0, 1, 2, 3, 100])
+async def test_producer_state_replayed_from_an_older_snapshot_misses_no_batch(tmp_path: Path, clean: bool, oldest: int) -> None:
+    """Every batch is of a producer of its own, and all snapshots but the `oldest` ones are lost: one of them lies within a segment."""
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for number in range(37):
+            append(log, batch(b"v" * 100, producer=(number, 0, 0)))
+    logs = manager(tmp_path)
+    await logs.open(config_of=lambda tp: SMALL)
+    log = logs.get(TP)  # type: ignore[assignment]
+    assert log.active.base_offset < 37
+    for number in range(37, 100):
+        append(log, batch(b"v" * 100, producer=(number, 0, 0)))
+    await log.flush()
+    await logs.checkpoint()
+    await (logs.close() if clean else kill(logs))
+    snapshots = sorted((tmp_path / DIR).glob("*.snapshot"))
+    assert f"{37:020d}.snapshot" in [path.name for path in snapshots[1:4]]
+    for path in snapshots[oldest:]:
+        path.unlink()
+    async with opened(tmp_path, SMALL) as logs:
+        producers = logs.get(TP).producers  # type: ignore[union-attr]
+        found = {number: producers.get(number) for number in range(100)}
+        assert [number for number, state in found.items() if state is None or state.batches[-1].last_offset != number] == []
