@@ -5,7 +5,7 @@ files.  A stop in between leaves either nothing done or garbage that later ticks
 them.  When the store is away, what is past total retention leaves the local disk all the same (invariant 4 of the cold tier): the manifest
 follows as soon as it can be reached, since the local log start is durable.
 
-Invariants: every decision is `plan_retention`'s; a tick's work is bounded (PARTITIONS_MAX looked at, one committed to); a partition that
+Invariants: every decision is `plan_retention`'s; a tick's work is bounded (LOOKED_AT_ONCE looked at, one committed to); a partition that
 fails is tried again in the next round and never stops the others.
 """
 
@@ -35,7 +35,7 @@ from tiering.manifest_store import ManifestStore
 from tiering.tier import ColdPartition
 
 LOG = logging.getLogger(__name__)
-PARTITIONS_MAX = 64  # looked at in one tick
+LOOKED_AT_ONCE = 256  # partitions and local segments, in one tick
 
 
 class Hosted(Protocol):
@@ -88,7 +88,7 @@ class RetentionWorker:
         self._round_due = clock.monotonic()
 
     async def tick(self) -> bool:
-        """Look at up to PARTITIONS_MAX partitions, until one was changed; True if the round has more.
+        """Look at a bounded number of partitions, until one was changed; True if the round has more.
 
         A round begins every log.retention.check.interval.ms.
         """
@@ -100,8 +100,10 @@ class RetentionWorker:
             if self._kept is not None:
                 await self._kept.confirm()
                 await self._kept.save()
-        for _ in range(min(PARTITIONS_MAX, len(self._queue))):
+        looked_at = 0
+        while self._queue and looked_at < LOOKED_AT_ONCE:
             partition = self._queue.popleft()
+            looked_at += 1 + partition.log.segment_count
             if await self._try(partition):
                 break
         return bool(self._queue)

@@ -1,12 +1,13 @@
 """APScheduler gives each worker's tick a jittered beat.
 
-Invariants: one tick of a worker at a time; a failing tick is counted and told, never ends the beat; a tick that has more to do is called again
-at once, a bounded number of times, so that one worker cannot keep the loop.
+Invariants: one tick of a worker at a time; a failing tick is counted and told, never ends the beat; a tick that has more to do is called again,
+after everybody else had a turn of the loop, and after a pause once it was called many times in a row: the work is done however much it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -18,6 +19,7 @@ from hotlog.kernel.metrics import Metrics
 
 log = logging.getLogger("hotlog.schedule")
 TICKS_IN_A_ROW_MAX = 64
+PAUSE_S = 1.0  # after so many
 
 
 class Schedule:
@@ -49,9 +51,10 @@ class Schedule:
         assert task is not None
         self._running.add(task)
         try:
-            for _ in range(TICKS_IN_A_ROW_MAX):
+            for number in itertools.count(1):
                 if not await beat.tick():
                     break
+                await asyncio.sleep(PAUSE_S if number % TICKS_IN_A_ROW_MAX == 0 else 0)
             self._metrics.worker_ticks.labels(beat.name, "done").inc()
         except (StoreUnavailable, Fenced) as weather:
             self._metrics.worker_ticks.labels(beat.name, "retry").inc()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 AT_ONCE = 32
+LOOKED_AT_ONCE = 256  # topics or partitions, in one turn of the loop
 
 
 class Partition:
@@ -125,7 +126,12 @@ class Hosting:
 
     async def reconcile(self, image: ClusterImage, settings: Settings) -> bool:
         """Make what is hosted agree with `image`; repeatable.  True if something was done."""
-        work = [topic for topic in image.topics.values() if not self._is_applied(topic, settings)]
+        work = []
+        for number, topic in enumerate(image.topics.values(), 1):
+            if number % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if not self._is_applied(topic, settings):
+                work.append(topic)
         done = [await self._host(topic, settings) for topic in work]
         done += [await self._purge_local(topic, image) for topic in self._doomed(image) if topic.topic_id not in self._given_up]
         return any(done)
@@ -202,7 +208,9 @@ class Hosting:
 
     async def mend(self, image: ClusterImage) -> None:
         """Begin a log anew that turned out to end before its cold tier does: the store has all of it, and more."""
-        for tp, partition in list(self.partitions.items()):
+        for number, (tp, partition) in enumerate(list(self.partitions.items()), 1):
+            if number % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             view = partition.cold.view if partition.cold is not None and partition.cold.ready else None
             topic = image.topics_by_id.get(partition.topic_id)
             if view is None or topic is None or partition.log.log_end_offset >= view.end_offset:

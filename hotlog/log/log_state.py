@@ -83,6 +83,10 @@ class LogState:
         return self._segments[-1]
 
     @property
+    def segment_count(self) -> int:
+        return len(self._segments)
+
+    @property
     def high_watermark(self) -> int:
         """Readable end: durable under fsync durability, else the log's end."""
         return self._watermark.offset

@@ -11,20 +11,19 @@ from the moment its files are durable until its directory is renamed for deletio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from uuid import UUID
 
-from crc32c import crc32c
-
-from hotlog.kernel.errors import AlreadyExists, Corrupt, HotlogError, Invalid, NotFound, StorageFailed
+from hotlog.kernel.errors import AlreadyExists, HotlogError, Invalid, NotFound, StorageFailed
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
-from hotlog.log import checkpoint_crcs, checkpoints, files
+from hotlog.log import checkpoints, files
 from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
+from hotlog.log.offset_files import OffsetFiles, Offsets
 from hotlog.log.partition_log import PartitionLog, Parts
 from hotlog.log.pool import FilePool, IndexCache
 from hotlog.log.reader import SegmentReader
@@ -32,7 +31,7 @@ from hotlog.log.space import Space
 from hotlog.world.ports import Clock, Disk, Entropy, File
 
 LOADED_AT_ONCE = 64
-TICKED_AT_ONCE = 256
+TICKED_AT_ONCE = 256  # logs and segments that are looked at in one turn of the loop
 ROTTEN_BITS_MAX = 8
 ConfigOf = Callable[[TopicPartition], TopicConfig]
 
@@ -54,6 +53,7 @@ class LogManager:
         pool = FilePool(disk)
         reader = SegmentReader(pool, IndexCache(), self._report)
         space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
+        self._files = OffsetFiles(disk, directory, self._report)
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
         self._parts = Parts(disk, clock, entropy, metrics, pool, reader, space, self._save_log_starts, self._damaged.save)
         self._lock: File | None = None
@@ -61,10 +61,8 @@ class LogManager:
         self._round: list[PartitionLog] = []
         self._condemned: list[tuple[int, str]] = []  # (due, directory)
         self._checkpointed_ms = 0
-        self._saved_starts: dict[TopicPartition, int] = {}
-        self._saving = asyncio.Lock()
-        self._writing = asyncio.Lock()
-        self._crcs: checkpoint_crcs.Crcs = {}
+        self._saving = asyncio.Lock()  # held from the look at the logs until what was seen is written
+        self._saves_wanted = self._saves_done = 0
 
     # -- open
 
@@ -94,9 +92,8 @@ class LogManager:
         if clean:
             await self._disk.run(self._remove_marker)
         defaults = TopicConfig.resolve({}, self._settings.topic_defaults())
-        self._crcs = self._read_crcs(names)
-        points, starts = self._read_offsets(names, files.RECOVERY_POINTS), self._read_offsets(names, files.LOG_STARTS)
-        self._saved_starts = starts
+        self._files.read(names)
+        points, starts = self._files.saved(files.RECOVERY_POINTS), self._files.saved(files.LOG_STARTS)
         self._damaged.read(names)
         found: list[tuple[TopicPartition, str]] = []
         for name in names:
@@ -169,35 +166,12 @@ class LogManager:
         self._disk.remove(f"{self.directory}/{files.CLEAN_SHUTDOWN}")
         self._disk.sync_dir(self.directory)
 
-    def _read_crcs(self, names: list[str]) -> checkpoint_crcs.Crcs:
-        if files.CHECKPOINT_CRCS not in names:
-            return {}
-        try:
-            return checkpoint_crcs.parse_crcs(self._disk.read(f"{self.directory}/{files.CHECKPOINT_CRCS}"))
-        except Corrupt as error:
-            self._report(files.CHECKPOINT_CRCS, f"{self.directory}: {error}; ignored")
-            return {}
-
-    def _read_offsets(self, names: list[str], name: str) -> dict[TopicPartition, int]:
-        if name not in names:
-            return {}
-        raw = self._disk.read(f"{self.directory}/{name}")
-        try:
-            if not checkpoint_crcs.is_known(self._crcs, name, raw):
-                raise Corrupt(f"its CRC-32C is not in {files.CHECKPOINT_CRCS}")
-            offsets = checkpoints.parse_offsets(raw)
-            self._crcs = {**self._crcs, name: (crc32c(raw),)}
-            return offsets
-        except Corrupt as error:
-            self._report(name, f"{self.directory}/{name}: {error}; ignored")
-            return {}
-
     def _load_piece(
         self,
         piece: list[tuple[TopicPartition, str, TopicConfig]],
         clean: bool,
-        points: dict[TopicPartition, int],
-        starts: dict[TopicPartition, int],
+        points: Offsets,
+        starts: Offsets,
     ) -> list[PartitionLog]:
         logs = []
         for tp, path, config in piece:
@@ -277,6 +251,7 @@ class LogManager:
             raise Invalid(f"{tp} has a directory that could not be opened: {self.failures[tp]}")
         path = f"{self.directory}/{files.partition_directory(tp)}"
         try:
+            await self._forget_saved(tp)
             await self._disk.run(self._make, path, topic_id, start_offset)
             start = start_offset if log_start_offset is None else log_start_offset
             log = await self._disk.run(self._load, tp, path, config, True, start_offset, start)
@@ -285,6 +260,15 @@ class LogManager:
         log.set_leader_epoch(leader_epoch)
         self._logs[tp] = log
         return log
+
+    async def _forget_saved(self, tp: TopicPartition) -> None:
+        """What the checkpoints say of a deleted partition would be believed of the new one of its name after a restart."""
+        async with self._saving:
+            for name in (files.RECOVERY_POINTS, files.LOG_STARTS):
+                saved = self._files.saved(name)
+                if tp in saved:
+                    kept = {one: at for one, at in saved.items() if one in self._logs or one in self.failures}
+                    await self._files.save(name, kept)
 
     def _make(self, path: str, topic_id: UUID, start_offset: int) -> None:
         disk = self._disk
@@ -319,7 +303,6 @@ class LogManager:
         target = f"{self.directory}/{files.condemned_directory(tp, self._entropy.uuid())}"
         await self._disk.run(self._condemn, path, target)
         self._condemned.append((self._clock.now_ms() + delay, target))
-        self._saved_starts.pop(tp, None)
 
     def _condemn(self, path: str, target: str) -> None:
         self._disk.rename(path, target)
@@ -332,8 +315,11 @@ class LogManager:
         now_ms = self._clock.now_ms()
         if not self._round:
             self._round = self.all()
-        piece, self._round = self._round[:TICKED_AT_ONCE], self._round[TICKED_AT_ONCE:]
-        for log in piece:
+            self._round.reverse()
+        looked_at = 0
+        while self._round and looked_at < TICKED_AT_ONCE:
+            log = self._round.pop()
+            looked_at += 1 + log.segment_count
             try:
                 await log.tick(now_ms)
             except (HotlogError, OSError) as error:
@@ -352,12 +338,28 @@ class LogManager:
     async def checkpoint(self) -> None:
         """Write the recovery-point, high-watermark and log-start checkpoints; forget expired producers and damage that is gone."""
         now_ms = self._clock.now_ms()
-        for log in self._logs.values():
-            log.producers.expire(now_ms)
-        await self._save(files.RECOVERY_POINTS, {log.tp: log.recovery_point for log in self._logs.values()})
-        await self._save(files.HIGH_WATERMARKS, {log.tp: log.high_watermark for log in self._logs.values()})
+        async with self._saving:
+            points, marks = self._saved_of_failed(files.RECOVERY_POINTS), {}
+            async for log in self._looked_at():
+                log.producers.expire(now_ms)
+                points[log.tp], marks[log.tp] = log.recovery_point, log.high_watermark
+            await self._files.save(files.RECOVERY_POINTS, points)
+            await self._files.save(files.HIGH_WATERMARKS, marks)
         await self._save_log_starts()
         await self._damaged.refresh()
+
+    async def _looked_at(self) -> AsyncIterator[PartitionLog]:
+        """All logs, a bounded number in one turn of the loop; those that are deleted meanwhile are left out."""
+        for number, log in enumerate(self.all(), 1):
+            if number % TICKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if self._logs.get(log.tp) is log:
+                yield log
+
+    def _saved_of_failed(self, name: str) -> dict[TopicPartition, int]:
+        """What is known of directories that could not be opened is kept for when they can."""
+        saved = self._files.saved(name)
+        return {tp: saved[tp] for tp in self.failures if tp in saved}
 
     def _damaged_segments(self) -> frozenset[DamagedSegment]:
         return frozenset(
@@ -368,26 +370,21 @@ class LogManager:
 
     async def _save_log_starts(self) -> None:
         """Group commit of the log-start checkpoint; a cancelled caller does not stop it half way."""
-        await asyncio.shield(asyncio.get_running_loop().create_task(self._save_starts()))
+        self._saves_wanted += 1
+        await asyncio.shield(asyncio.get_running_loop().create_task(self._save_starts(self._saves_wanted)))
 
-    async def _save_starts(self) -> None:
+    async def _save_starts(self, number: int) -> None:
         async with self._saving:
-            starts = {log.tp: log.log_start_offset for log in self._logs.values() if log.log_start_offset > 0}
-            if starts != self._saved_starts:
-                await self._save(files.LOG_STARTS, starts)
-                self._saved_starts = starts
-
-    async def _save(self, name: str, offsets: dict[TopicPartition, int]) -> None:
-        async with self._writing:
-            await self._disk.run(self._write_checkpoint, name, checkpoints.print_offsets(offsets))
-
-    def _write_checkpoint(self, name: str, data: bytes) -> None:
-        crcs = self._crcs
-        if name != files.HIGH_WATERMARKS:  # for Kafka's tools only: no start reads it
-            crcs = checkpoint_crcs.before_writing(crcs, name, data)
-            self._disk.write_atomic(f"{self.directory}/{files.CHECKPOINT_CRCS}", checkpoint_crcs.print_crcs(crcs))
-        self._disk.write_atomic(f"{self.directory}/{name}", data)
-        self._crcs = crcs
+            if self._saves_done >= number:
+                return  # another's look at the logs began after this call
+            wanted = self._saves_wanted
+            starts = self._saved_of_failed(files.LOG_STARTS)
+            async for log in self._looked_at():
+                if log.log_start_offset > 0:
+                    starts[log.tp] = log.log_start_offset
+            if starts != self._files.saved(files.LOG_STARTS):
+                await self._files.save(files.LOG_STARTS, starts)
+            self._saves_done = wanted
 
     # -- end
 

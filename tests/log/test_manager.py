@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from uuid import UUID
@@ -10,7 +11,24 @@ import pytest
 
 from hotlog.kernel.errors import AlreadyExists, Invalid, NotFound, OutOfRange
 from hotlog.kernel.ids import TopicPartition
-from tests.log.support import T0, TOPIC_ID, TP, TestClock, append, batch, config, kill, manager, new_log, opened, read_all
+from hotlog.log import manager as manager_module
+from hotlog.world.ports import Buffer
+from tests.log.support import (
+    T0,
+    TOPIC_ID,
+    TP,
+    FastDisk,
+    TestClock,
+    append,
+    batch,
+    config,
+    kill,
+    manager,
+    new_log,
+    opened,
+    read_all,
+)
+from tests.tools.steps import count_steps
 
 TIERED = config(remote_storage_enable="true", file_delete_delay_ms=1000, segment_bytes=1024)
 
@@ -261,3 +279,100 @@ async def test_a_log_close_that_fails_leaves_no_clean_marker(tmp_path: Path) -> 
     assert not (tmp_path / ".kafka_cleanshutdown").exists()
     async with opened(tmp_path) as again:
         assert again.get(TP).log_end_offset == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_a_partition_made_anew_has_nothing_of_the_deleted_one_of_its_name(tmp_path: Path, clean: bool) -> None:
+    """Neither its log start, which would hide records, nor its recovery point, which would believe a torn tail."""
+    logs = manager(tmp_path)
+    await logs.open(config_of=lambda tp: config())
+    other = await new_log(logs, tp=TP._replace(partition=1))
+    for log in (other, await new_log(logs)):
+        for _ in range(10):
+            append(log, batch(b"old"))
+        await log.flush()
+        log.advance_log_start(7)
+    await other.wait_log_start_saved()
+    await logs.checkpoint()
+    await logs.delete(TP)
+    log = await new_log(logs)
+    for _ in range(9):
+        append(log, batch(b"new"))
+    await log.flush()
+    path = Path(log.active.log_path)
+    await (logs.close() if clean else kill(logs))
+    if not clean:
+        path.write_bytes(path.read_bytes()[:-3])  # torn, and not below any recovery point of this log
+    async with opened(tmp_path) as logs:
+        log = logs.get(TP)
+        assert log.failed is None
+        assert (log.log_start_offset, log.log_end_offset) == (0, 9 if clean else 8)
+        assert logs.get(other.tp).log_start_offset == 7
+
+
+async def test_what_is_known_of_a_partition_that_cannot_be_opened_is_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        append(log, batch(b"x"), batch(b"y"))
+        await log.flush()
+        log.advance_log_start(1)
+    metadata = tmp_path / "clicks-0" / "partition.metadata"
+    good = metadata.read_bytes()
+    metadata.write_bytes(b"junk")
+    async with opened(tmp_path) as logs:
+        assert TP in logs.failures
+        await logs.checkpoint()
+        other = await new_log(logs, tp=TP._replace(partition=1))
+        append(other, batch(b"x"))
+        await other.flush()
+        other.advance_log_start(1)
+        await other.wait_log_start_saved()
+    metadata.write_bytes(good)
+    async with opened(tmp_path) as logs:
+        assert logs.get(TP).log_start_offset == 1
+
+
+async def test_upkeep_of_many_partitions_is_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager_module, "TICKED_AT_ONCE", 8)
+    clock = TestClock()
+    async with opened(tmp_path, clock=clock) as logs:
+        for index in range(4):
+            await new_log(logs, tp=TP._replace(partition=index))
+        few = (await count_steps(logs.tick())).total
+        for index in range(4, 200):
+            await new_log(logs, tp=TP._replace(partition=index))
+        clock.ms += 60_000  # a checkpoint of all is due at the end of the round
+        ticks, most = 0, 0
+        while True:
+            steps = await count_steps(logs.tick())
+            ticks, most = ticks + 1, max(most, steps.most)
+            if steps.total == 0 or not logs._round:
+                break
+        assert ticks >= 200 // 8
+        assert most < 3 * few
+
+
+async def test_log_starts_that_move_together_are_written_together(tmp_path: Path) -> None:
+    disk = CountingDisk(2)
+    async with opened(tmp_path, disk=disk) as logs:
+        moved = [await new_log(logs, tp=TP._replace(partition=index)) for index in range(50)]
+        for log in moved:
+            append(log, batch(b"x"))
+            await log.flush()
+            log.advance_log_start(1)
+        disk.written.clear()
+        few = await count_steps(moved[0].wait_log_start_saved())
+        moved[0].log_start_offset = 0  # so that there is something to write once more
+        many = await count_steps(asyncio.gather(*(log.wait_log_start_saved() for log in moved)))
+        assert disk.written.count("log-start-offset-checkpoint") == 2
+        assert many.total < len(moved) * few.total / 2, "not a look at every log for every caller"
+
+
+class CountingDisk(FastDisk):
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.written: list[str] = []
+
+    def write_atomic(self, path: str, data: Buffer) -> None:
+        self.written.append(Path(path).name)
+        super().write_atomic(path, data)

@@ -1,0 +1,51 @@
+"""Upkeep of many partitions is pieces: the most that runs at once does not grow with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import compaction.worker
+from compaction.trusted_clock import TrustedClock
+from compaction.worker import RetentionWorker
+from hotlog.apis import hosting
+from hotlog.apis.broker import Broker
+from tests.admin.node import running
+from tests.tools.steps import Steps, count_steps
+
+
+async def retention_round(broker: Broker) -> tuple[int, int]:
+    """How many ticks a round takes, and the most steps at once."""
+    worker = RetentionWorker(
+        broker.hosted, clock=broker.clock, settings=lambda: broker.settings, metrics=broker.metrics,
+        trusted=TrustedClock(broker.clock), is_tiering=broker.tier is not None,
+    )  # fmt: skip
+    ticks, most, is_more = 0, 0, True
+
+    async def tick() -> None:
+        nonlocal is_more
+        is_more = await worker.tick()
+
+    while is_more:
+        ticks, most = ticks + 1, max(most, (await count_steps(tick())).most)
+    return ticks, most
+
+
+async def test_the_most_that_runs_at_once_does_not_grow_with_the_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction.worker, "LOOKED_AT_ONCE", 8)
+    monkeypatch.setattr(hosting, "LOOKED_AT_ONCE", 8)
+    async with running(tmp_path, tiered=False) as broker:
+        await broker.create_topic("few", 4)
+        upkeep: list[Steps] = [await count_steps(broker.tick())]
+        rounds = [await retention_round(broker)]
+        for number in range(40):
+            await broker.create_topic(f"many-{number}", 4)
+        upkeep.append(await count_steps(broker.tick()))
+        rounds.append(await retention_round(broker))
+        assert rounds[1][0] >= 164 * 2 // 8, "a partition has a segment: four partitions a tick"
+        assert rounds[1][1] < 3 * rounds[0][1]
+        assert upkeep[1].total > 4 * upkeep[0].total
+        assert upkeep[1].most < 3 * upkeep[0].most
