@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotlog.kernel.limits import MiB
+from tests.tools.narrow import TAKEN_BYTES_MAX, narrow, open_narrow
 from tiering.store.buffers import SLACK_BYTES, Buffers
 
 
@@ -42,11 +43,13 @@ async def test_what_a_transport_still_sends_is_not_written_over() -> None:
         done.set()
 
     server = await asyncio.start_server(read_late, "127.0.0.1", 0)
-    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+    narrow(server.sockets)
+    _, writer = await open_narrow(*server.sockets[0].getsockname()[:2])
     buffers = Buffers(idle_bytes_max=64 * MiB)
     view = buffers.take(16 * MiB)
     view[:] = b"a" * len(view)
     writer.write(view.toreadonly())
+    assert writer.transport.get_write_buffer_size() > 16 * MiB - TAKEN_BYTES_MAX
     del view
     for _ in range(3):
         next_one = buffers.take(16 * MiB)

@@ -24,6 +24,7 @@ from hotlog.wire import apis
 from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.ports import Clock
 from tests.admin.node import open_broker, open_directory_store
+from tests.tools.narrow import narrow, open_narrow
 from tests.tools.patience import PATIENCE_S
 from tests.wire.strategies import read, written
 
@@ -106,9 +107,19 @@ class Serving:
         self._clients: list[Client] = []
 
     async def connect(self) -> Client:
-        client = Client(*await asyncio.open_connection(*self.address))
-        self._clients.append(client)
+        return self._made(*await asyncio.open_connection(*self.address))
+
+    async def connect_lazy(self) -> Client:
+        """A client that reads no answers; kernel buffers take next to nothing off the broker's hands."""
+        assert self.listener._server is not None
+        narrow(self.listener._server.sockets)
+        client = self._made(*await open_narrow(*self.address))
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         return client
+
+    def _made(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Client:
+        self._clients.append(Client(reader, writer))
+        return self._clients[-1]
 
     async def close(self) -> None:
         for client in self._clients:
