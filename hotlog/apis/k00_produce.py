@@ -20,6 +20,9 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import Api, Later, RequestContext, Spliced
 from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
+from hotlog.kernel.limits import MiB
+from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
+from hotlog.log.partition_log import Appended
 from hotlog.wire.batch import BatchHeader, check_produced
 from hotlog.wire.inspect import INLINE, THREAD, Room, Rules, alone, inspect
 from hotlog.wire.produce import TOPIC_ID_FROM, VERSIONS, PartitionResult, ProduceRequest, TopicResult, decode, encode
@@ -32,16 +35,18 @@ LOG = logging.getLogger(__name__)
 ZSTD_FROM_VERSION = 7  # KIP-110
 _ZSTD = 4
 ACKS_ALLOWED = (0, 1, -1)
+INLINE_LOOK_BYTES_MAX = 4 * MiB  # of one request, on the event loop
 
 
 class _Batch(NamedTuple):
-    """One partition's part of a request, checked as far as its header; `refusal` if it was refused."""
+    """One partition's part of a request: `refusal` if it was refused, `appended` once it is in the log."""
 
     number: int
     partition: Partition | None
     records: memoryview | None
     headers: list[BatchHeader]
     refusal: Exception | None
+    appended: Appended | None = None
 
 
 class _Plan(NamedTuple):
@@ -49,19 +54,26 @@ class _Plan(NamedTuple):
     batches: list[_Batch]
 
 
+_Place = tuple[_Plan, int]
+
+
 def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> Any:
     """Append every partition's batch; the reply may come `Later`."""
     broker.produce_requests += 1
     plans = [_plan_topic(broker, context, request, topic) for topic in request.topics]
     now_ms = broker.clock.now_ms()
-    rest = [
-        (plan, at)
-        for plan in plans
-        for at, batch in enumerate(plan.batches)
-        if batch.refusal is None and not _look(plan, at, now_ms, INLINE)
-    ]
+    rest: list[_Place] = []
+    size = 0
+    for plan in plans:
+        for at, batch in enumerate(plan.batches):
+            if batch.refusal is None and batch.records is not None:
+                size += len(batch.records)
+                if size > INLINE_LOOK_BYTES_MAX or not _look(plan, at, now_ms, INLINE):
+                    rest.append((plan, at))
     if rest:
         return _look_then_append(broker, context, request, plans, rest, now_ms)
+    if _is_for_threads(plans):
+        return _append_then_answer(broker, context, request, plans)
     return _append(broker, context, request, plans)
 
 
@@ -141,19 +153,58 @@ async def _look_then_append(
     context: RequestContext,
     request: ProduceRequest,
     plans: list[_Plan],
-    rest: list[tuple[_Plan, int]],
+    rest: list[_Place],
     now_ms: int,
 ) -> Any:
-    """Look into the larger batches off the loop; the connection's next request waits, so order is kept."""
-    for plan, at in rest:
-        if not await broker.disk.run(_look, plan, at, now_ms, THREAD):
-            async with broker.large_batches:
-                room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
-                await broker.disk.run(_look, plan, at, now_ms, room)
+    """Look into the rest off the loop; the connection's next request waits, so order is kept."""
+    rest = await broker.disk.run(_look_through, rest, now_ms, THREAD)
+    if rest:
+        async with broker.large_batches:
+            room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
+            await broker.disk.run(_look_through, rest, now_ms, room)
+    if _is_for_threads(plans):
+        await _append_in_turn(broker, plans)
     return _append(broker, context, request, plans)
 
 
+def _look_through(places: list[_Place], now_ms: int, room: Room) -> list[_Place]:
+    """Look into each; those that need a larger room."""
+    return [(plan, at) for plan, at in places if not _look(plan, at, now_ms, room)]
+
+
+def _is_for_threads(plans: list[_Plan]) -> bool:
+    """Whether the loop must not write them: too many bytes, or a thread is writing to one of the logs."""
+    size = 0
+    for plan in plans:
+        for batch in plan.batches:
+            if batch.refusal is None and batch.records is not None and batch.partition is not None:
+                size += len(batch.records)
+                if size > INLINE_APPEND_BYTES_MAX or batch.partition.log.is_writing:
+                    return True
+    return False
+
+
+async def _append_then_answer(broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan]) -> Any:
+    await _append_in_turn(broker, plans)
+    return _append(broker, context, request, plans)
+
+
+async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:
+    """Append off the loop; the connection's next request waits."""
+    for plan in plans:
+        for at, batch in enumerate(plan.batches):
+            if batch.refusal is None and batch.records is not None and batch.partition is not None:
+                append = batch.partition.log.append_in_turn
+                try:
+                    appended = await append(batch.records, batch.headers, now_ms=broker.clock.now_ms())
+                except Exception as error:
+                    plan.batches[at] = batch._replace(refusal=error)
+                else:
+                    plan.batches[at] = batch._replace(appended=appended)
+
+
 def _append(broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan]) -> Any:
+    """Append what is not yet, and answer."""
     now_ms = broker.clock.now_ms()
     results: list[TopicResult] = []
     waits: list[tuple[list[PartitionResult], int, Partition, int]] = []
@@ -185,7 +236,7 @@ def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -
         assert batch.partition is not None
         assert batch.records is not None
         log = batch.partition.log
-        appended = log.append(batch.records, batch.headers, now_ms=now_ms)
+        appended = batch.appended or log.append(batch.records, batch.headers, now_ms=now_ms)
     except Exception as error:
         return _refused(broker, topic, batch.number, error), -1
     if not appended.is_duplicate:

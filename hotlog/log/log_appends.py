@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hotlog.kernel.errors import DiskFull, StorageFailed, TooLarge
+from hotlog.kernel.errors import DiskFull, NotReady, StorageFailed, TooLarge
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
@@ -20,6 +20,7 @@ from hotlog.log.log_state import LogState, Parts, Watermark
 from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.wire.batch import BatchHeader, stamp, stamp_append_time
+from hotlog.world.ports import File
 
 INDEX_PENDING_BYTES = 4096  # index entries kept in memory before they are written
 
@@ -35,6 +36,14 @@ class Appended(NamedTuple):
     is_duplicate: bool
 
 
+class Begun(NamedTuple):
+    """An append that may be written: `headers` as they are stamped, at offsets [base, end)."""
+
+    headers: list[BatchHeader]
+    base: int
+    end: int
+
+
 class LogAppends(LogState):
     """The writing half of a log."""
 
@@ -48,6 +57,7 @@ class LogAppends(LogState):
         self._flush_wanted = loaded.readable_end
         self._flusher = Flusher(parts.disk, plan=self._plan_flush, note=self._note_flushed, fail=self._fail)
         self._index_pending_max = INDEX_PENDING_BYTES
+        self.is_writing = False  # a thread writes at the end (hotlog.log.large_appends): nobody else may
         self.last_append_ms = 0
         self.last_flush_ms = parts.clock.now_ms()
 
@@ -69,7 +79,22 @@ class LogAppends(LogState):
             StorageFailed, DiskFull: nothing was appended.
             TooLarge: more bytes than a segment may hold.
             OutOfOrderSequence, InvalidProducerEpoch: idempotent producers (hotlog.log.producers).
+            NotReady: a thread is writing: ask again, or use append_in_turn.
         """
+        if self.is_writing:
+            raise NotReady(f"{self.tp}: a large batch is being written")
+        begun = self._begin(data, headers, now_ms)
+        if isinstance(begun, Appended):
+            return begun
+        writer = self._open_writer()
+        try:
+            writer.append((data,))
+        except OSError as error:
+            self._disk_error("append to", self.active.log_path, error)
+        return self._finish(begun, now_ms)
+
+    def _begin(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Begun | Appended:
+        """Everything before the write: checks, a roll, stamps; or what became of a batch that is here already."""
         if self.failed is not None or self.is_closed:
             self._refuse()
         if self.blocked is not None:
@@ -90,11 +115,14 @@ class LogAppends(LogState):
         headers = stamp(data, headers, base, self.leader_epoch)
         if config.is_log_append_time:
             headers = stamp_append_time(data, headers, now_ms)
-        self._write(data)
+        return Begun(headers, base, end)
+
+    def _finish(self, begun: Begun, now_ms: int) -> Appended:
+        """Everything after the write."""
+        headers, base, end = begun
         self._note_appended(headers, end, now_ms)
-        return Appended(
-            base, end - 1, now_ms if config.is_log_append_time else -1, self.log_start_offset, end, False
-        )  # fmt: skip
+        at = now_ms if self.config.is_log_append_time else -1
+        return Appended(base, end - 1, at, self.log_start_offset, end, False)
 
     def _plan_roll(self, size: int, largest: int, last_offset: int, now_ms: int) -> Roll:
         active, config = self._segments[-1], self.config
@@ -114,12 +142,11 @@ class LogAppends(LogState):
             time_entries_max=entry_count_max(config.segment_index_bytes, TIME_BYTES),
         )
 
-    def _write(self, data: memoryview) -> None:
+    def _open_writer(self) -> File:
         try:
-            writer = self._writer
-            if writer is None:
-                writer = self._writer = self._parts.pool.pin(self.active.log_path)
-            writer.append((data,))
+            if self._writer is None:
+                self._writer = self._parts.pool.pin(self.active.log_path)
+            return self._writer
         except OSError as error:
             self._disk_error("append to", self.active.log_path, error)
 
@@ -228,7 +255,9 @@ class LogAppends(LogState):
         self._flusher.release(self.durable_end)
 
     def roll(self, now_ms: int) -> None:
-        """Close the active segment if it holds anything.  Raises DiskFull, StorageFailed."""
+        """Close the active segment if it holds anything.  Raises DiskFull, StorageFailed, NotReady (a thread is writing to it)."""
+        if self.is_writing:
+            raise NotReady(f"{self.tp}: a large batch is being written")
         if self.failed is not None or self.is_closed:
             self._refuse()
         if self.active.size:
@@ -238,7 +267,7 @@ class LogAppends(LogState):
         """Close a segment that segment.ms has passed over, by wall time since its first append; whether it did."""
         active = self.active
         due = plan_idle_roll(size=active.size, first_append_ms=active.first_append_ms, now_ms=now_ms, segment_ms=self._segment_ms)
-        if due is Roll.NOT_YET or self.failed is not None or self.is_closed:
+        if due is Roll.NOT_YET or self.failed is not None or self.is_closed or self.is_writing:
             return False
         self._roll(now_ms)
         return True

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange, StorageFailed
 from hotlog.log import files
-from hotlog.log.log_appends import Appended, LogAppends
+from hotlog.log.large_appends import LargeAppends
+from hotlog.log.log_appends import Appended
 from hotlog.log.log_reads import Slice
 from hotlog.log.log_scrub import LogScrub
 from hotlog.log.log_state import Parts, Watermark
@@ -24,7 +25,7 @@ WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its
 _SEGMENT_SUFFIXES = (files.LOG, files.INDEX, files.TIME_INDEX, files.TXN_INDEX, files.SNAPSHOT)
 
 
-class PartitionLog(LogAppends, LogScrub):
+class PartitionLog(LargeAppends, LogScrub):
     """A log as the rest of the house sees it.  Made by LogManager."""
 
     _condemned: tuple[tuple[int, tuple[str, ...]], ...] = ()  # (due, paths)
@@ -130,7 +131,7 @@ class PartitionLog(LogAppends, LogScrub):
         if self.failed is None:
             self.maybe_roll(now_ms)
             dirty = self.durable_end < self.log_end_offset
-            idle = now_ms - self.last_append_ms >= WRITER_IDLE_MS
+            idle = now_ms - self.last_append_ms >= WRITER_IDLE_MS and not self.is_writing
             if (dirty and (idle or now_ms - self.last_flush_ms >= self.config.flush_ms)) or self._writes:
                 await self.flush()
             if idle and self._writer is not None and self.durable_end == self.log_end_offset and not self._flusher.is_running:
@@ -163,8 +164,11 @@ class PartitionLog(LogAppends, LogScrub):
 
     async def close(self) -> None:
         """Flush, write indexes and the producer snapshot, and let go of files.  A failed log only lets go."""
-        if self.is_closed:
-            return
+        async with self._turn:
+            if not self.is_closed:
+                await self._close()
+
+    async def _close(self) -> None:
         if self.failed is None:
             changed = self.log_end_offset != self.snapshot_offset
             if changed:
@@ -173,10 +177,14 @@ class PartitionLog(LogAppends, LogScrub):
             self._index_changed = bool(self.active.offsets.pending or self.active.times.pending)
             self._write_indexes(self.active)
             await self.flush()
-        await self.discard()
+        await self._let_go()
 
     async def discard(self) -> None:
         """Let go of files without a flush: the log is about to be deleted, or the process to end."""
+        async with self._turn:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
         self.is_closed = True
         await self._flusher.idle()
         self._flusher.refuse(StorageFailed(f"{self.tp}: the log is closed"))

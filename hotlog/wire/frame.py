@@ -2,14 +2,17 @@
 
 A frame is a signed 32-bit size and that many bytes.  Small frames pass through a scratch buffer that all connections share (ten thousand
 idle connections must not hold ten thousand buffers) and are copied out of it; the rest of a frame that is larger than the scratch is
-received into place, so that the record batches of a 1 MB produce request are views of what the kernel wrote.
+received into place, so that the record batches of a 1 MB produce request are views of what the kernel wrote.  A frame of which
+FRAME_BYTES_LEAP came goes on in an anonymous mapping of its whole size, which takes memory page by page as it is written: growing a
+buffer of 50 MB by copies, or only filling it with zeros, holds up the event loop.
 
 Invariants: a returned frame is writable and belongs to its receiver alone; memory held follows bytes received, never sizes claimed: at most
-FRAME_BYTES_FIRST, or GROWTH times what came (2 times above FRAME_BYTES_LEAP); after an error the reader is of no further use.
+FRAME_BYTES_FIRST, or GROWTH times what came, up to FRAME_BYTES_LEAP, and above it what came; after an error the reader is of no further use.
 """
 
 from __future__ import annotations
 
+import mmap
 import struct
 
 from hotlog.kernel.errors import Invalid, TooLarge
@@ -21,6 +24,8 @@ FRAME_BYTES_LEAP = (
     2 * MiB
 )  # up to here a buffer grows by GROWTH: a 1 MB produce request of which a scratch full came is not copied again
 GROWTH = 8
+RECEIVE_BYTES_MAX = 1 * MiB  # into a mapping at once: the kernel makes its pages meanwhile
+SLACK_BYTES = 64  # of a mapping behind its frame: a decoder may look a byte further (hotlog.wire.records)
 FRAME_BYTES_MIN = 8  # API key, version, correlation id
 SIZE_BYTES = 4
 _SIZE = struct.Struct(">i")
@@ -31,13 +36,14 @@ assert GROWTH * SCRATCH_BYTES >= FRAME_BYTES_LEAP > FRAME_BYTES_FIRST
 class FrameReader:
     """One connection's frames.  `buffer()` is where to receive next; `received(count)` returns the frames that became whole."""
 
-    __slots__ = ("_bytes_max", "_filled", "_head", "_scratch", "_size", "_view", "failure")
+    __slots__ = ("_bytes_max", "_filled", "_head", "_is_mapped", "_scratch", "_size", "_view", "failure")
 
     def __init__(self, scratch: memoryview, bytes_max: int) -> None:
         self._scratch = scratch
         self._bytes_max = bytes_max
         self._head = b""  # the first 1 to 3 bytes of a size
         self._view: memoryview | None = None  # of an unfinished frame's buffer
+        self._is_mapped = False
         self._filled = 0
         self._size = 0
         self.failure: Invalid | TooLarge | None = None  # a size that cannot be; the frames before it were returned
@@ -45,12 +51,15 @@ class FrameReader:
     @property
     def held(self) -> int:
         """Bytes of memory held for an unfinished frame."""
-        return len(self._view) if self._view is not None else len(self._head)
+        if self._view is None:
+            return len(self._head)
+        return self._filled if self._is_mapped else len(self._view)
 
     def buffer(self) -> memoryview:
         """Where the next bytes go: the rest of a large frame, or the shared scratch (consumed before anybody else's turn)."""
         if self._view is not None:
-            return self._view[self._filled :]
+            end = self._filled + RECEIVE_BYTES_MAX if self._is_mapped else len(self._view)
+            return self._view[self._filled : end]
         return self._scratch
 
     def received(self, count: int) -> list[memoryview]:
@@ -118,6 +127,12 @@ class FrameReader:
 
     def _room(self) -> memoryview:
         """A buffer for the frame of which `filled` bytes came."""
+        self._is_mapped = self._filled >= FRAME_BYTES_LEAP
+        if self._is_mapped:
+            try:
+                return memoryview(mmap.mmap(-1, self._size + SLACK_BYTES))[: self._size]
+            except OSError:  # no address space: as long as there is memory, copies do
+                self._is_mapped = False
         leap = min(GROWTH * self._filled, FRAME_BYTES_LEAP)
         return memoryview(bytearray(min(self._size, max(FRAME_BYTES_FIRST, leap, 2 * self._filled))))
 

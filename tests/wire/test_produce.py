@@ -18,12 +18,14 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
+from hotlog.apis import k00_produce
 from hotlog.kernel.errors import DiskFull
 from hotlog.log import flusher
 from hotlog.wire import apis
 from hotlog.wire import produce as codec
 from hotlog.wire.batch import crc32c, crc_ok, walk
 from hotlog.wire.records import NewRecord, encode_batch
+from hotlog.world.posix import PosixFile
 from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, produce, produced, serving
@@ -344,6 +346,48 @@ async def test_pipelined_sequences_are_taken_in_order(served: Serving, client: C
     correlations = [client.send(request) for request in requests]
     answers = [await client.answer(r, c) for r, c in zip(requests, correlations, strict=True)]
     assert [produced(answer)[0][1:] for answer in answers] == [(NONE, i) for i in range(50)]
+
+
+# Large requests
+
+
+async def test_a_large_request_is_looked_into_and_written_by_threads(
+    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 MB on the event loop held up everybody for a quarter of a second."""
+    await served.broker.create_topic("wide", 2, {"max.message.bytes": str(100 * 1024 * 1024)})
+    looks, writes = [], []
+    look, write = k00_produce.inspect, PosixFile.append
+
+    def looked(*args: Any) -> Any:
+        found = look(*args)
+        looks.append((len(args[0]), threading.current_thread() is threading.main_thread(), found is not None))
+        return found
+
+    def written(self: Any, buffers: Any) -> int:
+        writes.append((sum(map(len, buffers)), threading.current_thread() is threading.main_thread()))
+        return write(self, buffers)
+
+    monkeypatch.setattr(k00_produce, "inspect", looked)
+    monkeypatch.setattr(PosixFile, "append", written)
+    large, small = batch_of(b"x" * 5 * 1024 * 1024), batch_of(b"y")
+    requests = [produce("wide", {0: large, 1: small}), produce("wide", {0: small})]
+    correlations = [client.send(request) for request in requests]
+    answers = [await client.answer(r, c) for r, c in zip(requests, correlations, strict=True)]
+    assert [produced(answer) for answer in answers] == [[(0, NONE, 0), (1, NONE, 0)], [(0, NONE, 1)]]
+    assert [on_loop for size, on_loop, was_done in looks if size > 4096 and was_done] == [False]
+    assert [on_loop for size, on_loop in writes if size > 4096] == [False]
+
+
+async def test_a_request_waits_for_its_turn_behind_a_large_one(served: Serving, client: Client) -> None:
+    await served.broker.create_topic("wide", 1, {"max.message.bytes": str(100 * 1024 * 1024)})
+    others = [await served.connect() for _ in range(4)]
+    large, small = batch_of(b"x" * 5 * 1024 * 1024), batch_of(b"y")
+    answers = await asyncio.gather(
+        client.call(produce("wide", {0: large})),
+        *(other.call(produce("wide", {0: large if i % 2 else small})) for i, other in enumerate(others)),
+    )
+    assert sorted(produced(answer)[0][1:] for answer in answers) == [(NONE, offset) for offset in range(5)]
 
 
 # Disk
