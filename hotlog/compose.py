@@ -300,7 +300,9 @@ class Node:
         return self._reaper is not None and await self._reaper.tick()
 
     async def _tick_reconcile(self) -> bool:
-        return self._reconciler is not None and await self._reconciler.tick()
+        if self._reconciler is None or self.controller.state is State.FENCED:  # who has the place now does it
+            return False
+        return await self._reconciler.tick()
 
     async def _tick_meter(self) -> bool:
         await self.meter.save()

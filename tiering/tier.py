@@ -79,6 +79,7 @@ class ColdTier:
         self._flights: dict[PartitionId, _Flight] = {}
         self._loads: dict[PartitionId, asyncio.Task[None]] = {}
         self._scope = TaskScope("cold-tier")
+        self._is_stopped = False  # for good: nothing is loaded, copied or shown any more, but what is behind is still measured
         self._store_away = False
         self._is_crowded = False  # more partitions are due than there are free slots
         self._gauged: set[str] = set()
@@ -108,13 +109,15 @@ class ColdTier:
     # -- partitions
 
     def get(self, pid: PartitionId) -> ColdPartition | None:
-        return self._partitions.get(pid)
+        return None if self._is_stopped else self._partitions.get(pid)
 
     def partitions(self) -> list[ColdPartition]:
-        return list(self._partitions.values())
+        return [] if self._is_stopped else list(self._partitions.values())
 
     def manifests(self) -> list[ManifestStore]:
         """Every manifest that may list garbage: attached partitions, and deleted ones until they are `forget`-ed."""
+        if self._is_stopped:
+            return []
         return [cold.manifest for cold in self._partitions.values()] + list(self._deleted.values())
 
     def forget(self, pid: PartitionId) -> None:
@@ -140,6 +143,7 @@ class ColdTier:
 
     async def attach(self, pid: PartitionId, topic: str, log: HotLog, *, leader_epoch: int) -> ColdPartition:
         """Take on a partition; waits a moment for its manifest.  With the store away it comes back not `ready`; ticks go on trying."""
+        assert not self._is_stopped, "nothing is attached to a store that was left"
         old = self._partitions.get(pid)
         if old is not None:
             await self.detach(pid)
@@ -158,6 +162,15 @@ class ColdTier:
         self._abandon(pid)
         load = self._loads.pop(pid, None)
         if load is not None:
+            load.cancel()
+
+    async def stop(self) -> None:
+        """Have nothing more to do with the store.  How far copying is behind goes on to be measured: it will not catch up by itself."""
+        self._is_stopped = True
+        for pid in list(self._flights):
+            self._abandon(pid)
+        loads, self._loads = list(self._loads.values()), {}
+        for load in loads:
             load.cancel()
 
     async def delete_topic_partition(self, pid: PartitionId) -> None:
@@ -250,9 +263,12 @@ class ColdTier:
         """Loads that are due are started; copies that are due come back, oldest segment first; lags are measured."""
         now, now_ms, due = self._clock.monotonic(), self._clock.now_ms(), []
         refresh_seconds = max(600.0, self._settings.number("hotlog.garbage.grace.ms") / 4000)
-        for index, cold in enumerate(self.partitions(), 1):
+        for index, cold in enumerate(list(self._partitions.values()), 1):
             if index % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+            self._measure(cold)
+            if self._is_stopped:
+                continue
             if (
                 (not cold.ready or now - cold.loaded_at > refresh_seconds)
                 and len(self._loads) < LOADS_MAX
@@ -269,15 +285,19 @@ class ColdTier:
         due.sort(key=lambda pair: (pair[1].segment.closed_ms, pair[0].pid))
         return due
 
-    def _plan(self, cold: ColdPartition, now_ms: int) -> CopyPlan | None:
+    @staticmethod
+    def _measure(cold: ColdPartition) -> None:
+        """How far copying is behind, whether or not it can go on; while nothing is known of the store, all that is closed counts."""
         log, view = cold.log, cold.view
-        if log.active.base_offset <= covered_until(view, log.log_start_offset) or log.config.is_compacted:
-            cold.lag = (
-                Lag()
-            )  # nothing closed is uncovered: the common case, without looking at segments; or nothing is to be copied
+        cold.lag = Lag()
+        # Nothing closed is uncovered: the common case, without looking at segments.  Or nothing is to be copied.
+        if log.active.base_offset > covered_until(view, log.log_start_offset) and not log.config.is_compacted:
+            todo = uncovered(view, log.segments(), log.log_start_offset)
+            cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))
+
+    def _plan(self, cold: ColdPartition, now_ms: int) -> CopyPlan | None:
+        if not cold.lag.segments:
             return None
-        todo = uncovered(view, log.segments(), log.log_start_offset)
-        cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))
         if cold.problem:
             self._judge(cold)  # DeleteRecords may have settled it
         return None if cold.problem or cold.pid in self._flights else self._next(cold, now_ms)
@@ -387,6 +407,8 @@ class ColdTier:
             m.remote_copy_lag_segments.labels(topic).set(sum(lag.segments for lag in behind))
             oldest = min((lag.oldest_ms for lag in behind), default=now_ms)
             m.oldest_untiered_seconds.labels(topic).set(max(0, now_ms - oldest) / 1000)
+            if not all(cold.ready for cold in colds):
+                continue  # what the store has is not known
             m.remote_log_size_bytes.labels(topic).set(sum(cold.size_bytes for cold in colds))
             rows = sum(cold.view.totals.rows for cold in colds if cold.view is not None)
             m.remote_metadata_count.labels(topic).set(rows)

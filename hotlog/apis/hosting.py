@@ -228,8 +228,8 @@ class Hosting:
         tier, self._tier = self._tier, None
         for partition in self.partitions.values():
             partition.cold = None
-            if tier is not None:
-                await tier.detach(partition.pid)
+        if tier is not None:
+            await tier.stop()
 
     async def _follow_tier(self, topic: TopicImage, config: TopicConfig, partitions: list[Partition]) -> None:
         """Attach to or detach from the cold tier as the settings say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.sim.bucket import Bucket
 from tests.sim.checker import check_partition
 from tests.sim.test_faults import Scene
 from tests.sim.test_ninety_days import CLICKS, SETTINGS
-from tests.sim.world import SimWorld, simulate
+from tests.sim.world import Life, SimWorld, simulate
 
 
 @pytest.mark.parametrize("is_careless", [True, False])
@@ -123,3 +124,48 @@ def test_a_running_broker_is_not_fenced_by_answers_that_are_lost() -> None:
         assert scene.life.node.controller.state is State.ACTIVE
 
     simulate(12, main, settings=SETTINGS)
+
+
+def lag(life: Life) -> tuple[float, float, float]:
+    """What an operator sees of clicks: bytes, segments, age of the oldest (s)."""
+    value = life.metrics.registry.get_sample_value
+    names = (
+        "kafka_server_brokertopicmetrics_remotecopylagbytes",
+        "kafka_server_brokertopicmetrics_remotecopylagsegments",
+        "hotlog_oldest_untiered_segment_age_seconds",
+    )
+    bytes_, segments, age = (value(name, {"topic": "clicks"}) or 0.0 for name in names)
+    return bytes_, segments, age
+
+
+@pytest.mark.parametrize("trouble", ["away since the start", "fenced"])
+def test_copy_lag_is_told_when_copying_has_stopped(trouble: str) -> None:
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, CLICKS, hours=30)
+        assert lag(scene.life) == (0.0, 0.0, 0.0)
+        await scene.life.end("stop")
+        world.bucket.weather.down = True
+        scene.life = await world.boot()
+        if trouble == "fenced":
+            world.bucket.weather.down = False
+            for key in [key for key in world.bucket.objects if key == "cluster" or "/meta/" in key]:
+                del world.bucket.objects[key]
+            while scene.life.node.controller.state is not State.FENCED:
+                await asyncio.sleep(5)
+                await scene.life.beat("broker")
+        seen = [lag(scene.life)]
+        for _ in range(3):
+            await scene.hours(24)
+            seen.append(lag(scene.life))
+        partition, ledger = scene.first
+        untiered = [one for one in partition.log.segments() if one.closed_ms >= 0]
+        assert seen[-1][1] >= len(untiered) > 2
+        assert all(before < after for before, after in pairwise(seen)), seen
+        if trouble != "fenced":
+            world.bucket.weather.down = False
+            await asyncio.sleep(60)
+            await scene.hours(2)
+            assert lag(scene.life)[1] == 0.0
+            await check_partition(partition, ledger)
+
+    simulate(13, main, settings=SETTINGS)
