@@ -22,7 +22,7 @@ from hotlog.kernel.log_levels import parse_levels
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_RETRY, EXIT_CORRUPT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 4, 130, 143
 EXITS = {
-    EXIT_DONE: "done; also when the reader of the output had enough (`| head`)",
+    EXIT_DONE: "done; also when the reader of the output had enough (`head`)",
     EXIT_FAILED: "refused or failed for good: what was named does not exist, the broker said no, the disk is full",
     EXIT_USAGE: "wrong usage: an option, a value or a line of input that can never be right",
     EXIT_RETRY: "try again later: the broker or the store did not answer",

@@ -87,10 +87,20 @@ def consumer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Consumer
 
 def _made(kind: Callable[..., T], bootstrap: str, base: dict[str, Any], extra: Mapping[str, Any] | None) -> T:
     extra = dict(extra or {})
+    for name, value in extra.items():
+        _check_property(name, value)
     bootstrap = extra.pop("bootstrap.servers", bootstrap)
     reach(bootstrap)
     always = {"bootstrap.servers": bootstrap, "logger": _quiet(), "error_cb": _teller(bootstrap)}
     return answered(lambda: kind(base | extra | always), bootstrap)
+
+
+def _check_property(name: str, value: Any) -> None:
+    """What librdkafka's binding would not survive: a NUL, a text that is not UTF-8, a consumer without a group's name."""
+    if isinstance(value, str) and ("\0" in value or value.encode("utf-8", "replace") != value.encode("utf-8", "surrogateescape")):
+        raise Invalid(f"{name}={value!r} is not a text without NUL, in UTF-8")
+    if name == "group.id" and not value:
+        raise Invalid("the name of a group (--group, group.id) is empty")
 
 
 def reach(bootstrap: str) -> None:

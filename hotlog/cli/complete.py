@@ -6,6 +6,7 @@ Invariants: completion never prints, fails or waits for long: without an answer 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 ANSWER_SECONDS_MAX = 2.0
@@ -13,15 +14,14 @@ ANSWER_SECONDS_MAX = 2.0
 
 def topic_names(ctx: Any, arguments: list[str], incomplete: str) -> list[str]:
     """The names that begin so.  Internal topics only for who begins them."""
-    try:
-        names = _in_bucket(ctx.params["store"] or os.environ.get("HOTLOG_STORE", "")) if _wants_bucket(ctx) else _at_broker(ctx)
-    except Exception:  # a shell that completes has no place for complaints
-        return []
+    names: list[str] = []
+    with suppress(Exception):  # a shell that completes has no place for complaints
+        if "bootstrap" in ctx.params and not ctx.params.get("direct"):
+            names = _at_broker(ctx)
+    with suppress(Exception):
+        if not names and "store" in ctx.params:
+            names = _in_bucket(ctx.params["store"] or os.environ.get("HOTLOG_STORE", ""))
     return sorted(name for name in names if name.startswith(incomplete) and (incomplete.startswith("__") or name[:2] != "__"))
-
-
-def _wants_bucket(ctx: Any) -> bool:
-    return "store" in ctx.params and ("bootstrap" not in ctx.params or bool(ctx.params.get("direct")))
 
 
 def _at_broker(ctx: Any) -> list[str]:

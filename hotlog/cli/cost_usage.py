@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +141,7 @@ def _traffic(http: str) -> Traffic:
     try:
         with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-    except (urllib.error.URLError, OSError):
+    except (HTTPException, OSError, ValueError):  # nobody there, or no address
         return Traffic({}, None)
     found: dict[str, dict[str, float]] = {}
     for way, topic, value in _TRAFFIC.findall(text):

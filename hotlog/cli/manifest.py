@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hotlog.cli.bucket import open_bucket, run
-from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
+from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl, Topic
 from hotlog.cli.output import console, count_progress, show_json, show_rows, size_text
 from hotlog.cli.times import time_text
 from hotlog.kernel.errors import Corrupt, NotFound
@@ -19,7 +19,6 @@ from tiering.manifest import Manifest
 from tiering.verify import Report, describe_manifest, load_manifest, verify_partition
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Show and verify what the bucket holds of a topic.")
-Topic = Annotated[str, typer.Argument(metavar="TOPIC")]
 
 
 async def _manifests(url: str, topic: str) -> list[tuple[int, Manifest | None]]:

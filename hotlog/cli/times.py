@@ -1,10 +1,6 @@
 """The words for places in a topic: one grammar for --from and --until in every verb.
 
-    12345                    an offset                         -100          so many records before the end of each partition
-    2013-02-01               a time (ISO 8601; UTC where       @1359676800000    a time in ms since the epoch
-    2013-02-01T06:00+02:00     it names no zone)               -2h  -1d12h   a time so long ago (units w d h m s ms)
-    earliest  latest         the first offset, the end         now  today  yesterday    a time (days begin at midnight UTC)
-    offset:12345             an offset, however large
+PLACES says them all.
 
 Invariants: a bare whole number is an offset; one that can only be ms since the epoch is refused with the word for it.
 """
@@ -18,6 +14,15 @@ from functools import partial
 from hotlog.kernel.errors import Invalid
 from tiering.places import EARLIEST, LATEST, AtOffset, AtTime, FromEnd, Place
 
+PLACES = {
+    "12345": "an offset, the same in each partition; `offset:12345` however large it is",
+    "-100": "so many records before the end of each partition",
+    "2013-02-01, 2013-02-01T06:00:00+02:00": "a time (ISO 8601; UTC where it names no zone): the first record that is not before it",
+    "@1359676800000": "a time in ms since the epoch",
+    "-2h, -1d12h": "a time so long ago (units w, d, h, m, s, ms)",
+    "now, today, yesterday": "a time; days begin at midnight UTC",
+    "earliest, latest": "the first offset, the end",
+}
 OFFSET_MAX = 2**63 - 1
 EPOCH_MS_MIN = 10**12  # 2001-09-09; a partition that takes a million records a second is there after eleven days
 FORMS = "an offset (12345), -N records from the end, a time (2013-02-01, 2013-02-01T06:00:00Z, @EPOCH-MS, -2h), or one of " + (

@@ -1,12 +1,13 @@
-"""Prints the pages of docs/ that come from code: configuration.md, metrics.md, protocol.md.  `make docs` writes them; a test compares.
+"""Prints the pages of docs/ that come from code: cli.md, configuration.md, metrics.md, protocol.md.  `make docs` writes them; a test compares.
 
 Invariants: the same code gives the same bytes; no page is edited by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey
 from hotlog.kernel.metrics import Metrics
@@ -90,7 +91,61 @@ def protocol() -> str:
     )
 
 
-PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration, "metrics.md": metrics, "protocol.md": protocol}
+def cli() -> str:
+    """docs/cli.md"""
+    from hotlog.cli.app import EXITS
+    from hotlog.cli.times import PLACES
+
+    verbs = "".join(_verb(words, command) for words, command in _commands())
+    return (
+        "# The command line\n\n" + _NOTE + "Results go to standard output, everything else to standard error; `--json` prints JSON for programs. "
+        "`-h` is help for every verb; `hotlog --install-completion` teaches the shell verbs, options and topic names. "
+        "`HOTLOG_BOOTSTRAP` and `HOTLOG_STORE` stand for `--bootstrap` and `--store`; `HOTLOG_TRACEBACK=1` shows where an error came from.\n\n"
+        "## Exit codes\n\n| code | meaning |\n|---|---|\n" + "".join(f"| {code} | {meaning} |\n" for code, meaning in EXITS.items())
+        + "\n## Places: `--from` and `--until`\n\nThe same words in every verb. `--from` is the first record, `--until` the first that is not "
+        "part of it. A reader with an end stops where each partition ended when it began. An offset past the end of every partition is refused, "
+        "and so is a number that can only be ms since the epoch.\n\n| word | place |\n|---|---|\n"
+        + "".join(f"| {', '.join(f'`{word}`' for word in words.split(', '))} | {meaning} |\n" for words, meaning in PLACES.items())
+        + "\n## Verbs\n" + verbs
+    )  # fmt: skip
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
+    import importlib
+
+    import typer
+
+    from hotlog.cli.app import VERBS
+
+    for verb, (module, _) in VERBS.items():
+        command: Any = typer.main.get_command(importlib.import_module(f"hotlog.cli.{module}").app)
+        for name, each in (getattr(command, "commands", None) or {"": command}).items():
+            yield f"{verb} {name}".strip(), each
+
+
+def _verb(words: str, command: Any) -> str:
+    described = " ".join(str(command.help or "").split("Example:")[0].split())
+    shown = [param for param in command.params if param.param_type_name == "option" and param.name != "help" and not param.hidden]
+    arguments = " ".join(str(param.metavar or param.name) for param in command.params if param.param_type_name == "argument")
+    rows = "".join(
+        f"| {_option(param)} | {' '.join((param.help or '').split()).replace('|', chr(92) + '|')} |\n" for param in shown
+    )
+    return f"\n### hotlog {f'{words} {arguments}'.strip()}\n\n{described}\n\n| option | |\n|---|---|\n{rows}"
+
+
+def _option(param: Any) -> str:
+    metavar = f" {param.metavar}".replace("|", "\\|") if param.metavar else ""
+    return ", ".join(f"`{name}`" for name in [*sorted(param.opts, key=len), *param.secondary_opts]) + (
+        f" {metavar.strip()}" if metavar else ""
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli,
+    "configuration.md": configuration,
+    "metrics.md": metrics,
+    "protocol.md": protocol,
+}
 
 
 def main() -> None:
