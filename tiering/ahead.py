@@ -45,9 +45,10 @@ class Ahead:
 
     def follow(
         self, history: History, frontier: Frontier | None, row: Entry, footer: Footer, position: int,
-        *, size: int, window: int, has_waited: bool,
+        *, size: int, window: int, room: int, has_waited: bool,
     ) -> Frontier | None:  # fmt: skip
-        """The frontier of a reader that took `size` bytes and now stands at `position` of `row`; `window` bytes ahead are wanted."""
+        """The frontier of a reader that took `size` bytes and now stands at `position` of `row`; `window` bytes ahead are wanted, but no
+        more than `room` bytes held for it, the run in which it stands included."""
         if frontier is not None:
             frontier.left -= size
         if not window:
@@ -59,25 +60,32 @@ class Ahead:
             frontier = Frontier(row, footer, position)
         if frontier.left < window and frontier.end_offset != history.end_offset:
             ahead = History(self._shelf, history.keys, history.topic, history.manifest, lane=Lane.READAHEAD)
-            self._begin(ahead, frontier, window)
-            if frontier.left < window:  # into the next object: its footer may have to be read
-                frontier.task = self._scope.start(self._go_on(ahead, frontier, window))
+            room -= position % self._chunks.run_bytes(history.chunks_of(row, footer))
+            if (
+                self._begin(ahead, frontier, window, room) and frontier.left < window
+            ):  # the next object's footer may have to be read
+                frontier.task = self._scope.start(self._go_on(ahead, frontier, window, room))
         return frontier
 
-    def _begin(self, history: History, frontier: Frontier, window: int) -> None:
-        """Begin what is missing to the window, within the frontier's object."""
+    def _begin(self, history: History, frontier: Frontier, window: int, room: int) -> bool:
+        """Begin what is missing to the window, within the frontier's object and `room`; whether the object is done with."""
         row = frontier.row
-        stop = min(frontier.position + window - frontier.left, row.log_bytes)
-        if stop <= frontier.position:
-            return
         source = history.chunks_of(row, frontier.footer)
-        end = source.run_end(stop)
-        self._chunks.prefetch(source, frontier.position // source.chunk_bytes, end)
-        _, reached = source.byte_range(0, end)
-        frontier.left += reached - frontier.position
-        frontier.position = reached
+        step = self._chunks.run_bytes(source)
+        stop = min(frontier.position + window - frontier.left, row.log_bytes)
+        reached = frontier.position
+        while reached < stop:
+            following = min(reached - reached % step + step, row.log_bytes)
+            if frontier.left + following - frontier.position > room:
+                break
+            reached = following
+        if reached > frontier.position:
+            self._chunks.prefetch(source, frontier.position // source.chunk_bytes, -(-reached // source.chunk_bytes))
+            frontier.left += reached - frontier.position
+            frontier.position = reached
+        return reached == row.log_bytes
 
-    async def _go_on(self, history: History, frontier: Frontier, window: int) -> None:
+    async def _go_on(self, history: History, frontier: Frontier, window: int, room: int) -> None:
         try:
             while frontier.left < window:
                 following = await _following(history, frontier.row)
@@ -86,7 +94,8 @@ class Ahead:
                     return
                 footer = await history.footer(following)
                 frontier.row, frontier.footer, frontier.position = following, footer, 0
-                self._begin(history, frontier, window)
+                if not self._begin(history, frontier, window, room):
+                    return
         except HotlogError:
             return  # the read that needs it will say so
 

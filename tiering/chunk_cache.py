@@ -5,7 +5,7 @@ footer.  Objects are immutable and their keys are never used twice, so a chunk n
 
 Invariants: N readers of one chunk cost one GET; a started GET ends in the cache, whoever went away meanwhile; a chunk is returned only
 after its source's check passed; memory and disk stay within hotlog.cache.memory.bytes and hotlog.cache.disk.bytes, what is in flight
-within remote.log.reader.threads * RANGE_BYTES_MAX; one GET reads at most RANGE_BYTES_MAX.
+within remote.log.reader.threads * RANGE_BYTES_MAX; one GET reads at most RANGE_BYTES_MAX, less where `share` says so.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tiering.brake import ReadRate
 from tiering.chunk_disk import ChunkDisk
 from tiering.chunk_memory import ChunkMemory, Run
 from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
+from tiering.loans import Loans
 
 Check = Callable[[int, memoryview], bool]
 _DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk: a cache must not hold memory hostage
@@ -49,16 +50,6 @@ class ChunkSource:
     @property
     def chunk_count(self) -> int:
         return -(-self.data_bytes // self.chunk_bytes)
-
-    @property
-    def run_chunks_max(self) -> int:
-        """Chunks that one GET brings at most."""
-        return max(1, RANGE_BYTES_MAX // self.chunk_bytes)
-
-    def run_end(self, stop: int) -> int:
-        """The chunk after the aligned run that holds byte `stop` - 1: neighbours that are fetched together."""
-        run_bytes = self.run_chunks_max * self.chunk_bytes
-        return min(-(-stop // run_bytes) * self.run_chunks_max, self.chunk_count)
 
     def holds(self, start: int, data: memoryview) -> bool:
         """Whether `data`, which begins at byte `start` of a chunk and ends with one, is what this object holds there."""
@@ -97,10 +88,11 @@ class ChunkCache:
         self._store = store
         self._clock = clock
         self._metrics = metrics
-        memory_bytes = settings.number("hotlog.cache.memory.bytes")
-        self._memory = ChunkMemory(memory_bytes)
+        self.memory_bytes_max = settings.number("hotlog.cache.memory.bytes")
+        self._memory = ChunkMemory(self.memory_bytes_max)
+        self._loans = Loans()
         self._memory_hits = metrics.cache_hits.labels("memory")
-        self._run_bytes_max = memory_bytes // 4  # several runs fit, or a run is one chunk
+        self._run_bytes_max = self.memory_bytes_max // 4  # several runs fit, or a run is one chunk
         self._disk = disk
         self._disk_layer: ChunkDisk | None = None
         disk_bytes = settings.number("hotlog.cache.disk.bytes")
@@ -123,6 +115,30 @@ class ChunkCache:
     async def close(self) -> None:
         """End what is in flight; readers that still wait see the cancellation."""
         await self._scope.cancel()
+
+    @property
+    def lent_bytes(self) -> int:
+        """Memory of bodies that are not in the cache (any more) and that somebody still looks at: an answer that a slow client takes."""
+        return self._loans.bytes - self._memory.bytes
+
+    # -- runs: how much one GET brings -------------------------------------------------------------------------------------
+
+    def share(self, readers: int) -> None:
+        """`readers` sequential readers are at work: two runs of each fit into memory at once, or a run is one chunk."""
+        self._run_bytes_max = self.memory_bytes_max // max(4, 2 * readers)
+
+    def run_chunks(self, source: ChunkSource) -> int:
+        """Chunks that one GET brings at most: a power of two, so that smaller runs begin where larger ones do."""
+        bytes_max = min(RANGE_BYTES_MAX, self._run_bytes_max)
+        return 1 << max(0, (bytes_max // source.chunk_bytes).bit_length() - 1)
+
+    def run_bytes(self, source: ChunkSource) -> int:
+        """Bytes of a whole run, which begins at a multiple of this."""
+        return self.run_chunks(source) * source.chunk_bytes
+
+    def run_end(self, source: ChunkSource, stop: int) -> int:
+        """The chunk after the aligned run that holds byte `stop` - 1: neighbours that are fetched together."""
+        return min(-(-stop // self.run_bytes(source)) * self.run_chunks(source), source.chunk_count)
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
@@ -149,9 +165,11 @@ class ChunkCache:
             self._memory.finish(source.key, index, stop)
 
     async def get(
-        self, source: ChunkSource, first: int, end: int, *, lane: Lane = Lane.FETCH, wait_s: float | None = None
+        self, source: ChunkSource, first: int, end: int, *, reach: int = 0, lane: Lane = Lane.FETCH, wait_s: float | None = None
     ) -> list[memoryview]:
         """Chunks [first, end), or as many from `first` on without a gap as are there after `wait_s` seconds.
+
+        What is missing is brought up to chunk `reach`, for a reader that will come to it.
 
         Raises:
             StoreUnavailable, NotFound: from the GET, once the leading chunk needs it.
@@ -159,7 +177,7 @@ class ChunkCache:
             NotReady: the cache is closing.
         """
         found: dict[int, memoryview] = {}
-        flights = self._plan(source, first, end, lane, found)
+        flights = self._plan(source, first, end, lane, found, reach)
         if flights:
             await asyncio.wait({flight.arrived for flight in flights}, timeout=wait_s)
         self._memory_hits.inc(len(found))
@@ -191,7 +209,7 @@ class ChunkCache:
     def offer(self, source: ChunkSource, data: memoryview) -> None:
         """Keep the whole log part of a small object if it is what the source says."""
         self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(data))
-        run = Run(source.key, 0, source.chunk_count, source.chunk_bytes, data)
+        run = Run(source.key, 0, source.chunk_count, source.chunk_bytes, self._loans.lend(data))
         if self._is_good(source, run):
             self._remember([run])
             for index in range(run.length):
@@ -219,12 +237,17 @@ class ChunkCache:
 
     # -- planning -------------------------------------------------------------------------------------------------------
 
-    def _plan(self, source: ChunkSource, first: int, end: int, lane: Lane, found: dict[int, memoryview]) -> list[_Flight]:
-        """Fill `found` from memory; join or start flights for the rest, in order of offset."""
+    def _plan(
+        self, source: ChunkSource, first: int, end: int, lane: Lane, found: dict[int, memoryview], reach: int = 0
+    ) -> list[_Flight]:
+        """Fill `found` from memory; join or start flights for the rest, in order of offset.
+
+        A flight that begins before `end` goes on up to `reach` where nothing of that is here or on its way.
+        """
         assert 0 <= first < end <= source.chunk_count, (first, end, source)
         flights: list[_Flight] = []
         run: list[int] = []
-        run_chunks_max = max(1, min(source.run_chunks_max, self._run_bytes_max // source.chunk_bytes))
+        run_chunks_max = self.run_chunks(source)
         for index in range(first, end):
             key = (source.key, index)
             chunk = self._memory.chunk(*key)
@@ -243,6 +266,10 @@ class ChunkCache:
                 flights.append(self._launch(source, run, lane))
                 run = []
         if run:
+            for index in range(end, min(reach, source.chunk_count)):
+                if len(run) == run_chunks_max or self._memory.has(source.key, index) or (source.key, index) in self._flights:
+                    break
+                run.append(index)
             flights.append(self._launch(source, run, lane))
         return flights
 
@@ -290,7 +317,7 @@ class ChunkCache:
             chunk = await self._disk_layer.read(source.key, index)
             if chunk is None:
                 continue
-            run = Run(source.key, index, 1, source.chunk_bytes, chunk)
+            run = Run(source.key, index, 1, source.chunk_bytes, self._loans.lend(chunk))
             if await self._disk.run(self._is_good, source, run):
                 found.append(run)
                 self._metrics.cache_hits.labels("disk").inc()
@@ -327,7 +354,7 @@ class ChunkCache:
             raise Corrupt(
                 f"{source.key}: {len(blob.data)} bytes of {blob.size} came for [{start}, {stop}) of {source.object_bytes}"
             )
-        return memoryview(blob.data)
+        return self._loans.lend(blob.data)
 
     def _salvaged(self, source: ChunkSource, first: int, end: int, run: Run | None) -> tuple[list[Run], dict[int, Corrupt]]:
         """The good chunks of a damaged run, each a run of its own: an error reaches only its range."""
@@ -336,7 +363,7 @@ class ChunkCache:
         for index in range(first, end):
             chunk = run.chunk(index) if run is not None else None
             if chunk is not None and source.holds(index * source.chunk_bytes, chunk):
-                good.append(Run(source.key, index, 1, source.chunk_bytes, memoryview(bytes(chunk))))
+                good.append(Run(source.key, index, 1, source.chunk_bytes, self._loans.lend(bytes(chunk))))
             else:
                 start, stop = source.byte_range(index, index + 1)
                 failures[index] = Corrupt(

@@ -4,10 +4,11 @@ A run is kept and forgotten whole, because its chunks are views of one buffer: s
 a read over a chunk border inside a run needs no joining.
 
 A run that a sequential reader has read to its end is the least likely to be wanted again.  Few of those are kept, so that a replay goes
-round in little memory (whose pages are there already) and does not push out what others use.
+round in little memory (whose pages are there already) and does not push out what others use, and they go first: what was read ahead and not
+looked at yet is older in use, but is what a reader comes to next.
 
 Invariants: the sum of runs stays within `bytes_max`, that of finished ones within FINISHED_SHARE of it; every chunk of a kept run is found,
-no other.
+no other; no other run goes while there is a finished one.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class ChunkMemory(LRUCache[tuple[str, int], Run]):
         if len(run.data) > self.maxsize:
             return
         self.pop((run.key, run.first), None)
+        while self._finished and self.currsize + len(run.data) > self.maxsize:
+            del self[next(iter(self._finished))]
         self[run.key, run.first] = run
         for index in range(run.first, run.first + run.length):
             self._run_of[run.key, index] = (run.key, run.first)

@@ -6,11 +6,12 @@ their last read ended, and read ahead of in offset space, over objects (field no
 
 Invariants: batches are whole, ascending, and start with the one that holds the offset, or with the first one after a recorded hole;
 bytes are served only after their chunk's CRC-32C agreed; an object that a live row names and the store has not is Corrupt, never skipped,
-and the error reaches only reads of that range.
+and the error reaches only reads of that range; what is given away holds at most LENT_BYTES_MAX more memory than its size and the cache.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
@@ -19,7 +20,7 @@ from cachetools import LRUCache, TTLCache
 
 from hotlog.kernel.errors import Corrupt, HotlogError, NotFound, OutOfRange
 from hotlog.kernel.ids import PartitionId
-from hotlog.kernel.limits import KiB
+from hotlog.kernel.limits import RANGE_BYTES_MAX, KiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import Slice
@@ -40,6 +41,9 @@ T = TypeVar("T")
 CURSORS_MAX = 1024
 _SKIP_BYTES = 128 * KiB  # the wanted batch lies at most this far behind where a sparse index points, roughly
 _ACTIVE_S = 10.0
+LENT_BYTES_MAX = (
+    4 * RANGE_BYTES_MAX
+)  # of whole ranges that pieces hold in answers; with more out, a piece is copied out of its range
 
 
 class ColdSource(Protocol):
@@ -86,6 +90,9 @@ class _Reading:
     bytes_left: int
     min_one: bool
     deadline: float | None
+    is_sequential: bool = (
+        False  # goes on from an earlier read, or begins with an object: whoever does that will come to what follows
+    )
     pieces: list[Buffer] = field(default_factory=list)
     taken: int = 0
     has_waited: bool = False
@@ -100,7 +107,6 @@ class ColdReader:
         self._clock = clock
         self._metrics = metrics
         self._readahead_bytes_max = settings.number("hotlog.readahead.bytes")
-        self._memory_bytes = settings.number("hotlog.cache.memory.bytes")
         self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
         self._disk = disk
         self.chunks = ChunkCache(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
@@ -112,6 +118,7 @@ class ColdReader:
             CURSORS_MAX, _ACTIVE_S, timer=clock.monotonic
         )  # sequential readers of late
         self._readers = 0
+        self._beginning = 0  # first reads under way of those that may become sequential readers
         self._ahead = Ahead(self.shelf, self.chunks)
 
     async def start(self) -> None:
@@ -176,7 +183,7 @@ class ColdReader:
         reading = _Reading(history, took.next_offset, 0, True, None, taken=took.size)
         del self._cursors[source.keys.pid, offset]
         self._went_on(reading, before, Cursor(row, before.footer, chunks, position + took.end, Stream(), 0))
-        return Slice(window[: took.end], took.next_offset)
+        return Slice(self._given(window[: took.end]), took.next_offset)
 
     async def _tried(self, source: ColdSource, work: Callable[[History], Awaitable[T]]) -> T:
         """Run `work` over the committed view; a missing object makes it look at the newest root once (it may have been replaced)."""
@@ -230,24 +237,41 @@ class ColdReader:
             return Slice(b"", offset)
         if not history.start_offset <= offset < history.end_offset:
             raise OutOfRange(f"offset {offset}: [{history.start_offset}, {history.end_offset}) of {history.topic} is tiered")
-        reading = _Reading(history, offset, bytes_max, min_one, deadline)
         before = self._cursors.pop((history.keys.pid, offset), None)
+        reading = _Reading(history, offset, bytes_max, min_one, deadline, is_sequential=before is not None)
         try:
-            cursor = await self._fill(reading, before)
+            cursor = await (self._fill(reading, before) if before is not None else self._begin(reading))
         except NotYet:
             if before is not None:
                 self._cursors[history.keys.pid, offset] = before
             raise
         if reading.taken and cursor is not None:
             self._went_on(reading, before, cursor)
+        elif before is not None and cursor is None:
+            self._ended(history.keys.pid, before)
         pieces = reading.pieces
-        return Slice(pieces[0] if len(pieces) == 1 else b"".join(pieces), reading.offset)
+        return Slice(self._given(pieces[0]) if len(pieces) == 1 else b"".join(pieces), reading.offset)
+
+    def _given(self, piece: Buffer) -> Buffer:
+        """A piece of a range as it is given away: itself, unless too many ranges are held by pieces already."""
+        return piece if self.chunks.lent_bytes <= LENT_BYTES_MAX else bytes(piece)
+
+    async def _begin(self, reading: _Reading) -> Cursor | None:
+        """The first read of somebody.  Those that begin together, as the partitions of one fetch do, learn of each other first."""
+        self._beginning += 1
+        try:
+            await asyncio.sleep(0)
+            return await self._fill(reading, None)
+        finally:
+            self._beginning -= 1
 
     def _went_on(self, reading: _Reading, before: Cursor | None, cursor: Cursor) -> None:
         """Remember where this reader is now, and read ahead of it if it goes on from where it was."""
         history = reading.history
         if before is None:
             self._readers += 1
+        readers = self._sequential_readers
+        self.chunks.share(readers)
         cursor.reader = before.reader if before is not None else self._readers
         cursor.stream = on_read(
             before.stream if before is not None else None,
@@ -255,16 +279,26 @@ class ColdReader:
             size=reading.taken,
             has_waited=reading.has_waited,
             get_seconds=self.chunks.get_seconds,
-            window_bytes_max=self._window_bytes_max(),
+            window_bytes_max=self._window_bytes_max(cursor.chunks, readers),
         )
-        if before is not None and cursor.stream.reads > 1:
+        if reading.offset >= history.end_offset:
+            self._ended(history.keys.pid, before or cursor)
+        elif cursor.stream.reads > 1 or reading.is_sequential:
             here = self._active[cursor.reader] = _Place(history.keys.pid, cursor.row.base_offset, cursor.position)
-            self._pass(before, cursor, here)
+            if before is not None:
+                self._pass(before, cursor, here)
         self._cursors[history.keys.pid, reading.offset] = cursor
         cursor.frontier = self._ahead.follow(
             history, before.frontier if before is not None else None, cursor.row, cursor.footer, cursor.position,
-            size=reading.taken, window=cursor.stream.window_bytes, has_waited=reading.has_waited,
+            size=reading.taken, window=cursor.stream.window_bytes, room=self.chunks.memory_bytes_max // readers,
+            has_waited=reading.has_waited,
         )  # fmt: skip
+
+    def _ended(self, pid: PartitionId, before: Cursor) -> None:
+        """A reader has come to the tiered end: it needs no share any more, and the last one is done with its last object."""
+        self._active.pop(before.reader, None)
+        if not any(place.pid == pid for place in self._active.values()):
+            self.chunks.passed(before.chunks, before.position, before.row.log_bytes)
 
     def _pass(self, before: Cursor, cursor: Cursor, here: _Place) -> None:
         """Let go of what the reader has left behind, unless another one comes after it."""
@@ -305,6 +339,7 @@ class ColdReader:
                 continue
             reading.has_waited |= self.shelf.footers.peek(history.keys.object(row.name)) is None
             footer = await history.footer(row)
+            reading.is_sequential |= offset == row.base_offset
             return row, footer, footer.position_for(offset)
         return None
 
@@ -348,8 +383,12 @@ class ColdReader:
             return window
         reading.has_waited = True
         first, end = position // source.chunk_bytes, -(-(position + size) // source.chunk_bytes)
+        self.chunks.share(self._sequential_readers)
+        reach = self.chunks.run_end(source, position + size) if reading.is_sequential else end
         try:
-            found = await self.chunks.get(source, first, end, lane=reading.history.lane, wait_s=self._wait_s(reading))
+            found = await self.chunks.get(
+                source, first, end, reach=reach, lane=reading.history.lane, wait_s=self._wait_s(reading)
+            )
         except NotFound:
             raise MissingObject(source.key, row) from None
         if not found:
@@ -362,9 +401,16 @@ class ColdReader:
 
     # -- readahead ------------------------------------------------------------------------------------------------------
 
-    def _window_bytes_max(self) -> int:
-        """A reader's share: all windows together stay within half of the memory cache."""
-        return min(self._readahead_bytes_max, self._memory_bytes // 2 // max(1, len(self._active)))
+    @property
+    def _sequential_readers(self) -> int:
+        """How many readers share memory."""
+        return max(1, len(self._active) + self._beginning)
+
+    def _window_bytes_max(self, source: ChunkSource, readers: int) -> int:
+        """A reader's share: all windows together stay within half of the memory cache; none where that is less than a chunk, since
+        what is read ahead for one would push out what another reads."""
+        share = self.chunks.memory_bytes_max // 2 // readers
+        return min(self._readahead_bytes_max, share) if share >= source.chunk_bytes else 0
 
     # -- look-ups -------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 glibc gives the top of the heap back to the kernel as soon as 128 KiB of it are free, so that every fetched megabyte would be faulted in
 page by page again; keeping it made a hot fetch twice as fast here (docs/benchmarks.md).  What a burst leaves behind is given back by
-`FreedMemory`: keeping is for the next request, not for ever.
+`FreedMemory`: keeping is for the next request, not for ever.  And glibc gives threads heaps of their own, up to eight for each processor, each of
+which keeps the most that it ever held: with tens of threads that read and check megabytes, their sum has no bound worth the name.  Few heaps
+are enough where one interpreter lock lets one thread allocate at a time.
 
 Invariants: nothing here changes what the program computes; without glibc it does nothing.
 """
@@ -16,9 +18,10 @@ import sys
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Disk
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of <malloc.h>
 HEAP_KEPT_BYTES_MAX = 128 * MiB
 MMAP_BYTES_MIN = 32 * MiB  # the largest that glibc accepts
+HEAPS_MAX = 2
 FREED_BYTES_MAX = 2 * HEAP_KEPT_BYTES_MAX  # resident, free and not asked for again: above it all is given back
 GIVE_BACK_S = 5.0
 
@@ -28,7 +31,8 @@ def keep_heap() -> bool:
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_TRIM_THRESHOLD, HEAP_KEPT_BYTES_MAX)) and bool(mallopt(_MMAP_THRESHOLD, MMAP_BYTES_MIN))
+    wanted = ((_TRIM_THRESHOLD, HEAP_KEPT_BYTES_MAX), (_MMAP_THRESHOLD, MMAP_BYTES_MIN), (_ARENA_MAX, HEAPS_MAX))
+    return all([mallopt(*each) for each in wanted])
 
 
 class FreedMemory:

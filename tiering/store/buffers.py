@@ -5,6 +5,8 @@ zeroing, and on a virtual machine the host's own.  So buffers come back by thems
 had the last (the chunk cache, a reply that a slow client has not taken yet, a thread that was told to stop).  Huge pages are not asked for:
 they make faults few, but a virtual machine's free blocks of that size are the ones its host has taken back, and cost it twice as much.
 
+Each use of a buffer is an object of its own (a view's `obj`), whose end can be watched (tiering.loans).
+
 Invariants: memory of a living view is never handed out again; what is kept for later is at most `idle_bytes_max`; a buffer is larger
 than what was asked for by less than SLACK_BYTES, so that who counts his views' lengths counts what is held.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from ctypes import c_char
 
 from hotlog.kernel.limits import RANGE_BYTES_MAX, MiB
 
@@ -53,7 +56,7 @@ class Buffers:
                 found -= found > at
         buffer = self._kept.pop(found) if found >= 0 else _mapped(size)
         self._kept.append(buffer)
-        return memoryview(buffer)[:size]
+        return memoryview((c_char * len(buffer)).from_buffer(buffer)).cast("B")[:size]
 
     def _is_free(self, at: int) -> bool:
         return sys.getrefcount(self._kept[at]) == _FREE_REFERENCES

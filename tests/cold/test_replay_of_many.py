@@ -1,0 +1,139 @@
+"""One client replays many partitions at once: what is fetched for it, counted at the store, and the memory its answers hold.
+
+Everything is a thousandth of its size: ranges of 16 KiB, chunks of 4 KiB, reads of 2 KiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from hotlog.kernel.limits import KiB
+from hotlog.wire.records import NewRecord
+from hotlog.world.posix import PosixDisk
+from tests.cold.lake import Lake
+from tests.cold.reading import FOREVER_MS, drained, reader_of
+from tests.cold.support import Call, ScriptedStore
+from tiering.cold_reader import LENT_BYTES_MAX, ColdReader
+
+PARTITIONS = 16
+CHUNK, RANGE, READ = 4 * KiB, 16 * KiB, 2 * KiB
+BATCHES = 500  # of about 250 bytes in an object: some 8 ranges
+SMALL = {
+    "tiering.chunk_cache.RANGE_BYTES_MAX": RANGE,
+    "tiering.readahead.RANGE_BYTES_MAX": RANGE,
+    "tiering.readahead.CHUNK_BYTES": CHUNK,
+    "tiering.history.CHUNK_BYTES": CHUNK,
+    "tiering.cold_reader._SKIP_BYTES": 128,
+    "tiering.cold_reader.LENT_BYTES_MAX": LENT_BYTES_MAX // KiB,
+}
+
+
+@pytest.fixture(autouse=True)
+def thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, small in SMALL.items():
+        monkeypatch.setattr(name, small)
+
+    async def run(
+        _: PosixDisk, work: Callable[..., Any], *arguments: Any
+    ) -> Any:  # in a thread, its time would be anybody's guess
+        await asyncio.sleep(0)
+        return work(*arguments)
+
+    monkeypatch.setattr(PosixDisk, "run", run)
+
+
+@dataclass
+class Topic:
+    store: ScriptedStore
+    lakes: list[Lake]
+
+    @property
+    def log_bytes(self) -> int:
+        return sum(row.log_bytes for lake in self.lakes for row in lake.rows)
+
+    def ranges(self) -> list[Call]:
+        """GETs of log bytes: not of footers."""
+        ends = {lake.keys.object(row.name): row.log_bytes for lake in self.lakes for row in lake.rows}
+        return [call for call in self.store.gets if call.start < ends[call.key]]
+
+
+def topic(partitions: int = PARTITIONS, objects: int = 2) -> Topic:
+    store = ScriptedStore()
+    lakes = [Lake(store, partition=number, chunk_bytes=CHUNK) for number in range(partitions)]
+    for lake in lakes:
+        for _ in range(objects):
+            lake.segment([lake.batch([NewRecord(1000, None, bytes(180))]) for _ in range(BATCHES)])
+        lake.commit()
+    return Topic(store, lakes)
+
+
+async def replay(reader: ColdReader, lakes: list[Lake], chance: random.Random, *, until: float = 1.0) -> None:
+    """Read all partitions to their end as one client does: each in turn, at once where that goes, waiting where it does not."""
+
+    async def one(lake: Lake) -> None:
+        offset = 0
+        while offset < int(lake.next_offset * until):
+            read = reader.read_now(lake, offset, READ)
+            if read is None:
+                read = await reader.read(lake, offset, READ, wait_ms=FOREVER_MS)
+            assert read.data, "progress"
+            offset = read.end_offset_limit
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(one(lake) for lake in lakes))
+    await drained(reader)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("ranges", [2, 1, 0.5], ids=["two ranges each", "one", "half a one"])
+async def test_every_byte_of_a_replay_is_fetched_once(seed: int, ranges: float) -> None:
+    """With memory for two whole ranges a partition by whole ranges, with less by smaller ones."""
+    chance = random.Random(seed)
+    made = topic()
+    reader = reader_of(made.lakes[0], **{"hotlog.cache.memory.bytes": str(int(PARTITIONS * ranges * RANGE))})
+    rounds = 2
+    for number in range(rounds):
+        before = len(made.ranges())
+        await replay(reader, made.lakes, chance)
+        asked = made.ranges()[before:]
+        twice = [
+            place
+            for place, count in Counter((call.key, at) for call in asked for at in range(call.start, call.end, CHUNK)).items()
+            if count > 1
+        ]
+        assert not twice, f"replay {number}: {twice[:4]}"
+        fetched = sum(call.end - call.start for call in asked)
+        assert fetched <= made.log_bytes
+        if ranges == 2:  # 64 for a gigabyte if all ranges were whole; each object ends with a shorter one
+            assert len(asked) <= made.log_bytes / RANGE + 2 * PARTITIONS
+            assert len(asked) <= 70 * made.log_bytes / (1024 * KiB)
+    await reader.close()
+
+
+async def test_what_answers_hold_is_bounded_by_their_size_not_by_the_ranges_they_lie_in() -> None:
+    """Clients that never take their answers, or that went away while the answer was made: a piece of 2 KiB must not keep 16."""
+    made = topic(partitions=1, objects=24)
+    lake, memory = made.lakes[0], 4 * RANGE
+    reader = reader_of(lake, **{"hotlog.cache.memory.bytes": str(memory)})
+    held: list[object] = []
+    offset = 0
+    while offset < lake.next_offset:
+        read = reader.read_now(lake, offset, READ)
+        if read is None:
+            read = await reader.read(lake, offset, READ, wait_ms=FOREVER_MS)
+        held.append(read.data)
+        offset = read.end_offset_limit + BATCHES // 30  # more than half a range on
+        assert reader.chunks.lent_bytes <= SMALL["tiering.cold_reader.LENT_BYTES_MAX"] + memory + 2 * RANGE
+    assert len(held) * CHUNK > 3 * (SMALL["tiering.cold_reader.LENT_BYTES_MAX"] + memory), "nothing was shown"
+    held.clear()
+    await drained(reader)
+    assert reader.chunks.lent_bytes == 0
+    await reader.close()

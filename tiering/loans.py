@@ -1,0 +1,55 @@
+"""How much memory is held by bodies of GETs that are still looked at, wherever their views have gone.
+
+A body is 16 MiB, a client's answer a megabyte of it: a view that waits in an answer keeps the whole body, also when the cache has long let it
+go.  So bodies are counted for as long as any view of them lives, and who gives views away asks whether too much is out already.
+
+Invariants: a body counts from `lend` until its last view is gone; one thread lends and asks, views may die in any.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from weakref import ref
+
+from hotlog.world.ports import Buffer
+
+
+class _Body(bytearray):
+    """Bytes whose end can be watched, which that of `bytes` can't."""
+
+
+class Loans:
+    """Bodies that are alive."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[int, ref[object]] = {}  # bounded by the memory that the bodies take
+        self._returned: deque[tuple[int, int]] = deque()  # (number, size); as many as there are bodies at most
+        self._number = 0
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of all bodies that somebody looks at."""
+        while self._returned:
+            number, size = self._returned.popleft()
+            del self._bodies[number]
+            self._bytes -= size
+        return self._bytes
+
+    def lend(self, body: Buffer) -> memoryview:
+        """A view of `body` whose slices are counted as `body`: the same memory where that can be watched (tiering.store.buffers), else a
+        copy (small bodies, and what came by an unusual way)."""
+        view = memoryview(body)
+        if isinstance(view.obj, bytes | bytearray):
+            view = memoryview(_Body(view)).toreadonly()
+        self._number += 1
+        returned = (self._number, len(view))
+        self._bodies[self._number] = ref(view.obj, partial(_note, self._returned, returned))
+        self._bytes += len(view)
+        return view
+
+
+def _note(returned: deque[tuple[int, int]], which: tuple[int, int], _: object) -> None:
+    """In whatever thread the last view died: only what is safe there."""
+    returned.append(which)
