@@ -39,6 +39,7 @@ OTHER_TOPIC_DEFAULTS = {
 }
 OTHER_BROKER_DEFAULTS = OTHER_TOPIC_DEFAULTS | {
     "advertised.listeners", "node.id",  # Kafka was given them, Hotlog was not
+    "listeners", "log.dirs",  # their own
     "max.connections", "queued.max.request.bytes",  # bounded here (docs/faults.md)
     "num.recovery.threads.per.data.dir", "offsets.topic.num.partitions", "remote.log.index.file.cache.total.size.bytes",
     "remote.log.manager.copier.thread.pool.size", "remote.log.reader.max.pending.tasks", "remote.log.storage.system.enable",
