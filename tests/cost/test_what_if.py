@@ -70,7 +70,7 @@ def test_readers_stay_and_their_rate_is_by_the_month() -> None:
 
 
 @given(
-    rate=st.floats(1, 1e9), local=st.integers(-2, 10**12), total=st.integers(-1, 10**12), log=st.integers(0, 10**15),
+    rate=st.floats(1, 1e9), local=st.integers(-2, 10**12), total=st.just(-1) | st.integers(-1, 10**12), log=st.integers(0, 10**15),
     partitions=st.integers(1, 1000), segment=st.integers(MiB, 2**31 - 1),
 )  # fmt: skip
 def test_the_local_tier_is_never_more_than_the_log(
