@@ -71,7 +71,9 @@ class Outlet:
         elif sum(map(len, buffers)) <= JOIN_BYTES_MAX:
             self._transport.write(b"".join(buffers))  # type: ignore[arg-type]
         else:
-            self._transport.writelines(buffers)  # type: ignore[arg-type]
+            # asyncio's writelines of Python 3.12 and 3.13.0 never says that its buffer is full; a write does.
+            self._transport.writelines(buffers[:-1])  # type: ignore[arg-type]
+            self._transport.write(buffers[-1])  # type: ignore[arg-type]
 
     def pause(self) -> None:
         """The transport holds bytes that the peer does not take."""
