@@ -73,7 +73,7 @@ def test_commands_in_running_text_exist() -> None:
 
 
 def _is_known(words: list[str], helps: dict[str, str]) -> bool:
-    if words[0] == "ready":  # what `hotlog serve` prints
+    if words[0] == "ready" or words[0].endswith(":"):  # what `hotlog serve` prints
         return True
     verbs = re.split(r"[|,]", " ".join(words).split(" ")[0])
     path = []
