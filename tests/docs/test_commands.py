@@ -82,10 +82,10 @@ def _is_known(words: list[str], helps: dict[str, str]) -> bool:
             break
         path.append(word)
     path = path[:2] if path and path[0] in ("topic", "store", "manifest", "worker", "group") else path[:1]
-    if any(verb not in VERBS for verb in verbs):
+    if path and any(verb not in VERBS for verb in verbs):
         return False
     key = " ".join(path)
-    if key and key not in helps:
+    if key not in helps:
         done = subprocess.run(
             [sys.executable, "-m", "hotlog", *path, "--help"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
