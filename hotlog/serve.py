@@ -21,6 +21,7 @@ from hotlog import __version__
 from hotlog.compose import Node, build_node
 from hotlog.kernel.addresses import printed_address
 from hotlog.kernel.beats import Beat
+from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.log_levels import parse_levels
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -156,6 +157,8 @@ def _banner(options: ServeOptions, node: Node, bound: tuple[str, int], http: tup
 async def _close(node: Node) -> None:
     try:
         await node.close()
+    except (OSError, HotlogError) as failure:  # a full disk, a store that is away: no news that needs a traceback
+        log.error("stopping did not end cleanly (%s); the next start recovers", failure)
     except Exception:
         log.exception("stopping did not end cleanly; the next start recovers")
 

@@ -6,6 +6,7 @@ HOTLOG_TRACEBACK is set; the exit code is one of EXITS.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -23,9 +24,9 @@ from hotlog.kernel.log_levels import parse_levels
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_RETRY, EXIT_CORRUPT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 4, 130, 143
 EXITS = {
     EXIT_DONE: "done; also when the reader of the output had enough (`head`)",
-    EXIT_FAILED: "refused or failed for good: what was named does not exist, the broker said no, the disk is full",
+    EXIT_FAILED: "refused or failed for good: what was named does not exist, the broker said no",
     EXIT_USAGE: "wrong usage: an option, a value or a line of input that can never be right",
-    EXIT_RETRY: "try again later: the broker or the store did not answer",
+    EXIT_RETRY: "try again later: the broker or the store did not answer, the disk is full",
     EXIT_CORRUPT: "data found damaged",
     EXIT_INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
     EXIT_TERMINATED: "stopped by SIGTERM (`hotlog serve` and `hotlog worker` end cleanly with 0)",
@@ -153,7 +154,8 @@ def _outcome(failure: Exception) -> tuple[int, str]:
     if isinstance(failure, typer.Abort):
         return EXIT_FAILED, "nothing was done"
     if isinstance(failure, OSError) and failure.strerror:
-        return EXIT_FAILED, failure.strerror + (f": {failure.filename}" if failure.filename else "")
+        is_full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+        return EXIT_RETRY if is_full else EXIT_FAILED, failure.strerror + (f": {failure.filename}" if failure.filename else "")
     where = traceback.extract_tb(failure.__traceback__)[-1]
     return EXIT_FAILED, (
         f"this is a fault of Hotlog: {type(failure).__name__}: {failure} ({os.path.basename(where.filename)}:{where.lineno});"

@@ -10,10 +10,12 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from difflib import get_close_matches
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException
@@ -107,18 +109,34 @@ def reach(bootstrap: str) -> None:
     """See that somebody listens at one of the addresses: librdkafka itself would try for as long as it is let.
 
     Raises:
-        Retry: nobody does, with each address.  Invalid: not HOST:PORT.
+        Retry: nobody does within CONNECT_SECONDS, with each address.  Invalid: not HOST:PORT.
     """
-    failures = []
-    for host, port in _addresses(bootstrap):
+    addresses = _addresses(bootstrap)
+    answers: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    for address in addresses:  # side by side: the time is for all of them, and for their names to be resolved
+        threading.Thread(target=_knock, args=(address, answers), daemon=True).start()
+    failures = {f"{host}:{port}": "no answer" for host, port in addresses}
+    give_up = time.monotonic() + CONNECT_SECONDS
+    for _ in addresses:
         try:
-            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            where, failure = answers.get(timeout=max(give_up - time.monotonic(), 0))
+        except Empty:
+            break
+        if not failure:
             return
-        except (OSError, UnicodeError) as failure:
-            failures.append(f"{host}:{port} ({getattr(failure, 'strerror', None) or failure})")
-    raise Retry(
-        f"no broker answers at {', '.join(failures)}; is `hotlog serve` running? --bootstrap or HOTLOG_BOOTSTRAP names another"
-    )
+        failures[where] = failure
+    told = ", ".join(f"{where} ({failure})" for where, failure in failures.items())
+    raise Retry(f"no broker answers at {told}; is `hotlog serve` running? --bootstrap or HOTLOG_BOOTSTRAP names another")
+
+
+def _knock(address: tuple[str, int], answers: SimpleQueue[tuple[str, str]]) -> None:
+    """Puts the address and why nobody listens there; "" if somebody does."""
+    host, port = address
+    try:
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+        answers.put((f"{host}:{port}", ""))
+    except (OSError, UnicodeError) as failure:
+        answers.put((f"{host}:{port}", str(getattr(failure, "strerror", None) or failure)))
 
 
 def _addresses(bootstrap: str) -> list[tuple[str, int]]:
