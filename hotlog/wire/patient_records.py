@@ -1,8 +1,8 @@
 """Records read in plain Python: what the compiled decoder cannot read, or should not copy.
 
-The compiled one (hotlog.wire.records) raises on a header name that is not UTF-8, reads a record's attributes as a varint, which Kafka
-does not, and copies every value.  This one keeps names by surrogateescape and copies nothing until it is asked to; it costs about 3
-microseconds a record.
+The compiled one (hotlog.wire.records) raises on a header name that is not UTF-8, and copies every value.  This one keeps names by
+surrogateescape and copies nothing until it is asked to; it costs about 3 microseconds a record.  A record's attributes are a byte, no bit
+of which has a meaning; the compiled decoder reads a varint there, so the highest bit is refused: both read the same, or nothing.
 
 Format: https://kafka.apache.org/documentation/#record.  Widths are Kafka's: 5 bytes for a varint, 10 for the timestamp.
 
@@ -55,6 +55,8 @@ def outlines(section: memoryview, count: int) -> Iterator[Outline]:
             if length < 0 or start + length > end:
                 raise InvalidRecord(f"it says {length} bytes, {end - start} are left")
             record = section[: start + length]  # what reaches beyond raises
+            if record[start] >= 0x80:
+                raise InvalidRecord(f"it has attributes {record[start]:#04x}, which mean nothing")
             timestamp_delta, at = _signed(record, start + 1, VARLONG_BYTES_MAX)
             offset_delta, at = _signed(record, at, VARINT_BYTES_MAX)
             key, at = _part(record, at)

@@ -235,8 +235,8 @@ def each_record(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_REA
         yield from islice(patient_records.decode(header, opened[BATCH_HEADER_BYTES:]), given, None)
 
 
-# What the compiled decoder raises, and so where the patient one has the last word: also for header names that are not UTF-8 and for
-# attributes of a record above 127, both of which Kafka takes; MemoryError for a length near 2^63.
+# What the compiled decoder raises, and so where the patient one has the last word: also for header names that are not UTF-8,
+# which Kafka takes; MemoryError for a length near 2^63.
 REFUSED = (CorruptRecordException, ValueError, OverflowError, IndexError, MemoryError)
 _TIMESTAMP = attrgetter("timestamp")
 _NO_TIMESTAMP = -1

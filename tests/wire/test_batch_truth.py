@@ -116,10 +116,12 @@ def test_no_more_records_are_named_than_an_answer_has_room_for() -> None:
 @codecs
 def test_odd_but_right_batches_pass(codec: str) -> None:
     """What the compiled decoder refuses and Kafka takes."""
-    batch = raw_batch([RawRecord(NOW, headers=((b"caf\xe9", b"1"),)), RawRecord(NOW + 5, attributes=-1)], codec, max_timestamp=3)
+    batch = raw_batch([RawRecord(NOW, headers=((b"caf\xe9", b"1"),)), RawRecord(NOW + 5, attributes=127)], codec, max_timestamp=3)
     header = look(batch, INLINE)
     assert header is not None
     assert header.max_timestamp == NOW + 5
+    with pytest.raises(InvalidRecord, match="attributes"):  # two decoders would read two records
+        look(raw_batch([RawRecord(NOW, attributes=-1)], codec))
     assert look(raw_batch([RawRecord(NOW, headers=((b"caf\xe9", None),))] * 100, codec), INLINE) is None, (
         "too long in plain Python"
     )
