@@ -29,6 +29,7 @@ from hotlog.wire.produce import TOPIC_ID_FROM, VERSIONS, PartitionResult, Produc
 
 if TYPE_CHECKING:
     from hotlog.apis.broker import Broker, Partition
+    from hotlog.log.partition_log import PartitionLog
 
 LOG = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> 
                     rest.append((plan, at))
     if rest:
         return _look_then_append(broker, context, request, plans, rest, now_ms)
-    if _is_for_threads(plans):
+    if _must_wait(plans):
         return _append_then_answer(broker, context, request, plans)
     return _append(broker, context, request, plans)
 
@@ -162,9 +163,7 @@ async def _look_then_append(
         async with broker.large_batches:
             room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
             await broker.disk.run(_look_through, rest, now_ms, room)
-    if _is_for_threads(plans):
-        await _append_in_turn(broker, plans)
-    return _append(broker, context, request, plans)
+    return await _append_then_answer(broker, context, request, plans)
 
 
 def _look_through(places: list[_Place], now_ms: int, room: Room) -> list[_Place]:
@@ -172,21 +171,48 @@ def _look_through(places: list[_Place], now_ms: int, room: Room) -> list[_Place]
     return [(plan, at) for plan, at in places if not _look(plan, at, now_ms, room)]
 
 
-def _is_for_threads(plans: list[_Plan]) -> bool:
-    """Whether the loop must not write them: too many bytes, or a thread is writing to one of the logs."""
+def _must_wait(plans: list[_Plan]) -> bool:
+    """Whether they cannot be written here and now: too many bytes, a thread writes to one of the logs, or one has too many files open."""
     size = 0
     for plan in plans:
         for batch in plan.batches:
             if batch.refusal is None and batch.records is not None and batch.partition is not None:
                 size += len(batch.records)
-                if size > INLINE_APPEND_BYTES_MAX or batch.partition.log.is_writing:
+                log = batch.partition.log
+                if size > INLINE_APPEND_BYTES_MAX or log.is_writing or log.is_crowded:
                     return True
     return False
 
 
 async def _append_then_answer(broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan]) -> Any:
-    await _append_in_turn(broker, plans)
+    """The connection's next request waits, so order is kept."""
+    await _wait_room(plans, request.timeout_ms)
+    if _must_wait(plans):
+        await _append_in_turn(broker, plans)
     return _append(broker, context, request, plans)
+
+
+async def _wait_room(plans: list[_Plan], timeout_ms: int) -> None:
+    """Until every log may open what an append needs: segments that roll faster than the disk takes them hold up who fills them."""
+    try:
+        async with asyncio.timeout(max(timeout_ms, 1) / 1000):
+            while crowded := _crowded(plans):
+                await crowded[0][2].wait_room()
+    except TimeoutError:
+        for plan, at, log in _crowded(plans):
+            refusal = Refused(
+                ErrorCode.request_timed_out, f"{log.tp} waits for the disk: its segments roll faster than they are synced"
+            )
+            plan.batches[at] = plan.batches[at]._replace(refusal=refusal)
+
+
+def _crowded(plans: list[_Plan]) -> list[tuple[_Plan, int, PartitionLog]]:
+    return [
+        (plan, at, batch.partition.log)
+        for plan in plans
+        for at, batch in enumerate(plan.batches)
+        if batch.refusal is None and batch.partition is not None and batch.partition.log.is_crowded
+    ]
 
 
 async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:

@@ -124,6 +124,7 @@ class OffsetLog:
             StorageFailed, DiskFull: nothing is shown (it may come back at a restart if the log took it).
         """
         for run in _runs([(entry, codec.encode_key(entry[0]), _encoded(entry[1])) for entry in entries]):
+            await self.log.wait_room()
             await self._wait_shown(self._write(run))
 
     def _write(self, run: Sequence[Encoded]) -> int:
@@ -164,8 +165,10 @@ class OffsetLog:
         if self._mark is None:
             if not self._is_due:
                 return False
+            await self.log.wait_room()
             self.log.roll(self._clock.now_ms())
             self._mark, self._bytes_below_mark = self.log.log_end_offset, self._bytes
+        await self.log.wait_room()
         records = self._table.oldest(self._mark, PIECE_RECORDS, BATCH_BYTES_MAX)
         if records:
             entries = [(record.key, record.newest) for record in records]

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from hotlog.world.ports import Disk, File
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+AGAIN_S = 0.1  # without a descriptor
 
 
 class FlushJob(NamedTuple):
@@ -56,7 +58,7 @@ def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
 class Flusher:
     """Runs jobs one after another while `plan` has any."""
 
-    __slots__ = ("_disk", "_fail", "_note", "_plan", "_task", "_waiting")
+    __slots__ = ("_disk", "_fail", "_note", "_plan", "_task", "_waiting", "is_syncing")
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Flusher:
         self._note = note
         self._fail = fail
         self._task: asyncio.Task[None] | None = None
+        self.is_syncing = False  # a thread holds the files of a job
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
@@ -86,13 +89,26 @@ class Flusher:
         try:
             while (job := self._plan()) is not None:
                 try:
-                    unwritten = await self._disk.run(run_job, self._disk, job)
+                    unwritten = await self._done(job)
                 except Exception as error:
                     self._fail(error)
                     return
                 self._note(job, unwritten)
         finally:
             self._task = None
+
+    async def _done(self, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
+        """What `run_job` says; without a descriptor to open the small files it is begun again later, as no sync has failed."""
+        while True:
+            self.is_syncing = True
+            try:
+                return await self._disk.run(run_job, self._disk, job)
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTORS:
+                    raise
+            finally:
+                self.is_syncing = False
+            await asyncio.sleep(AGAIN_S)
 
     async def wait(self, end_offset: int) -> None:
         """Until everything below `end_offset` was reported by `release`; raises what `refuse` was given."""

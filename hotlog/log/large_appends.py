@@ -45,6 +45,7 @@ class LargeAppends(LogAppends):
 
     async def _append_in_turn(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Appended:
         async with self._turn:
+            await self.wait_room()
             begun = self._begin(data, headers, now_ms)
             if isinstance(begun, Appended):
                 return begun
@@ -62,3 +63,5 @@ class LargeAppends(LogAppends):
                 self._disk_error("append to", self.active.log_path, error)
             finally:
                 self.is_writing = False
+                if self.failed is not None:
+                    self._unpin_all()

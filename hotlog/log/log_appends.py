@@ -19,6 +19,7 @@ from hotlog.log.loaded import Loaded
 from hotlog.log.log_state import LogState, Parts, Watermark
 from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import IndexPart, Segment
+from hotlog.log.writers import ROLLED_MAX
 from hotlog.wire.batch import BatchHeader, stamp, stamp_append_time
 from hotlog.world.ports import File
 
@@ -71,6 +72,34 @@ class LogAppends(LogState):
     def block_appends(self, reason: str | None) -> None:
         """Refuse appends for `reason` (such as hotlog.untiered.overflow=block), until called with None."""
         self.blocked = reason
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether an append now could hold more files open than this log, or all logs together, may: `wait_room` first."""
+        if self.failed is not None or self.is_closed:
+            return False
+        if self._unsynced:
+            return len(self._unsynced) >= ROLLED_MAX or self._parts.writers.is_full
+        return self._writer is None and self._parts.writers.is_full
+
+    async def wait_room(self) -> None:
+        """Until an append may open what it needs; at once if it may now."""
+        while self.is_crowded:
+            if self._unsynced:
+                self._flusher.kick()
+                await self._flusher.idle()
+            else:
+                await self._parts.writers.make_room()
+
+    def give_back_writer(self) -> bool:
+        """Let go of the active segment if all of it is on the device; whether that was done."""
+        if self._writer is None or self.durable_end < self.log_end_offset or self._flusher.is_running or self.is_writing:
+            return False
+        self._write_indexes(self.active)
+        self._parts.pool.unpin(self.active.log_path)
+        self._writer = None
+        self._parts.writers.released(self)
+        return True
 
     def append(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Appended:
         """Write batches at the end whose headers say what their records say (hotlog.wire.inspect); `data` is stamped in place.
@@ -146,6 +175,7 @@ class LogAppends(LogState):
         try:
             if self._writer is None:
                 self._writer = self._parts.pool.pin(self.active.log_path)
+                self._parts.writers.opened(self)
             return self._writer
         except OSError as error:
             self._disk_error("append to", self.active.log_path, error)
@@ -181,6 +211,18 @@ class LogAppends(LogState):
             self._parts.metrics.storage_failed.inc()
             self._flusher.refuse(StorageFailed(f"{self.tp}: the disk failed: {error}"))
             self._notify()
+        self._unpin_all()
+
+    def _unpin_all(self) -> None:
+        """A failed log holds nothing open for writing, once no thread uses it."""
+        if self._flusher.is_syncing or self.is_writing:
+            return
+        for segment in self._unsynced:
+            self._parts.pool.unpin(segment.log_path)
+        if self._writer is not None:
+            self._parts.pool.unpin(self.active.log_path)
+            self._writer = None
+        self._parts.writers.released(self)
 
     async def wait_durable(self, end_offset: int) -> None:
         """Until everything below `end_offset` is as durable as the topic's settings promise.
@@ -242,12 +284,15 @@ class LogAppends(LogState):
 
     def _note_flushed(self, job: FlushJob, unwritten: tuple[tuple[str, bytes], ...]) -> None:
         if self.failed is not None:
+            self._unpin_all()
             return
         for path, data in unwritten:
             self._writes.setdefault(path, data)
         self._unsynced = [segment for segment in self._unsynced if segment.log_path not in job.closed]
         for path in job.closed:
             self._parts.pool.unpin(path)
+        if job.closed:
+            self._parts.writers.released()
         self.durable_end = max(self.durable_end, job.end[0])
         self.last_flush_ms = self._parts.clock.now_ms()
         self._parts.metrics.flush_seconds.observe(self._parts.clock.monotonic() - self._flush_started)
@@ -278,7 +323,8 @@ class LogAppends(LogState):
         assert fresh.base_offset > old.base_offset or not old.size, "a segment with bytes has offsets"
         try:
             if self._writer is None:
-                pool.pin(old.log_path)
+                self._writer = pool.pin(old.log_path)
+                self._parts.writers.opened(self)
             old.note_time()
             self._write_indexes(old, force=True)
             writer = pool.pin(fresh.log_path, create=True)

@@ -10,17 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, NoReturn
 from uuid import UUID
 
-from hotlog.kernel.errors import DiskFull, StorageFailed
+from hotlog.kernel.errors import DiskFull, Retry, StorageFailed
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
-from hotlog.log.flusher import NO_SPACE
+from hotlog.log.flusher import NO_DESCRIPTORS, NO_SPACE
 from hotlog.log.loaded import Loaded
 from hotlog.log.pool import FilePool
 from hotlog.log.reader import SegmentReader
 from hotlog.log.segment import Segment
 from hotlog.log.space import Space
+from hotlog.log.writers import Writers
 from hotlog.world.ports import Clock, Disk, Entropy, File
 
 
@@ -32,6 +33,7 @@ class Parts(NamedTuple):
     entropy: Entropy
     metrics: Metrics
     pool: FilePool
+    writers: Writers
     reader: SegmentReader
     space: Space
     save_log_starts: Callable[[], Awaitable[None]]
@@ -164,6 +166,8 @@ class LogState:
         ) from self.failed
 
     def _disk_error(self, doing: str, path: str, error: OSError) -> NoReturn:
+        if error.errno in NO_DESCRIPTORS:
+            raise Retry(f"{self.tp}: no file descriptor is left to {doing} {path}") from error
         if error.errno in NO_SPACE:
             raise DiskFull(f"{self.tp}: no space to {doing} {path}: {error}") from error
         self._fail(error)

@@ -25,9 +25,10 @@ from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
 from hotlog.log.offset_files import OffsetFiles, Offsets
 from hotlog.log.partition_log import PartitionLog, Parts
-from hotlog.log.pool import FilePool, IndexCache
+from hotlog.log.pool import OPEN_FILES_MAX, FilePool, IndexCache
 from hotlog.log.reader import SegmentReader
 from hotlog.log.space import Space
+from hotlog.log.writers import OPEN_SHARE, READ_SHARE, Writers
 from hotlog.world.ports import Clock, Disk, Entropy, File
 
 LOADED_AT_ONCE = 64
@@ -50,12 +51,16 @@ class LogManager:
         self._settings = settings
         self._metrics = metrics
         self._logs: dict[TopicPartition, PartitionLog] = {}
-        pool = FilePool(disk)
+        descriptors = disk.descriptors_max()
+        pool = FilePool(disk, min(OPEN_FILES_MAX, descriptors // READ_SHARE))
         reader = SegmentReader(pool, IndexCache(), self._report)
         space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
         self._files = OffsetFiles(disk, directory, self._report)
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
-        self._parts = Parts(disk, clock, entropy, metrics, pool, reader, space, self._save_log_starts, self._damaged.save)
+        writers = Writers(pool, descriptors // OPEN_SHARE)
+        self._parts = Parts(
+            disk, clock, entropy, metrics, pool, writers, reader, space, self._save_log_starts, self._damaged.save
+        )
         self._lock: File | None = None
         self._directory_id: str | None = None
         self._round: list[PartitionLog] = []

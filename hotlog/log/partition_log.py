@@ -134,10 +134,8 @@ class PartitionLog(LargeAppends, LogScrub):
             idle = now_ms - self.last_append_ms >= WRITER_IDLE_MS and not self.is_writing
             if (dirty and (idle or now_ms - self.last_flush_ms >= self.config.flush_ms)) or self._writes:
                 await self.flush()
-            if idle and self._writer is not None and self.durable_end == self.log_end_offset and not self._flusher.is_running:
-                self._write_indexes(self.active)
-                self._parts.pool.unpin(self.active.log_path)
-                self._writer = None
+            if idle:
+                self.give_back_writer()
         due = [path for when, paths in self._condemned if when <= now_ms for path in paths]
         if due:
             self._condemned = tuple(entry for entry in self._condemned if entry[0] > now_ms)
@@ -191,4 +189,5 @@ class PartitionLog(LargeAppends, LogScrub):
         for segment in self._segments:
             self._parts.pool.forget(segment.log_path)
         self._writer = None
+        self._parts.writers.released(self)
         self._notify()

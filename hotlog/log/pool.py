@@ -41,6 +41,11 @@ class FilePool:
         self._pinned: dict[str, Held] = {}
         self._lock = threading.Lock()
 
+    @property
+    def pinned_count(self) -> int:
+        """Files that are open for writing."""
+        return len(self._pinned)
+
     def acquire(self, path: str) -> Held:
         """The file at `path`; it stays open until `release`.  Raises OSError from open."""
         with self._lock:

@@ -139,6 +139,10 @@ class Disk(Protocol):
 
     def free_bytes(self, path: str) -> int: ...
 
+    def descriptors_max(self) -> int:
+        """How many files this process may have open, sockets included (RLIMIT_NOFILE)."""
+        ...
+
     def lock(self, path: str) -> File:
         """Create `path` and hold it exclusively until the returned file is closed (flock).  BlockingIOError if it is held."""
         ...

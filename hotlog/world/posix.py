@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import os
 import random
+import resource
 import secrets
 import shutil
 import sys
@@ -198,6 +199,9 @@ def _carried(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> 
         raise RuntimeError(f"{function!r} ended with StopIteration") from error
 
 
+DESCRIPTORS_MAX = 1 << 20  # nobody counts on more
+
+
 class PosixDisk:
     """The machine's file system.  `threads_max` bounds the blocking calls in flight."""
 
@@ -277,6 +281,10 @@ class PosixDisk:
     def free_bytes(self, path: str) -> int:
         figures = os.statvfs(path)
         return figures.f_bavail * figures.f_frsize
+
+    def descriptors_max(self) -> int:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return DESCRIPTORS_MAX if soft == resource.RLIM_INFINITY else min(soft, DESCRIPTORS_MAX)
 
     def lock(self, path: str) -> File:
         """Hold `path` for this process until the file is closed; BlockingIOError if another process holds it."""

@@ -62,9 +62,11 @@ class FaultyDisk(PosixDisk):
         super().__init__(2)
         self.faults: dict[tuple[str, str], int] = {}
         self.syncs: list[str] = []
+        self.failed: list[str] = []
         self.is_cold = False
         self.cold_reads = 0
         self.free: int | None = None
+        self.descriptors: int | None = None
         self.free_asked = 0
         self._gate: asyncio.Event | None = None
         self.held = 0
@@ -78,6 +80,7 @@ class FaultyDisk(PosixDisk):
     def check(self, call: str, path: str) -> None:
         for (wanted, pattern), number in self.faults.items():
             if wanted == call and fnmatch.fnmatchcase(path, pattern):
+                self.failed.append(path)
                 raise OSError(number, os.strerror(number), path)
 
     def hold(self) -> None:
@@ -110,6 +113,9 @@ class FaultyDisk(PosixDisk):
     def write_atomic(self, path: str, data: Buffer) -> None:
         self.check("write_atomic", path)
         super().write_atomic(path, data)
+
+    def descriptors_max(self) -> int:
+        return super().descriptors_max() if self.descriptors is None else self.descriptors
 
     def free_bytes(self, path: str) -> int:
         self.free_asked += 1

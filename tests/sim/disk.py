@@ -253,6 +253,9 @@ class SimDisk:
         self.machine.tree.sync_dir(home)
         self._log("sync_dir", name)
 
+    def descriptors_max(self) -> int:
+        return 1024
+
     def lock(self, path: str) -> File:
         """The only process there is always gets it."""
         return self.open(path, create=True)
