@@ -29,7 +29,7 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.log_levels import parse_levels
 from hotlog.kernel.server_properties import understood
 from hotlog.kernel.settings import Settings
-from hotlog.kernel.topic_config import TopicConfig
+from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 from hotlog.observe import logs
 from tiering.keys import PartitionKeys
 from tiering.manifest_store import ManifestStore
@@ -55,14 +55,14 @@ def retention(
 ) -> None:
     """Apply every topic's total retention to the bucket, and delete what was condemned long enough ago.
 
-    A topic that leaves retention.ms to the brokers is left alone unless --config says what theirs is.
+    A topic that leaves retention.ms, cleanup.policy or hotlog.retention.clock to the brokers is left alone unless --config says what theirs are.
     """
-    given = dict(understood(read_properties(config), has_store=True).settings.given) if config else {}
+    given = dict(understood(read_properties(config), has_store=True).settings.given) if config else None
     logs.set_up(parse_levels(os.environ.get("HOTLOG_LOG", "")), as_json=False)
     run(lambda: _rounds(store, once, interval, json, given))
 
 
-async def _rounds(url: str, once: bool, interval: float, json: bool, given: dict[str, str]) -> None:
+async def _rounds(url: str, once: bool, interval: float, json: bool, given: dict[str, str] | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -75,6 +75,12 @@ async def _rounds(url: str, once: bool, interval: float, json: bool, given: dict
             await asyncio.wait_for(stop.wait(), interval)
         except TimeoutError:
             continue
+
+
+_ASKED_FOR = (
+    "cleanup.policy",
+    "hotlog.retention.clock",
+)  # decide what may be deleted; Kafka's defaults where a file does not say
 
 
 class _Known:
@@ -90,11 +96,11 @@ class _Known:
         self._manifests = [manifest for manifest in self._manifests if manifest.keys.pid != pid]
 
 
-async def _round(bucket: Bucket, json: bool, given: dict[str, str]) -> None:
+async def _round(bucket: Bucket, json: bool, given: dict[str, str] | None) -> None:
     """One round: retention of every tiered topic whose retention is known, then what the reaper may delete."""
-    world, settings = bucket.world, Settings.resolve({**given, **bucket.image.broker_configs.get(ALL_BROKERS, {})})
+    world, settings = bucket.world, Settings.resolve({**(given or {}), **bucket.image.broker_configs.get(ALL_BROKERS, {})})
     grace_ms = settings.number("hotlog.garbage.grace.ms")
-    partitions = _partitions(bucket, settings)
+    partitions = _partitions(bucket, settings, has_file=given is not None)
     trusted = TrustedClock(world.clock)  # run_retention holds this machine's clock against the store's
     freed: list[dict[str, object]] = []
 
@@ -126,13 +132,19 @@ async def _round(bucket: Bucket, json: bool, given: dict[str, str]) -> None:
         raise HotlogError(f"retention of {failed} partition(s) failed")
 
 
-def _partitions(bucket: Bucket, settings: Settings) -> list[tuple[PartitionId, str, TopicConfig]]:
-    """The tiered partitions whose retention is known: a default that only the brokers know must not be guessed."""
-    found = []
+def _partitions(bucket: Bucket, settings: Settings, *, has_file: bool) -> list[tuple[PartitionId, str, TopicConfig]]:
+    """The tiered partitions whose retention is known: a default that only the brokers know must not be guessed.
+
+    Theirs may be to compact, or to let records age by another clock: then what is old by ours is not to be deleted.
+    """
+    found, given = [], _finest(settings.given)
     for topic in bucket.image.topics.values():
-        if "retention.ms" not in topic.configs and "log.retention.ms" not in _finest(settings.given):
+        open_keys = [key for key in ("retention.ms", *(() if has_file else _ASKED_FOR)) if key not in topic.configs]
+        unknown = [key for key in open_keys if TOPIC_KEYS[key].synonym not in given]
+        if unknown:
             say(
-                f"{topic.name}: retention.ms is the brokers' default, which the bucket does not hold; --config tells it; left alone"
+                f"{topic.name}: the brokers' default holds for {', '.join(unknown)}, which the bucket does not tell;"
+                " --config does; left alone"
             )
             continue
         config = TopicConfig.resolve(dict(topic.configs), settings.topic_defaults())

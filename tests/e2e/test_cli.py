@@ -194,14 +194,21 @@ def test_cost_says_what_another_policy_would_cost(history: HotlogServer) -> None
     assert "no-such" in hotlog(*asked[:-3], "no-such", *store_of(history), code=1)
 
 
-def test_worker_retention_expires_without_a_broker(history: HotlogServer) -> None:
+def test_worker_retention_expires_without_a_broker(history: HotlogServer, tmp_path: Path) -> None:
     history.stop()
     history.settings = {**history.settings, "log.retention.check.interval.ms": "3600000"}  # the broker leaves it to the worker
     history.start()
     hotlog("topic", "alter", "events", "-c", "retention.ms=86400000000", *at(history))  # a thousand days: all of it is older
     create(history, "default", **{"segment.ms": "300"})  # its retention is the broker's own: not for a worker to guess
     history.stop()
-    done = hotlog_json("worker", "retention", "--once", *store_of(history))
+    guessed = hotlog_json("worker", "retention", "--once", *store_of(history))
+    assert (guessed["partitions"], guessed["expired"]) == (0, []), "the brokers' file may say that nothing is deleted by time"
+    brokers_file = tmp_path / "server.properties"
+    brokers_file.write_text("log.cleanup.policy=compact\n")
+    kept = hotlog_json("worker", "retention", "--once", "--config", str(brokers_file), *store_of(history))
+    assert kept["expired"] == []
+    brokers_file.write_text("num.partitions=1\n")
+    done = hotlog_json("worker", "retention", "--once", "--config", str(brokers_file), *store_of(history))
     assert (done["partitions"], done["expired"] != []) == (2, True)
     report = hotlog_json("manifest", "show", "events", *store_of(history))
     assert [(part["log_start_offset"], part["totals"]["records"]) for part in report] == [(600, 0), (600, 0)]
