@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from crc32c import crc32c
+
 from controller.codec import Head, decode_head
 from controller.keys import file_name
 from hotlog.kernel.errors import Corrupt, Invalid
@@ -20,6 +22,7 @@ _LOCK = ".lock"
 _HEAD = "head"
 _OBJECTS = "objects"
 _INCARNATIONS = "incarnations"
+_PRODUCER_IDS = "producer-ids"
 INCARNATIONS_KEPT = 8
 
 
@@ -112,6 +115,23 @@ class Mirror:
         first = [incarnation, *(one for one in known if one == registered)]
         kept = [*first, *(one for one in known if one not in first)][:INCARNATIONS_KEPT]
         await self._disk.run(self._save, self._path(_INCARNATIONS), "\n".join(kept).encode())
+
+    async def producer_ids(self) -> range:
+        """The reserve of producer ids; empty if there is none, or its file is damaged."""
+        raw = await self._read(self._path(_PRODUCER_IDS))
+        try:
+            start, end, check = (int(word) for word in (raw or b"").split())
+        except ValueError:
+            return range(0)
+        return range(start, end) if check == _check(start, end) else range(0)
+
+    async def save_producer_ids(self, ids: range) -> None:
+        text = f"{ids.start} {ids.stop} {_check(ids.start, ids.stop)}\n"
+        await self._disk.run(self._save, self._path(_PRODUCER_IDS), text.encode())
+
+
+def _check(start: int, end: int) -> int:
+    return int(crc32c(f"{start} {end}".encode()))
 
 
 class NoMirror(Mirror):

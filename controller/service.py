@@ -26,6 +26,7 @@ from controller.image import ClusterImage
 from controller.journal import Decide, Journal
 from controller.keys import CLUSTER_KEY
 from controller.mirror import Mirror, NoMirror
+from controller.producer_ids import PRODUCER_ID_BLOCK, ProducerIds
 from controller.records import BrokerStarted, ProducerIdsAllocated, Record
 from hotlog.kernel.errors import (
     Fenced,
@@ -41,7 +42,6 @@ from hotlog.kernel.errors import (
 )
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 
-PRODUCER_ID_BLOCK = 1000
 OPEN_WAIT_S = 15.0  # a start without a copy of the metadata asks the store that long
 HOT_WAIT_S = 1.0  # one with a copy waits that long for the store, and serves
 JOIN_SECONDS_MAX = 60.0  # of one try to join
@@ -112,9 +112,7 @@ class Controller:
         self._join_again_at = 0.0
         self._is_refused = False  # whether the store will not serve us as things are
         self.offline_because = ""  # what the last try to join met
-        self._producer_ids = range(0)  # the block that ids are given out of
-        self._producer_ids_next = range(0)  # the one after it
-        self._producer_lock = asyncio.Lock()
+        self._producer_ids = ProducerIds(self._mirror, self._new_block)
 
     @property
     def image(self) -> ClusterImage:
@@ -142,6 +140,7 @@ class Controller:
                 over this node id.  StoreUnavailable: no store and no local copy, as at the very first start.
         """
         await self._mirror.open()
+        await self._producer_ids.open()
         local = await self._mirror.head()
         known = expected_cluster_id or (local.cluster_id if local else None)
         if local is not None and known != local.cluster_id:
@@ -272,7 +271,7 @@ class Controller:
             ]
 
         self.epoch = await self._opened.claim(self.node_id, started)
-        self._producer_ids = block
+        self._producer_ids.use(block)
         self.state = State.ACTIVE
 
     def _require_store(self) -> None:
@@ -329,32 +328,18 @@ class Controller:
                 if self._opened.head is None:  # the outcome of a commit is still unknown
                     await self._opened.catch_up()
                     return True
-                return await self._opened.reap() or await self._stock_producer_ids()
+                return await self._opened.reap() or await self._producer_ids.stock()
             except (Retry, OutcomeUnknown):
                 return False
         return False
 
     async def allocate_producer_id(self) -> int:
-        """A producer id that was never given out before, here or elsewhere.
+        """A producer id that was never given out before, here or elsewhere: from a block, or from the reserve, while they last.
 
-        Ids come in blocks of PRODUCER_ID_BLOCK through the log, one at the claim and the next ahead of need, so that new producers do
-        not wait for a store that is away.
+        Raises:
+            NotReady, StoreUnavailable, OutcomeUnknown: none is left, and the store does not give more; the message says why.
         """
-        async with self._producer_lock:
-            if not self._producer_ids:
-                self._producer_ids = self._producer_ids_next or await self._new_block()
-                self._producer_ids_next = range(0)
-            producer_id = self._producer_ids[0]
-            self._producer_ids = self._producer_ids[1:]
-            return producer_id
-
-    async def _stock_producer_ids(self) -> bool:
-        """Have the next block before this one is used up."""
-        async with self._producer_lock:
-            if self._producer_ids_next or len(self._producer_ids) > PRODUCER_ID_BLOCK // 2:
-                return False
-            self._producer_ids_next = await self._new_block()
-            return True
+        return await self._producer_ids.take()
 
     async def _new_block(self) -> range:
         block = range(0)
@@ -364,6 +349,7 @@ class Controller:
             block = _block_after(image)
             return [ProducerIdsAllocated(node_id=self.node_id, start=block.start, end=block.stop)]
 
+        self._require_store()  # not waiting for a try to join: producers ask again
         await self.commit(allocated)
         return block
 

@@ -7,6 +7,7 @@ Invariants: no component makes another one; nothing here knows whether the world
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from compaction.reaper import Reaper
@@ -15,13 +16,13 @@ from compaction.scrub_worker import Scrubber
 from compaction.sights import Sights
 from compaction.trusted_clock import KeptClock, store_time_ms
 from compaction.worker import RetentionWorker
-from controller.service import Controller, State
+from controller.service import Controller, State, read_cluster
 from hotlog.apis.broker import Broker
 from hotlog.apis.dispatch import Dispatch
 from hotlog.apis.listener import Listener
 from hotlog.apis.takeover import Takeover
 from hotlog.kernel.beats import Beat
-from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -33,6 +34,8 @@ from tiering.keys import PartitionKeys
 from tiering.manifest_store import ManifestStore
 from tiering.store.check import Examination
 from tiering.store.gated import GatedStore
+from tiering.store.health import StoreHealth
+from tiering.store.resilient import ResilientStore
 from tiering.tier import ColdTier
 
 LOG = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ METER_SAVE_S = 10.0
 BROKER_TICK_S = 5.0
 GROUPS_TICK_S = 5.0
 ENDS_TICK_S = 5.0
+STORE_TICK_S = 5.0
+PROBE_SECONDS_MAX = 10.0
 LOG_TICK_S = 1.0
 REAP_S = 60.0
 RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is how soon one is noticed to be due
@@ -59,6 +64,7 @@ class Node:
         meter: Meter,
         has_store_clock: bool = False,
         is_adopting: bool = False,
+        store_health: StoreHealth | None = None,
     ) -> None:
         self.settings = settings
         self.world = world
@@ -66,6 +72,9 @@ class Node:
         self.meter = meter
         self._data_dir = data_dir
         self._has_store_clock = has_store_clock
+        self._store_health = store_health or StoreHealth(world.clock)
+        probe = world.store.bind(purpose="meta")
+        self._probe = probe.within(PROBE_SECONDS_MAX) if isinstance(probe, ResilientStore) else probe
         self._examination = Examination(world.store, quick=True, entropy=world.entropy)
         self.controller = Controller(
             world.store,
@@ -228,6 +237,7 @@ class Node:
             Beat("log", self._tick_logs, LOG_TICK_S),
             Beat("broker", self._tick_broker, BROKER_TICK_S),
             Beat("groups", self._tick_groups, GROUPS_TICK_S),
+            Beat("store", self._tick_store, STORE_TICK_S),
             Beat("ends", self._tick_ends, ENDS_TICK_S),
             Beat("copy", self._tick_copy, copy_s),
             Beat("retention", self._tick_retention, check_s),
@@ -250,7 +260,10 @@ class Node:
         refusing = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
         if self.controller.state is State.FENCED:
             refusing.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
-        degraded: list[str] = []
+        degraded = [reason for reason in (self._store_health.trouble, self.broker.ids_refused.reason) if reason]
+        if self.controller.state is State.OFFLINE:
+            why = self.controller.offline_because or "it has not answered yet"
+            degraded.append(f"metadata cannot change and nothing is copied until the object store was examined: {why}")
         return Health(tuple(refusing), tuple(degraded))
 
     def feel_lag(self, late_s: float) -> None:
@@ -262,6 +275,7 @@ class Node:
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""
+        self.metrics.store_up.set(self._store_health.is_up)
         self.metrics.request_bytes.set(self._listener.held_bytes if self._listener is not None else 0)
         sizes: dict[str, int] = {}
         damaged: dict[str, int] = {}
@@ -283,6 +297,13 @@ class Node:
 
     async def _tick_groups(self) -> bool:
         return self._broker is not None and await self._broker.groups.tick()
+
+    async def _tick_store(self) -> bool:
+        """Ask the store whether it is there, if nobody else has lately."""
+        if self._store_health.wants_probe:
+            with contextlib.suppress(HotlogError):
+                await read_cluster(self._probe)
+        return False
 
     async def _tick_ends(self) -> bool:
         return self._broker is not None and await self._broker.note_ends()
@@ -318,12 +339,14 @@ def build_node(
     meter: Meter,
     has_store_clock: bool = False,
     is_adopting: bool = False,
+    store_health: StoreHealth | None = None,
 ) -> Node:
     """Wire one node.
 
     Args:
         data_dir: holds log/, metadata/, cache/.
         has_store_clock: the store's clock is not this machine's.
+        store_health: what the store's calls tell (None: nothing is told).
         is_adopting: what another data directory of this node has and the store has not may be given up.
     """
     return Node(
@@ -334,4 +357,5 @@ def build_node(
         meter=meter,
         has_store_clock=has_store_clock,
         is_adopting=is_adopting,
+        store_health=store_health,
     )

@@ -14,7 +14,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from hotlog.kernel.beats import Beat
-from hotlog.kernel.errors import Fenced, StoreUnavailable
+from hotlog.kernel.errors import Fenced, NotReady, OutcomeUnknown, Retry, StoreUnavailable
 from hotlog.kernel.metrics import Metrics
 
 log = logging.getLogger("hotlog.schedule")
@@ -56,7 +56,10 @@ class Schedule:
                     break
                 await asyncio.sleep(PAUSE_S if number % TICKS_IN_A_ROW_MAX == 0 else 0)
             self._metrics.worker_ticks.labels(beat.name, "done").inc()
-        except (StoreUnavailable, Fenced) as weather:
+        except (StoreUnavailable, NotReady, OutcomeUnknown) as weather:
+            self._metrics.worker_ticks.labels(beat.name, "retry").inc()
+            log.debug("%s: %s", beat.name, weather)  # the store's health says it once, for all
+        except (Retry, Fenced) as weather:
             self._metrics.worker_ticks.labels(beat.name, "retry").inc()
             log.warning("%s: %s", beat.name, weather)
         except asyncio.CancelledError:

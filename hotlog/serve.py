@@ -33,7 +33,7 @@ from hotlog.world.memory import GIVE_BACK_S, FreedMemory, keep_heap
 from hotlog.world.ports import World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
-from tiering.store import open_store, parse_store_url
+from tiering.store import StoreHealth, open_store, parse_store_url
 from tiering.store.urls import keeps_own_time
 
 log = logging.getLogger("hotlog.serve")
@@ -101,8 +101,16 @@ async def _serve(options: ServeOptions) -> None:
     began = clock.monotonic()
     disk.make_dirs(options.data_dir)
     meter = Meter(clock, disk=disk, path=f"{options.data_dir}/meter.json")
+    health = StoreHealth(clock)
     store = await open_store(
-        options.store_url, settings=options.settings, metrics=metrics, clock=clock, entropy=entropy, disk=disk, meter=meter
+        options.store_url,
+        settings=options.settings,
+        metrics=metrics,
+        clock=clock,
+        entropy=entropy,
+        disk=disk,
+        meter=meter,
+        health=health,
     )
     node = build_node(
         options.settings,
@@ -112,6 +120,7 @@ async def _serve(options: ServeOptions) -> None:
         meter=meter,
         has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
         is_adopting=options.is_adopting,
+        store_health=health,
     )
     http = HttpDoor(metrics, health=node.health, refresh=node.refresh_metrics)
     beats = [*node.beats(), Beat("memory", FreedMemory(disk).tick, GIVE_BACK_S)]

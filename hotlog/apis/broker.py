@@ -30,6 +30,7 @@ from hotlog.apis.error_codes import Refused
 from hotlog.apis.hosting import Hosting, Partition
 from hotlog.apis.metadata_bytes import TopicBytes
 from hotlog.coordinators.service import GroupCoordinator
+from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
@@ -83,6 +84,7 @@ class Broker:
         self.large_batches = asyncio.Lock()  # held while one is opened at the door: only one has the memory for it
         self.topic_bytes = TopicBytes()
         self._lock = asyncio.Lock()
+        self.ids_refused = Condition(LOG)
         self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic
         self._create_again_at = 0.0
         self.fetches = Fetches(self)
@@ -379,8 +381,20 @@ class Broker:
         await self._commit(decide)
 
     async def allocate_producer_id(self) -> int:
-        """A producer id that is given out once, ever."""
-        return await self.controller.allocate_producer_id()
+        """A producer id that is given out once, ever.
+
+        Raises:
+            NotReady, StoreUnavailable, OutcomeUnknown, Fenced: none is left; the answer has no place for the reason, so the log says it once.
+        """
+        try:
+            producer_id = await self.controller.allocate_producer_id()
+        except HotlogError as why:
+            self.ids_refused.begins(
+                f"new idempotent producers are refused: no producer ids are left here, and the store gives none: {why}"
+            )
+            raise
+        self.ids_refused.ends("new idempotent producers get ids again")
+        return producer_id
 
     # Effects
 

@@ -98,6 +98,9 @@ class Metrics:
             "hotlog_store_requests", "Object store calls.", ["topic", "purpose", "kind", "outcome"], registry=r
         )
         self.store_bytes = Counter("hotlog_store_bytes", "Object store bytes.", ["topic", "purpose", "kind"], registry=r)
+        self.store_up = Gauge(
+            "hotlog_store_up", "Whether the object store answers (1) or does not serve this broker (0).", registry=r
+        )
         self.store_seconds = Histogram(
             "hotlog_store_seconds", "Object store call time.", ["kind"], registry=r, buckets=_LATENCY_SECONDS
         )

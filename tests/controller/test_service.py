@@ -11,7 +11,8 @@ import pytest
 from controller import codec
 from controller.image import ClusterImage, fold
 from controller.keys import CLUSTER_KEY, head_key
-from controller.service import PRODUCER_ID_BLOCK, Controller, State, read_image
+from controller.producer_ids import PRODUCER_ID_BLOCK
+from controller.service import Controller, State, read_image
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry
 from tests.controller.world import World, create, simulate
 from tests.sim.fuse import Crashed, Fuse
@@ -49,6 +50,7 @@ def test_the_bucket_alone_tells_everything() -> None:
 def test_head_stays_bounded_and_everything_is_found_again_through_pages_and_snapshots() -> None:
     async def body(world: World) -> None:
         async with world.opened() as controller:
+            assert await controller.tick(), "a reserve of producer ids"
             for number in range(160):
                 await controller.commit(create(f"t{number}", UUID(int=number + 1), padding=6000))
                 raw = world.bucket.objects[head_key(controller.cluster_id)].body
@@ -291,11 +293,10 @@ def test_producer_ids_are_given_out_once() -> None:
 def test_a_store_that_goes_away_leaves_ids_for_new_producers() -> None:
     async def body(world: World) -> None:
         async with world.opened() as controller:
-            given = [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK // 2)]
             assert await controller.tick()
             assert not await controller.tick(), "one block ahead is enough"
             world.bucket.weather.down = True
-            given += [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK // 2 * 3)]
+            given = [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK * 2)]
             with pytest.raises(Retry):
                 await controller.allocate_producer_id()
             assert not await controller.tick()
@@ -303,6 +304,32 @@ def test_a_store_that_goes_away_leaves_ids_for_new_producers() -> None:
             assert await controller.tick()
             given.append(await controller.allocate_producer_id())
             assert len(given) == len(set(given))
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("is_power_lost", [False, True])
+def test_a_node_that_starts_without_the_store_has_ids_for_new_producers(is_power_lost: bool) -> None:
+    async def body(world: World) -> None:
+        world.is_power_lost = is_power_lost
+        async with world.opened() as controller:
+            await controller.tick()
+            given = [await controller.allocate_producer_id()]
+        for start in range(3):
+            world.bucket.weather.down = True
+            controller = world.controller()
+            await controller.open()
+            assert controller.state is State.OFFLINE
+            given += [await controller.allocate_producer_id() for _ in range(100)]
+            if start == 2:
+                with pytest.raises(NotReady, match="503"):
+                    for _ in range(PRODUCER_ID_BLOCK):
+                        given.append(await controller.allocate_producer_id())
+        world.bucket.weather.down = False
+        async with world.opened() as controller:
+            assert await controller.tick()
+            given += [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK * 2)]
+        assert len(given) == len(set(given))
 
     simulate(body)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from controller.service import State
-from hotlog.kernel.errors import StoreUnavailable
+from hotlog.kernel.errors import Retry, StoreUnavailable
+from hotlog.observe.health import Health
 from tests.sim.bucket import Bucket
 from tests.sim.checker import check_partition
 from tests.sim.test_faults import Scene
@@ -169,3 +170,41 @@ def test_copy_lag_is_told_when_copying_has_stopped(trouble: str) -> None:
             await check_partition(partition, ledger)
 
     simulate(13, main, settings=SETTINGS)
+
+
+def test_an_operator_sees_that_the_store_is_away_and_what_that_means() -> None:
+    async def main(world: SimWorld) -> None:
+        scene = await Scene.open(world, CLICKS, hours=2)
+        node = scene.life.node
+
+        def up() -> float | None:
+            node.refresh_metrics()
+            return scene.life.metrics.registry.get_sample_value("hotlog_store_up")
+
+        assert (node.health(), up()) == (Health(), 1.0)
+        await scene.life.beat("broker")
+        world.bucket.weather.down = True
+        for _ in range(3):
+            await scene.life.beat("store")
+            await asyncio.sleep(31)
+        assert up() == 0.0
+        assert node.health().status == 200
+        assert "last error: get cluster: 503 slow down" in node.health().text
+        given: set[int] = set()
+        while True:
+            try:
+                given.add(await scene.life.broker.allocate_producer_id())
+            except Retry:
+                break
+        assert len(given) >= 1000, "a block of ids and the reserve"
+        assert "new idempotent producers are refused: no producer ids are left here" in node.health().text
+        world.bucket.weather.down = False
+        await scene.life.beat("store", "broker")
+        await scene.life.broker.allocate_producer_id()
+        assert (node.health(), up()) == (Health(), 1.0)
+        await scene.life.end("stop")
+        world.bucket.weather.down = True
+        scene.life = await world.boot()
+        assert scene.life.node.health().text.startswith("degraded\nmetadata cannot change and nothing is copied until")
+
+    simulate(14, main, settings=SETTINGS)

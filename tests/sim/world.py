@@ -32,7 +32,7 @@ from tiering.cost.meter import Meter
 from tiering.keys import PartitionKeys, parse_key
 from tiering.manifest import Manifest
 from tiering.manifest_codec import ManifestCodec
-from tiering.store import policy_of
+from tiering.store import StoreHealth, policy_of
 from tiering.store.resilient import ResilientStore, Retrier
 
 T = TypeVar("T")
@@ -123,7 +123,8 @@ class Life:
         self.entropy = SimEntropy(world.seed, f"life {world.lives}")
         self.metrics = Metrics()
         raw = SimStore(world.bucket, world.trace, fuse)
-        self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy))
+        health = StoreHealth(world.clock)
+        self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy, health))
         ports = World(world.clock, self.disk, self.store, self.entropy)
         self.node: Node = build_node(
             world.settings,
@@ -133,6 +134,7 @@ class Life:
             meter=Meter(world.clock),
             has_store_clock=world.has_store_clock,
             is_adopting=world.is_adopting,
+            store_health=health,
         )
 
     @property

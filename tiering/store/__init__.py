@@ -12,11 +12,12 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from tiering.cost.meter import Meter
+from tiering.store.health import StoreHealth
 from tiering.store.metered import Account
 from tiering.store.resilient import Policy, ResilientStore, Retrier
 from tiering.store.urls import DirectoryUrl, S3Url, parse_store_url
 
-__all__ = ["DirectoryUrl", "S3Url", "open_store", "parse_store_url"]
+__all__ = ["DirectoryUrl", "S3Url", "StoreHealth", "open_store", "parse_store_url"]
 
 
 async def open_store(
@@ -28,6 +29,7 @@ async def open_store(
     entropy: Entropy,
     disk: Disk,
     meter: Meter | None = None,
+    health: StoreHealth | None = None,
 ) -> ObjectStore:
     """The store that `url` names (forms: tiering.store.urls), wrapped in deadlines, retries and the meter.
 
@@ -38,7 +40,7 @@ async def open_store(
     """
     where = parse_store_url(url)
     account = Account(clock, metrics, meter or Meter(clock))
-    retrier = Retrier(policy_of(settings), clock, entropy)
+    retrier = Retrier(policy_of(settings), clock, entropy, health)
     if isinstance(where, DirectoryUrl):
         from tiering.store.directory import DirectoryStore
 

@@ -23,6 +23,7 @@ import tenacity
 from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from tiering.store.health import StoreHealth
 
 T = TypeVar("T")
 BYTES_PER_SECOND_MIN = 1 * MiB
@@ -54,16 +55,17 @@ class Policy(NamedTuple):
 class Retrier:
     """Runs calls under a policy.  Stateless between calls."""
 
-    def __init__(self, policy: Policy, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, policy: Policy, clock: Clock, entropy: Entropy, health: StoreHealth | None = None) -> None:
         self.policy = policy
         self._clock = clock
         self._entropy = entropy
+        self._health = health or StoreHealth(clock)  # hears of every attempt
 
     def within(self, seconds: float) -> Retrier:
         """The same with shorter deadlines."""
         policy = self.policy
         shorter = policy._replace(attempt=min(policy.attempt, seconds), total=min(policy.total, seconds))
-        return Retrier(shorter, self._clock, self._entropy)
+        return Retrier(shorter, self._clock, self._entropy, self._health)
 
     async def run(self, what: str, call: Callable[[], Awaitable[T]], *, moved: int = 0, conditional: bool = False) -> T:
         """`call()` until it succeeds, fails for good, or time is up.  `what` names it in messages.
@@ -103,8 +105,7 @@ class Retrier:
         self, what: str, call: Callable[[], Awaitable[T]], seconds: float, *, conditional: bool, repeated: bool
     ) -> T:
         try:
-            async with asyncio.timeout(seconds):
-                return await call()
+            return await self._heard(what, call, seconds)
         except TimeoutError as late:
             message = f"{what}: no answer from the store in {seconds:.1f} s"
             if conditional:
@@ -118,6 +119,22 @@ class Retrier:
             # The caller reads back and tries again: pace it here, so that a store in trouble is not asked in a tight loop.
             await asyncio.sleep(self._entropy.uniform(0.0, self.policy.pause_base))
             raise
+
+    async def _heard(self, what: str, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """`call`, and its outcome told to the store's health."""
+        began = self._clock.monotonic()
+        error: BaseException | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                return await call()
+        except TimeoutError:
+            error = StoreUnavailable(f"{what}: no answer in {seconds:.1f} s")
+            raise
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self._health.saw(error, began=began)
 
 
 @runtime_checkable
