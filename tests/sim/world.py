@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hotlog.apis.broker import Broker
@@ -186,11 +187,22 @@ async def _quietly(body: Awaitable[None]) -> None:
         return
 
 
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """What is expected to go wrong in a simulation is not printed; afterwards these loggers are as they were."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def simulate(seed: int, main: Callable[[SimWorld], Coroutine[Any, Any, T]], **options: Any) -> T:
     """Run `main` in a world of its own; a failure says its seed and ends with the trace's last lines."""
-    logging.getLogger("hotlog").setLevel(logging.CRITICAL)
-    logging.getLogger("compaction").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     worlds: list[SimWorld] = []
 
     async def body(loop: SimLoop) -> T:
@@ -205,7 +217,8 @@ def simulate(seed: int, main: Callable[[SimWorld], Coroutine[Any, Any, T]], **op
         return result
 
     try:
-        return run(body)
+        with _quiet("hotlog", "compaction", "asyncio"):
+            return run(body)
     except BaseException as failure:
         tail = worlds[0].trace.tail() if worlds else "(nothing happened)"
         failure.add_note(f"seed {seed}; the last lines of its trace:\n{tail}")
