@@ -19,6 +19,7 @@ from compaction.worker import RetentionWorker
 from controller.service import Controller, State, read_cluster
 from hotlog.apis.broker import Broker
 from hotlog.apis.dispatch import Dispatch
+from hotlog.apis.ends_notes import note_ends, note_ends_at_last
 from hotlog.apis.listener import Listener
 from hotlog.apis.takeover import Takeover
 from hotlog.kernel.beats import Beat
@@ -225,7 +226,7 @@ class Node:
             await self._listener.close()
         if self._broker is not None:
             await self._broker.close()
-            await self._broker.note_ends_at_last()
+            await note_ends_at_last(self._broker)
         await self.meter.save()
 
     def beats(self) -> list[Beat]:
@@ -306,7 +307,7 @@ class Node:
         return False
 
     async def _tick_ends(self) -> bool:
-        return self._broker is not None and await self._broker.note_ends()
+        return self._broker is not None and await note_ends(self._broker)
 
     async def _tick_copy(self) -> bool:
         return self.tier is not None and self.is_serving and await self.tier.tick_copy()

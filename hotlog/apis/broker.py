@@ -18,11 +18,9 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from controller.ends import PartitionEnds
 from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
 from controller.records import Record, Replicas, TopicCreated
 from controller.service import Controller
-from controller.service import State as ControllerState
 from controller.words import words
 from hotlog.apis import topic_rules as rules
 from hotlog.apis.cold_fetches import Fetches
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 CREATIONS_MAX = 256  # auto-creations under way
 CREATE_WAIT_S = 0.5  # how long a request waits for one
-LAST_NOTE_S = 5.0
-YIELD_EVERY = 1000  # partitions looked at before the event loop gets a turn
 CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
@@ -179,34 +175,6 @@ class Broker:
             await self._hosting.mend(self.image)
             done = await self._reconcile() or done
         return await self._hosting.purge_cold(self.image) or done
-
-    async def _ends(self) -> PartitionEnds:
-        ends: dict[UUID, dict[int, int]] = {topic_id: {} for topic_id in self.image.topics_by_id}
-        for number, partition in enumerate(self.hosted(), 1):
-            if number % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            ends.setdefault(partition.topic_id, {})[partition.tp.partition] = partition.log.log_end_offset
-        return ends
-
-    async def note_ends(self) -> bool:
-        """Note in the store how far the logs are, if it is time; True if that was done.
-
-        Raises:
-            StoreUnavailable: at the next tick.
-        """
-        if not self.is_ready or self.controller.state is not ControllerState.ACTIVE:
-            return False
-        return await self.controller.ends.look(await self._ends(), directory_id=self.logs.directory_id)
-
-    async def note_ends_at_last(self) -> None:
-        """After `close`: the logs will not go on, so what is noted now is exact.  Best effort; a stop does not wait for the store."""
-        if self.controller.state is not ControllerState.ACTIVE:
-            return
-        try:
-            async with asyncio.timeout(LAST_NOTE_S):
-                await self.controller.ends.note(await self._ends(), directory_id=self.logs.directory_id, is_final=True)
-        except (HotlogError, TimeoutError) as weather:
-            LOG.info("how far the logs are is not noted in the store: %s", weather)
 
     # Changes
 

@@ -1,0 +1,53 @@
+"""Notes in the store of how far this broker's logs are (controller.ends says what for): when, and of what.
+
+Invariants: nothing is noted by a broker that is not the controller, since another life has its place or the store was not examined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from controller.ends import PartitionEnds
+from controller.service import State
+from hotlog.kernel.errors import HotlogError
+
+if TYPE_CHECKING:
+    from hotlog.apis.broker import Broker
+
+LOG = logging.getLogger(__name__)
+LAST_NOTE_S = 5.0
+YIELD_EVERY = 1000  # partitions looked at before the event loop gets a turn
+
+
+async def _ends(broker: Broker) -> PartitionEnds:
+    ends: dict[UUID, dict[int, int]] = {topic_id: {} for topic_id in broker.image.topics_by_id}
+    for number, partition in enumerate(broker.hosted(), 1):
+        if number % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+        ends.setdefault(partition.topic_id, {})[partition.tp.partition] = partition.log.log_end_offset
+    return ends
+
+
+async def note_ends(broker: Broker) -> bool:
+    """Note how far the logs are, if it is time; True if that was done.
+
+    Raises:
+        StoreUnavailable: at the next tick.
+    """
+    if not broker.is_ready or broker.controller.state is not State.ACTIVE:
+        return False
+    return await broker.controller.ends.look(await _ends(broker), directory_id=broker.logs.directory_id)
+
+
+async def note_ends_at_last(broker: Broker) -> None:
+    """After the broker was closed: its logs will not go on, so what is noted now is exact.  Best effort; a stop does not wait for the store."""
+    if broker.controller.state is not State.ACTIVE:
+        return
+    try:
+        async with asyncio.timeout(LAST_NOTE_S):
+            await broker.controller.ends.note(await _ends(broker), directory_id=broker.logs.directory_id, is_final=True)
+    except (HotlogError, TimeoutError) as weather:
+        LOG.info("how far the logs are is not noted in the store: %s", weather)
