@@ -50,24 +50,24 @@ class Block:
     def __init__(self, partition: int, start: int, row_bytes: int = ROW_BYTES) -> None:
         self.partition = partition
         self.start = self.end = start
+        self.offsets: list[int] = []
         self.times: list[int] = []
         self.values: list[bytes | None] = []
-        self._offsets: list[int] = []
         self._keys: list[bytes | None] = []
         self._headers: list[Headers] = []
         self._row_bytes = row_bytes
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self.offsets)
 
     @property
     def is_full(self) -> bool:
-        return self._bytes >= BLOCK_BYTES_MAX or len(self._offsets) >= BLOCK_ROWS_MAX
+        return self._bytes >= BLOCK_BYTES_MAX or len(self.offsets) >= BLOCK_ROWS_MAX
 
     def add(self, record: Record) -> None:
         key, value, headers = record.key, record.value, record.headers
-        self._offsets.append(record.offset)
+        self.offsets.append(record.offset)
         self.times.append(record.timestamp)
         self._keys.append(key)
         self.values.append(value)
@@ -83,7 +83,7 @@ class Block:
         return pa.Table.from_arrays(
             [
                 pa.repeat(pa.scalar(self.partition, pa.int32()), len(self)),
-                pa.array(self._offsets, pa.int64()),
+                pa.array(self.offsets, pa.int64()),
                 pa.array(times, pa.int64()).cast(BASE_SCHEMA.field(2).type),
                 pa.array(self._keys, pa.binary()),
                 pa.array(self.values, pa.binary()),

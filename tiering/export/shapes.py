@@ -110,34 +110,49 @@ def _with_items(shape: Shape, values: list[Any]) -> Shape:
 
 def _with_fields(shape: Shape, value: Mapping[str, Any], is_top: bool) -> Shape:
     fields = shape if isinstance(shape, Fields) else Fields()
+    draft: _Draft | None = None
     for name, item in value.items():
         old = fields.shapes.get(name)
         new = widened(NOTHING if old is None else old, item)
         if new is old:
             continue
-        fields = _with_name(fields, name, new)
-        if is_top and len(fields.shapes) > NAMES_MAX:
-            last = max(fields.shapes)
-            fields = Fields.of({key: part for key, part in fields.shapes.items() if key != last})
-        elif not is_top and len(fields.shapes) > NESTED_NAMES_MAX:
+        draft = draft or _Draft(fields)
+        draft.put(name, new)
+        if not is_top and len(draft.shapes) > NESTED_NAMES_MAX:
             return TEXT
-    return fields
+    return fields if draft is None else draft.fields(fields)
 
 
-def _with_name(fields: Fields, name: str, shape: Shape) -> Fields:
-    """With `name` in it, unless it cannot be a column's name or another spelling stands for it."""
-    if name in fields.shapes:
-        return Fields({**fields.shapes, name: shape}, fields.folded)
-    if not _is_name(name):
-        return fields
-    fold = name.casefold()
-    other = fields.folded.get(fold)
-    if other is None:
-        return Fields({**fields.shapes, name: shape}, {**fields.folded, fold: name})
-    if other < name:
-        return fields
-    shapes = {key: value for key, value in fields.shapes.items() if key != other}
-    return Fields({**shapes, name: shape}, {**fields.folded, fold: name})
+class _Draft:
+    """Fields on their way to the next ones: copied once for all names of a value."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.shapes = dict(fields.shapes)
+        self._folded = dict(fields.folded)
+        self._is_changed = False
+
+    def put(self, name: str, shape: Shape) -> None:
+        """Take `name`, unless it cannot be a column's or another spelling stands for it."""
+        if name not in self.shapes:
+            if not _is_name(name):
+                return
+            fold = name.casefold()
+            other = self._folded.get(fold, name)
+            if other < name:
+                return
+            self.shapes.pop(other, None)
+            self._folded[fold] = name
+        self.shapes[name] = shape
+        self._is_changed = True
+
+    def fields(self, before: Fields) -> Fields:
+        """What it has become, without names beyond NAMES_MAX (only a whole value has that many)."""
+        if not self._is_changed:
+            return before
+        if len(self.shapes) <= NAMES_MAX:
+            return Fields(self.shapes, self._folded)
+        kept = Fields.of({name: self.shapes[name] for name in sorted(self.shapes)[:NAMES_MAX]})
+        return before if kept == before else kept
 
 
 def _is_name(name: str) -> bool:
