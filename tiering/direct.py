@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt
@@ -70,6 +70,7 @@ class Progress:
     partitions_done: int = 0
     partitions: int = 0
     holes: int = 0
+    ends: dict[int, int] = field(default_factory=dict)  # per partition: the offset after the last one that can be read
 
     def copy(self) -> Progress:
         return replace(self)

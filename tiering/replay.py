@@ -12,13 +12,13 @@ partitions; a recorded hole is reported, a missing or damaged object ends the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from hotlog.kernel.errors import Invalid, NotFound
+from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Clock, Entropy, ObjectStore
@@ -29,6 +29,7 @@ from tiering.keys import PartitionKeys
 from tiering.lanes import Lane, LaneGate
 from tiering.manifest import Manifest
 from tiering.manifest_store import ManifestStore
+from tiering.partition_source import PartitionSource, Tail
 from tiering.places import AtOffset, Place, check_start, offset_of
 
 RANGES_IN_FLIGHT = 12  # times RANGE_BYTES_MAX is the memory of a replay
@@ -107,16 +108,17 @@ async def direct_replay(
     entropy: Entropy,
     start: Place = None,
     until: Place = None,
+    tails: Mapping[int, Tail] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Replay [start, until) of the tiered part of a topic; None is the first, and the end of, what is tiered.
+    """Replay [start, until) of a topic; None is the first, and the end of, what the store and the `tails` have.
 
     Args:
+        tails: what a broker has of each partition; read for what follows the tiered part.
         progress: called after each run with the totals so far (bytes read, requests, offsets delivered and to be delivered).
     Returns:
-        the totals.
+        the totals; `ends` has, per partition, the offset after the last one that could be read.
     Raises:
-        NotFound: nothing of the topic is tiered.
         Invalid: `until` lies before `start`.
         OutOfRange: `start` is an offset that no partition has reached.
         Corrupt, StoreUnavailable: as reads do; what the sink got before was right.
@@ -125,33 +127,45 @@ async def direct_replay(
         store, topic=topic, cluster_id=cluster_id, topic_id=topic_id, partitions=partitions, clock=clock, entropy=entropy, lane=Lane.REPLAY
     )  # fmt: skip
     try:
-        if not opened.histories:
-            raise NotFound(f"nothing of topic {topic} ({topic_id}) is in the store")
-        work = _Replay(opened, sink, clock, progress)
+        work = _Replay(opened, partitions, tails or {}, sink, clock, progress)
         return await work.run(start, until)
     finally:
         await opened.close()
 
 
 class _Replay:
-    def __init__(self, opened: TopicHistories, sink: Sink, clock: Clock, show: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        opened: TopicHistories,
+        partitions: Sequence[int],
+        tails: Mapping[int, Tail],
+        sink: Sink,
+        clock: Clock,
+        show: Callable[[Progress], None] | None,
+    ) -> None:
         self._opened = opened
         self._sink = sink
         self._clock = clock
         self._show = show
         self._begun = clock.monotonic()
-        self._progress = Progress(partitions=len(opened.histories))
-        at_once = min(len(opened.histories), PARTITIONS_AT_ONCE_MAX)
-        self._at_once = at_once
-        self._readers = {
-            partition: DirectReader(history, depth=max(2, RANGES_IN_FLIGHT // at_once), progress=self._progress)
-            for partition, history in opened.histories.items()
-        }
+        self._progress = Progress()
+        self._at_once = min(max(len(opened.histories), len(tails), 1), PARTITIONS_AT_ONCE_MAX)
+        self._sources = {partition: self._source(partition, tails.get(partition)) for partition in partitions}
+        self._progress.ends = {partition: source.end_offset for partition, source in self._sources.items()}
+
+    def _source(self, partition: int, tail: Tail | None) -> PartitionSource:
+        history = self._opened.histories.get(partition)
+        depth = max(2, RANGES_IN_FLIGHT // self._at_once)
+        cold = DirectReader(history, depth=depth, progress=self._progress) if history is not None else None
+        return PartitionSource(partition, cold, tail)
 
     async def run(self, start: Place, until: Place) -> Progress:
-        ends = {partition: reader.history.end_offset for partition, reader in self._readers.items()}
-        check_start(self._opened.topic, start, ends)
-        ranges = {partition: await self._range(partition, start, until) for partition in self._readers}
+        ends = self._progress.ends
+        if any(ends.values()):
+            check_start(self._opened.topic, start, ends)
+        there = {partition: source for partition, source in self._sources.items() if ends[partition]}
+        ranges = {partition: await self._range(source, start, until) for partition, source in there.items()}
+        self._progress.partitions = len(there)
         self._progress.offsets_total = sum(len(wanted) for wanted in ranges.values())
         self._note()
         left = list(ranges.items())
@@ -170,25 +184,33 @@ class _Replay:
             self._note()
 
     async def _partition(self, partition: int, wanted: range) -> None:
-        reader = self._readers[partition]
-        await self._sink.begin(partition, wanted, await reader.aborted(wanted.start, wanted.stop))
-        async with aclosing(reader.runs(wanted.start, wanted.stop)) as parts:
+        source = self._sources[partition]
+        cold_end = source.cold_end
+        await self._sink.begin(partition, wanted, await source.aborted(wanted.start, wanted.stop))
+        async with aclosing(source.runs(wanted.start, wanted.stop)) as parts:
             async for part in parts:
                 if isinstance(part, Hole):
                     await self._sink.hole(partition, part)
                 else:
+                    if part.start_offset >= cold_end:
+                        self._count(part, wanted)
                     await self._sink.take(partition, part)
                 self._note()
 
-    async def _range(self, partition: int, start: Place, until: Place) -> range:
-        history, reader = self._opened.histories[partition], self._readers[partition]
-        at_time, tiered_end = reader.offset_at_time, history.end_offset
-        first = await offset_of(start, history.start_offset, end=tiered_end, at_time=at_time)
-        end = await offset_of(until, tiered_end, end=tiered_end, at_time=at_time)
+    def _count(self, run: Run, wanted: range) -> None:
+        """What came from a broker; direct readers count their own."""
+        self._progress.offsets += min(run.end_offset, wanted.stop) - max(run.start_offset, wanted.start)
+        self._progress.bytes += len(run.data)
+        self._progress.requests += 1
+
+    async def _range(self, source: PartitionSource, start: Place, until: Place) -> range:
+        at_time, begin, readable_end = source.offset_at_time, source.start_offset, source.end_offset
+        first = await offset_of(start, begin, end=readable_end, at_time=at_time)
+        end = await offset_of(until, readable_end, end=readable_end, at_time=at_time)
         if isinstance(start, AtOffset) and isinstance(until, AtOffset) and until.offset < start.offset:
             raise Invalid(f"the end, offset {until.offset}, lies before the start, offset {start.offset}")
-        first = min(max(first, history.start_offset), tiered_end)
-        return range(first, max(first, min(end, tiered_end)))
+        first = min(max(first, begin), readable_end)
+        return range(first, max(first, min(end, readable_end)))
 
     def _note(self) -> None:
         self._progress.seconds = self._clock.monotonic() - self._begun

@@ -35,7 +35,7 @@ EXITS = {
 # verb -> (module below hotlog.cli, help line); each module has a Typer named `app`.
 VERBS = {
     "serve": ("serve", "Run a broker."),
-    "topic": ("topic", "Create, list, describe, alter and delete topics."),
+    "topic": ("topic", "Create, list, describe, alter, roll and delete topics."),
     "produce": ("produce", "Write lines from standard input or a file to a topic."),
     "consume": ("consume", "Read topics to standard output."),
     "replay": ("replay", "Read a stretch of history, through the broker or straight from the bucket."),

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from controller.image import ClusterImage, TopicImage
 from controller.service import read_image
+from hotlog.cli.tail import Tails, open_tails
 from hotlog.kernel.errors import NotFound
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
@@ -53,6 +54,18 @@ class Bucket(NamedTuple):
         """The ids of a topic's partitions, in order."""
         topic = self.topic(name)
         return [PartitionId(topic.topic_id, index) for index in range(len(topic.partitions))]
+
+    def tails(self, bootstrap: str, name: str, wanted: bool | None) -> Tails:
+        """What the broker at `bootstrap` has of a topic (see hotlog.cli.tail.open_tails)."""
+        topic = self.topic(name)
+        return open_tails(
+            bootstrap,
+            cluster_id=self.cluster_id,
+            topic=name,
+            topic_id=topic.topic_id,
+            partitions=range(len(topic.partitions)),
+            wanted=wanted,
+        )
 
 
 def store_url(text: str) -> str:

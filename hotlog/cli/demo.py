@@ -32,7 +32,7 @@ from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, produc
 from hotlog.cli.cost import bill, show_sums
 from hotlog.cli.cost import show as show_bill
 from hotlog.cli.cost_usage import Place
-from hotlog.cli.demo_data import load
+from hotlog.cli.demo_data import check_installed, load
 from hotlog.cli.export import export_to, words
 from hotlog.cli.output import console, count_progress, show_rows, size_text
 from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
@@ -84,6 +84,7 @@ def demo(
 ) -> None:
     """A year of real events: load, tier, drop the local copies, replay, export, ask, and the bill."""
     started = time.monotonic()
+    check_installed()
     _prepare(data_dir)
     with _broker(data_dir) as broker:
         _step("1", f"A broker runs on {broker.bootstrap}, its object store is {broker.store}")
@@ -264,7 +265,7 @@ async def _tiers(broker: Broker) -> None:
 def _replay(broker: Broker) -> None:
     through = replay_through_broker(broker.bootstrap, "flights", *REPLAY, None)
     console.print(f"  through the broker: {through.words()}")
-    direct = run(lambda: replay_direct(broker.store, "flights", *REPLAY, RecordSink(_nothing)))
+    direct = run(lambda: replay_direct(broker.store, "flights", *REPLAY, RecordSink(_nothing), bootstrap=broker.bootstrap))
     console.print(f"  from the bucket:    {direct.words()}")
     if through.records != direct.records:
         raise HotlogError(
@@ -278,8 +279,12 @@ async def _nothing(partition: int, records: Sequence[Record]) -> None:
 
 def _export(broker: Broker, lake: Path) -> None:
     for topic in TOPICS:
-        done = run(lambda topic=topic: export_to(broker.store, topic, str(lake / topic), schema="auto"))  # type: ignore[misc]
+        to = str(lake / topic)
+        done, _ = run(lambda topic=topic, to=to: export_to(broker.store, topic, to, schema="auto", bootstrap=broker.bootstrap))  # type: ignore[misc]
         console.print(f"  {topic}: {words(done)}")
+        ends = sum(tier_borders(broker.bootstrap, topic, list(range(TOPICS[topic])), LATEST).values())
+        if done.rows != ends:
+            raise HotlogError(f"{ends} records of {topic} were acknowledged, {done.rows} exported")
 
 
 def _ask(lake: Path) -> None:

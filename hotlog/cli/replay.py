@@ -6,6 +6,7 @@ within a partition; records produced to a topic keep key, value, headers and tim
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +23,7 @@ from hotlog.cli.options import (
     From,
     Json,
     StoreUrl,
+    Tail,
     Topic,
     Until,
     client_pairs,
@@ -29,6 +31,7 @@ from hotlog.cli.options import (
 from hotlog.cli.output import count_progress, say, show_json, size_text
 from hotlog.cli.reading import Reading, stretches
 from hotlog.cli.replay_target import Target
+from hotlog.cli.tail import left_out
 from hotlog.cli.times import place
 from hotlog.kernel.errors import Invalid
 from hotlog.wire.records import Record
@@ -68,6 +71,7 @@ def replay(
             help="A topic that exists, a file (./name or *.jsonl), a directory of raw logs (with --direct), - for stdout.",
         ),
     ] = "-",
+    tail: Tail = None,
     json: Json = False,
     bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
     client: ClientPairs = None,
@@ -80,7 +84,7 @@ def replay(
     extra = client_pairs(client)
     with Target(to, bootstrap, extra) as target:
         done = (
-            run(lambda: replay_direct(store, topic, start, until, target.sink(topic)))
+            run(lambda: replay_direct(store, topic, start, until, target.sink(topic), bootstrap=bootstrap, tail=tail))
             if direct
             else replay_through_broker(bootstrap, topic, start, until, target.give, extra=extra)
         )
@@ -90,10 +94,13 @@ def replay(
         say(done.words())
 
 
-async def replay_direct(url: str, topic: str, start: str | None, until: str | None, sink: Any) -> Done:
-    """Straight from the bucket into `sink` (tiering.replay_sinks)."""
+async def replay_direct(
+    url: str, topic: str, start: str | None, until: str | None, sink: Any, *, bootstrap: str, tail: bool | None = None
+) -> Done:
+    """Straight from the bucket into `sink` (tiering.replay_sinks); open segments through the broker (`tail`: hotlog.cli.tail.open_tails)."""
     async with open_bucket(url) as bucket:
         image = bucket.topic(topic)
+        tails = await asyncio.to_thread(bucket.tails, bootstrap, topic, tail)
         with count_progress() as bars:
             bar = bars.add_task(f"replay {topic}", total=None, note="")
 
@@ -112,10 +119,14 @@ async def replay_direct(url: str, topic: str, start: str | None, until: str | No
                 entropy=bucket.world.entropy,
                 start=place(start),
                 until=place(until),
+                tails=tails.parts,
                 progress=show,
             )
         if isinstance(sink, RawLogSink):
             await sink.close()
+        if until is None:
+            for line in left_out(topic, done.ends, tails):
+                say(line)
         return Done(getattr(sink, "records", 0) or done.offsets, done.bytes, done.requests, done.seconds)
 
 

@@ -1,4 +1,4 @@
-"""hotlog topic: create, list, describe, alter, delete, over the ordinary admin protocol.
+"""hotlog topic: create, list, describe, alter, roll, delete, over the ordinary admin protocol.
 
 Invariants: nothing is changed that was not asked for: alter uses IncrementalAlterConfigs (KIP-339); of several topics each is dealt with,
 whatever becomes of the others, and any that failed makes the exit code.
@@ -6,6 +6,8 @@ whatever becomes of the others, and any that failed makes the exit code.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -34,11 +36,12 @@ from hotlog.cli.options import (
 )
 from hotlog.cli.output import say, show_json, show_rows
 from hotlog.cli.raw import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders, tier_sizes
-from hotlog.kernel.errors import HotlogError, Invalid
+from hotlog.kernel.errors import HotlogError, Invalid, Retry
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create, list, describe, alter and delete topics.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create, list, describe, alter, roll and delete topics.")
 NewName = Annotated[str, typer.Argument(metavar="TOPIC")]
 UNKNOWN = -1
+ROLL_KEY, ROLL_SECONDS_MAX = "hotlog.segment.roll.before.ms", 120
 
 
 @app.command()
@@ -169,6 +172,41 @@ def alter(
     if partitions is not None:
         answered(lambda: client.create_partitions([NewPartitions(topic, partitions)])[topic].result(WAIT_SECONDS), bootstrap)
     say(f"altered {topic}")
+
+
+@app.command()
+def roll(
+    topic: Topic,
+    wait: Annotated[bool, typer.Option("--wait", help="Until all that is in the topic now is in the object store.")] = False,
+    bootstrap: Bootstrap = BOOTSTRAP_DEFAULT,
+    extra: ClientPairs = None,
+) -> None:
+    """Close the active segments now, so that they move to the object store."""
+    client = admin(bootstrap, client_pairs(extra))
+    indexes = sorted(topic_meta(client, topic, bootstrap).partitions)
+    ends = tier_borders(bootstrap, topic, indexes, LATEST)
+    now = ConfigEntry(ROLL_KEY, str(int(time.time() * 1000)), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[now])
+    answered(lambda: client.incremental_alter_configs([resource])[resource].result(WAIT_SECONDS), bootstrap)
+    if not wait:
+        say(f"the active segments of {topic} close within a second; `hotlog topic describe {topic}` shows what is tiered")
+        return
+    if _configs(client, topic, bootstrap)["remote.storage.enable"].value != "true":
+        raise Invalid(f"{topic} has remote.storage.enable=false: its segments are closed, and stay here")
+    give_up = time.monotonic() + ROLL_SECONDS_MAX
+    while left := _not_in_store(bootstrap, topic, ends):
+        if time.monotonic() > give_up:
+            raise Retry(
+                f"partitions {left[:4]} of {topic} are not in the store after {ROLL_SECONDS_MAX} s; their segments are closed"
+            )
+        time.sleep(0.2)
+    say(f"{topic} is in the store, up to where it ended when this began")
+
+
+def _not_in_store(bootstrap: str, topic: str, ends: Mapping[int, int]) -> list[int]:
+    """Partitions that have records below `ends` which are not in the store, and not deleted by retention either."""
+    tiered, first = (tier_borders(bootstrap, topic, list(ends), which) for which in (LATEST_TIERED, EARLIEST))
+    return [index for index, end in ends.items() if max(tiered[index] + 1, first[index]) < end]
 
 
 @app.command()

@@ -96,6 +96,9 @@ TOPIC_KEYS = table([
     ConfigKey(name="hotlog.retention.clock", kind="string", default="record", choices=("record", "append", "close"),
               synonym="hotlog.retention.clock",
               doc="What ages a segment: its largest record timestamp (never later than its close), or the time it was appended or closed."),
+    ConfigKey(name="hotlog.segment.roll.before.ms", kind="long", default=-1, minimum=-1, unit="ms",
+              doc="Active segments whose first append is older than this time (since the epoch) roll within a second, so that they are copied now;"
+                  " `hotlog topic roll` sets it to the present.  -1 rolls nothing."),
     ConfigKey(name="hotlog.untiered.overflow", kind="string", default="block", choices=("block", "drop"),
               synonym="hotlog.untiered.overflow",
               doc="When the store is away and total retention by size is reached by data never copied: refuse produce, or drop the oldest"
@@ -133,6 +136,7 @@ class TopicConfig:
     is_remote_given_up: bool  # and that its remote part is to go (KIP-950)
     is_fsynced: bool
     retention_clock: str
+    roll_before_ms: int  # -1: nothing
     untiered_overflow: str
     values: Mapping[str, Value]
     overrides: Mapping[str, str]
@@ -204,6 +208,7 @@ def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Val
         is_local_only=is_local_only,
         is_remote_given_up=is_local_only and delete_on_disable,
         is_fsynced=v["hotlog.durability"] == "fsync",
+        roll_before_ms=_int(v["hotlog.segment.roll.before.ms"]),
         retention_clock=str(v["hotlog.retention.clock"]),
         untiered_overflow=str(v["hotlog.untiered.overflow"]),
         values=v,

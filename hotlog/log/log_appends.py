@@ -309,9 +309,15 @@ class LogAppends(LogState):
             self._roll(now_ms)
 
     def maybe_roll(self, now_ms: int) -> bool:
-        """Close a segment that segment.ms has passed over, by wall time since its first append; whether it did."""
+        """Close a segment that segment.ms or a roll that was asked for has passed over, by wall time of its first append; whether it did."""
         active = self.active
-        due = plan_idle_roll(size=active.size, first_append_ms=active.first_append_ms, now_ms=now_ms, segment_ms=self._segment_ms)
+        due = plan_idle_roll(
+            size=active.size,
+            first_append_ms=active.first_append_ms,
+            now_ms=now_ms,
+            segment_ms=self._segment_ms,
+            roll_before_ms=self.config.roll_before_ms,
+        )
         if due is Roll.NOT_YET or self.failed is not None or self.is_closed or self.is_writing:
             return False
         self._roll(now_ms)

@@ -5,7 +5,8 @@ new offset no longer fits in 31 bits above the base.  Time is measured in the da
 batch's largest timestamp; only batches without a timestamp make it wall time since the segment was made.
 
 A log without traffic would never close its segment by that rule and so never reach the cold tier, therefore `plan_idle_roll` closes
-it by wall time since its first append (Kafka has no such rule; segment.ms bounds it all the same).
+it by wall time since its first append (Kafka has no such rule; segment.ms bounds it all the same).  `hotlog topic roll` closes it at once:
+it sets hotlog.segment.roll.before.ms to now, and whatever was begun before that instant has had its time.
 
 Invariants: an empty segment never rolls by time or size.
 """
@@ -64,6 +65,7 @@ def plan_roll(
     return Roll.NOT_YET
 
 
-def plan_idle_roll(*, size: int, first_append_ms: int, now_ms: int, segment_ms: int) -> Roll:
-    """Whether a tick closes the segment by wall time since its first append."""
-    return Roll.OLD if size > 0 and now_ms - first_append_ms > segment_ms else Roll.NOT_YET
+def plan_idle_roll(*, size: int, first_append_ms: int, now_ms: int, segment_ms: int, roll_before_ms: int = -1) -> Roll:
+    """Whether a tick closes the segment by wall time since its first append, or because that lies before `roll_before_ms`."""
+    is_due = now_ms - first_append_ms > segment_ms or first_append_ms < roll_before_ms <= now_ms
+    return Roll.OLD if size > 0 and is_due else Roll.NOT_YET

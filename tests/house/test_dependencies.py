@@ -52,5 +52,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         for path in sorted((ROOT / package).rglob("*.py")):
             where = path.relative_to(ROOT).as_posix()
             allowed = groups[""].union(*(groups[extra] for extra, files in NOT_PLAIN.items() if where in files))
-            missing += [(where, name) for name in imported(path) if not {normal(owner) for owner in owners.get(name, [name])} & allowed]
+            missing += [
+                (where, name) for name in imported(path) if not {normal(owner) for owner in owners.get(name, [name])} & allowed
+            ]
     assert missing == []

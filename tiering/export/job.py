@@ -34,13 +34,13 @@ from tiering.export.destination import Destination, KeptSchema
 from tiering.export.layout import PartitionBy
 from tiering.export.ranges import Range, Ranges, missing
 from tiering.export.shapes import Fields
-from tiering.export.source import PartitionSource, Tail
 from tiering.export.values import ValueColumns
 from tiering.history import History, Shelf
 from tiering.keys import PartitionKeys
 from tiering.lanes import Lane, LaneGate
 from tiering.local_segments import LocalSegments
 from tiering.manifest_store import ManifestStore
+from tiering.partition_source import PartitionSource, Tail
 from tiering.places import Place, check_start, offset_of
 
 PARTITIONS_AT_ONCE_MAX = 2  # decoding and compressing is the work: more only cost memory
@@ -182,7 +182,7 @@ class _Job:
             tp = TopicPartition(self._request.topic, partition)
             hot = await LocalSegments.open(self._disk, self._request.data_dir, tp, self._request.topic_id)
         cold = await self._open_cold(partition)
-        return PartitionSource(partition, cold, hot, self._open_cold, self._tails.get(partition))
+        return PartitionSource(partition, cold, self._tails.get(partition), hot, self._open_cold)
 
     async def _open_cold(self, partition: int) -> DirectReader | None:
         if self._store is None:
@@ -278,8 +278,7 @@ class _Job:
         rows = await self._rows(source, start, end)
 
         def add(blocks: Iterator[Block]) -> list[FinishedUnit]:
-            built = [builder.add(block) for block in blocks]
-            return [unit for unit in built if unit is not None]
+            return [unit for block in blocks for unit in builder.add(block)]
 
         async with aclosing(source.runs(max(start, source.start_offset), end)) as parts:
             async for part in parts:

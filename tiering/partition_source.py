@@ -1,4 +1,4 @@
-"""What an export reads: the cold tier, the closed hot segments behind it, and what only a broker has behind those, as one range of offsets.
+"""What an export or a direct replay reads: the cold tier, the closed hot segments behind it, and what only a broker has behind those, as one range of offsets.
 
 Invariants: the cold tier is read wherever it has an offset (it is committed; local files may go), a broker only for what nothing else has;
 offsets between the tiers that none of them has come as a Hole, never silently.
@@ -42,9 +42,9 @@ class PartitionSource:
         self,
         partition: int,
         cold: DirectReader | None,
-        hot: LocalSegments | None,
-        reopen: Callable[[int], Awaitable[DirectReader | None]],
-        tail: Tail | None = None,
+        tail: Tail | None,
+        hot: LocalSegments | None = None,
+        reopen: Callable[[int], Awaitable[DirectReader | None]] | None = None,
     ) -> None:
         self.partition = partition
         self._cold = cold
@@ -61,6 +61,11 @@ class PartitionSource:
     def end_offset(self) -> int:
         parts = self._parts()
         return parts[-1][1] if parts else 0
+
+    @property
+    def cold_end(self) -> int:
+        """Where the cold tier ends; 0 if it has nothing."""
+        return self._cold.history.end_offset if self._cold is not None else 0
 
     def _parts(self) -> list[_Part]:
         """Ranges that follow each other, each with the first reader that has it."""
@@ -98,6 +103,7 @@ class PartitionSource:
                 return
             except SegmentGone as gone:
                 start = max(start, gone.offset)
+                assert self._reopen is not None, "who gives local segments says what follows them"
                 self._cold = await self._reopen(self.partition)
         raise Invalid(
             f"local segments of partition {self.partition} go faster than they can be read; export from the store alone"
