@@ -54,6 +54,7 @@ class LogAppends(LogState):
         super().__init__(parts, tp, directory, config, loaded, log_start)
         self._new_names = False
         self._index_changed = False  # the active segment's index files were written for the last time before a stop
+        self._writes_wait = False  # small files found no space: they are tried again by the next `flush`, a tick's at the latest
         self._flush_started = 0.0
         self._flush_wanted = loaded.readable_end
         self._flusher = Flusher(parts.disk, plan=self._plan_flush, note=self._note_flushed, fail=self._fail)
@@ -248,7 +249,7 @@ class LogAppends(LogState):
             return
         if self.failed is not None:
             self._refuse()
-        self._flush_wanted = end
+        self._flush_wanted, self._writes_wait = end, False
         self._flusher.kick()
         if self.durable_end < end:
             await self._flusher.wait(end)
@@ -259,7 +260,8 @@ class LogAppends(LogState):
             return None
         active = self._segments[-1]
         whole = self._flush_wanted > self.durable_end
-        if not (whole or self._unsynced or self._writes or self._new_names or self._index_changed):
+        due = {} if self._writes_wait else self._writes
+        if not (whole or self._unsynced or due or self._new_names or self._index_changed):
             return None
         self._flush_started = self._parts.clock.monotonic()
         logs = [self._parts.pool.pin(segment.log_path) for segment in self._unsynced]
@@ -271,7 +273,7 @@ class LogAppends(LogState):
             end = Watermark(max(self.durable_end, active.base_offset), active.base_offset, 0)
         indexed = [*self._unsynced, active] if self._index_changed else self._unsynced
         self._index_changed = False
-        writes, self._writes = tuple(self._writes.items()), {}
+        writes, self._writes = tuple(due.items()), {} if due else self._writes
         names, self._new_names = self._new_names, False
         return FlushJob(
             writes=writes,
@@ -288,6 +290,7 @@ class LogAppends(LogState):
             return
         for path, data in unwritten:
             self._writes.setdefault(path, data)
+            self._writes_wait = True
         self._unsynced = [segment for segment in self._unsynced if segment.log_path not in job.closed]
         for path in job.closed:
             self._parts.pool.unpin(path)

@@ -257,3 +257,24 @@ async def test_kill_leaves_the_page_cache(tmp_path: Path) -> None:
         again = logs.get(TP)
         assert again is not None and again.high_watermark == 10 and again.durable_end == 10
         assert logs.damage == []
+
+
+async def test_small_files_without_space_are_tried_again_by_ticks_not_for_ever(tmp_path: Path) -> None:
+    """Else the flusher turns in circles while the disk is full, and a tick that waits for it never removes what would make room."""
+    disk, topic = FaultyDisk(), config(segment_bytes=1024)
+    async with opened(tmp_path, topic, disk=disk) as logs:
+        log = await new_log(logs, topic)
+        disk.fail("write_atomic", "*.snapshot", NO_SPACE)
+        for end in (1, 2):
+            append(log, batch(b"v" * 800))
+            await log.wait_durable(end)
+        for tries in (1, 2, 3):
+            for _ in range(1_000):
+                if log._flusher.is_running:
+                    await asyncio.sleep(0.001)
+            assert not log._flusher.is_running
+            assert len(disk.failed) == tries
+            await logs.tick()
+        disk.heal()
+        await logs.tick()
+        assert (tmp_path / "clicks-0" / f"{1:020d}.snapshot").exists()
