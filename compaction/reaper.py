@@ -10,6 +10,7 @@ clock that cannot jump ahead (compaction.trusted_clock); a deleted topic's manif
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ class Reaper:
         """Reap one partition; True if there are more to look at in this round."""
         if not self._queue:
             self._queue.extend(self._tier.manifests())
-            self._measure()
+            await self._measure()
         now_ms = self._trusted.now_ms()
         for _ in range(min(MANIFESTS_MAX, len(self._queue))):
             manifest = self._queue.popleft()
@@ -96,10 +97,12 @@ class Reaper:
             break
         return bool(self._queue)
 
-    def _measure(self) -> None:
+    async def _measure(self) -> None:
         """Delete lag by topic, from the manifests as they are: objects that expired and are not deleted yet."""
         lags: dict[str, list[int]] = {topic: [] for topic in sorted(self._measured)}
-        for manifest in self._queue:
+        for number, manifest in enumerate(list(self._queue), 1):
+            if number % MANIFESTS_MAX == 0:
+                await asyncio.sleep(0)
             if manifest.view is not None and (manifest.view.garbage or manifest.view.topic in lags):
                 lags.setdefault(manifest.view.topic, []).extend(item.size for item in manifest.view.garbage)
         for topic, sizes in lags.items():

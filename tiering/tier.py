@@ -281,7 +281,7 @@ class ColdTier:
                 plan = self._plan(cold, now_ms)
                 if plan is not None and cold.retry_at <= now:
                     due.append((cold, plan))
-        self._gauge(now_ms)
+        await self._gauge(now_ms)
         due.sort(key=lambda pair: (pair[1].segment.closed_ms, pair[0].pid))
         return due
 
@@ -394,14 +394,21 @@ class ColdTier:
 
     # -- metrics
 
-    def _gauge(self, now_ms: int) -> None:
+    async def _gauge(self, now_ms: int) -> None:
         """Gauges by topic from the state just looked at (never latched)."""
         lags: dict[str, list[ColdPartition]] = defaultdict(list)
-        for cold in self._partitions.values():
+        for index, cold in enumerate(self.partitions(), 1):
+            if index % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
             lags[cold.topic].append(cold)
+        looked_at = 0
         for topic in self._gauged - set(lags):
             lags[topic] = []
         for topic, colds in lags.items():
+            looked_at += 1 + len(colds)
+            if looked_at >= YIELD_EVERY:
+                looked_at = 0
+                await asyncio.sleep(0)
             m, behind = self._metrics, [cold.lag for cold in colds if cold.lag.segments]
             m.remote_copy_lag_bytes.labels(topic).set(sum(lag.size for lag in behind))
             m.remote_copy_lag_segments.labels(topic).set(sum(lag.segments for lag in behind))

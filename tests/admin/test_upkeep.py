@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+import compaction.reaper
 import compaction.worker
+import tiering.tier
+from compaction.reaper import Reaper
 from compaction.trusted_clock import TrustedClock
 from compaction.worker import RetentionWorker
 from hotlog.apis import hosting
 from hotlog.apis.broker import Broker
-from tests.admin.node import running
+from tests.admin.node import heard_of, running
 from tests.tools.steps import Steps, count_steps
 
 
@@ -49,3 +52,26 @@ async def test_the_most_that_runs_at_once_does_not_grow_with_the_partitions(
         assert rounds[1][1] < 3 * rounds[0][1]
         assert upkeep[1].total > 4 * upkeep[0].total
         assert upkeep[1].most < 3 * upkeep[0].most
+
+
+async def test_copying_and_reaping_look_at_many_partitions_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiering.tier, "YIELD_EVERY", 4)
+    monkeypatch.setattr(compaction.reaper, "MANIFESTS_MAX", 4)
+    async with running(tmp_path) as broker:
+        assert broker.tier is not None
+        found: list[tuple[Steps, Steps]] = []
+        for count in (4, 80):
+            await broker.create_topic(f"of-{count}", count)
+            await heard_of(broker.tier)
+            reaper = Reaper(
+                broker.tier,
+                broker.tier._store,
+                metrics=broker.metrics,
+                trusted=TrustedClock(broker.clock),
+                grace_ms=lambda: 1_000,
+            )
+            found.append((await count_steps(broker.tier.tick_copy()), await count_steps(reaper.tick())))
+        (copy_few, reap_few), (copy_many, reap_many) = found
+        assert copy_many.total > 3 * copy_few.total
+        assert copy_many.most < 3 * copy_few.most
+        assert reap_many.most < 6 * reap_few.most
