@@ -301,3 +301,20 @@ def test_a_mistyped_retention_takes_a_quarter_of_a_large_log_in_a_round() -> Non
         left = left[len(gone) :]
         rounds += 1
     assert rounds > 5
+
+
+@given(worlds())
+def test_nothing_of_a_topic_that_is_only_compacted_is_deleted_in_either_tier(
+    world: tuple[list[Piece], int, int, TopicConfig],
+) -> None:
+    """Whatever retention says: the newest value of a key may be its oldest record.  A local copy of what the store has may go."""
+    pieces, tiered, local_from, topic = world
+    policy = {"cleanup.policy": "compact", "remote.storage.enable": "true"}
+    compacted = TopicConfig.resolve({**topic.overrides, **policy})
+    cold, local = split(pieces, tiered, local_from)
+    found = plan(cold, local, compacted, start=pieces[0].base_offset)
+    assert (found.log_start_offset, found.cold_entries, found.dropped_bytes) == (pieces[0].base_offset, 0, 0)
+    assert found.local_drop_offset <= max(cold.end_offset, local.segments[0].base_offset)
+    assert not found.blocks_appends
+    assert not found.roll
+    assert plan(cold, None, compacted, start=pieces[0].base_offset).cold_entries == 0
