@@ -1,14 +1,14 @@
 """What of a manifest may be deleted now, and when a deleted topic's manifest itself may go.
 
-The executor (compaction.reaper) does, in this order: `doomed_before`, `names_of`, delete those objects, commit `clear_garbage`; in a later
-tick, once `is_finished`, it removes the manifest object, last of all.
+The executor (compaction.reaper) does, in this order: `doomed_before`, `names_of`, delete those objects, commit `clear_garbage`; once
+`is_finished`, it removes the manifest object, last of all.
 
 Invariants: only what a committed root lists as garbage, and whose time has come, is ever returned; nothing a live row needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tiering.manifest import Garbage, GarbageObject, Manifest
 from tiering.manifest_edits import NeedPage, Pages, clear_garbage, mark_deleted, mark_garbage, names_in_use
@@ -44,6 +44,8 @@ def names_of(manifest: Manifest, items: Sequence[Garbage], pages: Pages) -> tupl
     return tuple(dict.fromkeys(names))
 
 
-def is_finished(manifest: Manifest) -> bool:
-    """Whether a deleted topic's objects are all gone, so that the manifest object is the last thing to remove."""
-    return manifest.is_deleted and not (manifest.garbage or manifest.garbage_ranges or manifest.entries or manifest.archive)
+def is_finished(manifest: Manifest, deleted: Collection[Garbage] = ()) -> bool:
+    """Whether a deleted topic's objects are all gone but for `deleted`, so that the manifest object is the last thing to remove."""
+    if not manifest.is_deleted or manifest.entries or manifest.archive:
+        return False
+    return all(item in deleted for item in (*manifest.garbage, *manifest.garbage_ranges))

@@ -6,7 +6,7 @@ a conditional write under a fresh nonce; a page is in the store before a root re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from hotlog.kernel.errors import Corrupt, NotFound, PreconditionFailed
@@ -16,7 +16,7 @@ from tiering.archive import Page, build_page, page_ref, parse_page
 from tiering.footer_cache import FooterCache
 from tiering.garbage import is_finished
 from tiering.keys import PartitionKeys
-from tiering.manifest import Manifest, PageRef
+from tiering.manifest import Garbage, Manifest, PageRef
 from tiering.manifest_codec import ManifestCodec
 from tiering.manifest_edits import Edit, NeedPage, Pages, stamped
 from tiering.manifest_spill import SpillPlan, apply_spill, plan_spill, rows_of
@@ -165,13 +165,23 @@ class ManifestStore:
 
         Leaves it where it is (`view` tells) while a broker has the partition attached: it is about to begin a new history in it.
         """
+        if await self.may_go(()):
+            await self._store.delete([self.keys.manifest])
+            self.gone()
 
+    async def may_go(self, deleted: Collection[Garbage]) -> bool:
+        """Whether the newest root lists nothing but `deleted`, whose objects are gone, so that the manifest object itself may go.
+
+        Raises:
+            PreconditionFailed: it lists more, or is not marked deleted.
+        """
         manifest = await self.load()
         if manifest is None:
-            return
-        if not is_finished(manifest):
+            return False
+        if not is_finished(manifest, deleted):
             raise PreconditionFailed(f"manifest of {self.keys.pid} still lists objects or is not marked deleted")
-        if self._is_hosted():
-            return
-        await self._store.delete([self.keys.manifest])
+        return not self._is_hosted()
+
+    def gone(self) -> None:
+        """The manifest object was removed."""
         self.view = None

@@ -76,6 +76,7 @@ class ColdTier:
         )  # fmt: skip
         self._partitions: dict[PartitionId, ColdPartition] = {}
         self._deleted: dict[PartitionId, ManifestStore] = {}
+        self._left: dict[PartitionId, ManifestStore] = {}  # detached ones that have a root: a delete need not read it first
         self._flights: dict[PartitionId, _Flight] = {}
         self._loads: dict[PartitionId, asyncio.Task[None]] = {}
         self._scope = TaskScope("cold-tier")
@@ -150,6 +151,7 @@ class ColdTier:
         target = CopyTarget(PartitionKeys(self.cluster_id, pid), topic, log, leader_epoch, self.manifest_of(pid, topic))
         cold = self._partitions[pid] = ColdPartition(self, target)
         self._deleted.pop(pid, None)
+        self._left.pop(pid, None)
         load = self._start_load(cold)
         await asyncio.wait([load], timeout=0 if self._store_away else ATTACH_SECONDS_MAX)
         if not load.done():
@@ -158,7 +160,9 @@ class ColdTier:
 
     async def detach(self, pid: PartitionId) -> None:
         """Give a partition up: no commit of a copy under way will count."""
-        self._partitions.pop(pid, None)
+        cold = self._partitions.pop(pid, None)
+        if cold is not None and cold.view is not None:
+            self._left[pid] = cold.manifest
         self._abandon(pid)
         load = self._loads.pop(pid, None)
         if load is not None:
@@ -180,8 +184,8 @@ class ColdTier:
             StoreUnavailable, OutcomeUnknown: ask again.
         """
         await self.detach(pid)
-        manifest = self._deleted.get(pid) or self.manifest_of(pid)
-        if await manifest.load() is None:
+        manifest = self._deleted.get(pid) or self._left.pop(pid, None) or self.manifest_of(pid)
+        if manifest.view is None and await manifest.load() is None:
             return
         now_ms, not_before_ms = self._clock.now_ms(), self.doom_ms()
         await manifest.commit(lambda root, _: mark_deleted(root, now_ms=now_ms, not_before_ms=not_before_ms))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
-from compaction.reaper import Reaper, reap
+from compaction.reaper import KEYS_PER_DELETE, PARTITIONS_MAX, Reaper, reap
 from compaction.trusted_clock import TrustedClock
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.ids import PartitionId
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
 from tests.sim.clock import YEAR_MS
-from tiering.manifest_edits import advance_start, mark_deleted
+from tests.sim.store import SimStore
+from tiering.keys import segment_name
+from tiering.manifest import GarbageObject
+from tiering.manifest_edits import advance_start, mark_deleted, mark_garbage
 from tiering.manifest_store import ManifestStore
 
 
@@ -164,5 +169,66 @@ def test_the_delete_lag_is_told_and_goes_back_to_nothing() -> None:
         await until_idle(reaper)
         await until_idle(reaper)
         assert (size._value.get(), count._value.get()) == (0, 0)
+
+    with_bench(body)
+
+
+def test_a_deleted_topic_of_many_partitions_costs_few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each partition one look at its newest root before that goes; deletes by the thousand; nothing is written."""
+    partitions, rows = 300, 4
+    deletes: list[int] = []  # keys of each
+    delete = SimStore.delete
+
+    async def counted(store: SimStore, keys: Sequence[str]) -> None:
+        deletes.append(len(keys))
+        await delete(store, keys)
+
+    monkeypatch.setattr(SimStore, "delete", counted)
+
+    async def body(bench: Bench) -> None:
+        manifests = [await bench.fill(rows, pid=PartitionId(PID.topic_id, number)) for number in range(partitions)]
+        not_before = bench.clock.now_ms() + GRACE_MS
+        for manifest in manifests:
+            await manifest.commit(lambda root, _: mark_deleted(root, now_ms=0, not_before_ms=not_before))
+        reaper, tier = reaper_of(bench, *manifests)
+        bench.bucket.counts.clear()
+        await until_idle(reaper)
+        assert not bench.bucket.counts, "before its time nothing goes"
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        await until_idle(reaper)
+        assert [key for key in bench.bucket.objects if "/data/" in key] == []
+        assert sorted(tier.forgotten) == [manifest.keys.pid for manifest in manifests]
+        asked = Counter[str]()
+        for (kind, _), count in bench.bucket.counts.items():
+            asked[kind] += count
+        assert asked == {"get": partitions, "delete": partitions * (rows + 1)}  # the simulated store counts keys
+        ticks = -(-partitions // PARTITIONS_MAX)
+        assert len(deletes) <= -(-partitions * rows // KEYS_PER_DELETE) + 2 * ticks
+
+    with_bench(body)
+
+
+def test_a_deleted_topics_manifest_stays_while_its_newest_root_lists_more() -> None:
+    """Condemned by another writer after this broker's view: judged by the newest root, not by what was believed."""
+
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(3)
+        due, later = bench.clock.now_ms() + GRACE_MS, bench.clock.now_ms() + 3 * GRACE_MS
+        await manifest.commit(lambda root, _: mark_deleted(root, now_ms=0, not_before_ms=due))
+        late = GarbageObject(segment_name(30, 3, "f" * 32), 6, later)
+        await bench.store.put(bench.keys().object(late.name), b"orphan")
+        other = bench.manifest()
+        await other.load()
+        await other.commit(lambda root, _: mark_garbage(root, [late]))
+        reaper, tier = reaper_of(bench, manifest)
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        await until_idle(reaper)
+        assert segments(bench) == [bench.keys().object(late.name)]
+        assert [item.name for item in (await bench.root()).garbage] == [late.name]
+        assert tier.forgotten == []
+        await asyncio.sleep(3 * GRACE_MS / 1000)
+        await until_idle(reaper)
+        assert [key for key in bench.bucket.objects if "/data/" in key] == []
+        assert tier.forgotten == [PID]
 
     with_bench(body)

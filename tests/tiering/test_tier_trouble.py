@@ -318,7 +318,8 @@ async def test_appending_to_a_deleted_manifest_is_fenced(tmp_path: Path) -> None
         _, cold = await here.copied(8)
         other = here.manifest()
         await other.load()
+        end = cold.end_offset
         await here.tier.delete_topic_partition(PID)
-        entry = row(cold.end_offset, cold.end_offset + 9, Random(1))
+        entry = row(end, end + 9, Random(1))
         with pytest.raises(Fenced, match="marked deleted"):
             await other.commit(lambda root, _: append_row(root, entry, epoch=0))

@@ -10,6 +10,7 @@ believed; every request is counted in the account; everything that leaves is a H
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -37,6 +38,7 @@ from tiering.store.urls import S3Url
 
 LIST_PAGE = 1000  # the most S3 gives
 DELETE_KEYS_MAX = 1000  # the most S3 takes
+DELETES_AT_ONCE = 16  # where each object needs a request
 POOL_CONNECTIONS_MAX = 64
 WHOLE_BODY_BYTES_MAX = 1 * MiB  # larger ones are streamed: aiohttp writes bytes in one go
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -83,7 +85,9 @@ class S3Store:
         prefix = where.prefix + "/" if where.prefix else ""
         reader = Reader(client, session.get_credentials, readers)
         stack.push_async_callback(reader.close)
-        shared = Bucket(client, reader, where.bucket, prefix, where.checksum != "none", retrier, limits or UploadLimits(), stack)
+        shared = Bucket(
+            client, reader, where.bucket, prefix, where.checksum != "none", retrier, limits or UploadLimits(), stack, set()
+        )
         return cls(shared, account)
 
     def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> S3Store:
@@ -183,16 +187,39 @@ class S3Store:
             extra = {"ContinuationToken": page["NextContinuationToken"]}
 
     async def delete(self, keys: Sequence[str]) -> None:
-        bucket = self._bucket
+        """By DeleteObjects; one by one, some at once, where the store does not know that request."""
         for key in keys:
             check_key(key)
         for first in range(0, len(keys), DELETE_KEYS_MAX):
             some = keys[first : first + DELETE_KEYS_MAX]
-            with self._request("delete", "delete", f"{len(some)} objects"):
-                answer = await bucket.client.delete_objects(
-                    Bucket=bucket.name, Delete={"Objects": [{"Key": bucket.full(key)} for key in some], "Quiet": True}
-                )
-                _check_deleted(answer, bucket.says("delete", f"{len(some)} objects"))
+            if len(some) > 1 and "delete many" not in self._bucket.lacks:
+                try:
+                    await self._delete_together(some)
+                    continue
+                except Invalid as unknown:
+                    if not _is_unknown_request(unknown.__cause__):
+                        raise
+                    self._bucket.lacks.add("delete many")
+            gate = asyncio.Semaphore(DELETES_AT_ONCE)
+            outcomes = await asyncio.gather(*(self._delete_one(key, gate) for key in some), return_exceptions=True)
+            for failure in filter(None, outcomes):
+                raise failure
+
+    async def _delete_together(self, keys: Sequence[str]) -> None:
+        bucket, what = self._bucket, f"{len(keys)} objects"
+        with self._request("delete", "delete", what):
+            wanted: Any = {"Objects": [{"Key": bucket.full(key)} for key in keys], "Quiet": True}
+            answer = await bucket.client.delete_objects(Bucket=bucket.name, Delete=wanted)
+            _check_deleted(answer, bucket.says("delete", what))
+
+    async def _delete_one(self, key: str, gate: asyncio.Semaphore) -> None:
+        bucket = self._bucket
+        async with gate:
+            try:
+                with self._request("delete", "delete", key):
+                    await bucket.client.delete_object(Bucket=bucket.name, Key=bucket.full(key))
+            except NotFound:
+                return  # some stores say so; what is gone is gone
 
     async def list_uploads(self, prefix: str) -> AsyncIterator[PendingUpload]:
         bucket = self._bucket
@@ -229,6 +256,15 @@ class S3Store:
                 yield call
             except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:
                 raise translate(error, self._bucket.says(verb, key), conditional=conditional) from error
+
+
+def _is_unknown_request(cause: BaseException | None) -> bool:
+    """Whether a store said that it has no such request at all."""
+    if not isinstance(cause, ClientError):
+        return False
+    answer: Any = cause.response
+    code, status = answer.get("Error", {}).get("Code"), answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in (405, 501) or code in ("NotImplemented", "MethodNotAllowed")
 
 
 def _range_of(header: str | None, what: str, asked: str) -> tuple[int, int, int]:

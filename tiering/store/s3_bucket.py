@@ -27,6 +27,7 @@ class Bucket(NamedTuple):
     retrier: Retrier
     limits: UploadLimits
     stack: AsyncExitStack
+    lacks: set[str]  # requests that the store has turned out not to know
 
     def full(self, key: str) -> str:
         return self.prefix + key
