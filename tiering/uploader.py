@@ -149,9 +149,8 @@ class Uploader:
         entry = target.pending
         if entry is None or not self._still_good(entry, plan):
             entry = await self._upload(target, plan, lease)
-        lease.check()
         target.pending = entry
-        view = await self._commit(target, entry)
+        view = await self._commit(target, entry, lease)
         target.pending = None
         self._metrics.remote_copy_bytes.labels(target.topic).inc(entry.size)
         target.log.set_tiered_end(view.end_offset)
@@ -184,9 +183,13 @@ class Uploader:
             )
         )
 
-    async def _commit(self, target: CopyTarget, entry: Entry) -> Manifest:
+    async def _commit(self, target: CopyTarget, entry: Entry, lease: Lease) -> Manifest:
+        def edit(manifest: Manifest, _: object) -> Manifest:
+            lease.check()  # each time that it is tried: who has the place now may be copying
+            return append(manifest, entry, epoch=target.leader_epoch)
+
         try:
-            return await target.manifest.commit(lambda manifest, _: append(manifest, entry, epoch=target.leader_epoch))
+            return await target.manifest.commit(edit)
         except (PreconditionFailed, Fenced):
             target.pending = None  # it can never be committed: the object is an orphan now
             raise

@@ -445,3 +445,38 @@ def test_a_node_knows_its_own_claim_however_many_later_ones_failed() -> None:
             assert again.state is State.ACTIVE
 
     simulate(body)
+
+
+def test_of_two_controllers_that_claim_at_once_neither_overwrites_the_other() -> None:
+    """Both decide on the same head: whoever is second decides again, on what the first one wrote."""
+
+    async def body(world: World) -> None:
+        async with world.opened("a", node_id=1) as founder:
+            await founder.commit(create("clicks", UUID(int=1)))
+        races = 0
+        for round_ in range(10):
+            head = head_key(founder.cluster_id)
+            before = codec.decode_head(world.bucket.objects[head].body)
+            counted = world.bucket.counts["put", "meta"]
+            first, second = world.controller("a", node_id=1), world.controller("b", node_id=2)
+            await asyncio.gather(first.open(), second.open())
+            races += world.bucket.counts["put", "meta"] - counted > 2
+            image = (await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy))[1]
+            after = codec.decode_head(world.bucket.objects[head].body)
+            assert image.controller_epoch == before.controller_epoch + 2
+            assert sorted([first.epoch, second.epoch]) == [image.controller_epoch - 1, image.controller_epoch]
+            assert {node: broker.incarnation for node, broker in image.brokers.items()} == {
+                1: first._incarnation,
+                2: second._incarnation,
+            }
+            assert after.next_offset == before.next_offset + 6, "a claim, a start and a block of ids of each"
+            loser, winner = sorted((first, second), key=lambda one: one.epoch)
+            with pytest.raises(Fenced, match="deposed"):
+                await loser.commit(create(f"late{round_}", world.entropy.uuid()))
+            await winner.commit(create(f"t{round_}", world.entropy.uuid()))
+            assert f"t{round_}" in winner.image.topics
+            await first.close()
+            await second.close()
+        assert races, "at least once both wrote over the same head"
+
+    simulate(body)

@@ -100,3 +100,18 @@ def test_tiering_pays_at_every_provider(provider: str) -> None:
     bill = forecast(workload, Design(hot_s=24 * HOUR), load_book(), provider)
     assert 0 < bill.dollars.storage_and_requests < bill.compared_dollars.storage_and_requests / 3
     assert bill.dollars.total == pytest.approx(sum(row.dollars for row in bill.rows))
+
+
+@pytest.mark.parametrize(
+    ("object_bytes", "commits", "requests"),
+    [(32 * MiB, 0.0, 1), (32 * MiB, 1.0, 2), (128 * MiB, 0.0, 2 + 2), (128 * MiB, 1.0, 2 + 2 + 1), (130 * MiB, 2.0, 2 + 3 + 2)],
+)
+def test_an_objects_requests_are_its_parts_and_its_commits(object_bytes: int, commits: float, requests: int) -> None:
+    sent = f.upload_requests(
+        10 * object_bytes,
+        object_bytes=object_bytes,
+        single_put_bytes_max=64 * MiB,
+        part_bytes=64 * MiB,
+        commits_per_object=commits,
+    )
+    assert sent == 10 * requests

@@ -297,3 +297,23 @@ async def test_the_manifest_goes_last(room: Room) -> None:
     await manifest.remove()
     await manifest.remove()
     assert await room.manifest().load() is None
+
+
+async def test_pages_that_a_merge_replaces_stay_for_the_readers_of_older_roots(room: Room) -> None:
+    manifest = room.manifest()
+    await room.fill(manifest, ENTRIES_MAX)
+    before = room.manifest()
+    while manifest.view is not None and not manifest.view.garbage:
+        await before.load()
+        await room.fill(manifest, 1)
+    assert manifest.view is not None
+    assert before.view is not None
+    replaced = {ref.name for ref in before.view.archive} - {ref.name for ref in manifest.view.archive}
+    assert replaced
+    assert {item.name for item in manifest.view.garbage} == replaced
+    assert {item.not_before_ms for item in manifest.view.garbage} == {room.clock.now_ms() + 1000}, (
+        "not before their grace is over"
+    )
+    assert doomed_before(manifest.view, room.clock.now_ms() + 999) == ()
+    for ref in before.view.archive:
+        assert (await before.page(ref)).rows_between(ref.start_offset, ref.end_offset), "who holds the older root reads on"

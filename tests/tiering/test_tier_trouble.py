@@ -17,6 +17,7 @@ from tests.tiering.support import KEYS, PID, TOPIC_ID, Faults, Killed, Node, fil
 from tests.tools.patience import PATIENCE_S
 from tiering.manifest_edits import append as append_row
 from tiering.manifest_edits import claim
+from tiering.uploader import Lease
 from tiering.verify import verify_partition
 
 
@@ -323,3 +324,30 @@ async def test_appending_to_a_deleted_manifest_is_fenced(tmp_path: Path) -> None
         entry = row(end, end + 9, Random(1))
         with pytest.raises(Fenced, match="marked deleted"):
             await other.commit(lambda root, _: append_row(root, entry, epoch=0))
+
+
+@pytest.mark.parametrize("when", ["while it uploads", "while it commits"])
+async def test_a_copy_whose_lease_was_revoked_never_commits(tmp_path: Path, when: str) -> None:
+    async with node(tmp_path) as here:
+        log, cold = await here.filled(8)
+        (plan,) = [plan for one, plan in await here.tier._look() if one is cold]
+        lease = Lease(here.clock)
+        await here.tier._uploader.claim(cold.target)
+        what = "put_source" if when == "while it uploads" else "put"
+        here.faults.hold = lambda op, key: op == what
+        copy = asyncio.create_task(here.tier._uploader.copy(cold.target, plan, lease))
+        await here.faults.held.wait()
+        if what == "put":  # the commit under way loses its race, so that it would be tried again
+            rival = here.manifest()
+            here.faults.hold = lambda op, key: False
+            await rival.load()
+            await rival.commit(lambda root, _: claim(root, 0, "renamed"))
+        lease.revoke()
+        here.faults.released.set()
+        with pytest.raises(Fenced, match="lease was given away"):
+            await copy
+        root = await here.manifest().load()
+        assert root is not None
+        assert root.entries == ()
+        assert log.tiered_end_offset == 0
+        assert cold.target.pending is None, "the object is an orphan: nobody commits it later"
