@@ -28,7 +28,17 @@ def parse_listeners(given: Mapping[str, str]) -> tuple[str, int] | None:
     """The address in `listeners` that clients are to use (the first that is not a controller's); None if there is none.
 
     Raises:
-        Invalid: it is not HOST:PORT, or it asks for protection that this broker has not got: serving without it would be a hole.
+        Invalid: it is not HOST:PORT, or one asks for protection that this broker has not got: serving without it would be a hole.
+    """
+    found = client_listeners(given)
+    return parse_address(found[0], what="listeners") if found else None
+
+
+def client_listeners(given: Mapping[str, str]) -> list[str]:
+    """All of `listeners` that are not a controller's.
+
+    Raises:
+        Invalid: as parse_listeners.
     """
     controllers = [name.strip() for name in given.get("controller.listener.names", "").split(",")]
     pairs = (pair.partition(":") for pair in given.get("listener.security.protocol.map", "").split(","))
@@ -42,7 +52,7 @@ def parse_listeners(given: Mapping[str, str]) -> tuple[str, int] | None:
         if protocol != PLAINTEXT:
             raise Invalid(f"listeners={listener!r} asks for {protocol}; this broker speaks only {PLAINTEXT} yet")
         found.append(listener)
-    return parse_address(found[0], what="listeners") if found else None
+    return found
 
 
 def printed_address(address: tuple[str, int]) -> str:

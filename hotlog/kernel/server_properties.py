@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from hotlog.kernel.addresses import parse_listeners, printed_address
+from hotlog.kernel.addresses import client_listeners, parse_listeners, printed_address
 from hotlog.kernel.aiven import store_of_plugin
 from hotlog.kernel.errors import InvalidConfig
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
@@ -93,7 +93,10 @@ def understood(given: Mapping[str, str], *, has_store: bool = False) -> Understo
         data_dir=data_dir,
         store_url=store.url,
         said_by=said_by,
-        without_effect=tuple(sorted({*settings.ignored, *store.without_effect} - set(_ROOF))),
+        without_effect=(
+            *sorted({*settings.ignored, *store.without_effect} - set(_ROOF)),
+            *(f"listeners after the first ({listener})" for listener in client_listeners(given)[1:]),
+        ),
     )
 
 

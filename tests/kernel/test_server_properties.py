@@ -165,3 +165,10 @@ def test_a_store_that_is_said_makes_the_plugin_not_count_but_not_its_encryption(
 def test_a_listener_that_asks_for_protection_is_refused() -> None:
     with pytest.raises(Invalid, match="only PLAINTEXT"):
         understood({"listeners": "SASL_SSL://:9093"})
+
+
+def test_only_the_first_listener_for_clients_is_opened_and_that_is_said() -> None:
+    asked = understood({"listeners": "INSIDE://:1,PLAINTEXT://:2,CONTROLLER://:3", "controller.listener.names": "CONTROLLER",
+                        "listener.security.protocol.map": "INSIDE:PLAINTEXT"})  # fmt: skip
+    assert asked.listen == ("0.0.0.0", 1)
+    assert asked.without_effect == ("listeners after the first (PLAINTEXT://:2)",)
