@@ -252,7 +252,9 @@ def test_order_blocks_and_runs_change_neither_types_nor_what_fits(blocks: list[l
         ([{"n": 1}, {"n": 0.5}], {"n": "double"}),
         ([{"n": 1}, {"n": "late"}], {"n": "text"}),
         ([{"n": True}, {"n": 1}], {"n": "text"}),
-        ([{"n": None}, {"o": {}}, {"l": []}, {"k": 1}], {"k": "int64"}),
+        ([{"n": None}, {"o": {}}, {"l": []}, {"k": 1}], {"k": "int64", "l": ["text"], "o": "text"}),
+        ([{"o": {}}, {"o": {"x": None}}, {"o": {"x": 1}}], {"o": {"x": "int64"}}),
+        ([{"l": [[]]}, {"l": [None]}, {"l": [[2]]}], {"l": [["int64"]]}),
         ([{"o": {"x": 1}}, {"o": {"y": "a"}}], {"o": {"x": "int64", "y": "string"}}),
         ([{"l": [1]}, {"l": [0.5, None]}, {"l": []}], {"l": ["double"]}),
         ([{"l": [{"a": 1}]}, {"l": [{"b": [True]}]}], {"l": [{"a": "int64", "b": ["bool"]}]}),
@@ -266,6 +268,18 @@ def test_order_blocks_and_runs_change_neither_types_nor_what_fits(blocks: list[l
 def test_shapes_widen_the_same_in_either_order(objects: list[Any], shape: Any) -> None:
     for order in (objects, objects[::-1]):
         assert json.loads(print_shape(learned(lines(*order)).columns)) == shape
+
+
+def test_what_is_always_empty_costs_no_value_its_columns() -> None:
+    objects = lines(*({"n": n, "errors": [], "extra": {}, "deep": [{"z": None}], "never": None} for n in range(3000)))
+    rows = auto(objects)
+    assert rows[7] == (False, {"n": 7, "errors": [], "extra": "{}", "deep": ['{"z":null}']})
+    assert not any(raw for raw, _ in rows)
+    assert auto(lines({"e": []}, {"e": ["1"]}, {"e": ["x"]})) == [
+        (False, {"e": []}),
+        (False, {"e": ["1"]}),
+        (False, {"e": ["x"]}),
+    ]
 
 
 def test_names_that_differ_in_case_alone_do_not_make_two_columns() -> None:

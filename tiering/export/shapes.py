@@ -172,23 +172,38 @@ def leaves(shape: Shape) -> int:
 
 
 def settled(shape: Shape) -> Shape | None:
-    """The shape without what is open (only nulls or empty lists and objects were seen), by name; None if nothing is left."""
+    """What a column for this shape is, members by name; None if only nulls were seen.  What is open becomes text: empty lists are lists of
+    it, and objects that never held anything are spelled.
+    """
     if isinstance(shape, Items):
-        item = settled(shape.item)
-        return None if item is None else Items(item)
+        return Items(settled(shape.item) or TEXT)
     if isinstance(shape, Fields):
-        parts = {name: settled(shape.shapes[name]) for name in sorted(shape.shapes)}
-        kept = {name: part for name, part in parts.items() if part is not None}
-        return Fields.of(kept) if kept else None
+        return _members(shape) if not is_hollow(shape) else TEXT
     return None if shape is NOTHING else shape
+
+
+def is_hollow(shape: Shape) -> bool:
+    """Whether it is an object that held nothing but nulls."""
+    return isinstance(shape, Fields) and all(part is NOTHING for part in shape.shapes.values())
+
+
+def has_hollow(shape: Shape) -> bool:
+    """Whether there is one inside."""
+    if isinstance(shape, Items):
+        return is_hollow(shape.item) or has_hollow(shape.item)
+    return isinstance(shape, Fields) and any(is_hollow(part) or has_hollow(part) for part in shape.shapes.values())
+
+
+def _members(shape: Fields) -> Fields:
+    parts = {name: settled(shape.shapes[name]) for name in sorted(shape.shapes)}
+    return Fields.of({name: part for name, part in parts.items() if part is not None})
 
 
 def columns_of(shape: Shape) -> Fields:
     """The value columns: what is settled, by name, as far as COLUMNS_MAX allows."""
-    whole = settled(shape)
     kept: dict[str, Shape] = {}
     left = COLUMNS_MAX
-    for name, part in whole.shapes.items() if isinstance(whole, Fields) else ():
+    for name, part in _members(shape).shapes.items() if isinstance(shape, Fields) else ():
         if leaves(part) <= left:
             kept[name] = part
             left -= leaves(part)

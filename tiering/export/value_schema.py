@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from hotlog.kernel.errors import Invalid
-from tiering.export.shapes import NOTHING, TEXT, Fields, Given, Items, Kind, Shape, has, settled
+from tiering.export.shapes import NOTHING, TEXT, Fields, Given, Items, Kind, Shape, columns_of, has
 
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, ?tz=([^\]]+))?\]")
 _KINDS = {kind.value: kind for kind in Kind if kind is not NOTHING}
@@ -31,9 +31,9 @@ def parse_schema(text: str, where: str) -> Fields:
     Raises:
         Invalid: naming the column and type that is not known.
     """
-    shape: Shape | None = _parse(_json(text, where), f"schema {where}", "")
-    if shape is not None and has(shape, NOTHING):  # somebody's kept text
-        shape = settled(shape)
+    shape = _parse(_json(text, where), f"schema {where}", "")
+    if has(shape, NOTHING):  # somebody's kept text
+        shape = columns_of(shape)
     if not isinstance(shape, Fields) or not shape.shapes:
         raise Invalid(f'schema {where} must be a JSON object of columns, such as {{"delay": "double", "carrier": "string"}}')
     if len(shape.folded) < len(shape.shapes):

@@ -40,6 +40,7 @@ from tiering.export.shapes import (
     arrow_type,
     columns_of,
     has,
+    has_hollow,
     leaves,
     widened,
 )
@@ -81,7 +82,7 @@ class ValueColumns:
         self._reader = _Reader(self.columns, self.shape if self.is_open else self.columns, is_open=self.is_open)
         floats = has(self.columns, Kind.FLOAT), has(self.columns, Given)
         self._doubt = _DOUBT_FLOAT if floats[1] else _DOUBT if floats[0] else None
-        self._is_spelled = has(self.columns, TEXT)
+        self._is_spelled = has(self.shape, TEXT) or has_hollow(self.shape)
 
     # -- the first pass -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,9 @@ class _Reader:
         self.type = arrow_type(columns)
         self.schema = pa.schema(list(self.type))
         self._columns = columns
-        expected = [pa.field(name, type_) for name, type_ in _expected(open_shape, columns).items()]
+        self._is_small = leaves(open_shape) <= 4 * COLUMNS_MAX
+        known = open_shape.shapes if isinstance(open_shape, Fields) else {}
+        expected = [pa.field(name, _open_type(part)) for name, part in known.items() if name in columns.shapes or part is NOTHING]
         self._options = pj.ParseOptions(
             explicit_schema=pa.schema(expected),
             newlines_in_values=True,
@@ -183,7 +186,7 @@ class _Reader:
 
     def reads(self, objects: list[bytes]) -> bool:
         """Whether all objects are of these shapes."""
-        text = _text(objects) if self._columns.shapes else None
+        text = _text(objects) if self._columns.shapes and self._is_small else None
         return text is not None and self._read(text, len(objects)) is not None
 
     def read(self, text: bytes, count: int) -> pa.Table | None:
@@ -206,19 +209,13 @@ class _Reader:
         return pa.Table.from_arrays(pa.array(rows, self.type).flatten(), schema=self.schema)
 
 
-def _expected(shape: Shape, columns: Fields) -> dict[str, pa.DataType]:
-    """Types by name for the reader: of the columns, and null where only nulls were seen."""
-    known = shape.shapes if isinstance(shape, Fields) else {}
-    types = {name: _open_type(known.get(name, part), part) for name, part in columns.shapes.items()}
-    return types | {name: pa.null() for name, part in known.items() if part is NOTHING and len(types) < COLUMNS_MAX}
-
-
-def _open_type(shape: Shape, column: Shape) -> pa.DataType:
-    if isinstance(shape, Fields) and isinstance(column, Fields):
-        return pa.struct([pa.field(name, type_) for name, type_ in _expected(shape, column).items()])
-    if isinstance(shape, Items) and isinstance(column, Items):
-        return pa.list_(_open_type(shape.item, column.item))
-    return arrow_type(column)
+def _open_type(shape: Shape) -> pa.DataType:
+    """The type for the reader: null where only nulls were seen, so that it takes nothing else there."""
+    if isinstance(shape, Fields):
+        return pa.struct([pa.field(name, _open_type(part)) for name, part in shape.shapes.items()])
+    if isinstance(shape, Items):
+        return pa.list_(_open_type(shape.item))
+    return pa.null() if shape is NOTHING else arrow_type(shape)
 
 
 def _given_columns(shape: Shape) -> Fields:
@@ -230,6 +227,8 @@ def _settle(column: pa.Array, type_: pa.DataType) -> pa.Array:
     """The column as `type_`: members that are always null are left out."""
     if column.type == type_:
         return column
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), type_)
     if pa.types.is_struct(type_):
         parts = [_settle(column.field(column.type.get_field_index(field.name)), field.type) for field in type_]
         return pa.StructArray.from_arrays(parts, fields=list(type_), mask=column.is_null())
