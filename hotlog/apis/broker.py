@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 CREATIONS_MAX = 256  # auto-creations under way
 CREATE_WAIT_S = 0.5  # how long a request waits for one
+LOOKS_MAX = 8
 CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
@@ -77,6 +78,7 @@ class Broker:
         self.transactions_refused = 0
         self.is_ready = False
         self.produce_requests = 0  # so far
+        self.looks = asyncio.Semaphore(LOOKS_MAX)  # into batches, in disk threads: they leave some for the disk
         self.large_batches = asyncio.Lock()  # held while one is opened at the door: only one has the memory for it
         self.topic_bytes = TopicBytes()
         self._lock = asyncio.Lock()

@@ -158,7 +158,8 @@ async def _look_then_append(
     now_ms: int,
 ) -> Any:
     """Look into the rest off the loop; the connection's next request waits, so order is kept."""
-    rest = await broker.disk.run(_look_through, rest, now_ms, THREAD)
+    async with broker.looks:
+        rest = await broker.disk.run(_look_through, rest, now_ms, THREAD)
     if rest:
         async with broker.large_batches:
             room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))

@@ -82,7 +82,7 @@ _OWN = [
     ConfigKey(name="hotlog.batch.decompressed.bytes.max", kind="long", default=DECOMPRESSED_BATCH_BYTES_MAX, minimum=16 * MiB,
               maximum=DECOMPRESSED_READ_BYTES_MAX, unit="bytes",
               doc="Most that a produced batch may decompress to; more is refused with MESSAGE_TOO_LARGE. Every batch is opened at the door,"
-                  " in the memory of 24 MiB a disk thread; what needs more (this much, and a zstd window of up to 128 MiB) is opened"
+                  " in at most 8 threads with 24 MiB each; what needs more (this much, and a zstd window of up to 128 MiB) is opened"
                   " one at a time."),
     ConfigKey(name="hotlog.group.max.bytes", kind="int", default=16 * MiB, minimum=64 * 1024, unit="bytes",
               doc="Memory for what the members of one classic group say (JoinGroup) and are assigned (SyncGroup); a member beyond it is"

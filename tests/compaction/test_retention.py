@@ -249,6 +249,17 @@ def test_local_retention_keeps_what_is_not_committed() -> None:
     assert by_size.local_drop_offset == 20
 
 
+def test_records_without_a_timestamp_age_from_the_close_of_their_segment() -> None:
+    """As in Kafka from the last modification of its file; what is still written to does not age."""
+    closed, active = Piece(0, 10, KB, -1, NOW - 6 * DAY), Piece(10, 20, KB, -1, -1)
+    topic = config(retention_ms=7 * DAY)
+    assert plan(None, Local([closed, active], 20), topic, tiered=False).log_start_offset == 0
+    older = closed._replace(closed_ms=NOW - 8 * DAY)
+    assert plan(None, Local([older, active], 20), topic, tiered=False).log_start_offset == 10
+    assert plan(Cold(0, 10, KB, [closed]), None, topic).log_start_offset == 0
+    assert plan(Cold(0, 10, KB, [older]), None, topic).log_start_offset == 10
+
+
 def test_a_compacted_topic_loses_nothing_by_age_but_what_was_deleted() -> None:
     topic = config(cleanup_policy="compact", retention_ms=1)
     pieces = log_of([9 * DAY] * 3)
