@@ -56,7 +56,7 @@ async def test_the_most_that_runs_at_once_does_not_grow_with_the_partitions(
 
 async def test_copying_and_reaping_look_at_many_partitions_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiering.tier, "YIELD_EVERY", 4)
-    monkeypatch.setattr(compaction.reaper, "MANIFESTS_MAX", 4)
+    monkeypatch.setattr(compaction.reaper, "PARTITIONS_MAX", 4)
     async with running(tmp_path) as broker:
         assert broker.tier is not None
         found: list[tuple[Steps, Steps]] = []
