@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
@@ -400,27 +399,42 @@ class ColdTier:
 
     async def _gauge(self, now_ms: int) -> None:
         """Gauges by topic from the state just looked at (never latched)."""
-        lags: dict[str, list[ColdPartition]] = defaultdict(list)
-        for index, cold in enumerate(self.partitions(), 1):
+        sums: dict[str, _Sum] = {topic: _Sum() for topic in self._gauged}
+        partitions = self.partitions()
+        for index, cold in enumerate(partitions, 1):
             if index % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            lags[cold.topic].append(cold)
-        looked_at = 0
-        for topic in self._gauged - set(lags):
-            lags[topic] = []
-        for topic, colds in lags.items():
-            looked_at += 1 + len(colds)
-            if looked_at >= YIELD_EVERY:
-                looked_at = 0
+            sums.setdefault(cold.topic, _Sum()).add(cold)
+        for index, (topic, found) in enumerate(sums.items(), 1):
+            if index % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            m, behind = self._metrics, [cold.lag for cold in colds if cold.lag.segments]
-            m.remote_copy_lag_bytes.labels(topic).set(sum(lag.size for lag in behind))
-            m.remote_copy_lag_segments.labels(topic).set(sum(lag.segments for lag in behind))
-            oldest = min((lag.oldest_ms for lag in behind), default=now_ms)
-            m.oldest_untiered_seconds.labels(topic).set(max(0, now_ms - oldest) / 1000)
-            if not all(cold.ready for cold in colds):
+            m = self._metrics
+            m.remote_copy_lag_bytes.labels(topic).set(found.lag_bytes)
+            m.remote_copy_lag_segments.labels(topic).set(found.lag_segments)
+            m.oldest_untiered_seconds.labels(topic).set(max(0, now_ms - (found.oldest_ms or now_ms)) / 1000)
+            if not found.is_known:
                 continue  # what the store has is not known
-            m.remote_log_size_bytes.labels(topic).set(sum(cold.size_bytes for cold in colds))
-            rows = sum(cold.view.totals.rows for cold in colds if cold.view is not None)
-            m.remote_metadata_count.labels(topic).set(rows)
-        self._gauged = {topic for topic, colds in lags.items() if colds}
+            m.remote_log_size_bytes.labels(topic).set(found.size_bytes)
+            m.remote_metadata_count.labels(topic).set(found.rows)
+        self._gauged = {cold.topic for cold in partitions}
+
+
+class _Sum:
+    """What the gauges of a topic say.  `oldest_ms` 0: nothing waits."""
+
+    __slots__ = ("is_known", "lag_bytes", "lag_segments", "oldest_ms", "rows", "size_bytes")
+
+    def __init__(self) -> None:
+        self.lag_bytes = self.lag_segments = self.oldest_ms = self.size_bytes = self.rows = 0
+        self.is_known = True
+
+    def add(self, cold: ColdPartition) -> None:
+        lag = cold.lag
+        if lag.segments:
+            self.lag_bytes += lag.size
+            self.lag_segments += lag.segments
+            self.oldest_ms = min(self.oldest_ms or lag.oldest_ms, lag.oldest_ms)
+        self.is_known = self.is_known and cold.ready
+        if cold.ready and cold.view is not None:
+            self.size_bytes += cold.size_bytes
+            self.rows += cold.view.totals.rows

@@ -20,12 +20,12 @@ from hotlog.wire import apis
 from hotlog.wire.produce import PartitionData, ProduceRequest, TopicData
 from hotlog.wire.records import NewRecord, encode_batch
 from tests.admin.node import running
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 VERSION = 9
 
 
-async def produce(broker: Broker, topic: str, *, timeout_ms: int = int(PATIENCE_S * 1000)) -> ErrorCode:
+async def produce(broker: Broker, topic: str, *, timeout_ms: int = int(SOON_S * 1000)) -> ErrorCode:
     """One batch, as the door takes it."""
     data = encode_batch([NewRecord(broker.clock.now_ms(), None, b"v" * 800)])
     request = ProduceRequest(None, -1, timeout_ms, [TopicData(topic, None, [PartitionData(0, memoryview(bytearray(data)))])])
@@ -53,7 +53,7 @@ async def test_produce_waits_for_segments_that_are_still_to_be_synced(tmp_path: 
 
         monkeypatch.setattr(broker.disk, "run", held)
         producing = [asyncio.create_task(produce(broker, "tiny")) for _ in range(2 * ROLLED_MAX)]
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             while log.log_end_offset < ROLLED_MAX + 1:
                 await asyncio.sleep(0.001)
             assert await produce(broker, "tiny", timeout_ms=1) is ErrorCode.request_timed_out

@@ -23,7 +23,7 @@ from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore
 from tests.admin.node import Door, heard_of, open_broker, open_directory_store, request, running
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 TP = TopicPartition("clicks", 0)
 
@@ -59,7 +59,7 @@ async def tier(broker: Broker, end: int) -> None:
     """Roll, and copy until everything below `end` is in the store."""
     broker.logs.get(TP).roll(broker.clock.now_ms())
     await broker.logs.get(TP).flush()
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(SOON_S):
         while broker.partition("clicks", 0).cold.end_offset < end:
             await broker.tier.tick_copy()
             await asyncio.sleep(0.01)
@@ -145,7 +145,7 @@ async def test_a_log_behind_its_cold_tier_begins_anew(tmp_path: Path) -> None:
     for name in (".kafka_cleanshutdown", "recovery-point-offset-checkpoint", "replication-offset-checkpoint"):
         (tmp_path / "data" / name).unlink(missing_ok=True)
     async with running(tmp_path) as broker:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             while broker.partition("clicks", 0) is None or broker.partition("clicks", 0).log.log_end_offset != 20:
                 await broker.tick()
                 await asyncio.sleep(0.01)

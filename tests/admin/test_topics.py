@@ -17,7 +17,7 @@ from hotlog.apis.api import RequestContext
 from hotlog.apis.topic_rules import NewTopic
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, request, running
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 MINUTE = timedelta(minutes=1)
 
@@ -121,7 +121,7 @@ async def test_auto_creation_needs_both_sides(tmp_path: Path) -> None:
         door = Door(broker)
         refused = (await metadata(door, 9, ["later"])).topics[0]
         assert refused.error_code is ErrorCode.unknown_topic_or_partition
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             made = (await metadata(door, 9, ["later"], create_missing=True)).topics[0]
             while made.error_code is ErrorCode.leader_not_available:  # one request waits a moment only, clients ask again
                 await asyncio.sleep(0.01)

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from hotlog.world.ports import Buffer, File
 from hotlog.world.posix import PosixDisk
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class FaultyDisk(PosixDisk):
 
     async def is_holding(self) -> None:
         """Until a call waits."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             while not self.held:
                 await asyncio.sleep(0)
 

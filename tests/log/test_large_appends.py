@@ -12,7 +12,7 @@ from hotlog.log.partition_log import Appended, PartitionLog
 from hotlog.wire.batch import check_produced
 from tests.log.faulty import NO_SPACE, FaultyDisk
 from tests.log.support import T0, append, batch, config, new_log, opened, read_all
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 PAGE_CACHE = config(hotlog_durability="page-cache", segment_ms=1000)
 
@@ -104,7 +104,7 @@ async def test_a_log_that_closes_waits_for_the_write_and_refuses_the_next(tmp_pa
         await asyncio.sleep(0)
         following = in_turn(log, b"b")
         disk.let_go()
-        await asyncio.wait_for(closing, PATIENCE_S)
+        await asyncio.wait_for(closing, SOON_S)
         assert (await first).base_offset == 0
         with pytest.raises(StorageFailed, match="closed"):
             await following

@@ -15,7 +15,7 @@ from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.log.faulty import FaultyDisk
 from tests.log.support import T0, TP, append, batch, config, new_log, opened, read_all
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 SMALL = config(segment_bytes=2048, index_interval_bytes=300)
 
@@ -81,10 +81,10 @@ async def test_a_batch_that_claims_a_later_time_than_it_has_is_still_answered(tm
         append(log, batch(b"x", timestamp=T0))
         append(log, raw_batch([RawRecord(T0 + 3), RawRecord(T0 + 8), RawRecord(T0 + 8)], max_timestamp=claim))
         await log.wait_durable(4)
-        assert await asyncio.wait_for(log.offset_of_max_timestamp(), PATIENCE_S) == (2, T0 + 8, 0)
-        assert await asyncio.wait_for(log.offset_for_timestamp(T0 + 9), PATIENCE_S) is None
+        assert await asyncio.wait_for(log.offset_of_max_timestamp(), SOON_S) == (2, T0 + 8, 0)
+        assert await asyncio.wait_for(log.offset_for_timestamp(T0 + 9), SOON_S) is None
         log.advance_log_start(3)
-        assert await asyncio.wait_for(log.offset_of_max_timestamp(), PATIENCE_S) == (3, T0 + 8, 0)
+        assert await asyncio.wait_for(log.offset_of_max_timestamp(), SOON_S) == (3, T0 + 8, 0)
 
 
 async def test_more_than_a_segment_is_refused(tmp_path: Path) -> None:

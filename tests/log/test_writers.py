@@ -14,7 +14,7 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.log.writers import ROLLED_MAX
 from tests.log.faulty import IO, FaultyDisk
 from tests.log.support import TP, append, batch, config, new_log, opened, read_all
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 TINY = config(segment_bytes=1024)  # a batch a segment
 LAZY = config(hotlog_durability="page-cache", flush_messages=1 << 40)
@@ -49,7 +49,7 @@ async def test_segments_that_roll_faster_than_they_are_synced_hold_up_their_appe
         assert not other.is_crowded, "others do not"
         append(other, batch(b"x"))
         disk.let_go()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             await producing
             await log.flush()
         assert pinned(logs) <= 2, "what is synced is given back"
@@ -62,7 +62,7 @@ async def test_all_logs_together_stay_within_a_quarter_of_the_descriptors(tmp_pa
     disk.descriptors = 64
     async with opened(tmp_path, topic, disk=disk) as logs:
         many = [await new_log(logs, topic, TP._replace(partition=index)) for index in range(60)]
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             for _ in range(2):
                 for log in many:
                     await write(log)
@@ -87,7 +87,7 @@ async def test_logs_that_all_roll_stay_within_the_bound_for_all(tmp_path: Path) 
                 await write(log)
                 most = max(most, pinned(logs))
 
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             await asyncio.gather(*(produce(log) for log in many))
         assert most <= 16 + len(many)
         assert all(log.failed is None and log.log_end_offset == 20 for log in many)
@@ -144,7 +144,7 @@ async def test_a_flush_without_a_descriptor_is_done_later(tmp_path: Path) -> Non
         disk.fail("write_atomic", "*", errno.EMFILE)
         append(log, batch(b"v" * 800))  # rolls: the flush writes a producer snapshot
         waiting = asyncio.create_task(log.wait_durable(2))
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             while not disk.failed:
                 await asyncio.sleep(0.001)
             disk.heal()

@@ -10,7 +10,7 @@ from hotlog import schedule
 from hotlog.kernel.beats import Beat
 from hotlog.kernel.metrics import Metrics
 from hotlog.schedule import TICKS_IN_A_ROW_MAX, Schedule
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 
 
 async def test_a_worker_with_much_to_do_is_called_until_it_is_done_and_never_keeps_the_loop(
@@ -37,7 +37,7 @@ async def test_a_worker_with_much_to_do_is_called_until_it_is_done_and_never_kee
     turning = asyncio.create_task(turn())
     beats = Schedule([Beat("work", tick, 3600.0)], Metrics())
     running = asyncio.create_task(beats._run(Beat("work", tick, 3600.0)))
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(SOON_S):
         await done.wait()
         await running
     assert ticks == wanted, "not a part of it now and the rest an interval later"
@@ -54,7 +54,7 @@ async def test_closing_ends_a_worker_that_always_finds_work() -> None:
 
     beats = Schedule([], Metrics())
     running = asyncio.create_task(beats._run(Beat("work", tick, 3600.0)))
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(SOON_S):
         await started.wait()
         await beats.close()
         await running
