@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 CREATIONS_MAX = 256  # auto-creations under way
 CREATE_WAIT_S = 0.5  # how long a request waits for one
-LOOKS_MAX = 8
+LOOKS_MAX = 8  # at once
 CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 

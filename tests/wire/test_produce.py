@@ -20,13 +20,15 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.apis import k00_produce
 from hotlog.kernel.errors import DiskFull
+from hotlog.kernel.limits import ZSTD_WINDOW_BYTES_MAX
 from hotlog.log import flusher
 from hotlog.wire import apis
 from hotlog.wire import produce as codec
 from hotlog.wire.batch import crc32c, crc_ok, walk
+from hotlog.wire.inspect import Room
 from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.posix import PosixFile
-from tests.fixtures.raw_batch import RawRecord, raw_batch
+from tests.fixtures.raw_batch import RawRecord, raw_batch, zstd
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, produce, produced, serving
 from tests.wire.test_records import bomb, resealed, with_body
@@ -377,6 +379,30 @@ async def test_a_large_request_is_looked_into_and_written_by_threads(
     assert [produced(answer) for answer in answers] == [[(0, NONE, 0), (1, NONE, 0)], [(0, NONE, 1)]]
     assert [on_loop for size, on_loop, was_done in looks if size > 4096 and was_done] == [False]
     assert [on_loop for size, on_loop in writes if size > 4096] == [False]
+
+
+async def test_what_needs_much_memory_is_opened_one_at_a_time(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Java's levels 20 to 22 ask for a window of 128 MiB each."""
+    await served.broker.create_topic("many", 4)
+    clients = [await served.connect() for _ in range(4)]
+    look, seen = k00_produce.inspect, threading.Semaphore(1)
+    rooms: list[bool] = []
+
+    def looked(batch: Any, header: Any, rules: Any, room: Room) -> Any:
+        if room.window_bytes < ZSTD_WINDOW_BYTES_MAX:
+            return look(batch, header, rules, room)
+        rooms.append(seen.acquire(blocking=False))
+        try:
+            time.sleep(0.01)  # another one would begin meanwhile
+            return look(batch, header, rules, room)
+        finally:
+            seen.release()
+
+    monkeypatch.setattr(k00_produce, "inspect", looked)
+    batch = raw_batch([RawRecord(value=b"x" * 1000)], "zstd", compress=lambda data: zstd(data, 27))
+    answers = await asyncio.gather(*(client.call(produce("many", {at: batch})) for at, client in enumerate(clients)))
+    assert [produced(answer)[0][1] for answer in answers] == [NONE] * 4
+    assert rooms == [True] * 4
 
 
 async def test_a_request_waits_for_its_turn_behind_a_large_one(served: Serving, client: Client) -> None:
