@@ -56,15 +56,49 @@ class LocalSegments:
         return await disk.run(cls._open, disk, data_dir, tp, topic_id)
 
     @classmethod
-    def _open(cls, disk: Disk, data_dir: str, tp: TopicPartition, topic_id: UUID) -> LocalSegments | None:
+    async def end_on_disk(cls, disk: Disk, data_dir: str, tp: TopicPartition, topic_id: UUID) -> int:
+        """Where the partition ends in its directory, the active segment included; 0 if there is none of this topic.
+
+        Only headers are read: what an active segment holds may be cut off, or not acknowledged, so it is told and not exported.
+        """
+        return await disk.run(cls._end_on_disk, disk, data_dir, tp, topic_id)
+
+    @classmethod
+    def _end_on_disk(cls, disk: Disk, data_dir: str, tp: TopicPartition, topic_id: UUID) -> int:
         directory = f"{data_dir}/{files.partition_directory(tp)}"
+        bases = cls._bases(disk, directory, topic_id)
+        if not bases:
+            return 0
+        path = files.segment_path(directory, bases[-1], files.LOG)
+        try:
+            file = disk.open(path, read_only=True)
+        except FileNotFoundError:
+            return bases[-1]
+        end = bases[-1]
+        try:
+            for _, header in walk_file(file, 0, disk.size(path)):
+                end = header.next_offset
+        except Corrupt:  # a torn tail, which recovery will cut
+            pass
+        finally:
+            file.close()
+        return end
+
+    @staticmethod
+    def _bases(disk: Disk, directory: str, topic_id: UUID) -> list[int]:
+        """Base offsets of the segments of this topic in a directory."""
         try:
             if checkpoints.parse_metadata(disk.read(f"{directory}/{files.METADATA_FILE}")) != topic_id:
-                return None
+                return []
             names = [files.parse_segment_name(name) for name in disk.listdir(directory)]
         except FileNotFoundError:
-            return None
-        bases = sorted(name[0] for name in names if name is not None and name[1] == files.LOG)
+            return []
+        return sorted(name[0] for name in names if name is not None and name[1] == files.LOG)
+
+    @classmethod
+    def _open(cls, disk: Disk, data_dir: str, tp: TopicPartition, topic_id: UUID) -> LocalSegments | None:
+        directory = f"{data_dir}/{files.partition_directory(tp)}"
+        bases = cls._bases(disk, directory, topic_id)
         segments = []
         for base, end in pairwise(bases):
             path = files.segment_path(directory, base, files.LOG)

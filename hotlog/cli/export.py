@@ -14,14 +14,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hotlog.cli.bucket import open_bucket, open_world, run
+from hotlog.cli.bucket import Bucket, open_bucket, open_world, run
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, Json, StoreUrl, Tail
 from hotlog.cli.output import count_progress, say, show_json, size_text
 from hotlog.cli.tail import left_out
 from hotlog.cli.times import place
 from hotlog.kernel.errors import Invalid
+from hotlog.kernel.ids import TopicPartition
 from tiering.export.job import ExportProgress, ExportRequest, export_topic
 from tiering.export.value_schema import parse_schema
+from tiering.local_segments import LocalSegments
 
 app = typer.Typer(add_completion=False)
 
@@ -134,7 +136,19 @@ async def export_to(
                 tails=tails.parts,
                 progress=show,
             )
+            if tails.ends is None and request.data_dir is not None:
+                tails = tails._replace(ends=await _ends_on_disk(bucket, request, request.data_dir))
             return done, left_out(topic, done.ends, tails)
+
+
+async def _ends_on_disk(bucket: Bucket, request: ExportRequest, data_dir: str) -> dict[int, int]:
+    """Where the partitions end in a data directory: without a broker that is all one can know."""
+    return {
+        index: await LocalSegments.end_on_disk(
+            bucket.world.disk, data_dir, TopicPartition(request.topic, index), request.topic_id
+        )
+        for index in request.partitions
+    }
 
 
 def _target_url(to: str) -> str:

@@ -99,6 +99,18 @@ def test_without_a_broker_it_is_said_what_cannot_be_known(server: HotlogServer, 
     assert "how many records follow offset 3 of partition 0 cannot be known" in said(server, *verb, *to, bootstrap=nobody)
 
 
+def test_without_a_broker_its_data_directory_knows_how_many_are_left_out(server: HotlogServer, tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    create(server, "events", 2, retention_ms="-1")
+    produce(server, "events", records(0, 30))
+    hotlog("topic", "roll", "events", "--wait", "-b", server.bootstrap)
+    produce(server, "events", records(30, 7))
+    export = ["export", "events", "--to", str(tmp_path / "lake"), "--schema", "auto", "--data-dir", str(server.data)]
+    told = said(server, *export, bootstrap=nobody)
+    assert "7 records up to offset 19 of partition 0, offset 18 of partition 1 are in open segments" in told
+    assert exported(tmp_path / "lake") == list(range(30))
+
+
 def test_a_broker_of_another_cluster_is_not_asked_for_records(server: HotlogServer, tmp_path: Path) -> None:
     with running(HotlogServer(folder=tmp_path / "other")) as other:
         for one in (server, other):
