@@ -345,3 +345,34 @@ async def written(cache: ChunkCache) -> None:
     """Until the disk layer has taken what it was given."""
     while cache._disk_writes:
         await asyncio.sleep(0.001)
+
+
+async def test_the_set_rate_paces_reads_from_the_store_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """remote.log.manager.fetch.max.bytes.per.second: a second of waiting for each second's worth beyond the burst, before the GET leaves."""
+    store = store_with_data()
+    cache = cache_of(store, remote_log_manager_fetch_max_bytes_per_second=str(CHUNK_BYTES))
+    clock = cache._clock
+    assert isinstance(clock, Ticking)
+    asked_after: list[float] = []
+    slept: list[float] = []
+    wait = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            slept.append(seconds)
+            clock.ms += round(seconds * 1000)
+        await wait(0)
+
+    def note(call: Call, data: bytes) -> bytes:
+        asked_after.append(round(sum(slept), 3))
+        return data
+
+    store.spoil = note
+    monkeypatch.setattr("tiering.lanes.asyncio.sleep", sleep)
+    for index in range(5):
+        await cache.get(SOURCE, index, index + 1)
+    assert asked_after == [0, 0, 1, 2, 3]
+    slept.clear()
+    await cache.get(SOURCE, 0, 1)
+    assert (slept, len(store.gets)) == ([], 5), "what is in memory costs nobody a wait"
+    await cache.close()
