@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from contextlib import suppress
 
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
@@ -100,6 +101,7 @@ class Node:
         self.tier: ColdTier | None = None
         self._broker: Broker | None = None
         self._produce_requests = 0  # as last looked at
+        self._told_topics: set[str] = set()  # that may have series
         self._listener: Listener | None = None
         self._retention: RetentionWorker | None = None
         self._scrubber: Scrubber | None = None
@@ -259,6 +261,8 @@ class Node:
         if not self.is_serving:
             return Health(refusing=("starting",))
         refusing = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
+        if self.logs.space.full:
+            refusing.append(self.logs.space.full.reason)
         if self.controller.state is State.FENCED:
             refusing.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
         degraded = [reason for reason in (self._store_health.trouble, self.broker.ids_refused.reason) if reason]
@@ -276,6 +280,8 @@ class Node:
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""
+        with suppress(OSError):
+            self.metrics.disk_free_bytes.set(self.world.disk.free_bytes(self.logs.directory))
         self.metrics.store_up.set(self._store_health.is_up)
         self.metrics.request_bytes.set(self._listener.held_bytes if self._listener is not None else 0)
         sizes: dict[str, int] = {}
@@ -291,9 +297,22 @@ class Node:
     # Ticks
 
     async def _tick_logs(self) -> bool:
+        await self.logs.space.look()
         return await self.logs.tick()
 
+    def _forget_topics(self) -> None:
+        """Drop the series of deleted topics, once nothing of theirs is to be removed any more."""
+        assert self._broker is not None
+        busy = {*self._broker.image.topics} | {topic.name for topic in self._broker.image.doomed.values()}
+        if self.tier is not None:
+            busy |= self.tier.deleted_topics()
+        if gone := self._told_topics - busy:
+            self.metrics.forget_topics(gone)
+        self._told_topics = busy
+
     async def _tick_broker(self) -> bool:
+        if self.is_serving:
+            self._forget_topics()
         return self._broker is not None and await self._broker.tick()
 
     async def _tick_groups(self) -> bool:

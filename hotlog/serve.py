@@ -99,6 +99,7 @@ async def _serve(options: ServeOptions) -> None:
         loop.add_signal_handler(number, stop.set)
     metrics, clock, disk, entropy = Metrics(), SystemClock(), PosixDisk(), SystemEntropy()
     began = clock.monotonic()
+    metrics.build.info({"version": __version__})
     disk.make_dirs(options.data_dir)
     meter = Meter(clock, disk=disk, path=f"{options.data_dir}/meter.json")
     health = StoreHealth(clock)

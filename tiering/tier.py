@@ -120,6 +120,10 @@ class ColdTier:
             return []
         return [cold.manifest for cold in self._partitions.values()] + list(self._deleted.values())
 
+    def deleted_topics(self) -> set[str]:
+        """Topics that are deleted and still have something in the store."""
+        return {manifest.view.topic for manifest in self._deleted.values() if manifest.view is not None}
+
     def forget(self, pid: PartitionId) -> None:
         """A deleted partition's manifest object is gone."""
         self._deleted.pop(pid, None)

@@ -9,10 +9,14 @@ Invariants: a metric is declared here and nowhere else; gauges that can be deriv
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Set as AbstractSet
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
 
 _LATENCY_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _BROKER_TOPIC = "kafka_server_brokertopicmetrics_"
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter and histogram, of which nobody asks when it began
 
 
 class Metrics:
@@ -22,6 +26,8 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         r = self.registry
         topic = ["topic"]
+        ProcessCollector(registry=r)  # process_resident_memory_bytes, process_cpu_seconds_total, process_open_fds and so on
+        self.build = Info("hotlog_build", "Which Hotlog this is.", registry=r)
         # Requests
         self.requests = Counter("kafka_network_requests", "Requests answered.", ["api"], registry=r)
         self.request_errors = Counter("kafka_network_request_errors", "Requests answered with an error.", ["api"], registry=r)
@@ -54,6 +60,10 @@ class Metrics:
         self.flush_seconds = Histogram("kafka_log_flush_seconds", "fsync of a segment.", registry=r, buckets=_LATENCY_SECONDS)
         self.partitions = Gauge("kafka_server_partitions", "Partitions on this broker.", registry=r)
         self.log_size_bytes = Gauge("kafka_log_size_bytes", "Local bytes of a topic.", topic, registry=r)
+        self.disk_free_bytes = Gauge(
+            "hotlog_disk_free_bytes", "Free bytes of the data directory's file system; below hotlog.disk.reserve.bytes nothing is taken.",
+            registry=r,
+        )  # fmt: skip
         self.storage_failed = Gauge("hotlog_log_storage_failed", "Partition logs that stopped after a disk error.", registry=r)
         self.scrub_bytes = Counter("hotlog_scrub_bytes", "Bytes of local logs that a scrub checked.", registry=r)
         self.scrub_ended = Gauge(
@@ -112,3 +122,24 @@ class Metrics:
         self.orphans = Gauge(
             "hotlog_store_orphans", "Unreferenced objects seen by the last reconciliation.", ["state"], registry=r
         )
+
+    def forget_topics(self, topics: AbstractSet[str]) -> None:
+        """Drop every series of topics that are no more: they would stay until the process ends."""
+        for metric in vars(self).values():
+            if isinstance(metric, MetricWrapperBase) and "topic" in metric._labelnames:
+                _forget(metric, topics)
+
+
+def _forget(metric: MetricWrapperBase, topics: AbstractSet[str]) -> None:
+    names = metric._labelnames
+    gone: list[tuple[str, ...]]
+    if len(names) == 1:
+        gone = [(topic,) for topic in topics]
+    else:  # looked through once for all topics
+        told = [sample.labels for family in metric.collect() for sample in family.samples if sample.labels["topic"] in topics]
+        gone = [*{tuple(str(labels[name]) for name in names): None for labels in told}]
+    for labels in gone:
+        try:
+            metric.remove(*labels)
+        except KeyError:
+            continue  # this one was never counted

@@ -54,12 +54,12 @@ class LogManager:
         descriptors = disk.descriptors_max()
         pool = FilePool(disk, min(OPEN_FILES_MAX, descriptors // READ_SHARE))
         reader = SegmentReader(pool, IndexCache(), self._report)
-        space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
+        self.space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
         self._files = OffsetFiles(disk, directory, self._report)
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
         writers = Writers(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
-            disk, clock, entropy, metrics, pool, writers, reader, space, self._save_log_starts, self._damaged.save
+            disk, clock, entropy, metrics, pool, writers, reader, self.space, self._save_log_starts, self._damaged.save
         )
         self._lock: File | None = None
         self._directory_id: str | None = None
