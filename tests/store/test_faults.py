@@ -28,7 +28,7 @@ from tests.fixtures import faulty_s3 as faults
 from tests.fixtures.faulty_s3 import Rule, answer
 from tests.fixtures.s3_servers import S3Server, rclone
 from tests.store.trouble import TOTAL_S, Trouble
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 from tiering.store.check import check_store
 from tiering.store.resilient import UploadLimits
 from tiering.store.sources import BytesSource
@@ -39,7 +39,7 @@ ONE_BY_ONE = SMALL_PARTS._replace(parts_in_flight=1)  # no part is on its way wh
 
 @pytest.fixture(autouse=True)
 def _patient_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiering.store.check.QUICK_SECONDS_MAX", PATIENCE_S)
+    monkeypatch.setattr("tiering.store.check.QUICK_SECONDS_MAX", SOON_S)
 
 
 class Page(NamedTuple):

@@ -24,7 +24,7 @@ from tests.fixtures import faulty_s3 as faults
 from tests.fixtures.faulty_s3 import Rule, answer
 from tests.fixtures.s3_servers import S3Server
 from tests.store.trouble import PATIENT, READERS, TOTAL_S, Trouble
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 from tiering.cost.meter import Meter
 from tiering.store import s3_get
 
@@ -211,7 +211,7 @@ async def test_a_kept_connection_that_dies_under_the_request_costs_no_attempt(th
 
     server = threading.Thread(target=serve)
     server.start()
-    connection = Connection(Place("127.0.0.1", listener.getsockname()[1], None, PATIENCE_S, PATIENCE_S))
+    connection = Connection(Place("127.0.0.1", listener.getsockname()[1], None, SOON_S, SOON_S))
 
     def get() -> bytes:
         into = memoryview(bytearray(5))

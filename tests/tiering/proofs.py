@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hotlog.wire.batch import walk
 from tests.tiering.support import KEYS, PID, Node
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 from tiering.manifest import Manifest
 from tiering.verify import verify_partition
 
@@ -16,7 +16,7 @@ async def read_cold(there: Node, start: int, end: int) -> bytes:
     cold, pieces, offset = there.tier.get(PID), [], start
     assert cold is not None
     while offset < end:
-        piece = await cold.read(offset, 1 << 20, wait_ms=int(PATIENCE_S * 1000))
+        piece = await cold.read(offset, 1 << 20, wait_ms=int(SOON_S * 1000))
         headers = [header for _, header in walk(piece.data)]
         assert headers, f"nothing at offset {offset}"
         pieces.append(bytes(piece.data))

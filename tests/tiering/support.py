@@ -22,7 +22,7 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0, TestClock, append, batch, kill
-from tests.tools.patience import PATIENCE_S, PATIENT_STORE
+from tests.tools.patience import PATIENT_STORE, SOON_S
 from tiering.keys import PartitionKeys
 from tiering.manifest import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
 from tiering.manifest_spill import SpillPlan
@@ -218,7 +218,7 @@ async def node(
     await logs.open(config_of=lambda tp: topic)
     await tier.start()
     try:
-        with patch("tiering.tier.ATTACH_SECONDS_MAX", PATIENCE_S):
+        with patch("tiering.tier.ATTACH_SECONDS_MAX", SOON_S):
             yield Node(root, faults, store, disk, clock, metrics, logs, tier, topic)
     except Killed:
         faults.kill_at = -1

@@ -11,7 +11,7 @@ from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0, TestClock
 from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, TP, fill, row, settings, tiered
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 from tiering.manifest import ENTRIES_MAX
 from tiering.manifest_edits import advance_start, append, blank
 from tiering.manifest_store import ManifestStore
@@ -34,7 +34,7 @@ async def test_copy_commit_prove_and_delete(store: ObjectStore, tmp_path: Path) 
         pass
     assert cold.end_offset == log.active.base_offset > 0
     hot = b"".join(Path(info.log_path).read_bytes() for info in log.segments()[:-1])
-    piece = await cold.read(0, len(hot), wait_ms=int(PATIENCE_S * 1000))
+    piece = await cold.read(0, len(hot), wait_ms=int(SOON_S * 1000))
     assert bytes(piece.data) == hot[: len(piece.data)]
     assert len(piece.data) > 0
     report = await verify_partition(store, CLUSTER, PID, deep=True)

@@ -12,7 +12,7 @@ from hotlog.kernel.ids import PartitionId, TopicPartition
 from tests.log.support import T0, TestClock, append, batch
 from tests.tiering.proofs import proven, read_cold
 from tests.tiering.support import PID, TOPIC_ID, fill, node, tiered
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 from tiering.garbage import clear_garbage, doomed_before
 
 
@@ -47,7 +47,7 @@ async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
 
 
 async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiering.tier.TICK_SECONDS_MAX", PATIENCE_S)  # else a slow copy is looked after more often
+    monkeypatch.setattr("tiering.tier.TICK_SECONDS_MAX", SOON_S)  # else a slow copy is looked after more often
     async with node(tmp_path) as here:
         _, cold = await here.filled(30)
         looks, look = 0, here.tier._look

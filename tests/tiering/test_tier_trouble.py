@@ -14,7 +14,7 @@ from hotlog.wire.batch import walk
 from tests.log.support import read_all
 from tests.tiering.proofs import CLUSTER, proven
 from tests.tiering.support import KEYS, PID, TOPIC_ID, Faults, Killed, Node, fill, node, row, tiered
-from tests.tools.patience import PATIENCE_S
+from tests.tools.patience import SOON_S
 from tiering.manifest_edits import append as append_row
 from tiering.manifest_edits import claim
 from tiering.uploader import Lease
@@ -247,7 +247,7 @@ async def test_a_gap_is_recorded_and_said(tmp_path: Path) -> None:
         holes = [(row.base_offset, row.end_offset, row.hole) for row in manifest.entries if row.is_hole]
         assert holes == [(first_end, gap_end, "deleted before it was copied")]
         assert manifest.end_offset == log.active.base_offset
-        piece = await cold.read(first_end, 100, wait_ms=int(PATIENCE_S * 1000))
+        piece = await cold.read(first_end, 100, wait_ms=int(SOON_S * 1000))
         assert next(walk(piece.data))[1].base_offset == gap_end, "readers go on behind the hole"
         assert here.metrics.corruption.labels("hole")._value.get() == 1
 
