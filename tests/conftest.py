@@ -27,6 +27,7 @@ from tiering.cost.meter import Meter
 from tiering.store import open_store
 
 OpenStore = Callable[..., Awaitable[ObjectStore]]
+QUICK_FOLDERS = ("tests/admin/", "tests/compaction/", "tests/coordinators/", "tests/log/")
 SERVED = pytest.StashKey[list[str]]()
 # How long an example takes says how busy the machine is, and nothing else.
 hypothesis_settings.register_profile(
@@ -37,6 +38,13 @@ hypothesis_settings.load_profile("hotlog")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVED] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who waits for what cannot come is ended within a minute, where tests run in this process alone and take a second or two."""
+    for item in items:
+        if item.nodeid.startswith(QUICK_FOLDERS) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(60))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

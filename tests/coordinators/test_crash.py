@@ -28,6 +28,8 @@ SETTINGS = Settings.resolve({"hotlog.disk.reserve.bytes": "0"})
 CONFIG = TopicConfig.resolve({"cleanup.policy": "compact", "file.delete.delay.ms": "0"}, SETTINGS.topic_defaults())
 PARTITIONS = 3
 
+pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
+
 
 async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict[int, int]) -> None:
     """One process: replay, hold what was acked against it, commit some more."""

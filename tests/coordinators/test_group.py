@@ -41,6 +41,8 @@ from hotlog.coordinators.group_types import (
 LIMITS = Limits(session_ms_min=10, session_ms_max=60_000, initial_delay_ms=0, members_max=100, bytes_max=1_000_000)
 RANGE = (("range", b"meta"), ("roundrobin", b"rr"))
 
+pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
+
 
 class Story:
     """A group, what it answered, its timers, and what it wrote."""

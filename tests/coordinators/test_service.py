@@ -31,6 +31,8 @@ SETTINGS = Settings.resolve(
 CONFIG = TopicConfig.resolve({"cleanup.policy": "compact"}, SETTINGS.topic_defaults())
 WEEK_S = 7 * DAY_MS / 1000
 
+pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
+
 
 class Scene:
     """One disk and clock; a coordinator for each life."""

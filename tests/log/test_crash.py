@@ -29,6 +29,8 @@ TOPICS = {
     "page-cache": config(segment_bytes=1024, index_interval_bytes=100, file_delete_delay_ms=0, hotlog_durability="page-cache"),
 }
 
+pytestmark = pytest.mark.timeout(300)  # many deaths and examples, and no waiting
+
 
 @dataclass
 class Story:

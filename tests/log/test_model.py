@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +22,8 @@ from hotlog.wire.batch import walk
 from tests.log.support import T0, TOPIC_ID, TP, TestClock, append, batch, config, kill, manager
 
 EXAMPLES = int(os.environ.get("HOTLOG_MODEL_EXAMPLES", "30"))  # more for a night
+
+pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
 
 @dataclass

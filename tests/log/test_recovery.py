@@ -44,6 +44,7 @@ def last_log(directory: Path) -> Path:
     return max((directory / DIR).glob("*.log"))
 
 
+@pytest.mark.timeout(300)  # hundreds of starts
 async def test_a_tail_torn_at_every_byte_is_cut_at_the_last_whole_batch(tmp_path: Path) -> None:
     await written(tmp_path / "made", 5, size=20)
     whole = last_log(tmp_path / "made").read_bytes()
@@ -223,6 +224,7 @@ async def test_what_can_be_rebuilt_is_rebuilt(tmp_path: Path, harm: str, clean: 
         assert logs.damage == []  # mended for good
 
 
+@pytest.mark.timeout(300)  # hundreds of starts
 async def test_every_flipped_bit_of_a_live_index_is_survived(tmp_path: Path) -> None:
     """A closed segment's index turns bad while the broker runs: reads are right, the index is written anew."""
     await written(tmp_path, 60, clean=True)
