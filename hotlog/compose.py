@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from contextlib import suppress
 
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
@@ -29,6 +28,7 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
+from hotlog.observe.group_lag import Ends, measure
 from hotlog.observe.health import Health
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
@@ -48,6 +48,7 @@ ENDS_TICK_S = 5.0
 STORE_TICK_S = 5.0
 PROBE_SECONDS_MAX = 10.0
 LOG_TICK_S = 1.0
+GROUP_LAG_S = 10.0
 REAP_S = 60.0
 RECONCILE_S = 60.0  # a pass begins every hotlog.reconcile.interval.ms; this is how soon one is noticed to be due
 SCRUB_S = 10.0  # likewise, for hotlog.scrub.interval.ms
@@ -241,6 +242,7 @@ class Node:
             Beat("broker", self._tick_broker, BROKER_TICK_S),
             Beat("groups", self._tick_groups, GROUPS_TICK_S),
             Beat("store", self._tick_store, STORE_TICK_S),
+            Beat("group-lag", self._tick_group_lag, GROUP_LAG_S),
             Beat("ends", self._tick_ends, ENDS_TICK_S),
             Beat("copy", self._tick_copy, copy_s),
             Beat("retention", self._tick_retention, check_s),
@@ -280,7 +282,7 @@ class Node:
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are derived from state."""
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             self.metrics.disk_free_bytes.set(self.world.disk.free_bytes(self.logs.directory))
         self.metrics.store_up.set(self._store_health.is_up)
         self.metrics.request_bytes.set(self._listener.held_bytes if self._listener is not None else 0)
@@ -317,6 +319,25 @@ class Node:
 
     async def _tick_groups(self) -> bool:
         return self._broker is not None and await self._broker.groups.tick()
+
+    async def _tick_group_lag(self) -> bool:
+        broker = self._broker
+        if broker is None or not self.is_serving:
+            return False
+        groups = broker.groups
+
+        def offsets_of(group: str) -> dict[tuple[str, int], int]:
+            try:
+                return {place: value.offset for place, value in groups.offsets(group).items()}
+            except HotlogError:  # given up meanwhile
+                return {}
+
+        def ends_of(topic: str, index: int) -> Ends | None:
+            partition = broker.partition(topic, index)
+            return None if partition is None else Ends(partition.log.local_log_start_offset, partition.log.high_watermark)
+
+        self.metrics.group_lag.rows = await measure(groups.kept_ids(), offsets_of, ends_of)
+        return False
 
     async def _tick_store(self) -> bool:
         """Ask the store whether it is there, if nobody else has lately."""

@@ -304,6 +304,10 @@ class GroupCoordinator:
                 found.setdefault(group_id, Group(group_id=group_id))
         return [found[group_id] for group_id in sorted(found)]
 
+    def kept_ids(self) -> list[str]:
+        """Every group that has offsets or a record of its own."""
+        return [group_id for table in self._tables for group_id in table.group_ids()]
+
     async def delete(self, group_id: str) -> Code:
         """DeleteGroups: only a group without members."""
         if not _is_group_id(group_id):

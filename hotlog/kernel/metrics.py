@@ -9,14 +9,34 @@ Invariants: a metric is declared here and nowhere else; gauges that can be deriv
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _LATENCY_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _BROKER_TOPIC = "kafka_server_brokertopicmetrics_"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter and histogram, of which nobody asks when it began
+
+
+class Table(Collector):
+    """A gauge whose series are measured whole: `rows` is replaced by one assignment, and is made text by whoever prints it, off the loop."""
+
+    _type = "gauge"
+
+    def __init__(self, name: str, documentation: str, labelnames: list[str], *, registry: CollectorRegistry) -> None:
+        self._name, self._documentation, self._labelnames = name, documentation, tuple(labelnames)
+        self.rows: Mapping[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labelnames)
+        for labels, value in self.rows.items():
+            family.add_metric(labels, value)
+        yield family
 
 
 class Metrics:
@@ -60,6 +80,10 @@ class Metrics:
         self.flush_seconds = Histogram("kafka_log_flush_seconds", "fsync of a segment.", registry=r, buckets=_LATENCY_SECONDS)
         self.partitions = Gauge("kafka_server_partitions", "Partitions on this broker.", registry=r)
         self.log_size_bytes = Gauge("kafka_log_size_bytes", "Local bytes of a topic.", topic, registry=r)
+        self.group_lag = Table(
+            "hotlog_group_lag", "Records that a group has not committed, by the tier that has its next one.", ["group", "topic", "tier"],
+            registry=r,
+        )  # fmt: skip
         self.disk_free_bytes = Gauge(
             "hotlog_disk_free_bytes", "Free bytes of the data directory's file system; below hotlog.disk.reserve.bytes nothing is taken.",
             registry=r,

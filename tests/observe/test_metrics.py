@@ -6,6 +6,8 @@ from prometheus_client import generate_latest
 
 from hotlog import __version__
 from hotlog.kernel.metrics import Metrics
+from hotlog.observe.group_lag import LOOKED_AT_ONCE, Ends, measure
+from tests.tools.steps import Steps, count_steps
 
 
 def text_of(metrics: Metrics) -> str:
@@ -39,3 +41,30 @@ def test_series_of_deleted_topics_go_and_others_stay() -> None:
     kept = [line for line in before.splitlines() if 'topic="kept"' in line or 'topic=""' in line]
     assert kept
     assert [line for line in text_of(metrics).splitlines() if 'topic="kept"' in line or 'topic=""' in line] == kept
+
+
+async def test_a_groups_lag_is_told_by_the_tier_it_reads_from() -> None:
+    committed = {
+        "replays": {("clicks", 0): 100, ("clicks", 1): 900},
+        "follows": {("clicks", 0): 1000, ("clicks", 1): 990, ("gone", 0): 5},
+        "ahead": {("clicks", 0): 2000},
+    }
+    ends = {("clicks", 0): Ends(500, 1000), ("clicks", 1): Ends(500, 1000)}
+    metrics = Metrics()
+    metrics.group_lag.rows = await measure(committed, committed.__getitem__, lambda *place: ends.get(place))
+    assert [line for line in text_of(metrics).splitlines() if line.startswith("hotlog_group_lag{")] == [
+        'hotlog_group_lag{group="replays",tier="cold",topic="clicks"} 900.0',
+        'hotlog_group_lag{group="replays",tier="hot",topic="clicks"} 100.0',
+        'hotlog_group_lag{group="follows",tier="hot",topic="clicks"} 10.0',
+        'hotlog_group_lag{group="ahead",tier="hot",topic="clicks"} 0.0',
+    ]
+
+
+async def test_lags_of_many_groups_are_measured_in_pieces() -> None:
+    async def steps(count: int) -> Steps:
+        groups = [f"g{number}" for number in range(count)]
+        return await count_steps(measure(groups, lambda _: {("t", 0): 1}, lambda *_: Ends(0, 5)))
+
+    few, many = await steps(LOOKED_AT_ONCE * 2), await steps(LOOKED_AT_ONCE * 20)
+    assert many.total > 5 * few.total
+    assert many.most < 2 * few.most
