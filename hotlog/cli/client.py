@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from hotlog.cli.exact_producer import ExactProducer
 from hotlog.cli.output import say
@@ -29,6 +29,8 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5  # a broker that takes longer to take a connection is told to be away
 WAIT_SECONDS = 30
 PORT_DEFAULT = 9092
+BATCH_BYTES_MAX = 1_000_000
+MESSAGE_BYTES_LIMITS = 1000, 1_000_000_000  # what librdkafka allows
 # librdkafka's name -> ours; anything else is ClientError.
 _KINDS: dict[str, type[HotlogError]] = {
     "UNKNOWN_TOPIC_OR_PART": NotFound, "_UNKNOWN_TOPIC": NotFound, "_UNKNOWN_PARTITION": NotFound, "TOPIC_EXCEPTION": Invalid,
@@ -72,7 +74,7 @@ def admin(bootstrap: str, extra: Mapping[str, Any] | None = None) -> AdminClient
 def producer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> ExactProducer:
     """An idempotent producer with batches up to 1 MB."""
     base: dict[str, Any] = {
-        "enable.idempotence": True, "linger.ms": 20, "batch.size": 1_000_000, "queue.buffering.max.messages": 500_000,
+        "enable.idempotence": True, "linger.ms": 20, "batch.size": BATCH_BYTES_MAX, "queue.buffering.max.messages": 500_000,
         "compression.type": "zstd",
     }  # fmt: skip
     return _made(ExactProducer, bootstrap, base, extra)
@@ -85,6 +87,22 @@ def consumer(bootstrap: str, extra: Mapping[str, Any] | None = None) -> Consumer
         "fetch.message.max.bytes": 8 << 20,
     }  # fmt: skip
     return _made(Consumer, bootstrap, base, extra)
+
+
+def limits(bootstrap: str, topic: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings of a producer under which the topic takes what is sent: records up to its limit, batches that fit a segment."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    client = admin(bootstrap, extra)
+    try:
+        found = answered(lambda: client.describe_configs([resource])[resource].result(WAIT_SECONDS), bootstrap)
+    except NotFound:
+        return {}  # it will be made with the broker's defaults, if the broker makes topics
+    record_max, segment_max = (int(found[key].value) for key in ("max.message.bytes", "segment.bytes"))
+    least, most = MESSAGE_BYTES_LIMITS
+    return {
+        "message.max.bytes": min(max(record_max, least), most),
+        "batch.size": max(min(BATCH_BYTES_MAX, record_max, segment_max), 1),
+    }
 
 
 def _made(kind: Callable[..., T], bootstrap: str, base: dict[str, Any], extra: Mapping[str, Any] | None) -> T:

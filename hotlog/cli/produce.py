@@ -17,17 +17,14 @@ from typing import Annotated, Any
 
 import typer
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import ConfigResource, ResourceType
 
-from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, error_of, producer
+from hotlog.cli.client import WAIT_SECONDS, ClientError, error_of, limits, producer
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ClientPairs, Topic, client_pairs
 from hotlog.cli.output import say
 from hotlog.cli.produce_lines import BadLine, Fields, Parse, parse_headers, parse_json, size_of, text_parser
-from hotlog.kernel.errors import HotlogError, Invalid, NotFound
+from hotlog.kernel.errors import HotlogError, Invalid
 
 app = typer.Typer(add_completion=False)
-BATCH_BYTES_MAX = 1_000_000
-MESSAGE_BYTES_LIMITS = 1000, 1_000_000_000  # what librdkafka allows
 BAD_LINES_SHOWN_MAX = 5
 _FLUSH_SECONDS = 0.5
 
@@ -80,7 +77,7 @@ def produce(
     if partition is not None:
         more["partition"] = partition
     pairs = client_pairs(client)
-    settings = {"compression.type": compression.value, **_limits(bootstrap, topic, pairs), **pairs}
+    settings = {"compression.type": compression.value, **limits(bootstrap, topic, pairs), **pairs}
     with _opened(source) as stream:
         sender = Sender(producer(bootstrap, settings), topic)
         with sender.reporting(skip_bad):
@@ -105,20 +102,6 @@ def _opened(source: Path | None) -> Iterator[io.BufferedIOBase]:
         raise Invalid(f"--file {str(source)!r} cannot be read: {wrong.strerror}") from None
     with stream:
         yield stream
-
-
-def _limits(bootstrap: str, topic: str, pairs: dict[str, str]) -> dict[str, Any]:
-    """Client settings under which the topic takes what is sent: values up to its limit, batches that fit a segment."""
-    resource = ConfigResource(ResourceType.TOPIC, topic)
-    kafka = admin(bootstrap, pairs)
-    try:
-        found = answered(lambda: kafka.describe_configs([resource])[resource].result(WAIT_SECONDS), bootstrap)
-    except NotFound:
-        return {}  # it will be made with the broker's defaults, if the broker makes topics
-    record_max = int(found["max.message.bytes"].value)
-    batch_max = min(BATCH_BYTES_MAX, record_max, int(found["segment.bytes"].value))
-    least, most = MESSAGE_BYTES_LIMITS
-    return {"message.max.bytes": min(max(record_max, least), most), "batch.size": max(batch_max, 1)}
 
 
 class Sender:

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, producer
+from confluent_kafka import KafkaException
+
+from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, limits, producer
 from hotlog.cli.output import put
 from hotlog.kernel.errors import Invalid, NotFound
 from hotlog.wire.records import Record
@@ -40,7 +42,7 @@ class Target:
             return
         if to not in answered(lambda: admin(bootstrap, extra).list_topics(timeout=WAIT_SECONDS), bootstrap).topics:
             raise NotFound(f"topic {to!r} does not exist on {bootstrap}; a file is written with a slash: ./{to}")
-        self._client = producer(bootstrap, extra)
+        self._client = producer(bootstrap, limits(bootstrap, to, extra) | dict(extra or {}))
 
     def __enter__(self) -> Target:
         return self
@@ -88,13 +90,18 @@ class Target:
         fields: dict[str, Any] = {"value": record.value, "key": record.key, "timestamp": record.timestamp}
         if record.headers:
             fields["headers"] = list(record.headers)
-        while True:
+        while not self._failures:
             try:
                 self._client.produce(self._to, on_delivery=self._delivered, **fields)
                 self._client.poll(0)
                 return
             except BufferError:
                 self._client.poll(0.1)
+            except KafkaException as wrong:
+                self._failures.append(wrong.args[0].str())
+            except UnicodeEncodeError:  # a header's name, which clients hold as text
+                self._failures.append("a header's name is not UTF-8; librdkafka's Python binding sends no other")
+        raise ClientError(f"stopped at offset {record.offset}, records cannot go to {self._to}: {self._failures[0]}")
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:

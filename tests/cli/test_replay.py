@@ -98,3 +98,15 @@ def test_into_a_topic(broker: HotlogServer, run: Run, topic: str) -> None:
     copy = made(run)
     assert run("replay", topic, "--to", copy).code == 0
     assert run("consume", copy, "-e", "--json").out == run("consume", topic, "-e", "--json").out
+
+
+def test_large_records_go_into_a_topic_that_takes_them_and_are_refused_by_one_that_does_not(
+    broker: HotlogServer, run: Run
+) -> None:
+    large = made(run, "-p", "1", "-c", "max.message.bytes=3000000")
+    fill(broker, large, ["a", "x" * 2_900_000])
+    copy, small = made(run, "-p", "1", "-c", "max.message.bytes=3000000"), made(run)
+    assert run("replay", large, "--to", copy).code == 0
+    assert run("consume", copy, "-e", "-f", "%S ").out == "1 2900000 "
+    said = run("replay", large, "--to", small)
+    assert (said.code, "offset 1" in said.err, "large" in said.err) == (1, True, True)
