@@ -56,10 +56,10 @@ class ClientRecord(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-def record_of(message: Any) -> ClientRecord:
-    """A librdkafka message as a record."""
+def record_of(message: Any, headers_of: Callable[[Any], list[tuple[str, bytes | None]]]) -> ClientRecord:
+    """A librdkafka message as a record; `headers_of`: hotlog.cli.exact_headers."""
     kind, timestamp = message.timestamp()
-    return ClientRecord(message.offset(), timestamp, int(kind == 2), message.key(), message.value(), message.headers() or [])
+    return ClientRecord(message.offset(), timestamp, int(kind == 2), message.key(), message.value(), headers_of(message))
 
 
 def admin(bootstrap: str, extra: Mapping[str, Any] | None = None) -> AdminClient:

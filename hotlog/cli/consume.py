@@ -13,7 +13,8 @@ import typer
 from confluent_kafka import KafkaException, TopicPartition
 
 from hotlog.cli.client import consumer, record_of
-from hotlog.cli.line_format import Formatter, parse_format, text_format
+from hotlog.cli.exact_headers import ExactHeaders
+from hotlog.cli.line_format import Formatter, HeadersOf, parse_format, text_format
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ClientPairs, From, Topics, Until, client_pairs
 from hotlog.cli.output import put, say
 from hotlog.cli.reading import Reading, Stretch, stretches
@@ -60,7 +61,7 @@ def consume(
     Example: hotlog consume numbers --until-end --json
     Example: hotlog consume clicks --from -2h --until now -f '%o %k %s\\n'
     """
-    show = _formatter(topics, json, form, key_separator, headers)
+    show = _formatter(topics, json, form, key_separator, headers, ExactHeaders(bootstrap))
     is_bounded = until_end or until is not None
     extra: dict[str, Any] = dict(client_pairs(client))
     if group is not None:
@@ -85,16 +86,18 @@ def consume(
         kafka.close()  # commits what was noted as printed
 
 
-def _formatter(topics: Sequence[str], json: bool, form: str | None, key_separator: str | None, with_headers: bool) -> Formatter:
+def _formatter(
+    topics: Sequence[str], json: bool, form: str | None, key_separator: str | None, with_headers: bool, headers_of: HeadersOf
+) -> Formatter:
     if json + (form is not None) + (key_separator is not None or with_headers) > 1:
         raise Invalid("--json, --format, and --key-separator with --headers are three ways to print; choose one")
     if form is not None:
-        return parse_format(form)
+        return parse_format(form, headers_of)
     if not json:
-        return text_format(key_separator, with_headers=with_headers)
+        return text_format(key_separator, headers_of if with_headers else None)
     if len(set(topics)) == 1:
-        return lambda message: json_line(message.partition(), record_of(message)).encode()
-    return lambda message: json_line(message.partition(), record_of(message), topic=message.topic()).encode()
+        return lambda message: json_line(message.partition(), record_of(message, headers_of)).encode()
+    return lambda message: json_line(message.partition(), record_of(message, headers_of), topic=message.topic()).encode()
 
 
 def _group_settings(group: str, start: str, partitions: Sequence[int] | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import typer
 
 from hotlog.cli.bucket import open_bucket, run
 from hotlog.cli.client import consumer, record_of
+from hotlog.cli.exact_headers import ExactHeaders
 from hotlog.cli.options import (
     BOOTSTRAP_DEFAULT,
     STORE_DEFAULT,
@@ -140,7 +141,7 @@ def replay_through_broker(
     extra: Mapping[str, Any] | None = None,
 ) -> Done:
     """As any consumer would: seek, read, stop at the offsets that `until` names, or that were the latest when it began."""
-    client = consumer(bootstrap, extra)
+    client, headers_of = consumer(bootstrap, extra), ExactHeaders(bootstrap)
     begun, count, size = time.monotonic(), 0, 0
     try:
         plan = stretches(client, topic, place(start), place(until))
@@ -152,7 +153,7 @@ def replay_through_broker(
             for messages in reading.batches():
                 batches: dict[int, list[Record]] = {}
                 for message in messages:
-                    batches.setdefault(message.partition(), []).append(record_of(message))
+                    batches.setdefault(message.partition(), []).append(record_of(message, headers_of))
                 for partition, records in batches.items():
                     count += len(records)
                     size += sum(len(record.value or b"") + len(record.key or b"") for record in records)

@@ -10,11 +10,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
+from kio.schema.errors import ErrorCode
+from kio.schema.produce.v9.request import PartitionProduceData, ProduceRequest, TopicProduceData
+from kio.schema.produce.v9.response import ProduceResponse
+from kio.schema.types import TopicName
+from kio.static.primitive import i16, i32, i32Timedelta
 
 from hotlog.cli.app import main
+from hotlog.cli.raw import ask
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
 
@@ -98,3 +105,12 @@ def fill(broker: HotlogServer, topic: str, lines: list[str], *options: str) -> N
     """Lines into a topic."""
     done = piped(broker, "produce", topic, *options, input="".join(f"{line}\n" for line in lines).encode())
     assert done.returncode == 0, done.stderr
+
+
+def store(broker: HotlogServer, topic: str, batch: bytes) -> None:
+    """A batch as it is, into partition 0."""
+    data = TopicProduceData(name=TopicName(topic), partition_data=(PartitionProduceData(index=i32(0), records=batch),))
+    wait = i32Timedelta.parse(timedelta(seconds=PATIENCE_S))
+    body = ProduceRequest(transactional_id=None, acks=i16(-1), timeout=wait, topic_data=(data,))
+    answer = ask(broker.bootstrap, (0, 9), ProduceRequest, body, ProduceResponse)
+    assert answer.responses[0].partition_responses[0].error_code is ErrorCode.none

@@ -8,12 +8,15 @@ import threading
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from crc32c import crc32c
 
-from tests.cli.conftest import Run, fill, made, piped, started
+from hotlog.wire.records import NewRecord, encode_batch
+from tests.cli.conftest import Run, fill, made, piped, started, store
 from tests.e2e.conftest import eventually
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
 
+CRC_END = 21  # of a batch
 RECORD = '{"key":"k","value":"v","timestamp":1359676800000,"headers":[["a","1"],["b",{"base64":"/w=="}]]}'
 
 
@@ -158,6 +161,22 @@ def test_key_headers_and_formats(broker: HotlogServer, topic: str, run: Run) -> 
     assert piped(broker, "consume", topic, "-e", "-f", form).stdout == wanted
     for bad in ("%q", "%", "\\q", "\\"):
         assert run("consume", topic, "-e", "-f", bad).code == 2
+
+
+def test_header_names_that_are_no_text_come_as_they_are(broker: HotlogServer, topic: str, run: Run) -> None:
+    """Only a client that writes bytes can make them; librdkafka's Python binding cannot even read them."""
+    batch = encode_batch([NewRecord(5, b"k", b"v", [("cafX", b"1"), ("b", None)]), NewRecord(6, b"k", b"w")])
+    body = batch[CRC_END:].replace(b"cafX", b"caf\xe9")
+    store(broker, topic, batch[: CRC_END - 4] + crc32c(body).to_bytes(4, "big") + body)
+    assert piped(broker, "consume", topic, "-e", "-H").stdout == b"caf\xe9=1,b=NULL\tv\n\tw\n"
+    assert piped(broker, "consume", topic, "-e", "-f", "%h|").stdout == b"caf\xe9=1,b=NULL||"
+    for verb in (["consume", topic, "-e", "--json"], ["replay", topic]):
+        lines = [json.loads(line) for line in run(*verb).out.splitlines()]
+        assert lines[0]["headers"] == [[{"base64": "Y2Fm6Q=="}, "1"], ["b", None]]
+        assert [line["value"] for line in lines] == ["v", "w"]
+    copy = made(run)
+    said = run("replay", topic, "--to", copy)
+    assert (said.code, "not UTF-8" in said.err) == (1, True)
 
 
 def test_bytes_come_as_they_are(broker: HotlogServer, topic: str) -> None:
