@@ -8,6 +8,7 @@ Invariants: what other clients can produce is shown; only a message whose header
 
 from __future__ import annotations
 
+from operator import methodcaller
 from typing import Any
 
 from hotlog.cli.tail import BrokerTail
@@ -15,6 +16,8 @@ from hotlog.kernel.errors import Retry
 from hotlog.wire.batch import walk
 from hotlog.wire.records import decode_batch
 
+# The binding returns a list although it has set an exception.  A call by bytecode may not notice; one from C always does (SystemError).
+_headers = methodcaller("headers")
 Headers = list[tuple[str, bytes | None]]
 
 
@@ -28,7 +31,7 @@ class ExactHeaders:
 
     def __call__(self, message: Any) -> Headers:
         try:
-            return message.headers() or []
+            return _headers(message) or []
         except (SystemError, UnicodeError):
             return self._stored(message.topic(), message.partition(), message.offset())
 

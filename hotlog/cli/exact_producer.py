@@ -43,7 +43,12 @@ class ExactProducer(Producer):
         self, topic: str, value: Any = None, key: Any = None, partition: int = -1, on_delivery: Done | None = None,
         timestamp: int | None = None, headers: Any = None,
     ) -> None:  # fmt: skip
-        """As librdkafka's; `timestamp` in ms since the epoch, -1: the record has none, None: now."""
+        """As librdkafka's; `timestamp` in ms since the epoch, -1: the record has none, None: now.
+
+        Raises UnicodeEncodeError for a header's name that is not UTF-8: neither client sends such.
+        """
+        for name, _ in headers.items() if isinstance(headers, dict) else headers or ():
+            name.encode()  # UnicodeEncodeError; librdkafka's binding would end the process
         if timestamp == 0:
             if not self._held:
                 super().flush()

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from hotlog.cli.bucket import Bucket, open_bucket, open_world, run
-from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, Json, StoreUrl, Tail
+from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, From, Json, StoreUrl, Tail, Topic, Until
 from hotlog.cli.output import count_progress, say, show_json, size_text
 from hotlog.cli.tail import left_out
 from hotlog.cli.times import place
@@ -38,12 +38,10 @@ class By(StrEnum):
 
 @app.command()
 def export(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    topic: Topic,
     to: Annotated[str, typer.Option("--to", metavar="DIR|s3://…", help="Where the Parquet files go.")],
-    start: Annotated[str | None, typer.Option("--from", metavar="TIME|OFFSET", help="First record. Times are UTC.")] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME|OFFSET", help="First record that is not part of it.")
-    ] = None,
+    start: From = None,
+    until: Until = None,
     partition_by: Annotated[By, typer.Option("--partition-by", help="Hive-style directories by event time.")] = By.none,
     schema: Annotated[
         str | None,

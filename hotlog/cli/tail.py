@@ -62,7 +62,7 @@ class BrokerTail:
         """
         empty = 0
         while start < end:
-            data = await asyncio.to_thread(self._fetch, start)
+            data = await asyncio.to_thread(self.fetch, start)
             if data is None:
                 first = await asyncio.to_thread(self._first)
                 if not start < first:
@@ -107,7 +107,7 @@ class BrokerTail:
     def _first(self) -> int:
         return tier_borders(self._bootstrap, self._topic, [self._partition], EARLIEST)[self._partition]
 
-    def _fetch(self, offset: int) -> memoryview | None:
+    def fetch(self, offset: int) -> memoryview | None:
         """One answer; None if the broker does not have the offset."""
         part = FetchPartition(partition=i32(self._partition), fetch_offset=i64(offset), partition_max_bytes=i32(FETCH_BYTES_MAX))
         body = FetchRequest(

@@ -77,9 +77,9 @@ def topic(run: Run) -> str:
 
 
 def made(run: Run, *options: str) -> str:
-    """A new topic; its name."""
+    """A new topic, of one partition if not said otherwise, that keeps records of any age; its name."""
     name = f"topic-{next(_numbers)}"
-    assert run("topic", "create", name, *(options or ("-p", "1"))).code == 0
+    assert run("topic", "create", name, "-c", "retention.ms=-1", *(options or ("-p", "1"))).code == 0
     return name
 
 

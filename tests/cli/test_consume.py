@@ -171,7 +171,9 @@ def test_header_names_that_are_no_text_come_as_they_are(broker: HotlogServer, to
     assert piped(broker, "consume", topic, "-e", "-H").stdout == b"caf\xe9=1,b=NULL\tv\n\tw\n"
     assert piped(broker, "consume", topic, "-e", "-f", "%h|").stdout == b"caf\xe9=1,b=NULL||"
     for verb in (["consume", topic, "-e", "--json"], ["replay", topic]):
-        lines = [json.loads(line) for line in run(*verb).out.splitlines()]
+        said = run(*verb)
+        assert said.code == 0, said
+        lines = [json.loads(line) for line in said.out.splitlines()]
         assert lines[0]["headers"] == [[{"base64": "Y2Fm6Q=="}, "1"], ["b", None]]
         assert [line["value"] for line in lines] == ["v", "w"]
     copy = made(run)
