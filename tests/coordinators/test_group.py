@@ -220,6 +220,30 @@ def test_member_id_required_then_taken() -> None:
     assert story.joined(story.join(given_out, known=True)).code is Code.UNKNOWN_MEMBER_ID
 
 
+def test_an_id_that_was_given_out_goes_when_it_leaves() -> None:
+    story = Story()
+    given_out = story.joined(story.join(known=True)).member_id
+    assert story.leave((given_out, None)).members == ((given_out, None, Code.NONE),)
+    assert story.group.pending == frozenset()
+    assert member_timer(given_out) not in story.timers
+    assert story.joined(story.join(given_out, known=True)).code is Code.UNKNOWN_MEMBER_ID
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_rebalance_waits_for_an_id_that_was_given_out_until_it_comes_or_its_session_ends(comes: bool) -> None:
+    story = Story()
+    (first,) = story.stable(1)
+    given_out = story.joined(story.join(known=True)).member_id
+    again = story.join(first)
+    assert again not in story.answers, "somebody is about to come: one rebalance is enough"
+    if comes:
+        assert story.joined(story.join(given_out, known=True)).generation == 2
+    else:
+        story.fire(member_timer(given_out))
+    assert story.joined(again).generation == 2
+    assert len(story.joined(again).members) == 1 + comes
+
+
 def test_who_does_not_rejoin_in_time_is_out() -> None:
     story = Story()
     first, second = story.stable(2)

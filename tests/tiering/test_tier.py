@@ -76,6 +76,20 @@ async def test_only_what_is_committed_and_closed_is_copied(tmp_path: Path) -> No
         assert cold.end_offset == log.active.base_offset < log.log_end_offset
 
 
+async def test_what_a_power_loss_may_take_back_is_not_copied(tmp_path: Path) -> None:
+    async with node(tmp_path, config=tiered(**{"hotlog.durability": "page-cache"})) as here:
+        log = await here.create()
+        cold = await here.attach(log)
+        for number in range(30):  # in one turn of the loop: readable, segments closed, nothing of it on the device
+            append(log, batch(b"x" * 600, timestamp=number))
+        assert log.high_watermark == 30 > log.recovery_point
+        assert not await here.tier.tick_copy(), "nothing is due yet"
+        assert here.metrics.remote_copy_requests.labels("clicks")._value.get() == 0
+        await log.flush()
+        await here.copy_all()
+        assert cold.end_offset == log.active.base_offset > 0
+
+
 async def test_copying_may_be_disabled_and_resumed(tmp_path: Path) -> None:
     async with node(tmp_path, config=tiered(**{"remote.log.copy.disable": "true"})) as here:
         log, cold = await here.copied(30)

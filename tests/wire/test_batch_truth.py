@@ -81,6 +81,19 @@ def test_limits_hold_for_every_record_and_say_which(codec: str) -> None:
 
 
 @codecs
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("wrong", [NOW - 1001, NOW + 101, 0, 2**62])
+def test_one_record_outside_the_limits_is_enough(codec: str, at: int, wrong: int) -> None:
+    rules = Rules(NOW - 1000, NOW + 100, False, False)
+    times = [NOW, NOW, NOW]
+    times[at] = wrong
+    batch = raw_batch([RawRecord(each) for each in times], codec, base_timestamp=NOW, max_timestamp=NOW)
+    with pytest.raises(InvalidTimestamp) as caught:
+        look(batch, rules=rules)
+    assert [index for index, _ in caught.value.faults] == [at]
+
+
+@codecs
 def test_a_producers_word_that_the_broker_has_set_the_time_is_not_taken(codec: str) -> None:
     """With CreateTime Kafka takes the mark away and the records' own timestamps count."""
     batch = raw_batch([RawRecord(NOW - 3), RawRecord(NOW - 1)], codec, attributes=8, max_timestamp=NOW + 99)

@@ -113,6 +113,15 @@ def test_a_request_that_does_not_fit_its_session_is_refused(session_id: int, epo
     assert begin(book, fetch(1, 1)).code is ErrorCode.none  # the session itself is unharmed
 
 
+def test_a_request_that_was_served_is_not_served_again() -> None:
+    book = sessions()
+    begin(book, fetch(partitions=wanting(A)))
+    for epoch in (1, 2, 3):
+        assert begin(book, fetch(1, epoch)).code is ErrorCode.none
+        for older in range(1, epoch + 1):
+            assert begin(book, fetch(1, older)).code is ErrorCode.invalid_fetch_session_epoch
+
+
 def test_epoch_minus_one_ends_the_session_and_fetches_without() -> None:
     book = sessions()
     begin(book, fetch(partitions=wanting(A)))

@@ -274,7 +274,7 @@ async def test_connections_have_bounds(tmp_path: Path) -> None:
         clients = [await served.connect() for _ in range(3)]
         for client in clients:
             await client.call(api_versions(0))
-        assert await (await served.connect()).is_closed()
+        await refuses_the_next(served)
         assert served.counted(REFUSED, reason="max.connections") == 1
         await clients[0].close()
         await gone(served, 2)
@@ -284,7 +284,7 @@ async def test_connections_have_bounds(tmp_path: Path) -> None:
 async def test_connections_of_one_address_have_bounds(tmp_path: Path) -> None:
     async with serving(tmp_path, {"max.connections.per.ip": "1"}) as served:
         await (await served.connect()).call(api_versions(0))
-        assert await (await served.connect()).is_closed()
+        await refuses_the_next(served)
         assert served.counted(REFUSED, reason="max.connections.per.ip") == 1
 
 
@@ -294,7 +294,7 @@ async def test_the_place_of_an_address_is_given_back(tmp_path: Path) -> None:
             first, second = await served.connect(), await served.connect()
             await first.call(api_versions(0))
             await second.call(api_versions(0))
-            assert await (await served.connect()).is_closed()
+            await refuses_the_next(served)
             await first.close()
             second.writer.transport.abort()  # type: ignore[attr-defined]
             await gone(served, 0)
@@ -361,6 +361,13 @@ async def test_half_requests_cannot_hold_more_than_the_budget_and_one_request(tm
             assert (await client.call(api_versions(0))).error_code is ErrorCode.none
             assert served.listener.held_bytes <= 3_000_000 + 8 * SCRATCH_BYTES
         assert served.counted(REFUSED, reason="queued.max.request.bytes") >= 5
+
+
+async def refuses_the_next(served: Serving) -> None:
+    """One connection more is closed without an answer, though it asks at once."""
+    extra = await served.connect()
+    extra.send(api_versions(0))
+    assert await extra.is_closed()
 
 
 async def gone(served: Serving, left: int) -> None:
