@@ -33,7 +33,7 @@ BATCH_BYTES_MAX = 1_000_000
 MESSAGE_BYTES_LIMITS = 1000, 1_000_000_000  # what librdkafka allows
 # librdkafka's name -> ours; anything else is ClientError.
 _KINDS: dict[str, type[HotlogError]] = {
-    "UNKNOWN_TOPIC_OR_PART": NotFound, "_UNKNOWN_TOPIC": NotFound, "_UNKNOWN_PARTITION": NotFound, "TOPIC_EXCEPTION": Invalid,
+    "UNKNOWN_TOPIC_OR_PART": NotFound, "_UNKNOWN_TOPIC": NotFound, "_UNKNOWN_PARTITION": NotFound,
     "OFFSET_OUT_OF_RANGE": OutOfRange, "_AUTO_OFFSET_RESET": OutOfRange, "_INVALID_ARG": Invalid, "_CONFLICT": Invalid,
     "_TRANSPORT": Retry, "_ALL_BROKERS_DOWN": Retry, "_TIMED_OUT": Retry, "_RESOLVE": Retry, "_MSG_TIMED_OUT": Retry,
     "REQUEST_TIMED_OUT": Retry, "NOT_CONTROLLER": Retry, "COORDINATOR_NOT_AVAILABLE": Retry, "LEADER_NOT_AVAILABLE": Retry,
