@@ -55,7 +55,8 @@ class Api:
     `handle` takes a kio request entity (or what `decode` makes) and returns a kio response entity, a `Spliced`, or None for "no reply"
     (Produce with acks=0).  It may return an awaitable of these instead (the connection's next request then waits for it), or a `Later`.
     An error that leaves it is answered by `refuse`, or by a response that holds only the error code; where the protocol has no place for
-    that, the connection is closed.  `ends_with_connection`: cancel the wait when the client is gone (a long poll).  `omits` names parts
+    that, the connection is closed.  `ends_with_connection`: cancel the wait when the client is gone (a long poll).  `decodes_any_size`: bytes of a request say
+    nothing about how long it takes to read (records).  `omits` names parts
     of the API that are not built.
     """
 
@@ -66,4 +67,5 @@ class Api:
     decode: Decode | None = None
     refuse: Callable[[RequestContext, Any, BaseException], Any] | None = None
     ends_with_connection: bool = False
+    decodes_any_size: bool = False
     omits: tuple[str, ...] = ()

@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
-from hotlog.apis.api import Later, RequestContext
+from hotlog.apis.api import Later, RequestContext, Spliced
 from hotlog.apis.dispatch import Door, UnknownApi
 from hotlog.apis.outlet import Outlet
 from hotlog.kernel.errors import Invalid
-from hotlog.wire.apis import API_VERSIONS_KEY, parse_header
+from hotlog.kernel.limits import KiB
+from hotlog.wire.apis import API_VERSIONS_KEY, encoded, parse_header
 from hotlog.wire.frame import SIZE_BYTES, FrameReader
 from hotlog.world.ports import Buffer, Streamed
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+WIDE_FRAME_BYTES = 64 * KiB  # a request above it is read beside the loop: thousands of elements take tens of ms
 REQUESTS_WAITING_MAX = 64  # frames of one connection that wait for the request before them; reading pauses above
 
 
@@ -205,7 +207,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._answer_unknown(header.api_key, header.correlation_id, error)
                 self._done(len(frame))
                 return
-            request = dispatch.decode(door, header.version, frame, position)
+            is_wide = len(frame) > WIDE_FRAME_BYTES and not door.api.decodes_any_size
+            request = None if is_wide else dispatch.decode(door, header.version, frame, position)
         except Invalid as error:
             self.fail("request", error)
             return
@@ -222,12 +225,27 @@ class Connection(asyncio.BufferedProtocol):
         slot = Slot(context, door, request, len(frame))
         self._slots.append(slot)
         self._listener.working += 1
+        if is_wide:
+            self._is_busy = True
+            self._wait(slot, self._in_order(slot, self._decoded(slot, frame, position)))
+            return
         try:
             response = door.api.handle(self._listener.broker, context, request)
         except Exception as error:
             self._refused(slot, error)
             return
         self._take(slot, response)
+
+    async def _decoded(self, slot: Slot, frame: memoryview, position: int) -> Any:
+        """What the handler of a wide request returns; the request is read beside the loop."""
+        broker, dispatch = self._listener.broker, self._listener.dispatch
+        try:
+            slot.request = await broker.disk.run(dispatch.decode, slot.door, slot.context.version, frame, position)
+        except Invalid as error:
+            self.fail("request", error)
+            return None
+        response = slot.door.api.handle(broker, slot.context, slot.request)
+        return await response if hasattr(response, "__await__") else response
 
     def _answer_unknown(self, key: int, correlation_id: int, error: UnknownApi) -> None:
         if key != API_VERSIONS_KEY:
@@ -244,8 +262,16 @@ class Connection(asyncio.BufferedProtocol):
         elif hasattr(response, "__await__"):
             self._is_busy = True
             self._wait(slot, self._in_order(slot, response))
+        elif self._listener.dispatch.is_wide(response):
+            self._is_busy = True
+            self._wait(slot, self._in_order(slot, self._encoded(response)))
         else:
             self._reply(slot, response)
+
+    async def _encoded(self, response: Any) -> Spliced:
+        """A wide response, written beside the loop."""
+        body = await self._listener.broker.disk.run(encoded, response)
+        return Spliced([body], len(body))
 
     async def _in_order(self, slot: Slot, awaitable: Awaitable[Any]) -> Any:
         try:

@@ -19,6 +19,7 @@ from prometheus_client import Counter, Histogram
 
 from hotlog.apis.api import Api, RequestContext, Spliced
 from hotlog.apis.error_codes import code_for, is_expected
+from hotlog.apis.slices import is_wide
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.wire import apis
@@ -114,6 +115,10 @@ class Dispatch:
         own = shapes.ApiVersion(api_key=apis.API_VERSIONS_KEY, min_version=served.start, max_version=served.stop - 1)
         response = shapes.ApiVersionsResponse(error_code=ErrorCode.unsupported_version, api_keys=(own,))
         return apis.encode_response(apis.API_VERSIONS_KEY, 0, correlation_id, response)
+
+    def is_wide(self, response: Any) -> bool:
+        """Whether writing it would hold up the loop."""
+        return response is not None and type(response) is not Spliced and is_wide(response)
 
     def encode(self, context: RequestContext, response: Any) -> list[Buffer | Streamed]:
         """A response as buffers, size first."""

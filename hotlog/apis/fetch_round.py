@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
@@ -128,8 +129,9 @@ class Round:
     def in_state(self, state: State) -> list[Part]:
         return [part for part in self.parts if part.state is state]
 
-    def replies(self) -> list[tuple[Key, PartitionReply]]:
-        return [(part.key, part.reply(self.limits.is_committed_only)) for part in self.parts]
+    def replies(self, parts: list[Part] | None = None) -> list[tuple[Key, PartitionReply]]:
+        """The answer of some parts, or of all."""
+        return [(part.key, part.reply(self.limits.is_committed_only)) for part in (self.parts if parts is None else parts)]
 
     # Looking
 
@@ -138,19 +140,30 @@ class Round:
 
         Hot data that was too little to answer with is read again: there may be more of it by now.
         """
-        for part in self.parts:
+        self.classify(self.parts)
+        for _ in self.read():
+            pass
+
+    def classify(self, parts: list[Part]) -> None:
+        """The first half of a look."""
+        for part in parts:
             if part.is_growing:
                 self.size -= part.take_back()
             if part.state is not State.ANSWERED and not (part.state is State.AT_END and self._is_still_at_end(part)):
                 self._classify(part)
+
+    def read(self) -> Iterator[None]:
+        """The second half, part by part, once all are classified."""
         hot, cold = self.in_state(State.HOT), self.in_state(State.COLD)
         room = self.limits.bytes_max
         if cold and hot:
             room = max(room * len(hot) // (len(hot) + len(cold)), 1)
         for part in hot:
             self._read_hot(part, room - self.size)
+            yield
         for part in cold:
             self._read_cold(part, self.limits.bytes_max - self.size)
+            yield
 
     def _is_still_at_end(self, part: Part) -> bool:
         """The short way for most partitions of a poll that was woken by one of them."""

@@ -12,7 +12,8 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hotlog.apis.fetch_round import Round, State
+from hotlog.apis.fetch_round import Part, Round, State
+from hotlog.apis.slices import SLICE, breathe
 from hotlog.log.partition_log import PartitionLog
 
 if TYPE_CHECKING:
@@ -44,19 +45,28 @@ class Watch:
         for read in self._reads:
             read.remove_done_callback(self._came)
 
-    def look(self) -> None:
-        """The fetch's look, and from the same instant on an ear at all that may add to it."""
+    async def look(self) -> None:
+        """The fetch's look, and from the same instant on an ear at all that may add to it; a wide one gives others their turns."""
         self._has_moved = False
-        self._fetch.look()
-        self._listen()
+        parts = self._fetch.parts
+        for at in range(0, len(parts), SLICE):
+            if at:
+                await breathe()
+            some = parts[at : at + SLICE]
+            self._fetch.classify(some)
+            self._listen(some)
+        for number, _ in enumerate(self._fetch.read(), 1):
+            if number % SLICE == 0:
+                await breathe()
+        self._listen(parts)
 
     async def read_disk(self) -> None:
         """What the look found on disk; what moves meanwhile is noted."""
         await self._fetch.read_disk()
-        self._listen()
+        self._listen(self._fetch.parts)
 
-    def _listen(self) -> None:
-        for part in self._fetch.parts:
+    def _listen(self, parts: list[Part]) -> None:
+        for part in parts:
             partition = part.partition
             if partition is not None and partition.log not in self._logs:
                 self._logs[partition.log] = None

@@ -327,4 +327,13 @@ def refuse(context: RequestContext, request: ProduceRequest, error: BaseExceptio
     return _response(context.version, results)
 
 
-API = Api(key=0, name="Produce", versions=VERSIONS, handle=handle, decode=decode, refuse=refuse, omits=("transactions",))
+API = Api(
+    key=0,
+    name="Produce",
+    versions=VERSIONS,
+    handle=handle,
+    decode=decode,
+    refuse=refuse,
+    decodes_any_size=True,
+    omits=("transactions",),
+)

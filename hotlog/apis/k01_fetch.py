@@ -15,9 +15,10 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.apis.api import Api, RequestContext, Spliced
 from hotlog.apis.error_codes import code_for
-from hotlog.apis.fetch_round import READ_COMMITTED, Limits, Round, State
+from hotlog.apis.fetch_round import READ_COMMITTED, Limits, Part, Round, State
 from hotlog.apis.fetch_sessions import Plan
 from hotlog.apis.fetch_watch import Watch
+from hotlog.apis.slices import SLICE, breathe
 from hotlog.wire.fetch_reply import PartitionReply, encode
 from hotlog.wire.fetch_request import TOPIC_ID_FROM, VERSIONS, FetchRequest, TopicKey, decode
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hotlog.apis.broker import Broker
 
 WAIT_MS_MAX = 60_000  # the longest poll, whatever the client says
+Topics = list[tuple[TopicKey, list[PartitionReply]]]
 LOOK_AGAIN_SECONDS = 0.005  # between looks while fewer than the client's min bytes are there
 
 
@@ -42,6 +44,8 @@ def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> An
         request.isolation_level == READ_COMMITTED,
     )
     fetch = Round(broker, broker.fetches.cold, plan.partitions, limits)
+    if len(fetch.parts) > SLICE:
+        return _poll(broker, context, request, plan, fetch)
     fetch.look()
     on_disk = fetch.in_state(State.ON_DISK)
     if not on_disk and (fetch.is_satisfied or not fetch.parts):
@@ -54,40 +58,58 @@ def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> An
 async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, plan: Plan, fetch: Round) -> Spliced:
     """Look again whenever something changed, until there is enough or the time is up."""
     deadline = context.arrived + min(max(request.wait_ms_max, 0), WAIT_MS_MAX) / 1000
-    if fetch.in_state(State.COLD):
-        deadline = max(deadline, context.arrived + broker.settings.number("remote.fetch.max.wait.ms") / 1000)
     with Watch(broker.fetches, fetch) as watch:
-        watch.look()  # again: since `handle` looked a turn of the loop has gone by, and nobody watched
+        await watch.look()  # again: since `handle` looked a turn of the loop has gone by, and nobody watched
+        if fetch.in_state(State.COLD):
+            deadline = max(deadline, context.arrived + broker.settings.number("remote.fetch.max.wait.ms") / 1000)
         while True:
             if fetch.in_state(State.ON_DISK):
                 await watch.read_disk()
             left = deadline - broker.clock.monotonic()
             if fetch.is_satisfied or left <= 0 or broker.fetches.is_stopping:
-                return _answer(broker, context, plan, fetch)
+                break
             await watch.moved(left)
-            watch.look()
+            await watch.look()
             if not fetch.is_satisfied and request.bytes_min > 1:
                 # Many small appends: look at most every few ms, not at each of them.
                 await watch.rest(LOOK_AGAIN_SECONDS)
-                watch.look()
+                await watch.look()
+    if len(fetch.parts) > SLICE:
+        return await _answer_wide(broker, context, plan, fetch)
+    return _answer(broker, context, plan, fetch)
 
 
 def _answer(broker: Broker, context: RequestContext, plan: Plan, fetch: Round) -> Spliced:
     context.has_failed = fetch.has_error
-    for part in fetch.parts:
+    topics: Topics = []
+    _add(broker, plan, fetch, fetch.parts, topics)
+    return _spliced(context.version, topics, session_id=plan.session_id)
+
+
+async def _answer_wide(broker: Broker, context: RequestContext, plan: Plan, fetch: Round) -> Spliced:
+    """The same in slices, so that others get their turns; its bytes are put together in a thread."""
+    context.has_failed = fetch.has_error
+    topics: Topics = []
+    for at in range(0, len(fetch.parts), SLICE):
+        _add(broker, plan, fetch, fetch.parts[at : at + SLICE], topics)
+        await breathe()
+    return await broker.disk.run(_spliced, context.version, topics, session_id=plan.session_id)
+
+
+def _add(broker: Broker, plan: Plan, fetch: Round, parts: list[Part], topics: Topics) -> None:
+    """Add the answer of `parts` to `topics`."""
+    for part in parts:
         if part.records is not None and part.partition is not None:
             broker.metrics.bytes_out.labels(part.partition.tp.topic).inc(len(part.records.data))
-    topics: list[tuple[TopicKey, list[PartitionReply]]] = []
-    for (topic, _), reply in plan.answer(fetch.replies()):
+    for (topic, _), reply in plan.answer(fetch.replies(parts)):
         if not topics or topics[-1][0] != topic:
             topics.append((topic, []))
         topics[-1][1].append(reply)
-    return _spliced(context.version, topics, session_id=plan.session_id)
 
 
 def _spliced(
     version: int,
-    topics: list[tuple[TopicKey, list[PartitionReply]]],
+    topics: Topics,
     *,
     code: ErrorCode = ErrorCode.none,
     session_id: int = 0,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.error_codes import Refused, code_for, is_expected
 from hotlog.apis.leaders import check_epoch, epoch_at
+from hotlog.apis.slices import SLICE, slices
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.wire import apis
 
@@ -45,6 +46,8 @@ class Found(NamedTuple):
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Named positions at once; times may have to ask the store."""
     is_committed = getattr(request, "isolation_level", 0) == READ_COMMITTED
+    if sum(len(topic.partitions) for topic in request.topics) > SLICE:
+        return _wide(broker, context, request, is_committed)
     answers = [
         [_answer(broker, context.version, topic.name, part, is_committed) for part in topic.partitions]
         for topic in request.topics
@@ -52,6 +55,24 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     if any(not isinstance(answer, (Found, Exception)) for topic in answers for answer in topic):
         return _wait(broker, context, request, answers)
     return _response(context, request, answers)
+
+
+async def _wide(broker: Broker, context: RequestContext, request: Any, is_committed: bool) -> Any:
+    """The same, a slice of a topic's partitions at a time."""
+    topics: list[Any] = []
+    seconds = _seconds(broker, request)
+    for topic in request.topics:
+        partitions: list[Any] = []
+        async for some in slices(topic.partitions):
+            found = [[_answer(broker, context.version, topic.name, part, is_committed) for part in some]]
+            await _await_all(found, seconds)
+            partitions += _partitions(context, topic.name, some, found[0])
+        topics.append(
+            apis.responses(context.api_key, context.version).ListOffsetsTopicResponse(
+                name=topic.name, partitions=tuple(partitions)
+            )
+        )
+    return apis.responses(context.api_key, context.version).ListOffsetsResponse(throttle_time=timedelta(0), topics=tuple(topics))
 
 
 def _answer(broker: Broker, version: int, topic: str, part: Any, is_committed: bool) -> Found | Exception | Awaitable[Found]:
@@ -116,15 +137,25 @@ async def _search(partition: Partition, timestamp: int, is_committed: bool) -> F
 
 
 async def _wait(broker: Broker, context: RequestContext, request: Any, answers: list[list[Any]]) -> Any:
+    await _await_all(answers, _seconds(broker, request))
+    return _response(context, request, answers)
+
+
+def _seconds(broker: Broker, request: Any) -> float:
+    """How long a search may take."""
     seconds = broker.settings.number("remote.list.offsets.request.timeout.ms") / 1000
     asked = getattr(request, "timeout", None)
     if asked is not None and asked > timedelta(0):
         seconds = min(seconds, asked.total_seconds())
+    return seconds
+
+
+async def _await_all(answers: list[list[Any]], seconds: float) -> None:
+    """Put what searches find, or raise, in their places."""
     places = [(topic, at) for topic in answers for at, answer in enumerate(topic) if not isinstance(answer, (Found, Exception))]
     found = await asyncio.gather(*(_within(topic[at], seconds) for topic, at in places), return_exceptions=True)
     for (topic, at), each in zip(places, found, strict=True):
         topic[at] = each
-    return _response(context, request, answers)
 
 
 async def _within(search: Awaitable[Found], seconds: float) -> Found:
@@ -134,25 +165,33 @@ async def _within(search: Awaitable[Found], seconds: float) -> Found:
 
 def _response(context: RequestContext, request: Any, answers: list[list[Any]]) -> Any:
     shapes = apis.responses(context.api_key, context.version)
-    topics = []
-    for topic, found in zip(request.topics, answers, strict=True):
-        partitions = []
-        for part, each in zip(topic.partitions, found, strict=True):
-            code = ErrorCode.none
-            if isinstance(each, BaseException):
-                code = _code(context, topic.name, part.partition_index, each)
-                each = Found()
-            partitions.append(
-                shapes.ListOffsetsPartitionResponse(
-                    partition_index=part.partition_index,
-                    error_code=code,
-                    timestamp=each.timestamp,
-                    offset=each.offset,
-                    leader_epoch=each.leader_epoch,
-                )
-            )
-        topics.append(shapes.ListOffsetsTopicResponse(name=topic.name, partitions=tuple(partitions)))
+    topics = [
+        shapes.ListOffsetsTopicResponse(
+            name=topic.name, partitions=tuple(_partitions(context, topic.name, topic.partitions, found))
+        )
+        for topic, found in zip(request.topics, answers, strict=True)
+    ]
     return shapes.ListOffsetsResponse(throttle_time=timedelta(0), topics=tuple(topics))
+
+
+def _partitions(context: RequestContext, topic: str, parts: Sequence[Any], answers: list[Any]) -> list[Any]:
+    shapes = apis.responses(context.api_key, context.version)
+    partitions = []
+    for part, each in zip(parts, answers, strict=True):
+        code = ErrorCode.none
+        if isinstance(each, BaseException):
+            code = _code(context, topic, part.partition_index, each)
+            each = Found()
+        partitions.append(
+            shapes.ListOffsetsPartitionResponse(
+                partition_index=part.partition_index,
+                error_code=code,
+                timestamp=each.timestamp,
+                offset=each.offset,
+                leader_epoch=each.leader_epoch,
+            )
+        )
+    return partitions
 
 
 def _code(context: RequestContext, topic: str, index: int, error: BaseException) -> ErrorCode:

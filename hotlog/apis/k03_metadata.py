@@ -9,6 +9,7 @@ Invariants: one image answers a whole request that creates nothing; an unknown i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -16,12 +17,13 @@ from kio.schema.errors import ErrorCode
 from controller.image import TopicImage
 from hotlog.apis.api import Api, RequestContext, Spliced
 from hotlog.apis.error_codes import Refused
-from hotlog.apis.metadata_bytes import encoded, spliced
+from hotlog.apis.metadata_bytes import spliced
 from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
+from hotlog.apis.slices import SLICE, breathe, sliced
 from hotlog.apis.topic_rules import INTERNAL_TOPICS
 from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.ids import parse_topic_name
-from hotlog.wire.apis import responses
+from hotlog.wire.apis import encoded, responses
 
 if TYPE_CHECKING:
     from hotlog.apis.broker import Broker
@@ -38,18 +40,80 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Answer for all topics, or for those asked for; waits only if one has to be created."""
     version = context.version
     if request.topics is None or (version < TOPICS_NULLABLE_FROM and not request.topics):
-        return _answer(broker, version, [_known(broker, version, topic) for topic in broker.image.topics.values()])
+        wanted = list(broker.image.topics.values())
+        if _is_wide(broker, version, wanted):
+            return _all_prepared(broker, version, wanted)
+        return _answer(broker, version, [_known(broker, version, topic) for topic in wanted])
     may_create = broker.settings.flag("auto.create.topics.enable")
     may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
-    topics = [_asked(broker, version, wanted, may_create) for wanted in request.topics]
+    named = list(dict.fromkeys(request.topics))  # what is named twice is answered once, as Kafka does
+    if _is_wide(broker, version, _images(broker, named)):
+        return _named_prepared(broker, context, named, may_create)
+    return _named(broker, context, named, may_create)
+
+
+def _named(broker: Broker, context: RequestContext, named: list[Any], may_create: bool) -> Any:
+    version = context.version
+    topics = [_asked(broker, version, wanted, may_create) for wanted in named]
     known = [topic for topic in topics if topic is not None]
     if len(known) < len(topics):
-        return _with_creation(broker, context, request, topics)
+        return _with_creation(broker, context, named, topics)
     return _answer(broker, version, known)
 
 
-async def _with_creation(broker: Broker, context: RequestContext, request: Any, topics: list[bytes | None]) -> Spliced:
-    for place, (wanted, topic) in enumerate(zip(request.topics, topics, strict=True)):
+def _images(broker: Broker, named: list[Any]) -> list[TopicImage]:
+    found = []
+    for wanted in named:
+        topic_id = getattr(wanted, "topic_id", None)
+        topic = broker.topic_by_id(topic_id) if topic_id is not None else broker.topic(wanted.name or "")
+        if topic is not None:
+            found.append(topic)
+    return found
+
+
+def _is_wide(broker: Broker, version: int, topics: list[TopicImage]) -> bool:
+    """Whether so many partitions have to be encoded that it would hold up the loop."""
+    room = SLICE
+    for topic in topics:
+        if not broker.topic_bytes.has(version, topic, broker.hosting_version):
+            room -= len(topic.partitions)
+        if room < 0:
+            return True
+    return False
+
+
+async def _all_prepared(broker: Broker, version: int, topics: list[TopicImage]) -> Spliced:
+    return _answer(broker, version, await _prepared(broker, version, topics))
+
+
+async def _named_prepared(broker: Broker, context: RequestContext, named: list[Any], may_create: bool) -> Any:
+    await _prepared(broker, context.version, _images(broker, named))
+    answer = _named(broker, context, named, may_create)
+    return answer if isinstance(answer, Spliced) else await answer
+
+
+async def _prepared(broker: Broker, version: int, topics: list[TopicImage]) -> list[bytes]:
+    """The topics encoded, in slices and beside the loop, and kept."""
+    shapes, made, room = responses(KEY, version), [], SLICE
+    for topic in topics:
+        hosting = broker.hosting_version
+        if broker.topic_bytes.has(version, topic, hosting):
+            made.append(_known(broker, version, topic))
+            continue
+        partitions = await sliced(range(len(topic.partitions)), partial(_partition, broker, shapes, topic))
+        entity = _entity_of(shapes, topic, partitions)
+        data = await broker.disk.run(encoded, entity) if len(partitions) > SLICE else encoded(entity)
+        broker.topic_bytes.keep(version, topic, hosting, data)
+        made.append(data)
+        room -= len(partitions)
+        if room < 0:
+            room = SLICE
+            await breathe()
+    return made
+
+
+async def _with_creation(broker: Broker, context: RequestContext, named: list[Any], topics: list[bytes | None]) -> Spliced:
+    for place, (wanted, topic) in enumerate(zip(named, topics, strict=True)):
         if topic is None:
             topics[place] = await _created(broker, context, wanted.name)
     return _answer(broker, context.version, [topic for topic in topics if topic is not None])
@@ -117,12 +181,16 @@ def _known(broker: Broker, version: int, topic: TopicImage) -> bytes:
 
 def _entity(broker: Broker, version: int, topic: TopicImage) -> Any:
     shapes = responses(KEY, version)
+    return _entity_of(shapes, topic, [_partition(broker, shapes, topic, index) for index in range(len(topic.partitions))])
+
+
+def _entity_of(shapes: Any, topic: TopicImage, partitions: list[Any]) -> Any:
     return shapes.MetadataResponseTopic(
         error_code=ErrorCode.none,
         name=topic.name,
         topic_id=topic.topic_id,
         is_internal=topic.name in INTERNAL_TOPICS,
-        partitions=tuple(_partition(broker, shapes, topic, index) for index in range(len(topic.partitions))),
+        partitions=tuple(partitions),
         topic_authorized_operations=NO_OPERATIONS,
     )
 

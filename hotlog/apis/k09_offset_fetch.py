@@ -9,6 +9,7 @@ Invariants: a partition without a commit is answered with offset -1 and no error
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -16,6 +17,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.group_replies import coordinator_error
 from hotlog.apis.replies import NO_THROTTLE
+from hotlog.apis.slices import breathe, sliced
 from hotlog.coordinators.offset_records import OffsetValue
 from hotlog.wire.apis import responses
 
@@ -30,32 +32,25 @@ NOTHING = OffsetValue(-1, -1, "", -1)
 Offsets = Mapping[tuple[str, int], OffsetValue]
 
 
-def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
-    """Look up each group's offsets."""
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Look up each group's offsets; what is asked twice is answered once."""
     shapes = responses(KEY, context.version)
     if context.version >= GROUPS_FROM:
-        groups = tuple(_group(broker, context, shapes, group) for group in request.groups)
-        return shapes.OffsetFetchResponse(throttle_time=NO_THROTTLE, groups=groups)
+        wanted = {(group.group_id, group.topics): group for group in request.groups}
+        groups = [await _group(broker, context, shapes, group) for group in wanted.values()]
+        return shapes.OffsetFetchResponse(throttle_time=NO_THROTTLE, groups=tuple(groups))
     offsets, code = _offsets(broker, context, request.group_id)
     topics = (
         [(topic.name, tuple(topic.partition_indexes)) for topic in request.topics]
         if request.topics is not None
         else _all(offsets)
     )
-    return shapes.OffsetFetchResponse(
-        throttle_time=NO_THROTTLE,
-        error_code=code,
-        topics=tuple(
-            shapes.OffsetFetchResponseTopic(
-                name=name,
-                partitions=tuple(
-                    _partition(shapes.OffsetFetchResponsePartition, offsets, name, index, _early_code(context, code))
-                    for index in indexes
-                ),
-            )
-            for name, indexes in topics
-        ),
-    )
+    early = _early_code(context, code)
+    found = []
+    for name, indexes in topics:
+        partitions = await sliced(indexes, partial(_partition, shapes.OffsetFetchResponsePartition, offsets, name, early))
+        found.append(shapes.OffsetFetchResponseTopic(name=name, partitions=tuple(partitions)))
+    return shapes.OffsetFetchResponse(throttle_time=NO_THROTTLE, error_code=code, topics=tuple(found))
 
 
 def _early_code(context: RequestContext, code: ErrorCode) -> ErrorCode:
@@ -77,7 +72,7 @@ def _all(offsets: Offsets) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(found)) for name, found in indexes.items()]
 
 
-def _partition(shape: Any, offsets: Offsets, name: str, index: int, code: ErrorCode) -> Any:
+def _partition(shape: Any, offsets: Offsets, name: str, code: ErrorCode, index: int) -> Any:
     value = offsets.get((name, index), NOTHING)
     return shape(
         partition_index=index,
@@ -88,7 +83,7 @@ def _partition(shape: Any, offsets: Offsets, name: str, index: int, code: ErrorC
     )
 
 
-def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any) -> Any:
+async def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any) -> Any:
     offsets, code = _offsets(broker, context, group.group_id)
     if group.topics is None:
         listed = [(name, _id(broker, name), indexes, ErrorCode.none) for name, indexes in _all(offsets)]
@@ -100,22 +95,12 @@ def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any) -> 
             for name, topic_id, indexes, _ in listed
             if topic_id is not None
         ]
-    return shapes.OffsetFetchResponseGroup(
-        group_id=group.group_id,
-        error_code=code,
-        topics=tuple(
-            shapes.OffsetFetchResponseTopics(
-                name=name,
-                topic_id=topic_id,
-                partitions=tuple(
-                    _partition(shapes.OffsetFetchResponsePartitions, offsets, name, index, wrong) for index in indexes
-                ),
-            )
-            for name, topic_id, indexes, wrong in listed
-        )
-        if code is ErrorCode.none
-        else (),
-    )
+    found = []
+    for name, topic_id, indexes, wrong in listed if code is ErrorCode.none else ():
+        partitions = await sliced(indexes, partial(_partition, shapes.OffsetFetchResponsePartitions, offsets, name, wrong))
+        found.append(shapes.OffsetFetchResponseTopics(name=name, topic_id=topic_id, partitions=tuple(partitions)))
+    await breathe()
+    return shapes.OffsetFetchResponseGroup(group_id=group.group_id, error_code=code, topics=tuple(found))
 
 
 def _id(broker: Broker, name: str) -> Any:

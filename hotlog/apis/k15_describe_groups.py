@@ -14,6 +14,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.group_replies import coordinator_error
 from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.apis.slices import sliced
 from hotlog.coordinators.group_types import Code, Group, State
 from hotlog.wire.apis import responses
 
@@ -24,9 +25,9 @@ KEY = 15
 NOT_FOUND_FROM = 6
 
 
-def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
-    """Describe each group."""
-    groups = tuple(_describe(broker, context, group_id) for group_id in request.groups)
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+    """Describe each group; one that is named twice once."""
+    groups = tuple(await sliced(list(dict.fromkeys(request.groups)), lambda group_id: _describe(broker, context, group_id)))
     return responses(KEY, context.version).DescribeGroupsResponse(throttle_time=NO_THROTTLE, groups=groups)
 
 

@@ -8,9 +8,9 @@ looked up in the cold tier.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -18,6 +18,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.error_codes import Refused, code_for, is_expected
 from hotlog.apis.leaders import check_epoch
+from hotlog.apis.slices import SLICE, breathe, gathered
 from hotlog.wire import apis
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     shapes = apis.responses(context.api_key, context.version)
     topics = []
     for topic in request.topics:
-        found = await asyncio.gather(*(_answer(broker, topic.topic, part) for part in topic.partitions), return_exceptions=True)
+        found = await gathered(topic.partitions, partial(_answer, broker, topic.topic))
         results = []
-        for part, each in zip(topic.partitions, found, strict=True):
+        for number, (part, each) in enumerate(zip(topic.partitions, found, strict=True), 1):
+            if number % SLICE == 0:
+                await breathe()
             code, (epoch, end_offset) = ErrorCode.none, each if isinstance(each, tuple) else UNKNOWN
             if isinstance(each, BaseException):
                 context.has_failed = True

@@ -9,12 +9,14 @@ Invariants: the remote dir lists committed bytes only; a null topic list means e
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.apis.slices import sliced, slices
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     results = [await _local(broker, context, partitions)]
     cold = [partition for partition in partitions if partition.cold is not None]
     if cold:
-        sizes = _sizes([(partition, partition.cold.size_bytes) for partition in cold if partition.cold is not None])
-        results.append(_result(context, f"remote:{broker.cluster_id}", sizes, UNKNOWN, UNKNOWN))
+        sizes = await _sizes(cold, lambda partition: partition.cold.size_bytes if partition.cold is not None else 0)
+        results.append(await _result(context, f"remote:{broker.cluster_id}", sizes, UNKNOWN, UNKNOWN))
     return responses(KEY, context.version).DescribeLogDirsResponse(
         throttle_time=NO_THROTTLE, error_code=ErrorCode.none, results=tuple(results)
     )
@@ -47,31 +49,31 @@ async def _local(broker: Broker, context: RequestContext, partitions: list[Parti
     except OSError as problem:
         refusal(context, problem)
         free = UNKNOWN
-    return _result(context, directory, _sizes([(partition, partition.log.size) for partition in partitions]), UNKNOWN, free)
+    return await _result(context, directory, await _sizes(partitions, lambda each: each.log.size), UNKNOWN, free)
 
 
-def _sizes(rows: list[tuple[Partition, int]]) -> Sizes:
+async def _sizes(partitions: list[Partition], size_of: Callable[[Partition], int]) -> Sizes:
     sizes: Sizes = defaultdict(list)
-    for partition, size in rows:
-        sizes[partition.tp.topic].append((partition.tp.partition, size))
+    async for some in slices(partitions):
+        for partition in some:
+            sizes[partition.tp.topic].append((partition.tp.partition, size_of(partition)))
     return sizes
 
 
-def _result(context: RequestContext, name: str, sizes: Sizes, total: int, usable: int) -> Any:
+async def _result(context: RequestContext, name: str, sizes: Sizes, total: int, usable: int) -> Any:
     shapes = responses(KEY, context.version)
+
+    def row(each: tuple[int, int]) -> Any:
+        index, size = each
+        return shapes.DescribeLogDirsPartition(partition_index=index, partition_size=size, offset_lag=0, is_future_key=False)
+
+    topics = []
+    for topic, rows in sorted(sizes.items()):
+        topics.append(shapes.DescribeLogDirsTopic(name=topic, partitions=tuple(await sliced(sorted(rows), row))))
     return shapes.DescribeLogDirsResult(
         error_code=ErrorCode.none,
         log_dir=name,
-        topics=tuple(
-            shapes.DescribeLogDirsTopic(
-                name=topic,
-                partitions=tuple(
-                    shapes.DescribeLogDirsPartition(partition_index=index, partition_size=size, offset_lag=0, is_future_key=False)
-                    for index, size in sorted(rows)
-                ),
-            )
-            for topic, rows in sorted(sizes.items())
-        ),
+        topics=tuple(topics),
         total_bytes=total,
         usable_bytes=usable,
         is_cordoned=False,

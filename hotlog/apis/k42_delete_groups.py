@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hotlog.apis.api import Api, RequestContext
 from hotlog.apis.group_replies import code_of, coordinator_error
 from hotlog.apis.replies import NO_THROTTLE
+from hotlog.apis.slices import slices
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Delete each group."""
     shapes = responses(KEY, context.version)
     results = []
-    for group_id in request.groups_names:
-        try:
-            code = code_of(context, await broker.groups.delete(group_id))
-        except Exception as problem:
-            code = coordinator_error(context, problem)
-        results.append(shapes.DeletableGroupResult(group_id=group_id, error_code=code))
+    async for groups in slices(request.groups_names):
+        for group_id in groups:
+            try:
+                code = code_of(context, await broker.groups.delete(group_id))
+            except Exception as problem:
+                code = coordinator_error(context, problem)
+            results.append(shapes.DeletableGroupResult(group_id=group_id, error_code=code))
     return shapes.DeleteGroupsResponse(throttle_time=NO_THROTTLE, results=tuple(results))
 
 

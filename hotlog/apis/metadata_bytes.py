@@ -9,19 +9,17 @@ only for the very image and hosting it was made of.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from cachetools import LRUCache
-from kio.serial import entity_writer
 
 from controller.image import TopicImage
 from hotlog.apis.api import Spliced
 from hotlog.kernel.limits import MiB
-from hotlog.wire.apis import is_flexible
+from hotlog.wire.apis import encoded, is_flexible
 
 KEY = 3
 KEPT_BYTES_MAX = 16 * MiB
@@ -37,13 +35,6 @@ class _Kept(NamedTuple):
     data: bytes
 
 
-def encoded(entity: Any) -> bytes:
-    """A kio entity as bytes."""
-    with io.BytesIO() as buffer:
-        entity_writer(type(entity))(buffer, entity)
-        return buffer.getvalue()
-
-
 class TopicBytes:
     """Encoded topics by version and id."""
 
@@ -53,11 +44,21 @@ class TopicBytes:
     def get(self, version: int, topic: TopicImage, hosting: int, build: Callable[[], Any]) -> bytes:
         """The bytes of `topic`; `build` makes the entity if they are not kept.  `hosting` counts changes of what is hosted."""
         kept = self._kept.get((version, topic.topic_id))
-        if kept is None or kept.topic is not topic or kept.hosting != hosting:
-            kept = _Kept(topic, hosting, encoded(build()))
-            if len(kept.data) < KEPT_BYTES_MAX // 4:
-                self._kept[version, topic.topic_id] = kept
-        return kept.data
+        if kept is not None and kept.topic is topic and kept.hosting == hosting:
+            return kept.data
+        data = encoded(build())
+        self.keep(version, topic, hosting, data)
+        return data
+
+    def has(self, version: int, topic: TopicImage, hosting: int) -> bool:
+        """Whether `get` need not encode."""
+        kept = self._kept.get((version, topic.topic_id))
+        return kept is not None and kept.topic is topic and kept.hosting == hosting
+
+    def keep(self, version: int, topic: TopicImage, hosting: int, data: bytes) -> None:
+        """The bytes of `topic`, encoded elsewhere."""
+        if len(data) < KEPT_BYTES_MAX // 4:
+            self._kept[version, topic.topic_id] = _Kept(topic, hosting, data)
 
 
 def spliced(version: int, without_topics: Any, topics: Sequence[bytes]) -> Spliced:

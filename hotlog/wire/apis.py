@@ -144,10 +144,15 @@ def response_head(key: int, version: int, correlation_id: int, body_bytes: int) 
 
 def encode_response(key: int, version: int, correlation_id: int, response: Any) -> bytes:
     """A kio response entity as a whole frame, size first."""
-    with io.BytesIO() as buffer:
-        entity_writer(type(response))(buffer, response)
-        body = buffer.getvalue()
+    body = encoded(response)
     return response_head(key, version, correlation_id, len(body)) + body
+
+
+def encoded(entity: Any) -> bytes:
+    """A kio entity as bytes."""
+    with io.BytesIO() as buffer:
+        entity_writer(type(entity))(buffer, entity)
+        return buffer.getvalue()
 
 
 def empty_response(key: int, version: int, *, error_code: ErrorCode) -> Any | None:

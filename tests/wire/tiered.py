@@ -26,10 +26,16 @@ class Gate:
         self.failure: Exception | None = None
         self.damage = False
         self.reads = 0
+        self.held = 0  # reads that stand at the closed gate
 
     async def pass_through(self) -> None:
         self.reads += 1
-        await self.open.wait()
+        if not self.open.is_set():
+            self.held += 1
+            try:
+                await self.open.wait()
+            finally:
+                self.held -= 1
         if self.failure is not None:
             raise self.failure
 
