@@ -280,17 +280,13 @@ class Node:
         before, self._produce_requests = self._produce_requests, self._broker.produce_requests
         self.tier.reader.chunks.rate.feel(late_s, has_produced=self._produce_requests > before)
 
-    def refresh_metrics(self) -> None:
-        """Set the gauges that are derived from state."""
+    async def refresh_metrics(self) -> None:
+        """Set the gauges that are derived from state; many partitions are looked at in pieces."""
         with contextlib.suppress(OSError):
             self.metrics.disk_free_bytes.set(self.world.disk.free_bytes(self.logs.directory))
         self.metrics.store_up.set(self._store_health.is_up)
         self.metrics.request_bytes.set(self._listener.held_bytes if self._listener is not None else 0)
-        sizes: dict[str, int] = {}
-        damaged: dict[str, int] = {}
-        for log in self.logs.all():
-            sizes[log.tp.topic] = sizes.get(log.tp.topic, 0) + log.size
-            damaged[log.tp.topic] = damaged.get(log.tp.topic, 0) + len(log.damaged_segments())
+        sizes, damaged = await self.logs.by_topic()
         for gauge, values in ((self.metrics.log_size_bytes, sizes), (self.metrics.damaged_segments, damaged)):
             gauge.clear()  # a deleted topic has no size
             for topic, value in values.items():

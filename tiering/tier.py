@@ -404,7 +404,7 @@ class ColdTier:
     async def _gauge(self, now_ms: int) -> None:
         """Gauges by topic from the state just looked at (never latched)."""
         sums: dict[str, _Sum] = {topic: _Sum() for topic in self._gauged}
-        partitions = self.partitions()
+        partitions = list(self._partitions.values())  # also of a store that was left
         for index, cold in enumerate(partitions, 1):
             if index % YIELD_EVERY == 0:
                 await asyncio.sleep(0)

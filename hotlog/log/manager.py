@@ -353,6 +353,15 @@ class LogManager:
         await self._save_log_starts()
         await self._damaged.refresh()
 
+    async def by_topic(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Of each topic here: bytes of its segments, and how many of them are known to be damaged."""
+        sizes: dict[str, int] = {}
+        damaged: dict[str, int] = {}
+        async for log in self._looked_at():
+            sizes[log.tp.topic] = sizes.get(log.tp.topic, 0) + log.size
+            damaged[log.tp.topic] = damaged.get(log.tp.topic, 0) + len(log.damaged_segments())
+        return sizes, damaged
+
     async def _looked_at(self) -> AsyncIterator[PartitionLog]:
         """All logs, a bounded number in one turn of the loop; those that are deleted meanwhile are left out."""
         for number, log in enumerate(self.all(), 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -28,7 +28,7 @@ _INDEX = (
 class HttpDoor:
     """One small HTTP server.  `health` says how the broker is; `refresh` sets derived gauges."""
 
-    def __init__(self, metrics: Metrics, *, health: Callable[[], Health], refresh: Callable[[], None]) -> None:
+    def __init__(self, metrics: Metrics, *, health: Callable[[], Health], refresh: Callable[[], Awaitable[None]]) -> None:
         self._metrics = metrics
         self._health = health
         self._refresh = refresh
@@ -64,7 +64,7 @@ class HttpDoor:
         return _told(health.text, status=health.status)
 
     async def _scrape(self) -> web.Response:
-        self._refresh()
+        await self._refresh()
         # A thousand topics take 0.4 s to print: in a thread, which gives way to the loop every few ms (the registry has locks).
         text = await asyncio.get_running_loop().run_in_executor(None, generate_latest, self._metrics.registry)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST, "Server": SERVER})

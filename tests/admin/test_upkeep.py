@@ -14,6 +14,7 @@ from compaction.trusted_clock import TrustedClock
 from compaction.worker import RetentionWorker
 from hotlog.apis import hosting
 from hotlog.apis.broker import Broker
+from hotlog.log import manager
 from tests.admin.node import heard_of, running
 from tests.tools.steps import Steps, count_steps
 
@@ -54,6 +55,18 @@ async def test_the_most_that_runs_at_once_does_not_grow_with_the_partitions(
         assert rounds[1][1] < 3 * rounds[0][1]
         assert upkeep[1].total > 4 * upkeep[0].total
         assert upkeep[1].most < 3 * upkeep[0].most
+
+
+async def test_sizes_of_many_logs_are_summed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "TICKED_AT_ONCE", 8)
+    async with running(tmp_path, tiered=False) as broker:
+        found: list[Steps] = []
+        for count in (8, 160):
+            await broker.create_topic(f"of-{count}", count)
+            await broker.logs.by_topic()  # what is done once, is done
+            found.append(await count_steps(broker.logs.by_topic()))
+        assert found[1].total > 5 * found[0].total
+        assert found[1].most < 3 * found[0].most
 
 
 async def test_copying_and_reaping_look_at_many_partitions_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

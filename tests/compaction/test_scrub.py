@@ -199,7 +199,7 @@ async def test_rot_in_a_segment_that_only_we_have_stays_here_and_is_told(scene: 
     assert log.tiered_end_offset == info.base_offset, "what is damaged must not be uploaded"
     assert counted(scene, "copy") > 0
     assert scene.life.metrics.remote_copy_lag_segments.labels("rot")._value.get() > 1
-    scene.life.node.refresh_metrics()
+    await scene.life.node.refresh_metrics()
     assert scene.life.metrics.damaged_segments.labels("rot")._value.get() == 1
     assert scene.life.node.health().refusing == ()
     await read_around(partition, bad)

@@ -18,9 +18,17 @@ from hotlog.observe.http import HttpDoor
 from tests.tools.patience import PATIENCE_S
 
 
+async def nothing() -> None:
+    """No gauge is derived."""
+
+
 async def test_ready_says_why_not_and_metrics_are_refreshed_before_they_are_told() -> None:
     metrics, health = Metrics(), [Health(refusing=("starting",))]
-    door = HttpDoor(metrics, health=lambda: health[0], refresh=lambda: metrics.log_size_bytes.labels("clicks").set(42))
+
+    async def refresh() -> None:
+        metrics.log_size_bytes.labels("clicks").set(42)
+
+    door = HttpDoor(metrics, health=lambda: health[0], refresh=refresh)
     host, port = await door.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
@@ -63,7 +71,7 @@ class Slow(Collector):
 async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
-    door = HttpDoor(metrics, health=Health, refresh=lambda: None)
+    door = HttpDoor(metrics, health=Health, refresh=nothing)
     host, port = await door.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
@@ -97,7 +105,7 @@ async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
 )
 async def test_no_answer_says_what_the_door_is_made_of(sent: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    door = HttpDoor(Metrics(), health=Health, refresh=lambda: None)
+    door = HttpDoor(Metrics(), health=Health, refresh=nothing)
     host, port = await door.start("127.0.0.1", 0)
     try:
         reader, writer = await asyncio.open_connection(host, port)

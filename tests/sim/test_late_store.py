@@ -177,17 +177,17 @@ def test_an_operator_sees_that_the_store_is_away_and_what_that_means() -> None:
         scene = await Scene.open(world, CLICKS, hours=2)
         node = scene.life.node
 
-        def up() -> float | None:
-            node.refresh_metrics()
+        async def up() -> float | None:
+            await node.refresh_metrics()
             return scene.life.metrics.registry.get_sample_value("hotlog_store_up")
 
-        assert (node.health(), up()) == (Health(), 1.0)
+        assert (node.health(), await up()) == (Health(), 1.0)
         await scene.life.beat("broker")
         world.bucket.weather.down = True
         for _ in range(3):
             await scene.life.beat("store")
             await asyncio.sleep(31)
-        assert up() == 0.0
+        assert await up() == 0.0
         assert node.health().status == 200
         assert "last error: get cluster: 503 slow down" in node.health().text
         given: set[int] = set()
@@ -201,7 +201,7 @@ def test_an_operator_sees_that_the_store_is_away_and_what_that_means() -> None:
         world.bucket.weather.down = False
         await scene.life.beat("store", "broker")
         await scene.life.broker.allocate_producer_id()
-        assert (node.health(), up()) == (Health(), 1.0)
+        assert (node.health(), await up()) == (Health(), 1.0)
         await scene.life.end("stop")
         world.bucket.weather.down = True
         scene.life = await world.boot()
