@@ -67,6 +67,11 @@ def test_an_unknown_key_of_ours_is_refused_without_a_near_one_too_and_all_are_to
     assert "num.partitions: " not in str(refused.value)
 
 
+def test_an_unknown_key_of_ours_that_is_near_to_none_is_refused_too() -> None:
+    with pytest.raises(InvalidConfig, match=r"hotlog\.x: there is no such key$"):
+        understood({"hotlog.x": "1"})
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -47,6 +47,26 @@ async def test_appends_of_one_turn_of_the_loop_share_one_fsync(tmp_path: Path) -
         assert len(disk.syncs) == 1
 
 
+async def test_the_recovery_point_waits_for_a_segment_that_closed_during_a_flush(tmp_path: Path) -> None:
+    """What it holds is on the device; its indexes are not, and below the recovery point nobody makes them anew."""
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk=disk) as logs:
+        log = await new_log(logs)
+        await log.flush()
+        disk.hold()
+        append(log, batch(b"one"))
+        durable = asyncio.ensure_future(log.wait_durable(1))
+        await disk.is_holding()
+        log.roll(T0)
+        disk.let_go()
+        disk.hold()  # the next flush
+        await durable
+        assert (log.durable_end, log.recovery_point) == (1, 0)
+        disk.let_go()
+        await log.flush()
+        assert log.recovery_point == 1
+
+
 async def test_page_cache_durability_reads_and_acks_at_once(tmp_path: Path) -> None:
     disk = FaultyDisk()
     async with opened(tmp_path, PAGE_CACHE, disk=disk) as logs:

@@ -111,6 +111,22 @@ async def test_a_flipped_bit_in_an_acked_batch_is_reported_not_cut(tmp_path: Pat
     assert path.read_bytes() == bytes(raw) and not (tmp_path / ".kafka_cleanshutdown").exists()
 
 
+async def test_a_flipped_bit_in_the_last_acked_batch_is_no_torn_tail(tmp_path: Path) -> None:
+    """Nothing valid follows it, as behind a torn append; but one bit is not how an append tears."""
+    await written(tmp_path, 9, size=300)
+    path = last_log(tmp_path)
+    raw = bytearray(path.read_bytes())
+    raw[8 * (len(raw) // 9) + 200] ^= 4
+    path.write_bytes(raw)
+    async with opened(tmp_path, SMALL) as logs:
+        log = logs.get(TP)
+        assert log is not None and isinstance(log.failed, Corrupt)
+        assert "offset 8" in str(log.failed)
+        piece = log.read(0, 1 << 20, min_one=True)
+        assert piece is not None and [header.base_offset for _, header in walk(memoryview(piece.data))] == list(range(8))
+    assert path.read_bytes() == bytes(raw)
+
+
 async def test_only_what_lies_above_the_recovery_point_is_checked(tmp_path: Path) -> None:
     """A CRC below the recovery point is not looked at when a log starts (a scrub's or a reader's business)."""
     await written(tmp_path, 9, size=300, checkpoint_at=8)

@@ -54,6 +54,18 @@ def test_a_store_that_loses_every_second_answer_is_never_accused_and_passes_at_l
     run(main)
 
 
+def test_a_store_whose_answers_to_writes_are_all_lost_is_not_accused() -> None:
+    async def main(loop: SimLoop) -> None:
+        bucket, store = bucket_and_store(loop, 1)
+        bucket.fail("put", "lost", times=1_000_000)
+        report = await check_store(store, quick=True, entropy=SimEntropy(1))
+        assert (report.ok, report.broken, report.reachable) == (False, (), False)
+        with pytest.raises(StoreUnavailable, match="could not be checked"):
+            report.require()
+
+    run(main)
+
+
 def test_requests_that_arrive_after_their_sender_gave_up_accuse_nobody() -> None:
     async def main(loop: SimLoop) -> None:
         for seed in range(20):

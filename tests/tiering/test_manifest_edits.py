@@ -216,6 +216,8 @@ def test_append_preconditions() -> None:
     assert (m.log_start_offset, m.start_offset, m.end_offset) == (100, 100, 110)
     with pytest.raises(PreconditionFailed, match="overlaps"):
         append(m, row(105, 120, random), epoch=2)
+    with pytest.raises(PreconditionFailed, match="overlaps"):
+        append(m, row(109, 120, random), epoch=2)
     with pytest.raises(PreconditionFailed, match="gap"):
         append(m, row(111, 120, random), epoch=2)
     with pytest.raises(Fenced, match="claimed by leader epoch 2"):

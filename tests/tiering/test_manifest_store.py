@@ -91,6 +91,14 @@ async def test_racing_writers_lose_nothing(room: Room) -> None:
     assert view.generation == 9
 
 
+async def test_of_two_first_writers_neither_overwrites_the_other(room: Room) -> None:
+    one, two = room.manifest(), room.manifest()
+    assert (await one.load(), await two.load()) == (None, None), "both have seen that there is nothing"
+    await one.commit(room.adding(), create=first)
+    view = await two.commit(room.adding(), create=first)
+    assert (len(view.entries), view.generation) == (2, 2)
+
+
 async def test_the_older_epoch_loses_the_race(room: Room) -> None:
     old, new = room.manifest(), room.manifest()
     await old.commit(room.adding(), create=first)
