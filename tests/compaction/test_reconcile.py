@@ -188,6 +188,31 @@ def test_a_commit_between_listing_and_judgement_saves_its_object() -> None:
     with_bench(body)
 
 
+def test_a_verdict_counts_only_for_the_root_that_it_was_judged_by() -> None:
+    """What was committed since may need the object, in a page that the verdict knew nothing of."""
+
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(2)
+        orphan = await bench.orphan(30)
+        reconciler = bench.reconciler()
+        await asyncio.sleep(3 * DAY_S)
+        await one_pass(reconciler)
+        bench.bucket.fail("put", "slow", pattern=bench.keys().manifest)
+        (slow,) = bench.bucket.faults
+        second_pass = asyncio.create_task(one_pass(reconciler))
+        await asyncio.sleep(3600)  # it begins then
+        while slow.times:
+            await asyncio.sleep(0.001)
+        await manifest.commit(lambda old, _: advance_start(old, 1, {}, not_before_ms=0))
+        await second_pass
+        view = await bench.root()
+        assert (view.log_start_offset, view.garbage) == (1, ())
+        await one_pass(reconciler)
+        assert [bench.keys().object(item.name) for item in (await bench.root()).garbage] == [orphan]  # type: ignore[union-attr]
+
+    with_bench(body)
+
+
 def test_a_row_whose_object_was_condemned_is_refused() -> None:
     async def body(bench: Bench) -> None:
         manifest = await bench.fill(2)
