@@ -13,19 +13,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.api import Api, Later, RequestContext, Spliced
 from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
+from hotlog.apis.slices import SLICE, breathe, slices
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.partition_log import Appended
 from hotlog.wire.batch import BatchHeader, check_produced
 from hotlog.wire.inspect import INLINE, THREAD, Room, Rules, alone, inspect
-from hotlog.wire.produce import TOPIC_ID_FROM, VERSIONS, PartitionResult, ProduceRequest, TopicResult, decode, encode
+from hotlog.wire.produce import (
+    TOPIC_ID_FROM,
+    VERSIONS,
+    PartitionData,
+    PartitionResult,
+    ProduceRequest,
+    TopicData,
+    TopicResult,
+    decode,
+    encode,
+)
 
 if TYPE_CHECKING:
     from hotlog.apis.broker import Broker, Partition
@@ -56,12 +68,41 @@ class _Plan(NamedTuple):
 
 
 _Place = tuple[_Plan, int]
+_Wait = tuple[list[PartitionResult], int, "Partition", int]  # where its answer stands, and the offset that must be durable
 
 
 def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> Any:
     """Append every partition's batch; the reply may come `Later`."""
     broker.produce_requests += 1
-    plans = [_plan_topic(broker, context, request, topic) for topic in request.topics]
+    results = [TopicResult(topic.name, topic.topic_id, []) for topic in request.topics]
+    if sum(len(topic.partitions) for topic in request.topics) > SLICE:
+        return _handle_wide(broker, context, request, results)
+    plans = [_plan_topic(broker, context, request, topic, topic.partitions) for topic in request.topics]
+    rest = _look_inline(broker, plans)
+    if rest or _must_wait(plans):
+        return _append_at_last(broker, context, request, plans, rest, results)
+    return _answer(context, request, results, _append(broker, context, request, plans, results))
+
+
+async def _handle_wide(broker: Broker, context: RequestContext, request: ProduceRequest, results: list[TopicResult]) -> Any:
+    """The same in slices, so that others get their turns; the connection's next request waits."""
+    waits: list[_Wait] = []
+    room = SLICE
+    for topic, result in zip(request.topics, results, strict=True):
+        for start in range(0, len(topic.partitions), SLICE):
+            some = topic.partitions[start : start + SLICE]
+            if len(some) > room:
+                await breathe()
+                room = SLICE
+            room -= len(some)
+            plans = [_plan_topic(broker, context, request, topic, some)]
+            await _make_ready(broker, request, plans, _look_inline(broker, plans))
+            waits += _append(broker, context, request, plans, [result])
+    return _answer(context, request, results, waits)
+
+
+def _look_inline(broker: Broker, plans: list[_Plan]) -> list[_Place]:
+    """Hold every batch against its records that the event loop may; those that it may not."""
     now_ms = broker.clock.now_ms()
     rest: list[_Place] = []
     size = 0
@@ -71,22 +112,21 @@ def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> 
                 size += len(batch.records)
                 if size > INLINE_LOOK_BYTES_MAX or not _look(plan, at, now_ms, INLINE):
                     rest.append((plan, at))
-    if rest:
-        return _look_then_append(broker, context, request, plans, rest, now_ms)
-    if _must_wait(plans):
-        return _append_then_answer(broker, context, request, plans)
-    return _append(broker, context, request, plans)
+    return rest
 
 
-def _plan_topic(broker: Broker, context: RequestContext, request: ProduceRequest, topic: Any) -> _Plan:
+def _plan_topic(
+    broker: Broker, context: RequestContext, request: ProduceRequest, topic: TopicData, partitions: Sequence[PartitionData]
+) -> _Plan:
     name = topic.name
     unknown: Exception = Refused(ErrorCode.unknown_topic_or_partition, f"topic {name!r} is not known")
     if context.version >= TOPIC_ID_FROM:
+        assert topic.topic_id is not None, "these versions have it"
         found = broker.topic_by_id(topic.topic_id)
         name = found.name if found is not None else None
         unknown = Refused(ErrorCode.unknown_topic_id, f"topic id {topic.topic_id} is not known")
     batches = []
-    for data in topic.partitions:
+    for data in partitions:
         partition = None if name is None else broker.partition(name, data.partition)
         headers: list[BatchHeader] = []
         refusal: Exception | None = None
@@ -149,22 +189,33 @@ def _look(plan: _Plan, at: int, now_ms: int, room: Room) -> bool:
     return True
 
 
-async def _look_then_append(
+async def _append_at_last(
     broker: Broker,
     context: RequestContext,
     request: ProduceRequest,
     plans: list[_Plan],
     rest: list[_Place],
-    now_ms: int,
+    results: list[TopicResult],
 ) -> Any:
-    """Look into the rest off the loop; the connection's next request waits, so order is kept."""
-    async with broker.looks:
-        rest = await broker.disk.run(_look_through, rest, now_ms, THREAD)
+    """Append what had to wait; the connection's next request waits too, so order is kept."""
+    await _make_ready(broker, request, plans, rest)
+    return _answer(context, request, results, _append(broker, context, request, plans, results))
+
+
+async def _make_ready(broker: Broker, request: ProduceRequest, plans: list[_Plan], rest: list[_Place]) -> None:
+    """Look into the rest off the loop, wait for room, and write off the loop what the loop must not."""
+    now_ms = broker.clock.now_ms()
+    if rest:
+        async with broker.looks:
+            rest = await broker.disk.run(_look_through, rest, now_ms, THREAD)
     if rest:
         async with broker.large_batches:
             room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
             await broker.disk.run(_look_through, rest, now_ms, room)
-    return await _append_then_answer(broker, context, request, plans)
+    if _must_wait(plans):
+        await _wait_room(plans, request.timeout_ms)
+        if _must_wait(plans):
+            await _append_in_turn(broker, plans)
 
 
 def _look_through(places: list[_Place], now_ms: int, room: Room) -> list[_Place]:
@@ -183,14 +234,6 @@ def _must_wait(plans: list[_Plan]) -> bool:
                 if size > INLINE_APPEND_BYTES_MAX or log.is_writing or log.is_crowded:
                     return True
     return False
-
-
-async def _append_then_answer(broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan]) -> Any:
-    """The connection's next request waits, so order is kept."""
-    await _wait_room(plans, request.timeout_ms)
-    if _must_wait(plans):
-        await _append_in_turn(broker, plans)
-    return _append(broker, context, request, plans)
 
 
 async def _wait_room(plans: list[_Plan], timeout_ms: int) -> None:
@@ -230,13 +273,14 @@ async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:
                     plan.batches[at] = batch._replace(appended=appended)
 
 
-def _append(broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan]) -> Any:
-    """Append what is not yet, and answer."""
+def _append(
+    broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan], results: list[TopicResult]
+) -> list[_Wait]:
+    """Append what is not yet, and add its answers to the results; what must become durable before they are true."""
     now_ms = broker.clock.now_ms()
-    results: list[TopicResult] = []
-    waits: list[tuple[list[PartitionResult], int, Partition, int]] = []
-    for topic, plan in zip(request.topics, plans, strict=True):
-        answers: list[PartitionResult] = []
+    waits: list[_Wait] = []
+    for result, plan in zip(results, plans, strict=True):
+        answers = result.partitions
         for batch in plan.batches:
             answer, wait_end = _append_one(broker, plan.name, batch, now_ms)
             if wait_end >= 0 and request.acks != 0:
@@ -245,7 +289,10 @@ def _append(broker: Broker, context: RequestContext, request: ProduceRequest, pl
             if answer.code:
                 context.has_failed = True
             answers.append(answer)
-        results.append(TopicResult(topic.name, topic.topic_id, answers))
+    return waits
+
+
+def _answer(context: RequestContext, request: ProduceRequest, results: list[TopicResult], waits: list[_Wait]) -> Any:
     if request.acks == 0:
         if context.has_failed:
             raise next(Refused(p.code, p.message or "") for t in results for p in t.partitions if p.code)
@@ -285,22 +332,16 @@ def _refused(broker: Broker, topic: str | None, index: int, error: Exception) ->
     return PartitionResult(index, code_for(error), message=message_for(error), record_errors=faults)
 
 
-async def _when_durable(
-    context: RequestContext,
-    timeout_ms: int,
-    results: list[TopicResult],
-    waits: list[tuple[list[PartitionResult], int, Partition, int]],
-) -> Spliced:
+async def _when_durable(context: RequestContext, timeout_ms: int, results: list[TopicResult], waits: list[_Wait]) -> Spliced:
     """The reply once every appended batch is durable; a partition that is not in time answers REQUEST_TIMED_OUT."""
-    waiting = [partition.log.wait_durable(end) for _, _, partition, end in waits]
     outcomes: list[BaseException | None]
     try:
         async with asyncio.timeout(max(timeout_ms, 1) / 1000):
-            if len(waiting) == 1:
-                await waiting[0]
+            if len(waits) == 1:
+                await waits[0][2].log.wait_durable(waits[0][3])
                 outcomes = [None]
             else:
-                outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+                outcomes = await _all_durable(waits)
     except Exception as error:
         outcomes = [None if p.log.high_watermark >= end else error for _, _, p, end in waits]
     for (answers, at, _, _), outcome in zip(waits, outcomes, strict=True):
@@ -308,6 +349,18 @@ async def _when_durable(
             context.has_failed = True
             answers[at] = PartitionResult(answers[at].partition, code_for(outcome), message=message_for(outcome))
     return _response(context.version, results)
+
+
+async def _all_durable(waits: list[_Wait]) -> list[BaseException | None]:
+    """What became of each; all flushes are asked for before the first is waited for."""
+    asked: list[asyncio.Task[None]] = []
+    try:
+        async for some in slices(waits):
+            asked += [asyncio.ensure_future(partition.log.wait_durable(end)) for _, _, partition, end in some]
+        return await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        for each in asked:
+            each.cancel()
 
 
 def _response(version: int, results: list[TopicResult]) -> Spliced:

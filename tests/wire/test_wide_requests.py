@@ -18,7 +18,7 @@ import pytest_asyncio
 from hotlog.apis.slices import SLICE
 from hotlog.wire import apis
 from tests.admin.node import coordinator_made
-from tests.wire.serving import Serving, fetch, frame_of, serving
+from tests.wire.serving import Serving, batch_of, fetch, frame_of, produce, serving
 
 COUNT = 8 * SLICE
 SHARE_MAX = 0.5  # of the longest turn; without slices it is nearly all
@@ -66,6 +66,7 @@ def requests(topic_id: Any) -> dict[str, Any]:
             include_cluster_authorized_operations=False,
             include_topic_authorized_operations=False,
         ),
+        "produce": produce("t", {n: batch_of(b"x") for n in every}),
         "fetch": fetch("t", dict.fromkeys(every, 0)),
         "fetch with a session": fetch("t", dict.fromkeys(every, 0), session=(0, 0)),
         "long poll": fetch("t", dict.fromkeys(every, 0), wait_ms=50, version=17, topic_id=topic_id),
