@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from hotlog.coordinators.driver import GroupDriver, Live
@@ -233,28 +233,37 @@ class GroupCoordinator:
         if not _is_group_id(group_id) and group_id != "":
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
         table = await self._tables.for_writing(group_id)
-        code = self._commit_refusal(group_id, member_id, instance_id, generation)
-        if code is not Code.NONE:
-            return {(commit.topic, commit.partition): code for commit in wanted}
-        metadata_max = min(self._settings().number("offset.metadata.max.bytes"), GROUP_ID_BYTES_MAX)
         codes: dict[tuple[str, int], Code] = {}
-        entries: list[Entry] = []
+        for at in range(0, max(len(wanted), 1), LOOKED_AT_ONCE):  # no offsets at all is a heartbeat still
+            if at:
+                await asyncio.sleep(0)
+            some = wanted[at : at + LOOKED_AT_ONCE]
+            code = self._commit_refusal(group_id, member_id, instance_id, generation)  # a group moves on between two slices
+            if code is not Code.NONE:
+                codes.update({(commit.topic, commit.partition): code for commit in some})
+                continue
+            entries: list[Entry] = []
+            codes.update(self._checked(group_id, some, entries))
+            if entries:
+                self._driver.made(group_id, table)
+                await table.append(entries)
+        return codes
+
+    def _checked(self, group_id: str, commits: Sequence[Commit], entries: list[Entry]) -> Iterator[tuple[tuple[str, int], Code]]:
+        """A code for each; what is to be written is added to `entries`."""
+        metadata_max = min(self._settings().number("offset.metadata.max.bytes"), GROUP_ID_BYTES_MAX)
         now_ms = self._clock.now_ms()
-        for commit in wanted:
+        for commit in commits:
             metadata = commit.metadata or ""
             place = (commit.topic, commit.partition)
             if not 0 <= commit.partition < self._topic_partitions(commit.topic):
-                codes[place] = Code.UNKNOWN_TOPIC_OR_PARTITION
+                yield place, Code.UNKNOWN_TOPIC_OR_PARTITION
             elif len(metadata.encode("utf-8", "replace")) > metadata_max:
-                codes[place] = Code.OFFSET_METADATA_TOO_LARGE
+                yield place, Code.OFFSET_METADATA_TOO_LARGE
             else:
-                codes[place] = Code.NONE
                 value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
                 entries.append((OffsetKey(group_id, *place), value))
-        if entries:
-            self._driver.made(group_id, table)
-            await table.append(entries)
-        return codes
+                yield place, Code.NONE
 
     def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
         live = self._driver.live.get(group_id)
@@ -351,10 +360,16 @@ class GroupCoordinator:
         table = self._tables.of(group_id)
         known = table.offsets(group_id)
         codes = {}
-        for place in wanted:
-            is_subscribed = place[0] in (topics or ())
-            codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else Code.NONE
-        await table.append([(OffsetKey(group_id, *p), None) for p, code in codes.items() if code is Code.NONE and p in known])
+        for at in range(0, len(wanted), LOOKED_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            gone: list[Entry] = []
+            for place in wanted[at : at + LOOKED_AT_ONCE]:
+                is_subscribed = place[0] in (topics or ())
+                codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else Code.NONE
+                if not is_subscribed and place in known:
+                    gone.append((OffsetKey(group_id, *place), None))
+            await table.append(gone)
         self._driver.changed(group_id)
         return codes
 

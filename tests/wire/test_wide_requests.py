@@ -49,7 +49,7 @@ def turns() -> Iterator[list[float]]:
 
 def requests(topic_id: Any) -> dict[str, Any]:
     every = range(COUNT)
-    at, epochs, groups = apis.requests(2, 7), apis.requests(23, 4), apis.requests(15, 5)
+    at, epochs, groups, commits = apis.requests(2, 7), apis.requests(23, 4), apis.requests(15, 5), apis.requests(8, 6)
 
     def offsets(timestamp: int) -> Any:
         parts = tuple(at.ListOffsetsPartition(partition_index=n, current_leader_epoch=-1, timestamp=timestamp) for n in every)
@@ -79,6 +79,13 @@ def requests(topic_id: Any) -> dict[str, Any]:
         "groups": groups.DescribeGroupsRequest(
             groups=tuple(f"g{n}" for n in every), include_authorized_operations=False
         ),
+        "commit": commits.OffsetCommitRequest(
+            group_id="g", generation_id_or_member_epoch=-1, member_id="", topics=(
+                commits.OffsetCommitRequestTopic(name="t", partitions=tuple(
+                    commits.OffsetCommitRequestPartition(partition_index=n, committed_offset=1, committed_metadata="") for n in every
+                )),
+            ),
+        ),
         "offsets of a group": apis.requests(9, 7).OffsetFetchRequest(
             group_id="g", topics=(apis.requests(9, 7).OffsetFetchRequestTopic(name="t", partition_indexes=tuple(every)),),
             require_stable=False,
@@ -87,7 +94,7 @@ def requests(topic_id: Any) -> dict[str, Any]:
 
 
 async def test_no_turn_of_the_loop_is_most_of_a_wide_request(tmp_path: Path) -> None:
-    async with serving(tmp_path, {"auto.create.topics.enable": "false"}) as served:
+    async with serving(tmp_path, {"auto.create.topics.enable": "false", "hotlog.durability": "page-cache"}) as served:
         topic = await served.broker.create_topic("t", COUNT)
         await coordinator_made(served.broker)
         client = await served.connect()
