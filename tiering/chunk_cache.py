@@ -19,7 +19,7 @@ from hotlog.kernel.errors import Corrupt, NotReady
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX, MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.world.ports import Clock, Disk, ObjectStore
+from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.brake import ReadRate
 from tiering.chunk_disk import ChunkDisk
@@ -33,6 +33,9 @@ _DISK_WRITE_BYTES_PER_SECOND = (
     64 * MiB
 )  # a fast replay must not take the device from the hot log: what is above is not kept on disk
 _FOOTER_INDEX = 2**32 - 1  # the number under which the disk layer has an object's footer
+_FOOTER_SHARE = (
+    16  # one of so many bytes on disk is for footers: chunks never push them out, and they are a thousandth of the log
+)
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retries are below this
 
 
@@ -96,8 +99,11 @@ class ChunkCache:
         self._disk = disk
         self._disk_layer: ChunkDisk | None = None
         disk_bytes = settings.number("hotlog.cache.disk.bytes")
+        self._footer_layer: ChunkDisk | None = None
         if cache_dir is not None and disk_bytes:
-            self._disk_layer = ChunkDisk(disk, f"{cache_dir}/chunks", disk_bytes, settings.number("hotlog.disk.reserve.bytes"))
+            reserve, of_footers = settings.number("hotlog.disk.reserve.bytes"), disk_bytes // _FOOTER_SHARE
+            self._disk_layer = ChunkDisk(disk, f"{cache_dir}/chunks", disk_bytes - of_footers, reserve)
+            self._footer_layer = ChunkDisk(disk, f"{cache_dir}/footers", of_footers, reserve)
         self._flights: dict[tuple[str, int], _Flight] = {}
         self._disk_writes = 0
         self._disk_rate = ByteRate(clock, _DISK_WRITE_BYTES_PER_SECOND)
@@ -108,9 +114,10 @@ class ChunkCache:
 
     async def start(self) -> None:
         """Take over what an earlier run left on disk."""
-        if self._disk_layer is not None:
-            await self._disk_layer.load()
-            self._metrics.cache_bytes.labels("disk").set(self._disk_layer.bytes)
+        for layer in (self._disk_layer, self._footer_layer):
+            if layer is not None:
+                await layer.load()
+        self._show_disk_bytes()
 
     async def close(self) -> None:
         """End what is in flight; readers that still wait see the cancellation."""
@@ -200,11 +207,17 @@ class ChunkCache:
 
     async def recall_footer(self, key: str) -> memoryview | None:
         """Footer bytes of an object that an earlier run (or this one) kept on disk."""
-        return await self._disk_layer.read(key, _FOOTER_INDEX) if self._disk_layer is not None else None
+        return await self._footer_layer.read(key, _FOOTER_INDEX) if self._footer_layer is not None else None
 
     def keep_footer(self, key: str, data: memoryview) -> None:
         """Keep proven footer bytes on disk."""
-        self._write_behind(key, _FOOTER_INDEX, data)
+        self._write_behind(self._footer_layer, key, _FOOTER_INDEX, data)
+
+    async def write_footer(self, key: str, data: Buffer) -> None:
+        """The same for one who can wait: the footer is on disk afterwards, if there is room."""
+        if self._footer_layer is not None:
+            await self._footer_layer.write(key, _FOOTER_INDEX, data)
+            self._show_disk_bytes()
 
     def offer(self, source: ChunkSource, data: memoryview) -> None:
         """Keep the whole log part of a small object if it is what the source says."""
@@ -382,20 +395,24 @@ class ChunkCache:
         self._metrics.cache_bytes.labels("memory").set(self._memory.bytes)
 
     def _keep_on_disk(self, run: Run, index: int) -> None:
-        self._write_behind(run.key, index, run.chunk(index))
+        self._write_behind(self._disk_layer, run.key, index, run.chunk(index))
 
-    def _write_behind(self, key: str, index: int, data: memoryview) -> None:
-        if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(data)):
+    def _write_behind(self, layer: ChunkDisk | None, key: str, index: int, data: memoryview) -> None:
+        if layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(data)):
             return
         self._disk_writes += 1
-        self._scope.start(self._write_disk(self._disk_layer, key, index, data))
+        self._scope.start(self._write_disk(layer, key, index, data))
 
     async def _write_disk(self, layer: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
         try:
             await layer.write(key, index, chunk)
-            self._metrics.cache_bytes.labels("disk").set(layer.bytes)
+            self._show_disk_bytes()
         finally:
             self._disk_writes -= 1
+
+    def _show_disk_bytes(self) -> None:
+        if self._disk_layer is not None and self._footer_layer is not None:
+            self._metrics.cache_bytes.labels("disk").set(self._disk_layer.bytes + self._footer_layer.bytes)
 
 
 def joined(chunks: Sequence[memoryview], skip: int, size: int) -> memoryview:

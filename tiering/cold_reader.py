@@ -35,7 +35,7 @@ from tiering.history import History, MissingObject, Shelf
 from tiering.keys import PartitionKeys
 from tiering.manifest import Entry, Manifest
 from tiering.readahead import Stream, on_read
-from tiering.segment_object import Footer
+from tiering.segment_object import Footer, parse_footer
 
 T = TypeVar("T")
 CURSORS_MAX = 1024
@@ -134,6 +134,12 @@ class ColdReader:
         await self._ahead.close()
         await self.chunks.close()
         await self.shelf.close()
+
+    async def copied(self, keys: PartitionKeys, row: Entry, footer: bytes) -> None:
+        """An object was made here: its footer need not be read back, which is every fifth GET of a replay of segments of 64 MiB."""
+        key = keys.object(row.name)
+        self.shelf.footers.offer(key, parse_footer(footer, where=key))
+        await self.chunks.write_footer(key, footer)
 
     # -- reads ----------------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,11 @@ class FooterCache(Generic[K, V]):
             raise NotReady("the cold tier is closing")
         return arrived.result()
 
+    def offer(self, key: K, value: V) -> None:
+        """Keep a value that nobody asked for, if it pushes out none that somebody did."""
+        if self._values.currsize + self._size_of(value) <= self._values.maxsize:
+            self._values[key] = value
+
     def drop(self, key: K) -> None:
         self._values.pop(key, None)
 

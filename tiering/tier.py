@@ -71,7 +71,7 @@ class ColdTier:
         self._rate = ByteRate(clock, settings.number("remote.log.manager.copy.max.bytes.per.second"))
         self._uploader = Uploader(
             store=store, clock=clock, disk=disk, entropy=entropy, metrics=metrics, rate=self._rate,
-            store_seconds_max=settings.number("hotlog.store.total.timeout.ms") / 1000,
+            store_seconds_max=settings.number("hotlog.store.total.timeout.ms") / 1000, copied=self.reader.copied,
         )  # fmt: skip
         self._partitions: dict[PartitionId, ColdPartition] = {}
         self._deleted: dict[PartitionId, ManifestStore] = {}

@@ -11,7 +11,7 @@ its commit is in doubt is committed again as the same row, never uploaded twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -121,6 +121,7 @@ class Uploader:
         metrics: Metrics,
         rate: ByteRate,
         store_seconds_max: float,
+        copied: Callable[[PartitionKeys, Entry, bytes], Awaitable[None]],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -129,6 +130,7 @@ class Uploader:
         self._metrics = metrics
         self._rate = rate
         self._store_seconds_max = store_seconds_max
+        self._copied = copied
 
     async def copy(self, target: CopyTarget, plan: CopyPlan, lease: Lease) -> Manifest:
         """Copy and commit one segment; return the root that has it.
@@ -214,6 +216,7 @@ class Uploader:
         lease.check()
         store = self._store.bind(topic=target.topic, purpose="upload")
         await store.put_source(target.keys.object(entry.name), SegmentSource(self._disk, scan, footer))
+        await self._copied(target.keys, entry, footer)
         return entry
 
     async def _footer_parts(self, target: CopyTarget, segment: LocalSegment, scan: SegmentScan) -> FooterParts:

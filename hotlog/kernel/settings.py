@@ -95,7 +95,7 @@ _OWN = [
     ConfigKey(name="hotlog.cache.memory.bytes", kind="long", default=256 * MiB, minimum=0, dynamic=False, unit="bytes",
               doc="Chunk cache in memory."),
     ConfigKey(name="hotlog.cache.disk.bytes", kind="long", default=4 * GiB, minimum=0, dynamic=False, unit="bytes",
-              doc="Chunk cache on disk, kept over restarts; 0 is none."),
+              doc="Chunk cache on disk, kept over restarts; a sixteenth is for footers; 0 is none."),
     ConfigKey(name="hotlog.readahead.bytes", kind="long", default=64 * MiB, minimum=0, dynamic=False, unit="bytes",
               doc="Most that is read ahead of one cold reader."),
     ConfigKey(name="hotlog.store.attempt.timeout.ms", kind="long", default=30_000, minimum=1, dynamic=False, unit="ms",

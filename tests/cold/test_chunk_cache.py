@@ -130,12 +130,14 @@ async def test_a_damaged_file_is_a_miss(tmp_path: Path, damage: str) -> None:
 
 async def test_disk_layer_stays_within_its_bound(tmp_path: Path) -> None:
     store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(8)})
-    cache = cache_of(store, tmp_path, hotlog_cache_disk_bytes=str(3 * CHUNK_BYTES + 1000))
+    bytes_max = (3 * CHUNK_BYTES + 1000) * 16 // 15 + 1  # a sixteenth is for footers
+    cache = cache_of(store, tmp_path, hotlog_cache_disk_bytes=str(bytes_max))
     await cache.start()
     for n in range(8):
+        await cache.write_footer(f"data/{n}", bytes([n]) * (CHUNK_BYTES // 16))
         await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
         await written(cache)
-        assert sum(file.stat().st_size for file in (tmp_path / "chunks").iterdir()) <= 3 * CHUNK_BYTES + 1000
+        assert sum(file.stat().st_size for file in tmp_path.glob("*/*.chunk")) <= bytes_max
     await cache.close()
     again = cache_of(store, tmp_path, hotlog_cache_memory_bytes="0")
     await again.start()
@@ -144,6 +146,22 @@ async def test_disk_layer_stays_within_its_bound(tmp_path: Path) -> None:
     assert len(store.gets) == 8, "the newest three are still there"
     await again.get(ChunkSource("data/0", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
     assert len(store.gets) == 9
+    await again.close()
+
+
+async def test_chunks_never_push_footers_from_the_disk(tmp_path: Path) -> None:
+    store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(8)})
+    given = {"hotlog_cache_disk_bytes": str(4 * CHUNK_BYTES)}
+    cache = cache_of(store, tmp_path, **given)
+    await cache.start()
+    await cache.write_footer("data/0", b"footer of 0")
+    for n in range(8):
+        await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
+        await written(cache)
+    await cache.close()
+    again = cache_of(store, tmp_path, **given)
+    await again.start()
+    assert await again.recall_footer("data/0") == b"footer of 0"
     await again.close()
 
 

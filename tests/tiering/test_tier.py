@@ -46,6 +46,16 @@ async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
         assert here.faults.count("get") <= 1
 
 
+async def test_the_footer_of_what_was_copied_here_is_not_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiering.history.CHUNK_BYTES", 1)  # no object is so small that it comes whole with its footer
+    async with node(tmp_path) as here:
+        log, _ = await here.copied(30)
+        segments = len(log.segments()) - 1
+        here.faults.log.clear()
+        await read_cold(here, 0, log.active.base_offset)
+        assert here.faults.count("get") == segments
+
+
 async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tiering.tier.TICK_SECONDS_MAX", SOON_S)  # else a slow copy is looked after more often
     async with node(tmp_path) as here:
