@@ -18,6 +18,13 @@ def rows() -> dict[int, list[tuple[str, str]]]:
     return {int(number): NAMED.findall(named) for number, _, _, named in cells}
 
 
+def found_by_others() -> dict[str, list[tuple[str, str]]]:
+    """What others found to the tests that hold it."""
+    text = (ROOT / "docs" / "faults.md").read_text().partition("## Found by others")[2]
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| what", "| ---"))]
+    return {line.split(" | ")[0]: NAMED.findall(line.rsplit(" | ", 1)[1]) for line in lines}
+
+
 def names_in(path: str) -> set[str]:
     tree = ast.parse((ROOT / "tests" / path).read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -29,10 +36,16 @@ def test_every_fault_of_one_broker_is_in_the_table() -> None:
     assert all(rows().values()), "each row names a test"
 
 
+def test_what_others_found_has_a_test_each() -> None:
+    found = found_by_others()
+    assert len(found) > 100
+    assert [what for what, named in found.items() if not named] == []
+
+
 def test_every_test_in_the_table_exists() -> None:
     missing = [
         f"fault {number}: {path}::{name}"
-        for number, named in rows().items()
+        for number, named in [*rows().items(), *found_by_others().items()]
         for path, name in named
         if not (ROOT / "tests" / path).is_file() or (name and name not in names_in(path))
     ]
