@@ -140,22 +140,31 @@ async def test_a_replay_costs_one_get_for_a_range_footers_included(tmp_path: Pat
     await reader.close()
 
 
-async def test_what_answers_hold_is_bounded_by_their_size_not_by_the_ranges_they_lie_in() -> None:
-    """Clients that never take their answers, or that went away while the answer was made: a piece of 2 KiB must not keep 16."""
+@pytest.mark.parametrize("at_once", [False, True], ids=["each place waited for", "in memory already"])
+async def test_what_answers_hold_is_bounded_by_their_size_not_by_the_ranges_they_lie_in(at_once: bool) -> None:
+    """Clients that never take their answers, or that went away while the answer was made: a piece of 2 KiB must not keep 16.
+
+    Pieces are given away at two places: by a read that waits, and by one that finds its next batches in memory.
+    """
     made = topic(partitions=1, objects=24)
-    lake, memory = made.lakes[0], 4 * RANGE
+    lake, memory, lent_max = made.lakes[0], 4 * RANGE, SMALL["tiering.cold_reader.LENT_BYTES_MAX"]
     reader = reader_of(lake, **{"hotlog.cache.memory.bytes": str(memory)})
     held: list[object] = []
-    offset = 0
+    offset, passed = 0, RANGE
     while offset < lake.next_offset:
-        read = reader.read_now(lake, offset, READ)
-        if read is None:
-            read = await reader.read(lake, offset, READ, wait_ms=FOREVER_MS)
-        held.append(read.data)
-        offset = read.end_offset_limit + BATCHES // 30  # more than half a range on
-        assert reader.chunks.lent_bytes <= SMALL["tiering.cold_reader.LENT_BYTES_MAX"] + memory + 2 * RANGE
-    assert len(held) * CHUNK > 3 * (SMALL["tiering.cold_reader.LENT_BYTES_MAX"] + memory), "nothing was shown"
+        found = reader.read_now(lake, offset, READ)
+        read = found or await reader.read(lake, offset, READ, wait_ms=FOREVER_MS)
+        offset, passed = read.end_offset_limit, passed + len(read.data)
+        if not at_once:
+            held.append(read.data)
+            offset += BATCHES // 30  # more than half a range on
+        elif found is not None and passed > RANGE // 2:  # one of the pieces of each half
+            held.append(read.data)
+            passed = 0
+        assert reader.chunks.lent_bytes <= lent_max + memory + 2 * RANGE
+    assert len(held) * CHUNK > 3 * (lent_max + memory), "nothing was shown"
     held.clear()
+    del found, read
     await drained(reader)
     assert reader.chunks.lent_bytes == 0
     await reader.close()
