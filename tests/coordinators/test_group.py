@@ -322,6 +322,23 @@ def test_a_write_of_an_old_generation_changes_nothing() -> None:
     assert second not in story.answers
 
 
+@pytest.mark.parametrize("is_ok", [True, False])
+def test_a_write_of_an_old_generation_says_nothing_of_the_one_under_way(is_ok: bool) -> None:
+    story = Story()
+    first = story.joined(story.join()).member_id
+    story.sync(first, assignments={first: b"old"})
+    story.join()
+    story.join(first)
+    waiting = story.sync(first, assignments={first: b"new"})
+    before = story.group
+    story.send(Stored(1, is_ok))
+    assert story.group == before
+    assert waiting not in story.answers
+    story.stored()
+    assert story.group.state is State.STABLE
+    assert story.synced(waiting).assignment == b"new"
+
+
 def test_a_leader_that_never_assigns_is_dropped() -> None:
     story = Story()
     first = story.joined(story.join()).member_id
