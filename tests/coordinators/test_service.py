@@ -78,24 +78,36 @@ def play(story: Callable[[Scene], Awaitable[None]]) -> None:
 
 class Member:
     def __init__(
-        self, groups: GroupCoordinator, group: str = "g", session_ms: int = 10_000, rebalance_ms: int | None = None
+        self,
+        groups: GroupCoordinator,
+        group: str = "g",
+        session_ms: int = 10_000,
+        *,
+        rebalance_ms: int | None = None,
+        instance_id: str | None = None,
     ) -> None:
-        self.groups, self.group, self.session_ms = groups, group, session_ms
+        self.groups, self.group, self.session_ms, self.instance_id = groups, group, session_ms, instance_id
         self.rebalance_ms = rebalance_ms or session_ms
         self.member_id, self.generation = "", -1
 
     async def join(self) -> None:
         """Join and sync, until the group is stable with this member."""
+        await self.join_alone()
+        await self.sync()
+
+    async def join_alone(self) -> None:
         joined = await self.groups.join(
-            self.group, member_id=self.member_id, instance_id=None, client_id="c", client_host="h", session_timeout_ms=self.session_ms,
-            rebalance_timeout_ms=self.rebalance_ms, protocol_type="consumer", protocols=(("range", b""),), needs_known_id=False,
-            can_skip_assignment=False,
+            self.group, member_id=self.member_id, instance_id=self.instance_id, client_id="c", client_host="h",
+            session_timeout_ms=self.session_ms, rebalance_timeout_ms=self.rebalance_ms, protocol_type="consumer",
+            protocols=(("range", b""),), needs_known_id=False, can_skip_assignment=False,
         )  # fmt: skip
         assert joined.code is Code.NONE
         self.member_id, self.generation = joined.member_id, joined.generation
+
+    async def sync(self) -> None:
         synced = await self.groups.sync(
-            self.group, member_id=self.member_id, instance_id=None, generation=self.generation, protocol_type=None, protocol=None,
-            assignments={self.member_id: b"all"},
+            self.group, member_id=self.member_id, instance_id=self.instance_id, generation=self.generation, protocol_type=None,
+            protocol=None, assignments={self.member_id: b"all"},
         )  # fmt: skip
         assert synced.code is Code.NONE
 
@@ -104,7 +116,7 @@ class Member:
 
     async def commit(self, offset: int, *, generation: int | None = None) -> Code:
         codes = await self.groups.commit(
-            self.group, member_id=self.member_id, instance_id=None,
+            self.group, member_id=self.member_id, instance_id=self.instance_id,
             generation=self.generation if generation is None else generation, commits=[Commit("clicks", 0, offset, -1, None)],
         )  # fmt: skip
         return codes["clicks", 0]
@@ -185,6 +197,35 @@ def test_a_commit_of_another_generation_changes_nothing() -> None:
         assert await member.commit(7) is Code.NONE
         for generation in (member.generation - 1, member.generation + 1):
             assert await member.commit(3, generation=generation) is Code.ILLEGAL_GENERATION
+        assert groups.offsets("g")["clicks", 0].offset == 7
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_a_commit_waits_for_the_assignment_of_its_generation() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        member = Member(groups)
+        await member.join_alone()
+        assert groups.describe("g").group.state is State.COMPLETING
+        assert await member.commit(7) is Code.REBALANCE_IN_PROGRESS
+        assert not groups.offsets("g")
+        await member.sync()
+        assert await member.commit(7) is Code.NONE
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_the_older_process_of_a_static_member_commits_nothing() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        old, new = Member(groups, instance_id="i"), Member(groups, instance_id="i")
+        await old.join()
+        await new.join()
+        assert await new.commit(7) is Code.NONE
+        assert await old.commit(3) is Code.FENCED_INSTANCE_ID
         assert groups.offsets("g")["clicks", 0].offset == 7
         await scene.end(groups)
 
