@@ -29,6 +29,7 @@ from tiering.loans import Loans
 
 Check = Callable[[int, memoryview], bool]
 _DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk: a cache must not hold memory hostage
+_FOOTER_WRITES_MAX = 32  # the same of footers, about a megabyte each; those of all partitions of a replay come at once
 _DISK_WRITE_BYTES_PER_SECOND = (
     64 * MiB
 )  # a fast replay must not take the device from the hot log: what is above is not kept on disk
@@ -106,6 +107,7 @@ class ChunkCache:
             self._footer_layer = ChunkDisk(disk, f"{cache_dir}/footers", of_footers, reserve)
         self._flights: dict[tuple[str, int], _Flight] = {}
         self._disk_writes = 0
+        self._footer_writes = 0
         self._disk_rate = ByteRate(clock, _DISK_WRITE_BYTES_PER_SECOND)
         self.gate = LaneGate(settings.number("remote.log.reader.threads"), settings.number("remote.log.reader.max.pending.tasks"))
         self.rate = ReadRate(clock, settings, metrics)
@@ -210,8 +212,16 @@ class ChunkCache:
         return await self._footer_layer.read(key, _FOOTER_INDEX) if self._footer_layer is not None else None
 
     def keep_footer(self, key: str, data: memoryview) -> None:
-        """Keep proven footer bytes on disk."""
-        self._write_behind(self._footer_layer, key, _FOOTER_INDEX, data)
+        """Keep proven footer bytes on disk: small beside the chunks that come with them, so they do not wait for their rate."""
+        if self._footer_layer is not None and self._footer_writes < _FOOTER_WRITES_MAX:
+            self._footer_writes += 1
+            self._scope.start(self._write_footer_behind(key, data))
+
+    async def _write_footer_behind(self, key: str, data: memoryview) -> None:
+        try:
+            await self.write_footer(key, data)
+        finally:
+            self._footer_writes -= 1
 
     async def write_footer(self, key: str, data: Buffer) -> None:
         """The same for one who can wait: the footer is on disk afterwards, if there is room."""
@@ -395,13 +405,11 @@ class ChunkCache:
         self._metrics.cache_bytes.labels("memory").set(self._memory.bytes)
 
     def _keep_on_disk(self, run: Run, index: int) -> None:
-        self._write_behind(self._disk_layer, run.key, index, run.chunk(index))
-
-    def _write_behind(self, layer: ChunkDisk | None, key: str, index: int, data: memoryview) -> None:
-        if layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(data)):
+        chunk = run.chunk(index)
+        if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(chunk)):
             return
         self._disk_writes += 1
-        self._scope.start(self._write_disk(layer, key, index, data))
+        self._scope.start(self._write_disk(self._disk_layer, run.key, index, chunk))
 
     async def _write_disk(self, layer: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
         try:

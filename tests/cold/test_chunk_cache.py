@@ -174,6 +174,9 @@ async def test_a_fast_replay_does_not_take_the_disk(tmp_path: Path) -> None:
         await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
         await written(cache)
     assert len(list((tmp_path / "chunks").iterdir())) == 64 * MiB // CHUNK_BYTES
+    cache.keep_footer("data/0", memoryview(b"footer of 0"))
+    await written(cache)
+    assert await cache.recall_footer("data/0") == b"footer of 0", "footers have their own place, and need not wait for chunks"
     await cache.close()
 
 
@@ -361,7 +364,7 @@ def test_chunk_file_bytes(data: bytes, key: str, index: int, draw: st.DataObject
 
 async def written(cache: ChunkCache) -> None:
     """Until the disk layer has taken what it was given."""
-    while cache._disk_writes:
+    while cache._disk_writes or cache._footer_writes:
         await asyncio.sleep(0.001)
 
 
