@@ -1,7 +1,7 @@
 """DescribeLogDirs (35): sizes of partitions, locally and in the store (KIP-113, KIP-827).
 
 Versions 1 to 5.  The data directory is one log dir; the cold tier is told as a second one, `remote:` and the cluster id, with the committed
-bytes of each partition.
+bytes of each partition.  Usable are the bytes that logs may still grow by: what is free above hotlog.disk.reserve.bytes.
 
 Invariants: the remote dir lists committed bytes only; a null topic list means every partition.
 """
@@ -45,7 +45,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 async def _local(broker: Broker, context: RequestContext, partitions: list[Partition]) -> Any:
     directory = broker.logs.directory
     try:
-        free = await broker.disk.run(broker.disk.free_bytes, directory)
+        free = await broker.disk.run(broker.logs.space.usable_bytes)
     except OSError as problem:
         refusal(context, problem)
         free = UNKNOWN

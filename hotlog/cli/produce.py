@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from hotlog.cli.client import WAIT_SECONDS, ClientError, error_of, limits, produ
 from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ClientPairs, Topic, client_pairs
 from hotlog.cli.output import say
 from hotlog.cli.produce_lines import BadLine, Fields, Parse, parse_headers, parse_json, size_of, text_parser
+from hotlog.cli.raw import full_disk_words
 from hotlog.kernel.errors import HotlogError, Invalid
 
 app = typer.Typer(add_completion=False)
@@ -79,7 +80,7 @@ def produce(
     pairs = client_pairs(client)
     settings = {"compression.type": compression.value, **limits(bootstrap, topic, pairs), **pairs}
     with _opened(source) as stream:
-        sender = Sender(producer(bootstrap, settings), topic)
+        sender = Sender(producer(bootstrap, settings), topic, why_silent=lambda: full_disk_words(bootstrap))
         with sender.reporting(skip_bad):
             for number, line in enumerate(stream, 1):
                 if number < resume:
@@ -107,8 +108,11 @@ def _opened(source: Path | None) -> Iterator[io.BufferedIOBase]:
 class Sender:
     """Sends records and knows what became of each line."""
 
-    def __init__(self, client: Any, topic: str, *, stall_s: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self, client: Any, topic: str, *, stall_s: float = WAIT_SECONDS, why_silent: Callable[[], str] = lambda: ""
+    ) -> None:
         self._client = client
+        self._why_silent = why_silent
         self._topic = topic
         self._stall_s = stall_s
         self._acknowledged = 0
@@ -187,7 +191,7 @@ class Sender:
             if self._acknowledged != heard:
                 heard, since = self._acknowledged, time.monotonic()
             elif time.monotonic() - since > self._stall_s:
-                self._failure = self._failure or ClientError(f"no answer within {self._stall_s:.0f} s")
+                self._failure = self._failure or ClientError(f"no answer within {self._stall_s:.0f} s{self._why_silent()}")
                 return
 
     def _first_open(self) -> int:

@@ -71,6 +71,22 @@ def tier_sizes(bootstrap: str, topic: str, partitions: Sequence[int]) -> dict[in
     return {index: TierSizes(found[False].get(index, 0), found[True].get(index)) for index in partitions}
 
 
+def full_disks(bootstrap: str) -> list[str]:
+    """The broker's log dirs that take no record any more; KIP-827.  Raises as `tier_borders`."""
+    body = DescribeLogDirsRequest(topics=())
+    answer = ask(bootstrap, DESCRIBE_LOG_DIRS, DescribeLogDirsRequest, body, DescribeLogDirsResponse)
+    return [one.log_dir for one in answer.results if one.usable_bytes == 0 and not one.log_dir.startswith(REMOTE_DIR)]
+
+
+def full_disk_words(bootstrap: str) -> str:
+    """ ": the disk is full ..." where a broker takes no record for that reason, else "": the client's library repeats it in silence."""
+    try:
+        full = full_disks(bootstrap)
+    except (Retry, Corrupt):
+        return ""
+    return f": the broker's disk is full, {', '.join(full)} has nothing free above hotlog.disk.reserve.bytes" if full else ""
+
+
 def ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any, *, seconds_max: float = _SECONDS) -> Any:
     """One request of `api` (key and version, with flexible headers) and its answer.  Raises as `tier_borders`."""
     host, _, port = bootstrap.split(",")[0].rpartition("://")[2].rpartition(":")

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException
 
 from hotlog.cli.client import WAIT_SECONDS, ClientError, admin, answered, limits, producer
 from hotlog.cli.output import put
+from hotlog.cli.raw import full_disk_words
 from hotlog.kernel.errors import Invalid, NotFound
 from hotlog.wire.records import Record
 from hotlog.world.posix import PosixDisk
@@ -30,7 +31,7 @@ class Target:
     """A file's name has a slash, or ends with .json or .jsonl; a directory's ends with a slash (direct replays only)."""
 
     def __init__(self, to: str, bootstrap: str, extra: Mapping[str, str] | None = None) -> None:
-        self._to = to
+        self._to, self._bootstrap = to, bootstrap
         self._client: Any = None
         self._file: _FileAside | None = None
         self._failures: list[str] = []
@@ -54,6 +55,7 @@ class Target:
             if (left or self._failures) and is_whole:
                 raise ClientError(
                     f"{left + len(self._failures)} records were not acknowledged by {self._to}: {self._failures[:1]}"
+                    + full_disk_words(self._bootstrap)
                 )
         elif self._file is not None:
             self._file.close(is_whole=is_whole)

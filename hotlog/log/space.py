@@ -38,6 +38,14 @@ class Space:
         if self._left < 0:
             self._ask(count)
 
+    def usable_bytes(self) -> int:
+        """Bytes that logs may still grow by, as the file system says now.
+
+        Raises:
+            OSError
+        """
+        return max(0, self._disk.free_bytes(self._directory) - self._reserve)
+
     async def look(self) -> None:
         """Ask the file system now, in a disk thread: what was free may be taken by others, or be free again."""
         try:

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.bench.wire import Connection, answer_of, produce_frame, produce_response, record_batch
-from tests.e2e.conftest import create, eventually, metric, running
+from tests.e2e.conftest import create, eventually, hotlog, metric, running
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
 
@@ -31,6 +31,8 @@ def test_a_full_disk_is_named_everywhere(tmp_path: Path) -> None:
         client.close()
         assert refused.error_code.name == "kafka_storage_error"
         assert "the disk is full" in refused.error_message
+        told = hotlog("produce", "full", "--bootstrap", server.bootstrap, input="x\n", code=1)
+        assert f"the broker's disk is full, {server.data}" in told, "librdkafka asks again and again, and says nothing of why"
         assert 0 < metric(server, "hotlog_disk_free_bytes") < 1 << 60
         assert metric(server, "hotlog_build_info") == 1
         said = server.errors.read_text()
