@@ -6,6 +6,7 @@ Invariants: nothing starts unless a test asks for it; what a test made is gone a
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ hypothesis_settings.load_profile("hotlog")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run in the background may have been told to ignore Ctrl-C; what tests start would inherit that, and some are ended by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[SERVED] = []
 
 

@@ -6,6 +6,7 @@ CI runs it; it needs a package registry.  The interpreter it takes is the `pytho
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ def first_command() -> str:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background ignores Ctrl-C, and so would the demo
     for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"):  # a stranger has none of them
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="hotlog-stranger-") as folder:
