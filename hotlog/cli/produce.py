@@ -119,6 +119,7 @@ class Sender:
         self._acknowledged_last = 0  # the last line that was
         self._next = 1  # the line after the last one that was dealt with
         self._bad = 0
+        self._has_stalled = False
         self._failed_line: int | None = None
         self._failure: HotlogError | None = None
         self._pending: dict[int, None] = {}  # lines that are under way, oldest first
@@ -185,12 +186,15 @@ class Sender:
             raise type(failure)(f"{failure}; {self._standing(self._first_open(), can_skip=not skips)}") from None
 
     def _flush(self) -> None:
-        """Until every record is answered for, or none was for a while."""
+        """Until every record is answered for, or none was for a while: that is waited for once."""
+        if self._has_stalled:
+            return
         heard, since = self._acknowledged, time.monotonic()
         while self._client.flush(_FLUSH_SECONDS):
             if self._acknowledged != heard:
                 heard, since = self._acknowledged, time.monotonic()
             elif time.monotonic() - since > self._stall_s:
+                self._has_stalled = True
                 self._failure = self._failure or ClientError(f"no answer within {self._stall_s:.0f} s{self._why_silent()}")
                 return
 

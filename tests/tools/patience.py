@@ -1,7 +1,15 @@
-"""How long a test waits for what should happen at once, before it says that it never will."""
+"""How long a test waits for what should happen at once, before it says that it never will.
 
-PATIENCE_S = 300.0  # far beyond what a machine that is busy with other things can need; a test that passes never waits for it
-SOON_S = 50.0  # the same for what happens within this process: a mutant that hangs is found within a minute
+Invariants: a test that passes never waits for it; a thing that cannot come is given up within a minute, unless HOTLOG_PATIENCE_S says
+that the machine is busy with other things (CI says so, since nobody waits for it).
+"""
+
+from __future__ import annotations
+
+import os
+
+PATIENCE_S = float(os.environ.get("HOTLOG_PATIENCE_S", "60"))
+SOON_S = 50.0  # the same for what happens within this process
 PATIENT_STORE = {
     "hotlog.store.attempt.timeout.ms": str(int(SOON_S * 1000)),
     "hotlog.store.total.timeout.ms": str(int(SOON_S * 1000)),
