@@ -17,6 +17,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,7 @@ def serve(data: str, port: int, bucket: str) -> int:
         f"127.0.0.1:{port + 1}",
         data,
     ]  # without it MinIO listens on all addresses, on a port of its choice
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that MinIO is ended too
     process = subprocess.Popen(command, env=environment)
     try:
         make_bucket(f"http://127.0.0.1:{port}", bucket)
