@@ -2,7 +2,7 @@
 
 Kafka opens what it is sent as well (LogValidator) and derives the largest timestamp itself; what is stored wrong once fails every reader
 for ever, or is deleted too early.  The walk is aiokafka's compiled decoder, a piece at a time; what it refuses has a second look in plain
-Python (hotlog.wire.patient_records).  docs/decisions/0004 has the reasons, docs/benchmarks.md the cost.
+Python (hotlog.wire.patient_records).  docs/decisions/0017 has the reasons, docs/benchmarks.md the cost.
 
 Invariants: a batch that passes holds exactly the records that its header counts, well formed, offsets ascending by one from its base;
 the header handed back says their largest timestamp; what is looked at in one go is bounded by a Room; the interpreter is never held
