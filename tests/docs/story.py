@@ -17,8 +17,10 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from tests.docs.pages import ROOT
 from tests.tools.patience import PATIENCE_S
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -50,13 +52,16 @@ class Reader:
         if command.startswith("export "):
             self._exports.append(command)
             return ""
-        return self.does(command)
+        return self._run(command, os.environ)
 
-    def does(self, command: str, **variables: str) -> str:
-        """Run a command that no page shows, with environment variables."""
+    def does(self, command: str) -> str:
+        """Run a command that no page shows; it may be a module of our tests, which no installation has."""
+        return self._run(command, {**os.environ, "PYTHONPATH": str(ROOT)})
+
+    def _run(self, command: str, env: Mapping[str, str]) -> str:
         script = "\n".join([*self._exports, command])
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=self.folder, env={**os.environ, **variables}, timeout=self.patience_s,
+            ["bash", "-euo", "pipefail", "-c", script], cwd=self.folder, env=env, timeout=self.patience_s,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
