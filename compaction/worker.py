@@ -39,7 +39,7 @@ LOOKED_AT_ONCE = 256  # partitions and local segments, in one tick
 
 
 class Hosted(Protocol):
-    """A partition of this broker (hotlog.apis.broker.Partition)."""
+    """A partition of this broker (hotlog.broker.broker.Partition)."""
 
     @property
     def tp(self) -> TopicPartition: ...

@@ -17,11 +17,11 @@ from compaction.sights import Sights
 from compaction.trusted_clock import KeptClock, store_time_ms
 from compaction.worker import RetentionWorker
 from controller.service import Controller, State, read_cluster
-from hotlog.apis.broker import Broker
-from hotlog.apis.dispatch import Dispatch
-from hotlog.apis.ends_notes import note_ends, note_ends_at_last
-from hotlog.apis.listener import Listener
-from hotlog.apis.takeover import Takeover
+from hotlog.broker.broker import Broker
+from hotlog.broker.ends_notes import note_ends, note_ends_at_last
+from hotlog.broker.takeover import Takeover
+from hotlog.front.dispatch import Dispatch
+from hotlog.front.listener import Listener
 from hotlog.kernel.beats import Beat
 from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.kernel.ids import PartitionId

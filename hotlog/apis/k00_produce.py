@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, Later, RequestContext, Spliced
-from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
-from hotlog.apis.slices import SLICE, breathe, slices
+from hotlog.answers.api import Api, Later, RequestContext, Spliced
+from hotlog.answers.slices import SLICE, breathe, slices
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.partition_log import Appended
 from hotlog.wire.batch import BatchHeader, check_produced
+from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
 from hotlog.wire.inspect import INLINE, THREAD, Room, Rules, alone, inspect
 from hotlog.wire.produce import (
     TOPIC_ID_FROM,
@@ -40,7 +40,7 @@ from hotlog.wire.produce import (
 )
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker, Partition
+    from hotlog.broker.broker import Broker, Partition
     from hotlog.log.partition_log import PartitionLog
 
 LOG = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Fetch (1): hot log from its local start up, cold tier below it, long poll (fetch_watch).
+"""Fetch (1): hot log from its local start up, cold tier below it, long poll (fetch.watch).
 
 Versions 4 to 18 (topic ids from 13).  KIP-227 sessions, KIP-74 limits, KIP-320 leader epochs, KIP-392 and follower fetch not yet (one
 replica).  A fetch that can be answered from the page cache is answered without a task.
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext, Spliced
-from hotlog.apis.error_codes import code_for
-from hotlog.apis.fetch_round import READ_COMMITTED, Limits, Part, Round, State
-from hotlog.apis.fetch_sessions import Plan
-from hotlog.apis.fetch_watch import Watch
-from hotlog.apis.slices import SLICE, breathe
+from hotlog.answers.api import Api, RequestContext, Spliced
+from hotlog.answers.slices import SLICE, breathe
+from hotlog.apis.fetch.rounds import READ_COMMITTED, Limits, Part, Round, State
+from hotlog.apis.fetch.sessions import Plan
+from hotlog.apis.fetch.watch import Watch
+from hotlog.wire.error_codes import code_for
 from hotlog.wire.fetch_reply import PartitionReply, encode
 from hotlog.wire.fetch_request import TOPIC_ID_FROM, VERSIONS, FetchRequest, TopicKey, decode
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 WAIT_MS_MAX = 60_000  # the longest poll, whatever the client says
 Topics = list[tuple[TopicKey, list[PartitionReply]]]

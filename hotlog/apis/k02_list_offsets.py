@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.error_codes import Refused, code_for, is_expected
-from hotlog.apis.leaders import check_epoch, epoch_at
-from hotlog.apis.slices import SLICE, slices
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.slices import SLICE, slices
+from hotlog.broker.leaders import check_epoch, epoch_at
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.wire import apis
+from hotlog.wire.error_codes import Refused, code_for, is_expected
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker, Partition
+    from hotlog.broker.broker import Broker, Partition
 
 LOG = logging.getLogger(__name__)
 

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
-from hotlog.apis.api import Api, RequestContext, Spliced
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.metadata_bytes import spliced
-from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
-from hotlog.apis.slices import SLICE, breathe, sliced
-from hotlog.apis.topic_rules import INTERNAL_TOPICS
+from hotlog.answers.api import Api, RequestContext, Spliced
+from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
+from hotlog.answers.slices import SLICE, breathe, sliced
+from hotlog.broker.metadata_bytes import spliced
+from hotlog.broker.topic_rules import INTERNAL_TOPICS
 from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.ids import parse_topic_name
 from hotlog.wire.apis import encoded, responses
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 3
 AUTO_CREATE_FROM = 4

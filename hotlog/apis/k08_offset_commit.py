@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import code_of, coordinator_error
-from hotlog.apis.replies import NO_THROTTLE
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import code_of, coordinator_error
+from hotlog.answers.replies import NO_THROTTLE
 from hotlog.coordinators.group_types import Code
 from hotlog.coordinators.service import Commit
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 8
 BY_ID_FROM = 10

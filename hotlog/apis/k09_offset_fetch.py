@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import coordinator_error
-from hotlog.apis.replies import NO_THROTTLE
-from hotlog.apis.slices import breathe, sliced
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import coordinator_error
+from hotlog.answers.replies import NO_THROTTLE
+from hotlog.answers.slices import breathe, sliced
 from hotlog.coordinators.offset_records import OffsetValue
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 9
 GROUPS_FROM = 8

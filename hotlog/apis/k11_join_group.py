@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import code_of, coordinator_error
-from hotlog.apis.replies import NO_THROTTLE, milliseconds
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import code_of, coordinator_error
+from hotlog.answers.replies import NO_THROTTLE, milliseconds
 from hotlog.coordinators.group_types import Joined
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 11
 KNOWN_ID_FROM = 4

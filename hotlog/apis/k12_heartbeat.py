@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import code_of, coordinator_error
-from hotlog.apis.replies import NO_THROTTLE
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import code_of, coordinator_error
+from hotlog.answers.replies import NO_THROTTLE
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 12
 

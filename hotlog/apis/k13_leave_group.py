@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import code_of, coordinator_error
-from hotlog.apis.replies import NO_THROTTLE
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import code_of, coordinator_error
+from hotlog.answers.replies import NO_THROTTLE
 from hotlog.coordinators.group_types import Left
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 13
 MANY_FROM = 3

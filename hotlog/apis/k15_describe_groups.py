@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import coordinator_error
-from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE
-from hotlog.apis.slices import sliced
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import coordinator_error
+from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.answers.slices import sliced
 from hotlog.coordinators.group_types import Code, Group, State
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 15
 NOT_FOUND_FROM = 6

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.replies import NO_THROTTLE
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.replies import NO_THROTTLE
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 16
 TYPE = "classic"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
+from hotlog.answers.api import Api, RequestContext
 from hotlog.wire import apis
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -28,7 +28,7 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 @cache
 def _table(version: int) -> Any:
-    from hotlog.apis.dispatch import load_apis  # the table names this module too
+    from hotlog.front.dispatch import load_apis  # the table names this module too
 
     shapes = apis.responses(API.key, version)
     keys = tuple(

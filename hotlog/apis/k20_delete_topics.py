@@ -14,13 +14,13 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.replies import NO_THROTTLE, refusal
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.replies import NO_THROTTLE, refusal
 from hotlog.wire.apis import responses
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 20
 BY_ID_FROM = 6

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.error_codes import code_for, is_expected
+from hotlog.answers.api import Api, RequestContext
 from hotlog.kernel.errors import Retry
 from hotlog.wire import apis
+from hotlog.wire.error_codes import code_for, is_expected
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 LOG = logging.getLogger(__name__)
 

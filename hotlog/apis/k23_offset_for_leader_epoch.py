@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.error_codes import Refused, code_for, is_expected
-from hotlog.apis.leaders import check_epoch
-from hotlog.apis.slices import SLICE, breathe, gathered
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.slices import SLICE, breathe, gathered
+from hotlog.broker.leaders import check_epoch
 from hotlog.wire import apis
+from hotlog.wire.error_codes import Refused, code_for, is_expected
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker, Partition
+    from hotlog.broker.broker import Broker, Partition
 
 LOG = logging.getLogger(__name__)
 

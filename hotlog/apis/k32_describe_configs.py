@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import ALL_BROKERS
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.config_entries import Entry, broker_entries, topic_entries
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.replies import NO_THROTTLE, refusal
-from hotlog.apis.slices import breathe
-from hotlog.apis.topic_rules import check_name
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.config_entries import Entry, broker_entries, topic_entries
+from hotlog.answers.replies import NO_THROTTLE, refusal
+from hotlog.answers.slices import breathe
+from hotlog.broker.topic_rules import check_name
 from hotlog.wire.apis import responses
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 32
 TOPIC, BROKER = 2, 4  # ConfigResource.Type

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.error_codes import Refused
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.replies import NO_THROTTLE, refusal
 from hotlog.apis.k32_describe_configs import BROKER, TOPIC, broker_named
-from hotlog.apis.replies import NO_THROTTLE, refusal
 from hotlog.wire.apis import responses
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 33
 Alter = Callable[["Broker", Any, bool], Awaitable[None]]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.replies import NO_THROTTLE, refusal
-from hotlog.apis.slices import sliced, slices
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.replies import NO_THROTTLE, refusal
+from hotlog.answers.slices import sliced, slices
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
-    from hotlog.apis.hosting import Partition
+    from hotlog.broker.broker import Broker
+    from hotlog.broker.hosting import Partition
 
 KEY = 35
 UNKNOWN = -1

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.group_replies import CODES, code_of, coordinator_error
-from hotlog.apis.replies import NO_THROTTLE
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.group_replies import CODES, code_of, coordinator_error
+from hotlog.answers.replies import NO_THROTTLE
 from hotlog.coordinators.group_types import Code
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 47
 WHOLE_GROUP = (Code.GROUP_ID_NOT_FOUND, Code.NON_EMPTY_GROUP)

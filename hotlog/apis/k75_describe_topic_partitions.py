@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
-from hotlog.apis.api import Api, RequestContext
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.replies import NO_OPERATIONS, NO_THROTTLE
-from hotlog.apis.topic_rules import INTERNAL_TOPICS
+from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.broker.topic_rules import INTERNAL_TOPICS
 from hotlog.wire.apis import responses
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 KEY = 75
 PAGE_PARTITIONS_MAX = 2000  # Kafka's max.request.partition.size.limit

@@ -73,7 +73,7 @@ def serve(
 ) -> None:
     """Run a broker.  Prints `hotlog ready on HOST:PORT` once clients are answered; Ctrl-C stops it cleanly.
 
-    HOTLOG_LOG sets what is logged: a level (debug, info, warning, error), and levels of single loggers: info,hotlog.apis=debug.
+    HOTLOG_LOG sets what is logged: a level (debug, info, warning, error), and levels of single loggers: info,hotlog.front=debug.
     """
     from hotlog.serve import ServeOptions, run
 

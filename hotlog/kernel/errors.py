@@ -1,6 +1,6 @@
 """Errors, few, and named for what the caller does next.
 
-Invariants: every message names the thing, its value and what is allowed.  hotlog.apis.error_codes maps every leaf that can
+Invariants: every message names the thing, its value and what is allowed.  hotlog.wire.error_codes maps every leaf that can
 reach a client to a Kafka error code.
 """
 

@@ -1,7 +1,7 @@
 """HOTLOG_LOG: a level for Hotlog's own loggers, and levels of single loggers after it.
 
     debug
-    info,hotlog.apis=debug,botocore=info
+    info,hotlog.front=debug,botocore=info
 
 Invariants: pure; what is no level is refused and named.
 """

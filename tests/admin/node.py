@@ -14,14 +14,14 @@ from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
 from controller.service import Controller
-from hotlog.apis.api import Later, RequestContext
-from hotlog.apis.broker import Broker
-from hotlog.apis.dispatch import Dispatch
-from hotlog.apis.error_codes import Refused
+from hotlog.answers.api import Later, RequestContext
+from hotlog.broker.broker import Broker
+from hotlog.front.dispatch import Dispatch
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
 from hotlog.wire import apis
+from hotlog.wire.error_codes import Refused
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.controller.world import allow

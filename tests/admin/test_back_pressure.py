@@ -11,9 +11,9 @@ import pytest
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader
 
+from hotlog.answers.api import Later
 from hotlog.apis import k00_produce
-from hotlog.apis.api import Later
-from hotlog.apis.broker import Broker
+from hotlog.broker.broker import Broker
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log.writers import ROLLED_MAX
 from hotlog.wire import apis

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.broker import Broker
+from hotlog.broker.broker import Broker
 from hotlog.coordinators import offset_log
 from hotlog.coordinators.offset_records import partition_for
 from hotlog.kernel.ids import TopicPartition

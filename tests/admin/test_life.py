@@ -12,13 +12,13 @@ from kio.schema.errors import ErrorCode
 
 from controller.records import TopicCreated, TopicDeleted
 from controller.service import State
-from hotlog.apis.broker import Broker
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.fetch_round import Limits, Round
+from hotlog.apis.fetch.rounds import Limits, Round
+from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.log.checkpoints import parse_metadata
 from hotlog.wire.batch import header_at
+from hotlog.wire.error_codes import Refused
 from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore

@@ -12,8 +12,8 @@ import tiering.tier
 from compaction.reaper import Reaper
 from compaction.trusted_clock import TrustedClock
 from compaction.worker import RetentionWorker
-from hotlog.apis import hosting
-from hotlog.apis.broker import Broker
+from hotlog.broker import hosting
+from hotlog.broker.broker import Broker
 from hotlog.log import manager
 from tests.admin.node import heard_of, running
 from tests.tools.steps import Steps, count_steps

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from hotlog.apis import cold_fetches
-from hotlog.apis.cold_fetches import ColdFetches, ColdWish
+from hotlog.apis.fetch import cold_reads
+from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
 from hotlog.wire.records import NewRecord
 from tests.cold.lake import TOPIC_ID, Lake
 from tests.cold.reading import drained, reader_of
@@ -88,7 +88,7 @@ async def test_with_aborted_transactions_they_are_looked_up() -> None:
 
 
 async def test_results_nobody_asks_for_again_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cold_fetches, "RESULT_BYTES_MAX", 2 * SIZE)
+    monkeypatch.setattr(cold_reads, "RESULT_BYTES_MAX", 2 * SIZE)
     world, fetches = World(lake_of()), ColdFetches()
     offset = 0
     for _ in range(10):

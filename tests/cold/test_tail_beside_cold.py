@@ -16,7 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.broker import Partition
+from hotlog.broker.broker import Partition
 from hotlog.wire import batch as batches
 from hotlog.wire.records import decode_batch
 from tests.conftest import OpenStore
@@ -79,7 +79,7 @@ async def torn(
     request: pytest.FixtureRequest, tmp_path: Path, minio: S3Server, s3_url: Callable[[S3Server], str], open_test_store: OpenStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Torn]:  # fmt: skip
-    monkeypatch.setattr("hotlog.apis.cold_fetches.READ_WAIT_MS", PATIENT_MS)  # else cold fetches come to an end of their own
+    monkeypatch.setattr("hotlog.apis.fetch.cold_reads.READ_WAIT_MS", PATIENT_MS)  # else cold fetches come to an end of their own
     monkeypatch.setattr("hotlog.apis.k01_fetch.WAIT_MS_MAX", PATIENT_MS)
     released, began = asyncio.Event(), asyncio.Event()
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compaction.scrub import Hurt, Repair, Stored, plan_ranges, plan_repair
-from hotlog.apis.broker import Partition
+from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import DamagedRecords
 from hotlog.log.partition_log import SegmentInfo
 from hotlog.log.scrub import ScrubRange

@@ -78,7 +78,7 @@ def metrics() -> str:
 
 def protocol() -> str:
     """docs/protocol.md"""
-    from hotlog.apis.dispatch import load_apis
+    from hotlog.front.dispatch import load_apis
 
     lines = ["| key | API | versions | left out |", "|---|---|---|---|"]
     for api in sorted(load_apis(), key=lambda a: a.key):

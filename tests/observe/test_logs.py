@@ -22,7 +22,7 @@ CREATED_S = 1767323045.678
 def as_before() -> Iterator[None]:
     """What these tests set up is undone."""
     root = logging.getLogger()
-    names = [*logs.OWN, "hotlog.apis", "botocore", "apscheduler"]
+    names = [*logs.OWN, "hotlog.front", "botocore", "apscheduler"]
     before = root.level, list(root.handlers), {name: logging.getLogger(name).level for name in names}
     yield
     root.setLevel(before[0])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.fetch_round import Limits, Round, State
+from hotlog.apis.fetch.rounds import Limits, Round, State
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
 from tests.sim.bucket import Violation

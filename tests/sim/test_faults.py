@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hotlog.apis.broker import Partition
+from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.log.flusher import Flusher
 from tests.sim.checker import Ledger, batches_of, check_partition, read_cold, send

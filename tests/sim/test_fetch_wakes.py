@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from hotlog.answers.api import RequestContext, Spliced
 from hotlog.apis import k01_fetch
-from hotlog.apis.api import RequestContext, Spliced
-from hotlog.apis.broker import Broker
+from hotlog.broker.broker import Broker
 from hotlog.wire import apis
 from hotlog.wire.batch import header_at
 from hotlog.wire.fetch_request import decode

@@ -8,8 +8,8 @@ import pytest
 
 from controller.ends import MARGIN
 from controller.service import State
-from hotlog.apis.fetch_round import Limits, Round
-from hotlog.apis.fetch_round import State as PartState
+from hotlog.apis.fetch.rounds import Limits, Round
+from hotlog.apis.fetch.rounds import State as PartState
 from hotlog.kernel.errors import ForeignStore
 from hotlog.kernel.ids import TopicPartition
 from hotlog.wire.fetch_request import Wanted

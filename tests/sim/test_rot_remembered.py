@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hotlog.apis.broker import Partition
+from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import DamagedRecords
 from hotlog.kernel.limits import KiB
 from hotlog.log.log_scrub import LogScrub

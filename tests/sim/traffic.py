@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from hotlog.apis.broker import Partition
-from hotlog.apis.error_codes import Refused
+from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import NotFound, Retry, StorageFailed
+from hotlog.wire.error_codes import Refused
 from tests.sim.bucket import Violation
 from tests.sim.checker import Ledger, check_partition, send
 from tests.sim.clock import HOUR_MS

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from hotlog.apis.broker import Broker
+from hotlog.broker.broker import Broker
 from hotlog.compose import Node, build_node
 from hotlog.kernel.errors import Fenced, OutcomeUnknown, Retry
 from hotlog.kernel.ids import PartitionId

@@ -17,9 +17,9 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.broker import Broker
-from hotlog.apis.dispatch import Dispatch
-from hotlog.apis.listener import Listener
+from hotlog.broker.broker import Broker
+from hotlog.front.dispatch import Dispatch
+from hotlog.front.listener import Listener
 from hotlog.wire import apis
 from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.ports import Clock

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.broker import Partition
-from hotlog.apis.fetch_round import Limits, Round
+from hotlog.apis.fetch.rounds import Limits, Round
+from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import StorageFailed
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire import batch as batches

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.fetch_sessions import EVICT_IDLE_MS, FetchSessions, Plan
+from hotlog.apis.fetch.sessions import EVICT_IDLE_MS, FetchSessions, Plan
 from hotlog.kernel.limits import FETCH_SESSION_PARTITIONS_MAX
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import FetchRequest, Key, Wanted

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.dispatch import MODULES, load_apis
+from hotlog.front.dispatch import MODULES, load_apis
 from hotlog.kernel.errors import Invalid
 from hotlog.wire import apis
 from hotlog.wire.bounds import step_for

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.error_codes import Refused, code_for, is_expected, message_for
 from hotlog.kernel import errors
 from hotlog.wire import apis
+from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, produce, serving
 from tests.wire.tiered import SMALL_SEGMENTS, Gate, GatedStore, fill, no_store, tier_out

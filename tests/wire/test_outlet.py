@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from hotlog.apis.outlet import DEVICE_BYTES, PIECE_BYTES, TURN_BYTES_MAX, Outlet
+from hotlog.front.outlet import DEVICE_BYTES, PIECE_BYTES, TURN_BYTES_MAX, Outlet
 from hotlog.kernel.errors import StorageFailed
 from hotlog.world.ports import Buffer
 from tests.tools.narrow import narrow, open_narrow

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis import listener as listening
-from hotlog.apis.dispatch import load_apis
-from hotlog.apis.outlet import PIECE_BYTES
+from hotlog.front import listener as listening
+from hotlog.front.dispatch import load_apis
+from hotlog.front.outlet import PIECE_BYTES
 from hotlog.log.reader import PART_BYTES_MIN
 from hotlog.wire import apis
 from hotlog.wire.frame import SCRATCH_BYTES

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest_asyncio
 
-from hotlog.apis.slices import SLICE
+from hotlog.answers.slices import SLICE
 from hotlog.wire import apis
 from tests.admin.node import coordinator_made
 from tests.wire.serving import Serving, batch_of, fetch, frame_of, produce, serving

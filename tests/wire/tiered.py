@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hotlog.apis.broker import Broker, Partition
+from hotlog.broker.broker import Broker, Partition
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.world.ports import Blob, ObjectStore
 from tests.tools.patience import PATIENCE_S

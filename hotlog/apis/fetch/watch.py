@@ -12,12 +12,12 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hotlog.apis.fetch_round import Part, Round, State
-from hotlog.apis.slices import SLICE, breathe
+from hotlog.answers.slices import SLICE, breathe
+from hotlog.apis.fetch.rounds import Part, Round, State
 from hotlog.log.partition_log import PartitionLog
 
 if TYPE_CHECKING:
-    from hotlog.apis.cold_fetches import Fetches
+    from hotlog.apis.fetch.cold_reads import Fetches
 
 
 class Watch:

@@ -15,7 +15,7 @@ from uuid import UUID
 from controller.image import ClusterImage, TopicImage
 from controller.records import Record, TopicPurged
 from controller.service import Controller, State
-from hotlog.apis import topic_rules as rules
+from hotlog.broker import topic_rules as rules
 from hotlog.kernel.errors import HotlogError, OutcomeUnknown, OutOfRange, Retry, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.settings import Settings

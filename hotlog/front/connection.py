@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
-from hotlog.apis.api import Later, RequestContext, Spliced
-from hotlog.apis.dispatch import Door, UnknownApi
-from hotlog.apis.outlet import Outlet
+from hotlog.answers.api import Later, RequestContext, Spliced
+from hotlog.front.dispatch import Door, UnknownApi
+from hotlog.front.outlet import Outlet
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.limits import KiB
 from hotlog.wire.apis import API_VERSIONS_KEY, encoded, parse_header
@@ -26,7 +26,7 @@ from hotlog.wire.frame import SIZE_BYTES, FrameReader
 from hotlog.world.ports import Buffer, Streamed
 
 if TYPE_CHECKING:
-    from hotlog.apis.listener import Listener
+    from hotlog.front.listener import Listener
 
 LOG = logging.getLogger(__name__)
 

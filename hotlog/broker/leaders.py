@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.error_codes import Refused
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Partition
+    from hotlog.broker.broker import Partition
 
 
 def check_epoch(partition: Partition, current: int) -> None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import RequestContext
-from hotlog.apis.error_codes import code_for, is_expected, message_for
+from hotlog.answers.api import RequestContext
+from hotlog.wire.error_codes import code_for, is_expected, message_for
 
 LOG = logging.getLogger(__name__)
 NO_THROTTLE = timedelta(0)

@@ -1,7 +1,7 @@
 """The broker: what this node hosts, and every change to it.
 
 A change to topics goes through the metadata log first; that commit is the instant at which it is true.  Its effects (directories,
-manifests, settings) follow by hotlog.apis.hosting, which compares the newest image with what is hosted, so that a crash between commit
+manifests, settings) follow by hotlog.broker.hosting, which compares the newest image with what is hosted, so that a crash between commit
 and effect is repaired by the same code at the next start.
 
 Invariants: a partition is served only while the image has it; a change is answered after its local effects; no log is deleted
@@ -22,11 +22,10 @@ from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
 from controller.records import Record, Replicas, TopicCreated
 from controller.service import Controller
 from controller.words import words
-from hotlog.apis import topic_rules as rules
-from hotlog.apis.cold_fetches import Fetches
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.hosting import Hosting, Partition
-from hotlog.apis.metadata_bytes import TopicBytes
+from hotlog.apis.fetch.cold_reads import Fetches
+from hotlog.broker import topic_rules as rules
+from hotlog.broker.hosting import Hosting, Partition
+from hotlog.broker.metadata_bytes import TopicBytes
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
@@ -37,6 +36,7 @@ from hotlog.kernel.settings import BROKER_KEYS, Settings
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
+from hotlog.wire.error_codes import Refused
 from hotlog.world.ports import Clock, Disk, Entropy
 
 if TYPE_CHECKING:

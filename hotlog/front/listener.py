@@ -12,15 +12,15 @@ import logging
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
-from hotlog.apis.connection import Connection
-from hotlog.apis.dispatch import Dispatch
+from hotlog.front.connection import Connection
+from hotlog.front.dispatch import Dispatch
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.wire.frame import SCRATCH_BYTES
 from hotlog.world.ports import Clock
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 LOG = logging.getLogger(__name__)
 

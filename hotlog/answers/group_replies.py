@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.api import RequestContext
-from hotlog.apis.error_codes import Refused
-from hotlog.apis.replies import refusal
+from hotlog.answers.api import RequestContext
+from hotlog.answers.replies import refusal
 from hotlog.coordinators.group_tables import GroupNotServed
 from hotlog.coordinators.group_types import Code
+from hotlog.wire.error_codes import Refused
 
 CODES: dict[Code, ErrorCode] = {code: ErrorCode[code.value] for code in Code}
 

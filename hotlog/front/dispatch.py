@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from kio.schema.errors import ErrorCode
 from prometheus_client import Counter, Histogram
 
-from hotlog.apis.api import Api, RequestContext, Spliced
-from hotlog.apis.error_codes import code_for, is_expected
-from hotlog.apis.slices import is_wide
+from hotlog.answers.api import Api, RequestContext, Spliced
+from hotlog.answers.slices import is_wide
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.wire import apis
+from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.world.ports import Buffer, Streamed
 
 LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from hotlog.kernel.settings import BROKER_KEYS, KEY_FAMILIES, Settings, broker_k
 from hotlog.kernel.topic_config import TOPIC_KEYS
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 # DescribeConfigsResponse.ConfigSource
 DYNAMIC_TOPIC, DYNAMIC_BROKER, DYNAMIC_DEFAULT_BROKER, STATIC_BROKER, DEFAULT = 1, 2, 3, 4, 5

@@ -17,7 +17,7 @@ from uuid import UUID
 from cachetools import LRUCache
 
 from controller.image import TopicImage
-from hotlog.apis.api import Spliced
+from hotlog.answers.api import Spliced
 from hotlog.kernel.limits import MiB
 from hotlog.wire.apis import encoded, is_flexible
 

@@ -20,16 +20,16 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.service import State as ControllerState
-from hotlog.apis.cold_fetches import ColdData, ColdFetches, ColdWish
-from hotlog.apis.error_codes import code_for, is_expected
+from hotlog.apis.fetch.cold_reads import ColdData, ColdFetches, ColdWish
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.log_reads import Slice, Stretch
 from hotlog.wire.batch import header_at
+from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker, Partition
+    from hotlog.broker.broker import Broker, Partition
 
 LOG = logging.getLogger(__name__)
 

@@ -25,13 +25,13 @@ from controller.records import (
     TopicCreated,
     TopicDeleted,
 )
-from hotlog.apis.error_codes import Refused
 from hotlog.kernel.configdef import ConfigKey
 from hotlog.kernel.errors import HotlogError, Invalid, InvalidConfig
 from hotlog.kernel.ids import parse_topic_name
 from hotlog.kernel.limits import PARTITIONS_PER_BROKER_MAX, PARTITIONS_PER_TOPIC_MAX
 from hotlog.kernel.settings import BROKER_KEYS, Settings, broker_key
 from hotlog.kernel.topic_config import TopicConfig, check_change
+from hotlog.wire.error_codes import Refused
 
 GROUPS_TOPIC = "__consumer_offsets"
 INTERNAL_TOPICS = frozenset({GROUPS_TOPIC, "__transaction_state"})

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from hotlog.apis.fetch_sessions import SESSION_ID_MAX, FetchSessions
+from hotlog.apis.fetch.sessions import SESSION_ID_MAX, FetchSessions
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.limits import MiB
 from hotlog.log.partition_log import Slice
 from hotlog.wire.batch import header_at
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker, Partition
+    from hotlog.broker.broker import Broker, Partition
 
 RESULTS_MAX = 256
 RESULT_BYTES_MAX = 64 * MiB

@@ -15,7 +15,7 @@ from controller.service import State
 from hotlog.kernel.errors import HotlogError
 
 if TYPE_CHECKING:
-    from hotlog.apis.broker import Broker
+    from hotlog.broker.broker import Broker
 
 LOG = logging.getLogger(__name__)
 LAST_NOTE_S = 5.0

@@ -1,0 +1,1 @@
+"""What the doors share: what an API is, small answers, errors as clients see them, wide requests in slices."""
