@@ -3,7 +3,8 @@
     magic "HLMD" (4) | kind (u16) | version (u16) | body length (u32) | CRC-32C of the body (u32) | body: UTF-8 JSON, sorted keys
 
 Invariants: pure; what `encode_*` gives, `decode_*` returns equal; bytes that fail magic, kind, length or CRC are Corrupt; this
-program writes VERSION and reads VERSION; a head never exceeds HEAD_BYTES_MAX.
+program writes VERSION and reads every version that UPGRADES leads from (this one and the one before it, at least); whole bytes of a newer version
+are UnknownVersion, never used and never taken for damaged; a head never exceeds HEAD_BYTES_MAX.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from uuid import UUID
 
 from crc32c import crc32c
 
+from controller.forms import Json
 from controller.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
-from controller.records import Json, Record, form, parse
-from hotlog.kernel.errors import Corrupt
+from controller.records import Record, Upgrade, form, parse
+from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.limits import KiB, MiB
 
 MAGIC = b"HLMD"
 VERSION = 1
+# (kind, version) to what makes a body of the next version of it.  Records within have versions of their own (controller.records).
+UPGRADES: dict[tuple[int, int], Upgrade] = {}
 MARKER, HEAD, PAGE, SNAPSHOT, ENDS = 1, 2, 3, 4, 5
 _KINDS = {MARKER: "cluster marker", HEAD: "head", PAGE: "page", SNAPSHOT: "snapshot", ENDS: "note of ends"}
 _PREFIX = struct.Struct(">4sHHII")
@@ -123,7 +127,7 @@ def unseal(kind: int, raw: bytes) -> Json:
     """The body of sealed bytes.
 
     Raises:
-        Corrupt: saying which check failed.
+        Corrupt: saying which check failed.  UnknownVersion: a newer program wrote it.
     """
     name = _KINDS[kind]
     if len(raw) < PREFIX_BYTES:
@@ -133,20 +137,30 @@ def unseal(kind: int, raw: bytes) -> Json:
         raise Corrupt(f"metadata {name} begins with {magic!r}, not {MAGIC!r}")
     if found != kind:
         raise Corrupt(f"metadata {name} expected, kind {found} found")
-    if version != VERSION:
-        raise Corrupt(f"metadata {name} has version {version}; this program reads {VERSION}")
     if len(raw) != PREFIX_BYTES + length:
         raise Corrupt(f"metadata {name} has a body of {len(raw) - PREFIX_BYTES} bytes; its prefix says {length}")
     body = raw[PREFIX_BYTES:]
     if crc32c(body) != crc:
         raise Corrupt(f"metadata {name} fails its CRC: {crc32c(body):#010x}, prefix says {crc:#010x}")
+    if version > VERSION:
+        raise UnknownVersion(f"metadata {name} has version {version}; this program reads up to {VERSION}: a newer one wrote it")
     try:
         parsed = json.loads(body)
     except ValueError as problem:
         raise Corrupt(f"metadata {name} is not JSON: {problem}") from None
     if not isinstance(parsed, dict):
         raise Corrupt(f"metadata {name} is not a JSON object")
-    return parsed
+    return _upgraded(kind, version, parsed)
+
+
+def _upgraded(kind: int, version: int, body: Json) -> Json:
+    """`body` as this program's version has it."""
+    for older in range(version, VERSION):
+        upgrade = UPGRADES.get((kind, older))
+        if upgrade is None:
+            raise Corrupt(f"metadata {_KINDS[kind]} has version {version}, from which no way leads to {VERSION}")
+        body = upgrade(body)
+    return body
 
 
 class HeadCodec:

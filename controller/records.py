@@ -3,21 +3,23 @@
 A record is a frozen value with a type name and a version.  Its bytes are JSON: metadata is small, and whoever has only the
 bucket left must be able to read it with the tools at hand.
 
-Invariants: pure; `parse(form(record)) == record`; an unknown type or a newer version is Corrupt, never skipped, since a fold
-that leaves a record out is another cluster.
+Invariants: pure; `parse(form(record)) == record`; a record is written in its VERSION and read in every version that UPGRADES leads from
+(this one and the one before it, at least); an unknown type or a newer version is refused by name, never skipped, since a fold that leaves a
+record out is another cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
 
-from hotlog.kernel.errors import Corrupt
+from controller import forms
+from controller.forms import Json
+from hotlog.kernel.errors import Corrupt, UnknownVersion
 
 Replicas = tuple[int, ...]  # node ids, the preferred leader first
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,80 +125,41 @@ TYPES: dict[str, type[Record]] = {
 }  # fmt: skip
 
 
+Upgrade = Callable[[Json], Json]
+# (type, version) to what makes the fields of the next version of it; a program reads every version from which a way leads to its own.
+UPGRADES: dict[tuple[str, int], Upgrade] = {}
+
+
 def form(record: Record) -> Json:
     """The record as JSON values."""
     body: Json = {"type": record.TYPE, "version": record.VERSION}
-    for field in fields(record):
-        value = getattr(record, field.name)
-        body[field.name] = str(value) if isinstance(value, UUID) else _plain(value)
+    body.update(forms.form(record))
     return body
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return dict(value) if isinstance(value, Mapping) else value
-
-
 def parse(body: Any) -> Record:
-    """The record that `form` made these JSON values of.
+    """The record that `form` made these JSON values of, now or in an earlier version of it.
 
     Raises:
-        Corrupt: an unknown type, a newer version, or a missing, extra or ill-typed field.
+        UnknownVersion: a type or a version that only a newer program can know.  Corrupt: a missing, extra or ill-typed field.
     """
     if not isinstance(body, dict):
         raise Corrupt(f"metadata record is a {type(body).__name__}, not an object")
-    kind = TYPES.get(str(body.get("type")))
-    if kind is None:
-        raise Corrupt(f"metadata record of unknown type {body.get('type')!r}")
-    if body.get("version") != kind.VERSION:
-        raise Corrupt(f"metadata record {kind.TYPE} has version {body.get('version')!r}; this program reads {kind.VERSION}")
     given = {name: value for name, value in body.items() if name not in ("type", "version")}
-    wanted = {field.name: str(field.type) for field in fields(kind)}
-    if given.keys() != wanted.keys():
-        raise Corrupt(f"metadata record {kind.TYPE} has fields {sorted(given)}; expected {sorted(wanted)}")
+    kind, version = TYPES.get(str(body.get("type"))), body.get("version")
+    if type(version) is not int or version < 1:
+        raise Corrupt(f"metadata record {body.get('type')!r} has version {version!r}")
+    if kind is None:
+        raise UnknownVersion(f"metadata record of type {body.get('type')!r} is not known to this program: a newer one wrote it")
+    if version > kind.VERSION:
+        raise UnknownVersion(
+            f"metadata record {kind.TYPE} has version {version}; this program reads up to {kind.VERSION}: a newer one wrote it"
+        )
     try:
-        return kind(**{name: _PARSERS[wanted[name]](value) for name, value in given.items()})
-    except (TypeError, ValueError, AttributeError) as problem:
-        raise Corrupt(f"metadata record {kind.TYPE} cannot be read: {problem}") from None
-
-
-def _int(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not an integer")
-    return value
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a string")
-    return value
-
-
-def _bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is not true or false")
-    return value
-
-
-def _replicas(value: Any) -> tuple[Replicas, ...]:
-    return tuple(tuple(_int(node) for node in replicas) for replicas in value)
-
-
-def _configs(value: Any) -> dict[str, str]:
-    return {_str(name): _str(text) for name, text in value.items()}
-
-
-def _config_changes(value: Any) -> dict[str, str | None]:
-    return {_str(name): None if text is None else _str(text) for name, text in value.items()}
-
-
-_PARSERS: dict[str, Any] = {
-    "int": _int,
-    "str": _str,
-    "bool": _bool,
-    "UUID": lambda value: UUID(_str(value)),
-    "tuple[Replicas, ...]": _replicas,
-    "Mapping[str, str]": _configs,
-    "Mapping[str, str | None]": _config_changes,
-}
+        for older in range(version, kind.VERSION):
+            given = UPGRADES[kind.TYPE, older](given)
+        record = forms.parser(kind)(given)
+    except (forms.Malformed, KeyError) as problem:
+        raise Corrupt(f"metadata record {kind.TYPE} (version {version}) cannot be read: {problem}") from None
+    assert isinstance(record, Record)
+    return record

@@ -31,6 +31,10 @@ class Corrupt(HotlogError):
     """Bytes that fail their check.  Never served, never skipped: report and scope to the range."""
 
 
+class UnknownVersion(HotlogError):
+    """Stored bytes of a version that this program does not know: a newer one wrote them.  They are not damaged; leave them alone."""
+
+
 class DamagedRecords(Corrupt):
     """Stored batches that changed on the disk: reading them again does not help."""
 

@@ -31,6 +31,7 @@ _TABLE: dict[type[BaseException], ErrorCode] = {
     errors.TooLarge: ErrorCode.message_too_large,
     errors.InvalidTimestamp: ErrorCode.invalid_timestamp,
     errors.Corrupt: ErrorCode.kafka_storage_error,
+    errors.UnknownVersion: ErrorCode.kafka_storage_error,
     errors.DamagedRecords: ErrorCode.corrupt_message,
     errors.InvalidRecord: ErrorCode.invalid_record,
     errors.CrcMismatch: ErrorCode.corrupt_message,

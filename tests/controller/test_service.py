@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,7 @@ from controller.image import ClusterImage, fold
 from controller.keys import CLUSTER_KEY, head_key
 from controller.producer_ids import PRODUCER_ID_BLOCK
 from controller.service import Controller, State, read_image
-from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry
+from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry, UnknownVersion
 from tests.controller.world import World, create, simulate
 from tests.sim.fuse import Crashed, Fuse
 from tests.sim.store import SimStore
@@ -228,6 +229,25 @@ def test_a_wiped_bucket_is_refused(wiped: str) -> None:
             del world.bucket.objects[victim]
         with pytest.raises(ForeignStore, match="wiped"):
             await world.controller().open()
+
+    simulate(body)
+
+
+def test_a_copy_or_head_of_a_newer_program_is_refused_by_name_and_left_alone() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as controller:
+            key = head_key(controller.cluster_id)
+        newer = bytearray(world.bucket.objects[key].body)
+        struct.pack_into(">H", newer, 6, codec.VERSION + 1)
+        world.bucket.objects[key] = world.bucket.objects[key]._replace(body=bytes(newer))
+        with pytest.raises(UnknownVersion, match="head has version 2"):
+            await world.controller().open()
+        disk = world.disk("a", Fuse())
+        disk.write_atomic("/data/metadata/head", bytes(newer))
+        world.bucket.weather.down = True
+        with pytest.raises(UnknownVersion, match="head has version 2"):
+            await world.controller().open()
+        assert world.bucket.objects[key].body == bytes(newer)
 
     simulate(body)
 
