@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from compaction.retention import Cold, Piece
 from hotlog.kernel.topic_config import TopicConfig
-from tiering.manifest import Entry, Manifest, PageRef
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.root import Entry, Manifest, PageRef
+from tiering.manifest.store import ManifestStore
 
 ENTRIES_MAX = 256  # looked at in one step
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from hotlog.world.ports import ObjectInfo
-from tiering.archive import Page
-from tiering.keys import ParsedKey
-from tiering.manifest import Manifest, PageRef
-from tiering.manifest_edits import names_in_use
+from tiering.manifest.archive import Page
+from tiering.manifest.edits import names_in_use
+from tiering.manifest.root import Manifest, PageRef
+from tiering.objects.keys import ParsedKey
 
 
 class Verdict(Enum):

@@ -25,11 +25,11 @@ from hotlog.kernel.errors import Corrupt, HotlogError, PreconditionFailed, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.ports import ObjectStore
-from tiering.archive import Page
-from tiering.garbage import clear_garbage, doomed_before, is_finished, names_of
-from tiering.manifest import Garbage
-from tiering.manifest_edits import NeedPage
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.archive import Page
+from tiering.manifest.edits import NeedPage
+from tiering.manifest.garbage import clear_garbage, doomed_before, is_finished, names_of
+from tiering.manifest.root import Garbage
+from tiering.manifest.store import ManifestStore
 
 LOG = logging.getLogger(__name__)
 PARTITIONS_MAX = 256  # reaped in one tick

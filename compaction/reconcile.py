@@ -1,7 +1,7 @@
 """The reconciler: lists the bucket, compares it with the manifests, condemns orphans, aborts stale uploads, reports what is missing.
 
 It deletes nothing of a partition itself: an orphan is written into its partition's manifest as garbage, from where the reaper takes it after the
-grace.  That commit is also the fence against a very late writer: a row whose object is garbage is refused (manifest_edits.append).
+grace.  That commit is also the fence against a very late writer: a row whose object is garbage is refused (tiering.manifest.edits.append).
 
 Invariants: works only in a bucket whose marker names this cluster; condemns only against the generation it has judged; per partition and
 pass no more than the root has room for; nothing is concluded from what a listing lacks without asking for the object itself.
@@ -23,12 +23,12 @@ from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, NotFound, O
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.ports import Clock, ObjectInfo, ObjectStore
-from tiering.archive import Page
-from tiering.garbage import is_finished
-from tiering.keys import ParsedKey, data_prefix, parse_key
-from tiering.manifest import GARBAGE_OBJECTS_MAX, GarbageObject, Manifest
-from tiering.manifest_edits import Pages, mark_garbage
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.archive import Page
+from tiering.manifest.edits import Pages, mark_garbage
+from tiering.manifest.garbage import is_finished
+from tiering.manifest.root import GARBAGE_OBJECTS_MAX, GarbageObject, Manifest
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import ParsedKey, data_prefix, parse_key
 from tiering.store.check import CHECK_PREFIX
 
 LOG = logging.getLogger(__name__)

@@ -27,9 +27,9 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.damage import Damage
 from hotlog.log.scrub import PIECE_BYTES, ScrubRange, SegmentScrub
 from hotlog.wire.batch import header_at
+from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk
 from tiering.cold_partition import ColdPartition
-from tiering.lanes import ByteRate
 
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0

@@ -28,10 +28,10 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.partition_log import PartitionLog
 from hotlog.world.ports import Clock, Entropy, ObjectStore
-from tiering.keys import PartitionKeys
-from tiering.manifest import Manifest
-from tiering.manifest_edits import advance_start
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.edits import advance_start
+from tiering.manifest.root import Manifest
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
 from tiering.tier import ColdPartition
 
 LOG = logging.getLogger(__name__)

@@ -32,8 +32,8 @@ from hotlog.observe.group_lag import Ends, measure
 from hotlog.observe.health import Health
 from hotlog.world.ports import World
 from tiering.cost.meter import Meter
-from tiering.keys import PartitionKeys
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
 from tiering.store.check import Examination
 from tiering.store.gated import GatedStore
 from tiering.store.health import StoreHealth

@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 from hotlog.kernel.errors import Corrupt, NotReady
 from hotlog.kernel.ids import PartitionId
 from hotlog.log.partition_log import Slice
-from tiering.cold_reader import ColdReader
-from tiering.manifest import Manifest
-from tiering.manifest_edits import advance_start
-from tiering.manifest_store import ManifestStore
-from tiering.uploader import CopyTarget, HotLog
+from tiering.manifest.edits import advance_start
+from tiering.manifest.root import Manifest
+from tiering.manifest.store import ManifestStore
+from tiering.read.reader import ColdReader
+from tiering.upload.copier import CopyTarget, HotLog
 
 
 class Home(Protocol):

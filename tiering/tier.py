@@ -1,6 +1,6 @@
 """The cold tier of a broker: partitions attached to their manifests, copies under leases, reads handed to the cold reader.
 
-A tick (`tick_copy`) loads manifests that are not loaded yet, plans over all partitions (tiering.copy_plan), starts copies while there are
+A tick (`tick_copy`) loads manifests that are not loaded yet, plans over all partitions (tiering.upload.plan), starts copies while there are
 free slots, and waits a moment for one to end.  A copy that overstays its lease is abandoned to its own task; others go on.
 
 Invariants: the store being away delays, it never fails an attach, a produce or a hot read; what `view` says is committed; at most
@@ -18,16 +18,16 @@ from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.cold_partition import ColdPartition, Lag
-from tiering.cold_reader import ColdReader
-from tiering.copy_plan import CopyPlan, boundary_problem, covered_until, plan_copy, uncovered
-from tiering.keys import PartitionKeys
-from tiering.lanes import ByteRate
-from tiering.manifest_edits import mark_deleted
-from tiering.manifest_store import ManifestStore
-from tiering.uploader import CopyTarget, HotLog, Lease, Uploader
+from tiering.manifest.edits import mark_deleted
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
+from tiering.read.reader import ColdReader
+from tiering.upload.copier import Copier, CopyTarget, HotLog, Lease
+from tiering.upload.plan import CopyPlan, boundary_problem, covered_until, plan_copy, uncovered
 
 __all__ = ["ColdPartition", "ColdTier"]
 
@@ -69,7 +69,7 @@ class ColdTier:
         self._settings = settings
         self.reader = ColdReader(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
         self._rate = ByteRate(clock, settings.number("remote.log.manager.copy.max.bytes.per.second"))
-        self._uploader = Uploader(
+        self._copier = Copier(
             store=store, clock=clock, disk=disk, entropy=entropy, metrics=metrics, rate=self._rate,
             store_seconds_max=settings.number("hotlog.store.total.timeout.ms") / 1000, copied=self.reader.copied,
         )  # fmt: skip
@@ -337,9 +337,9 @@ class ColdTier:
     async def _close_gap(self, cold: ColdPartition, lease: Lease) -> None:
         """Say so in the manifest now, not with the next copy: until then readers would stand at the gap."""
         try:
-            await self._uploader.claim(cold.target)
+            await self._copier.claim(cold.target)
             lease.check()
-            await self._uploader.record_hole(cold.target, cold.log.local_log_start_offset, "given up with the disk that had them")
+            await self._copier.record_hole(cold.target, cold.log.local_log_start_offset, "given up with the disk that had them")
             cold.failures, cold.retry_at = 0, 0.0
         except (HotlogError, OSError) as failure:
             await self._copy_failed(cold, failure)
@@ -348,7 +348,7 @@ class ColdTier:
         """Copy `plan`, then go on with the same partition while nobody waits for the slot: a look over all is not free."""
         try:
             for _ in range(COPIES_PER_FLIGHT_MAX):
-                await self._uploader.copy(cold.target, plan, lease)
+                await self._copier.copy(cold.target, plan, lease)
                 LOG.debug(
                     "%s-%d: offsets [%d, %d) are in the store",
                     cold.topic,

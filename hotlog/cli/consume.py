@@ -20,7 +20,7 @@ from hotlog.cli.output import put, say
 from hotlog.cli.reading import Reading, Stretch, stretches
 from hotlog.cli.times import parse_position, place
 from hotlog.kernel.errors import Invalid
-from tiering.replay_sinks import json_line
+from tiering.replay.sinks import json_line
 
 app = typer.Typer(add_completion=False)
 _COMMIT_INTERVAL_MS = 1000

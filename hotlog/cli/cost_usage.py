@@ -23,8 +23,8 @@ from tiering.cost.meter import Row as MeterRow
 from tiering.cost.meter import decode
 from tiering.cost.report import TopicUsage, Usage, to_month
 from tiering.cost.what_if import TopicShape, only, rate_of
-from tiering.manifest import NOTHING, Totals, join_totals
-from tiering.verify import load_manifest
+from tiering.manifest.root import NOTHING, Totals, join_totals
+from tiering.manifest.verify import load_manifest
 
 Segment = tuple[int, int]
 _TRAFFIC = re.compile(r'^kafka_server_brokertopicmetrics_bytes(in|out)_total\{topic="([^"]+)"\} (\S+)$', re.M)

@@ -42,9 +42,9 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.wire.records import Record
 from tiering.cost.book import load_book
 from tiering.cost.model import Design, Workload, forecast
-from tiering.manifest import NOTHING, Totals
-from tiering.replay_sinks import RecordSink
-from tiering.verify import load_manifest
+from tiering.manifest.root import NOTHING, Totals
+from tiering.manifest.verify import load_manifest
+from tiering.replay.sinks import RecordSink
 
 app = typer.Typer(add_completion=False)
 

@@ -23,7 +23,7 @@ from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import TopicPartition
 from tiering.export.job import ExportProgress, ExportRequest, export_topic
 from tiering.export.value_schema import parse_schema
-from tiering.local_segments import LocalSegments
+from tiering.replay.local_segments import LocalSegments
 
 app = typer.Typer(add_completion=False)
 

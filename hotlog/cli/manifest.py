@@ -15,8 +15,8 @@ from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl, Topic
 from hotlog.cli.output import console, count_progress, show_json, show_rows, size_text
 from hotlog.cli.times import time_text
 from hotlog.kernel.errors import Corrupt, NotFound
-from tiering.manifest import Manifest
-from tiering.verify import Report, describe_manifest, load_manifest, verify_partition
+from tiering.manifest.root import Manifest
+from tiering.manifest.verify import Report, describe_manifest, load_manifest, verify_partition
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Show and verify what the bucket holds of a topic.")
 

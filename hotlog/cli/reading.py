@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, TopicParti
 from hotlog.cli.client import WAIT_SECONDS, answered, error_of, topic_meta
 from hotlog.cli.output import say
 from hotlog.kernel.errors import NotFound, OutOfRange, Retry
-from tiering.places import AtOffset, AtTime, FromEnd, Place, check_start
+from tiering.replay.places import AtOffset, AtTime, FromEnd, Place, check_start
 
 BATCH_RECORDS_MAX = 10_000
 STALL_SECONDS = 120.0

@@ -36,9 +36,9 @@ from hotlog.cli.tail import left_out
 from hotlog.cli.times import place
 from hotlog.kernel.errors import Invalid
 from hotlog.wire.records import Record
-from tiering.direct import Progress
-from tiering.replay import direct_replay
-from tiering.replay_sinks import RawLogSink
+from tiering.replay.direct import Progress
+from tiering.replay.sinks import RawLogSink
+from tiering.replay.topic import direct_replay
 
 app = typer.Typer(add_completion=False)
 Give = Callable[[int, Sequence[Record]], None]
@@ -98,7 +98,7 @@ def replay(
 async def replay_direct(
     url: str, topic: str, start: str | None, until: str | None, sink: Any, *, bootstrap: str, tail: bool | None = None
 ) -> Done:
-    """Straight from the bucket into `sink` (tiering.replay_sinks); open segments through the broker (`tail`: hotlog.cli.tail.open_tails)."""
+    """Straight from the bucket into `sink` (tiering.replay.sinks); open segments through the broker (`tail`: hotlog.cli.tail.open_tails)."""
     async with open_bucket(url) as bucket:
         image = bucket.topic(topic)
         tails = await asyncio.to_thread(bucket.tails, bootstrap, topic, tail)

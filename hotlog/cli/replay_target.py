@@ -21,8 +21,8 @@ from hotlog.cli.raw import full_disk_words
 from hotlog.kernel.errors import Invalid, NotFound
 from hotlog.wire.records import Record
 from hotlog.world.posix import PosixDisk
-from tiering.replay import Sink
-from tiering.replay_sinks import JsonLinesSink, RawLogSink, RecordSink, json_line
+from tiering.replay.sinks import JsonLinesSink, RawLogSink, RecordSink, json_line
+from tiering.replay.topic import Sink
 
 _FLUSH_SECONDS = 120
 

@@ -24,7 +24,7 @@ from hotlog.cli.raw import EARLIEST, LATEST, ask, tier_borders
 from hotlog.kernel.errors import Corrupt, Invalid, Retry
 from hotlog.kernel.limits import MiB
 from hotlog.wire.batch import crc_ok, walk
-from tiering.direct import Hole, Run
+from tiering.replay.direct import Hole, Run
 
 FETCH, METADATA = (1, 12), (3, 12)
 FETCH_BYTES_MAX = 8 * MiB
@@ -45,7 +45,7 @@ class Tails(NamedTuple):
 
 
 class BrokerTail:
-    """One partition at a broker; implements tiering.partition_source.Tail."""
+    """One partition at a broker; implements tiering.replay.source.Tail."""
 
     def __init__(self, bootstrap: str, topic: str, partition: int, start: int, end: int) -> None:
         self._bootstrap = bootstrap

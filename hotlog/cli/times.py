@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from hotlog.kernel.errors import Invalid
-from tiering.places import EARLIEST, LATEST, AtOffset, AtTime, FromEnd, Place
+from tiering.replay.places import EARLIEST, LATEST, AtOffset, AtTime, FromEnd, Place
 
 PLACES = {
     "12345": "an offset, the same in each partition; `offset:12345` however large it is",

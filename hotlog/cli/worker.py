@@ -31,8 +31,8 @@ from hotlog.kernel.server_properties import understood
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 from hotlog.observe import logs
-from tiering.keys import PartitionKeys
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a worker as a process of its own.")
 

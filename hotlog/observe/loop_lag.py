@@ -2,7 +2,7 @@
 
 Everything a broker answers goes through one loop; what holds it up (a long callback, or a processor that others have) is felt by every
 client.  This is the number to look at first when tail readers are slow while histories are replayed, and the one by which reads of
-history give way (tiering.brake).
+history give way (tiering.store.brake).
 
 Invariants: one callback every INTERVAL_S, nothing else; a delay is counted from when the callback was due (resolution about 1 ms).
 """

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hotlog.cli.times import OFFSET_MAX, parse_position, time_text
 from hotlog.kernel.errors import Invalid, OutOfRange
-from tiering.places import AtOffset, AtTime, FromEnd, Place, check_start, offset_of
+from tiering.replay.places import AtOffset, AtTime, FromEnd, Place, check_start, offset_of
 
 NOW_MS = int(datetime(2013, 2, 1, 12, 30, tzinfo=UTC).timestamp() * 1000)
 MIDNIGHT_MS = int(datetime(2013, 2, 1, tzinfo=UTC).timestamp() * 1000)

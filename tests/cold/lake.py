@@ -13,11 +13,11 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.wire.batch import BatchHeader, header_at
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from tests.cold.support import ScriptedStore
-from tiering.archive import build_page, page_ref
-from tiering.keys import PartitionKeys
-from tiering.manifest import Entry, Manifest, hole, sealed
-from tiering.manifest_codec import encode
-from tiering.segment_object import (
+from tiering.manifest.archive import build_page, page_ref
+from tiering.manifest.codec import encode
+from tiering.manifest.root import Entry, Manifest, hole, sealed
+from tiering.objects.keys import PartitionKeys
+from tiering.objects.segment import (
     AbortedTransaction,
     FooterParts,
     build_footer,

@@ -12,7 +12,7 @@ from hotlog.world.posix import PosixDisk
 from tests.cold.lake import Lake
 from tests.cold.support import ScriptedStore, Ticking
 from tests.tools.patience import PATIENCE_S
-from tiering.cold_reader import ColdReader
+from tiering.read.reader import ColdReader
 
 FOREVER_MS = int(PATIENCE_S * 1000)
 

@@ -13,9 +13,9 @@ from hotlog.wire.batch import walk, whole_batches_end
 from tests.log.support import T0, append, batch
 from tests.tiering.support import KEYS, Node, node, tiered
 from tests.tools.patience import PATIENCE_S
-from tiering.direct import DirectReader, Run
-from tiering.history import History, Shelf
-from tiering.lanes import LaneGate
+from tiering.read.history import History, Shelf
+from tiering.replay.direct import DirectReader, Run
+from tiering.store.lanes import LaneGate
 from tiering.tier import ColdPartition
 
 

@@ -18,7 +18,7 @@ from hotlog.wire.produce import ProduceRequest
 from tests.sim.clock import SimClock
 from tests.sim.loop import SimLoop, run
 from tests.sim.world import SimWorld, simulate
-from tiering.brake import FLOOR_BYTES_PER_SECOND, Brake, ReadRate
+from tiering.store.brake import FLOOR_BYTES_PER_SECOND, Brake, ReadRate
 
 GOOD_S = 0.005
 LATE_S = 0.020

@@ -13,11 +13,12 @@ from hotlog.kernel.errors import Corrupt, NotFound, StoreUnavailable
 from hotlog.kernel.limits import CHUNK_BYTES, MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.world.pacing import ByteRate
 from hotlog.world.posix import PosixDisk
 from tests.cold.support import Call, ScriptedStore, Ticking
-from tiering import chunk_disk
-from tiering.chunk_cache import ChunkCache, ChunkSource
-from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
+from tiering.cache import disk as disk_layer
+from tiering.cache.chunks import ChunkCache, ChunkSource
+from tiering.store.lanes import Lane, LaneGate, Ticket
 
 SIZE = 5 * CHUNK_BYTES + 1234
 DATA = b"".join(bytes([65 + n]) * CHUNK_BYTES for n in range(6))[:SIZE]
@@ -115,7 +116,7 @@ async def test_a_damaged_file_is_a_miss(tmp_path: Path, damage: str) -> None:
     await cache.get(SOURCE, 1, 2)
     await written(cache)
     await cache.close()
-    first, second = (tmp_path / "chunks" / chunk_disk._name(SOURCE.key, index) for index in (0, 1))
+    first, second = (tmp_path / "chunks" / disk_layer._name(SOURCE.key, index) for index in (0, 1))
     raw = bytearray(first.read_bytes())
     if damage == "flip":
         raw[len(raw) // 2] ^= 1
@@ -340,7 +341,7 @@ async def test_byte_rate_makes_later_reads_wait(monkeypatch: pytest.MonkeyPatch)
         slept.append(seconds)
         clock.ms += round(seconds * 1000)
 
-    monkeypatch.setattr("tiering.lanes.asyncio.sleep", sleep)
+    monkeypatch.setattr("hotlog.world.pacing.asyncio.sleep", sleep)
     rate = ByteRate(clock, 1 * MiB)
     for _ in range(5):
         await rate.take(1 * MiB)
@@ -353,13 +354,13 @@ async def test_byte_rate_makes_later_reads_wait(monkeypatch: pytest.MonkeyPatch)
 
 @given(st.binary(min_size=1, max_size=300), st.text(max_size=20), st.integers(0, 2**32 - 1), st.data())
 def test_chunk_file_bytes(data: bytes, key: str, index: int, draw: st.DataObject) -> None:
-    raw = bytearray(chunk_disk.build_head(key, index, data) + data)
-    assert bytes(chunk_disk.parse(memoryview(raw), key, index) or b"") == data
-    assert chunk_disk.parse(memoryview(raw), key + "x", index) is None
+    raw = bytearray(disk_layer.build_head(key, index, data) + data)
+    assert bytes(disk_layer.parse(memoryview(raw), key, index) or b"") == data
+    assert disk_layer.parse(memoryview(raw), key + "x", index) is None
     position = draw.draw(st.integers(0, len(raw) - 1))
-    assert chunk_disk.parse(memoryview(raw)[:position], key, index) is None
+    assert disk_layer.parse(memoryview(raw)[:position], key, index) is None
     raw[position] ^= draw.draw(st.integers(1, 255))
-    assert chunk_disk.parse(memoryview(raw), key, index) is None
+    assert disk_layer.parse(memoryview(raw), key, index) is None
 
 
 async def written(cache: ChunkCache) -> None:
@@ -389,7 +390,7 @@ async def test_the_set_rate_paces_reads_from_the_store_and_nothing_else(monkeypa
         return data
 
     store.spoil = note
-    monkeypatch.setattr("tiering.lanes.asyncio.sleep", sleep)
+    monkeypatch.setattr("hotlog.world.pacing.asyncio.sleep", sleep)
     for index in range(5):
         await cache.get(SOURCE, index, index + 1)
     assert asked_after == [0, 0, 1, 2, 3]

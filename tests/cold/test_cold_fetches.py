@@ -16,7 +16,7 @@ from tests.cold.lake import TOPIC_ID, Lake
 from tests.cold.reading import drained, reader_of
 from tests.cold.support import ScriptedStore
 from tiering.cold_partition import ColdPartition
-from tiering.segment_object import AbortedTransaction
+from tiering.objects.segment import AbortedTransaction
 
 SIZE = 3000
 

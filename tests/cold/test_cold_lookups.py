@@ -11,7 +11,7 @@ from hotlog.wire.records import NewRecord
 from tests.cold.lake import Lake, random_lake
 from tests.cold.reading import reader_of
 from tests.cold.support import ScriptedStore
-from tiering.segment_object import AbortedTransaction
+from tiering.objects.segment import AbortedTransaction
 
 
 @settings(max_examples=60, deadline=None)

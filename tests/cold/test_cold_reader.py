@@ -15,7 +15,7 @@ from hotlog.wire.records import NewRecord
 from tests.cold.lake import Lake, random_lake
 from tests.cold.reading import FOREVER_MS, reader_of, sequential_lake
 from tests.cold.support import ScriptedStore
-from tiering import batch_runs
+from tiering.objects import batch_runs
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX, MiB
-from tiering.readahead import IDLE_S, Stream, on_read
+from tiering.read.window import IDLE_S, Stream, on_read
 
 LIMIT = 64 * MiB
 

@@ -14,11 +14,11 @@ from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake, random_lake
 from tests.conftest import OpenStore
 from tests.tools.patience import PATIENCE_S
-from tiering.cold_reader import ColdReader
 from tiering.export.job import ExportRequest, export_topic
-from tiering.places import AtTime
-from tiering.replay import direct_replay
-from tiering.replay_sinks import RawLogSink
+from tiering.read.reader import ColdReader
+from tiering.replay.places import AtTime
+from tiering.replay.sinks import RawLogSink
+from tiering.replay.topic import direct_replay
 
 
 async def moved(store: ObjectStore, count: int = 2) -> list[Lake]:

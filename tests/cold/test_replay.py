@@ -16,12 +16,12 @@ from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake, random_lake
 from tests.cold.support import Call, ScriptedStore, Ticking
-from tiering.direct import DirectReader, Hole, Progress, Run
-from tiering.history import History, Shelf
-from tiering.lanes import Lane, LaneGate
-from tiering.places import AtOffset, AtTime, Place
-from tiering.replay import direct_replay
-from tiering.replay_sinks import JsonLinesSink, NullSink, RawLogSink, RecordSink
+from tiering.read.history import History, Shelf
+from tiering.replay.direct import DirectReader, Hole, Progress, Run
+from tiering.replay.places import AtOffset, AtTime, Place
+from tiering.replay.sinks import JsonLinesSink, NullSink, RawLogSink, RecordSink
+from tiering.replay.topic import direct_replay
+from tiering.store.lanes import Lane, LaneGate
 
 
 def direct_of(lake: Lake, depth: int = 3) -> DirectReader:
@@ -53,7 +53,7 @@ async def test_runs_are_the_batches_of_the_range(
     depth: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tiering.direct.RANGE_BYTES_MAX", range_bytes)
+    monkeypatch.setattr("tiering.replay.direct.RANGE_BYTES_MAX", range_bytes)
     lake = random_lake(seed, segments=7, archived=archived, holes=holes)
     start, end = sorted(round(part * lake.next_offset) for part in ends)
     data, following, gaps = b"", -1, []
@@ -76,7 +76,7 @@ async def test_runs_are_the_batches_of_the_range(
 
 
 async def test_a_batch_larger_than_many_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiering.direct.RANGE_BYTES_MAX", 4096)
+    monkeypatch.setattr("tiering.replay.direct.RANGE_BYTES_MAX", 4096)
     lake = Lake(ScriptedStore(), chunk_bytes=1024)
     sizes = [100, 30_000, 10, 9000, 60]
     lake.segment([lake.batch([NewRecord(5, None, bytes(size))]) for size in sizes])
@@ -88,8 +88,8 @@ async def test_a_batch_larger_than_many_ranges(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_narrow_range_of_a_large_object_reads_little_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiering.direct.RANGE_BYTES_MAX", 16_384)
-    monkeypatch.setattr("tiering.direct._OVERSHOOT_BYTES", 2048)
+    monkeypatch.setattr("tiering.replay.direct.RANGE_BYTES_MAX", 16_384)
+    monkeypatch.setattr("tiering.replay.direct._OVERSHOOT_BYTES", 2048)
     lake = Lake(ScriptedStore())
     lake.segment([lake.batch([NewRecord(5, None, bytes(900))]) for _ in range(1000)])
     lake.commit()
@@ -218,7 +218,7 @@ async def test_raw_logs_are_the_batches_byte_for_byte(tmp_path: Path) -> None:
 
 
 async def test_aborted_and_control_batches_give_no_records() -> None:
-    from tiering.segment_object import AbortedTransaction
+    from tiering.objects.segment import AbortedTransaction
 
     lake = Lake(ScriptedStore())
     kept = lake.batch([NewRecord(1, None, b"kept")], producer_id=5, transactional=True)

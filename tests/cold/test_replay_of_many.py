@@ -21,18 +21,18 @@ from hotlog.world.posix import PosixDisk
 from tests.cold.lake import Lake
 from tests.cold.reading import FOREVER_MS, drained, reader_of
 from tests.cold.support import Call, ScriptedStore
-from tiering.cold_reader import LENT_BYTES_MAX, ColdReader
+from tiering.read.reader import LENT_BYTES_MAX, ColdReader
 
 PARTITIONS = 16
 CHUNK, RANGE, READ = 4 * KiB, 16 * KiB, 2 * KiB
 BATCHES = 500  # of about 250 bytes in an object: some 8 ranges
 SMALL = {
-    "tiering.chunk_cache.RANGE_BYTES_MAX": RANGE,
-    "tiering.readahead.RANGE_BYTES_MAX": RANGE,
-    "tiering.readahead.CHUNK_BYTES": CHUNK,
-    "tiering.history.CHUNK_BYTES": CHUNK,
-    "tiering.cold_reader._SKIP_BYTES": 128,
-    "tiering.cold_reader.LENT_BYTES_MAX": LENT_BYTES_MAX // KiB,
+    "tiering.cache.chunks.RANGE_BYTES_MAX": RANGE,
+    "tiering.read.window.RANGE_BYTES_MAX": RANGE,
+    "tiering.read.window.CHUNK_BYTES": CHUNK,
+    "tiering.read.history.CHUNK_BYTES": CHUNK,
+    "tiering.read.reader._SKIP_BYTES": 128,
+    "tiering.read.reader.LENT_BYTES_MAX": LENT_BYTES_MAX // KiB,
 }
 
 
@@ -147,7 +147,7 @@ async def test_what_answers_hold_is_bounded_by_their_size_not_by_the_ranges_they
     Pieces are given away at two places: by a read that waits, and by one that finds its next batches in memory.
     """
     made = topic(partitions=1, objects=24)
-    lake, memory, lent_max = made.lakes[0], 4 * RANGE, SMALL["tiering.cold_reader.LENT_BYTES_MAX"]
+    lake, memory, lent_max = made.lakes[0], 4 * RANGE, SMALL["tiering.read.reader.LENT_BYTES_MAX"]
     reader = reader_of(lake, **{"hotlog.cache.memory.bytes": str(memory)})
     held: list[object] = []
     offset, passed = 0, RANGE

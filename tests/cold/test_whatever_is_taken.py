@@ -31,10 +31,10 @@ from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, fetch, fetched, produce, produced, serving
 from tests.wire.tiered import SMALL_SEGMENTS, tier_out
 from tiering.export.job import ExportRequest, export_topic
-from tiering.local_segments import LocalSegments
-from tiering.places import AtTime
-from tiering.replay import direct_replay
-from tiering.replay_sinks import JsonLinesSink
+from tiering.replay.local_segments import LocalSegments
+from tiering.replay.places import AtTime
+from tiering.replay.sinks import JsonLinesSink
+from tiering.replay.topic import direct_replay
 
 NOW = SystemClock().now_ms()
 LATEST, MAX_TIMESTAMP = -1, -3

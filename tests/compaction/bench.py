@@ -20,10 +20,10 @@ from tests.sim.fuse import Fuse
 from tests.sim.loop import SimLoop, run
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
-from tiering.keys import PartitionKeys, segment_name
-from tiering.manifest import Entry, Manifest
-from tiering.manifest_edits import append, blank
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.edits import append, blank
+from tiering.manifest.root import Entry, Manifest
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys, segment_name
 
 GRACE_MS = 24 * HOUR_MS
 INTERVAL_S = 3600.0

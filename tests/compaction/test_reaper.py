@@ -15,10 +15,10 @@ from hotlog.kernel.ids import PartitionId
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
 from tests.sim.clock import YEAR_MS
 from tests.sim.store import SimStore
-from tiering.keys import segment_name
-from tiering.manifest import GarbageObject
-from tiering.manifest_edits import advance_start, mark_deleted, mark_garbage
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.edits import advance_start, mark_deleted, mark_garbage
+from tiering.manifest.root import GarbageObject
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import segment_name
 
 
 class Tier:

@@ -19,8 +19,8 @@ from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import stream
 from tests.sim.fuse import Fuse
 from tests.sim.trace import Trace
-from tiering.keys import parse_key, segment_name
-from tiering.manifest_edits import advance_start, append, mark_deleted
+from tiering.manifest.edits import advance_start, append, mark_deleted
+from tiering.objects.keys import parse_key, segment_name
 
 DAY_S = 86_400
 

@@ -14,7 +14,7 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.topic_config import TopicConfig
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
 from tests.sim.clock import DAY_MS, YEAR_MS
-from tiering.manifest_edits import mark_deleted
+from tiering.manifest.edits import mark_deleted
 
 
 def config(**values: object) -> TopicConfig:
@@ -63,7 +63,7 @@ def test_a_start_inside_a_row_does_not_upset_the_count() -> None:
     """DeleteRecords in the middle of a row of a page: the dead half is stored still, but never counted against the rest."""
 
     async def body(bench: Bench) -> None:
-        from tiering.manifest_edits import advance_start
+        from tiering.manifest.edits import advance_start
 
         manifest = await bench.fill(330)
         await manifest.commit(lambda root, pages: advance_start(root, 1005, pages, not_before_ms=0))

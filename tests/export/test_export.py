@@ -26,8 +26,8 @@ from tests.cold.support import ScriptedStore
 from tests.export.support import DAY_MS, export, exported, grow, tables, topic, wanted
 from tiering.export.ranges import add, missing, normal
 from tiering.export.value_schema import parse_schema
-from tiering.places import AtOffset, AtTime
-from tiering.segment_object import AbortedTransaction
+from tiering.objects.segment import AbortedTransaction
+from tiering.replay.places import AtOffset, AtTime
 from tiering.store import open_store
 
 

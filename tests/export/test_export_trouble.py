@@ -16,7 +16,7 @@ from hotlog.world.ports import PendingUpload
 from tests.cold.lake import TOPIC_ID, Lake, random_lake
 from tests.cold.support import ScriptedStore
 from tests.export.support import DAY_MS, export, exported, grow, topic, wanted
-from tiering.places import AtOffset, AtTime
+from tiering.replay.places import AtOffset, AtTime
 
 
 class Killed(BaseException):

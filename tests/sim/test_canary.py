@@ -18,7 +18,7 @@ from tests.sim.clock import HOUR_MS
 from tests.sim.test_ninety_days import SETTINGS
 from tests.sim.traffic import TopicPlan, Traffic, check_settled
 from tests.sim.world import Life, SimWorld, simulate
-from tiering.manifest import Manifest
+from tiering.manifest.root import Manifest
 
 PLAN = TopicPlan(
     "canary", 1, {"segment.bytes": "2048", "retention.ms": str(24 * HOUR_MS), "local.retention.ms": str(4 * HOUR_MS)}

@@ -28,11 +28,11 @@ from tests.sim.fuse import Crashed, Fuse
 from tests.sim.loop import SimLoop, cancel_tasks, run
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
-from tiering.archive import parse_page
 from tiering.cost.meter import Meter
-from tiering.keys import PartitionKeys, parse_key
-from tiering.manifest import Manifest
-from tiering.manifest_codec import ManifestCodec
+from tiering.manifest.archive import parse_page
+from tiering.manifest.codec import ManifestCodec
+from tiering.manifest.root import Manifest
+from tiering.objects.keys import PartitionKeys, parse_key
 from tiering.store import StoreHealth, policy_of
 from tiering.store.resilient import ResilientStore, Retrier
 

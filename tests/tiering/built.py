@@ -7,11 +7,11 @@ from random import Random
 
 from tests.log.support import T0
 from tests.tiering.support import PID, row
-from tiering.archive import Page, build_page, page_ref, parse_page
-from tiering.garbage import doomed_before, names_of
-from tiering.manifest import Entry, PageRef
-from tiering.manifest_edits import advance_start, append, blank, record_hole
-from tiering.manifest_spill import apply_spill, plan_spill, rows_of
+from tiering.manifest.archive import Page, build_page, page_ref, parse_page
+from tiering.manifest.edits import advance_start, append, blank, record_hole
+from tiering.manifest.garbage import doomed_before, names_of
+from tiering.manifest.root import Entry, PageRef
+from tiering.manifest.spill import apply_spill, plan_spill, rows_of
 
 
 class Built:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hotlog.wire.batch import walk
 from tests.tiering.support import KEYS, PID, Node
 from tests.tools.patience import SOON_S
-from tiering.manifest import Manifest
-from tiering.verify import verify_partition
+from tiering.manifest.root import Manifest
+from tiering.manifest.verify import verify_partition
 
 CLUSTER = KEYS.cluster_id
 

@@ -23,10 +23,10 @@ from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0, TestClock, append, batch, kill
 from tests.tools.patience import PATIENT_STORE, SOON_S
-from tiering.keys import PartitionKeys
-from tiering.manifest import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
-from tiering.manifest_spill import SpillPlan
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.root import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
+from tiering.manifest.spill import SpillPlan
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
 from tiering.store import open_store
 from tiering.tier import ColdPartition, ColdTier
 

@@ -15,8 +15,8 @@ from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
 from tests.log.support import T0
 from tests.tiering.support import PID, row
-from tiering.archive import build_page, page_ref, parse_page
-from tiering.manifest import Entry, hole, totals_of
+from tiering.manifest.archive import build_page, page_ref, parse_page
+from tiering.manifest.root import Entry, hole, totals_of
 
 GOLDEN = Path(__file__).parent / "golden"
 

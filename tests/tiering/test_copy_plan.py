@@ -11,9 +11,9 @@ from hotlog.kernel.age import segment_time_ms
 from hotlog.kernel.topic_config import TopicConfig
 from tests.log.support import T0
 from tests.tiering.support import PID, row
-from tiering.copy_plan import CopyPlan, CopyWait, boundary_problem, plan_copy, uncovered
-from tiering.manifest import Manifest
-from tiering.manifest_edits import append, blank, mark_deleted
+from tiering.manifest.edits import append, blank, mark_deleted
+from tiering.manifest.root import Manifest
+from tiering.upload.plan import CopyPlan, CopyWait, boundary_problem, plan_copy, uncovered
 
 HOUR = 3_600_000
 

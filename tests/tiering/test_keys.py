@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId
 from tests.tiering.support import CLUSTER, KEYS, PID
-from tiering.keys import PartitionKeys, data_prefix, page_name, parse_key, segment_name
+from tiering.objects.keys import PartitionKeys, data_prefix, page_name, parse_key, segment_name
 from tiering.store.keys import check_key
 
 offsets = st.integers(0, 2**63 - 1)

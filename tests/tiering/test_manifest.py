@@ -15,7 +15,14 @@ from crc32c import crc32c
 from hotlog.kernel.errors import Corrupt
 from tests.log.support import T0
 from tests.tiering.built import Built
-from tiering.manifest import (
+from tiering.manifest.codec import HEADER_BYTES, decode, encode
+from tiering.manifest.edits import (
+    advance_start,
+    claim,
+    mark_garbage,
+    stamped,
+)
+from tiering.manifest.root import (
     Entry,
     GarbageObject,
     Manifest,
@@ -23,14 +30,7 @@ from tiering.manifest import (
     check,
     totals_of,
 )
-from tiering.manifest_codec import HEADER_BYTES, decode, encode
-from tiering.manifest_edits import (
-    advance_start,
-    claim,
-    mark_garbage,
-    stamped,
-)
-from tiering.manifest_spill import apply_spill, plan_spill
+from tiering.manifest.spill import apply_spill, plan_spill
 
 GOLDEN = Path(__file__).parent / "golden"
 DAY_MS = 24 * 3_600_000
@@ -51,7 +51,7 @@ def golden_manifest() -> Manifest:
 
 
 def _plan(rows: tuple[Entry, ...]):  # type: ignore[no-untyped-def]
-    from tiering.manifest_spill import SpillPlan
+    from tiering.manifest.spill import SpillPlan
 
     return SpillPlan(rows, (), 0)
 

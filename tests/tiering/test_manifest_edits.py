@@ -14,20 +14,9 @@ from hotlog.kernel.limits import MANIFEST_ROOT_BYTES_MAX
 from tests.log.support import T0
 from tests.tiering.built import Built
 from tests.tiering.support import PID, fake_ref, row
-from tiering.archive import build_page, page_ref
-from tiering.garbage import doomed_before, is_finished, names_of
-from tiering.manifest import (
-    ENTRIES_MAX,
-    GARBAGE_OBJECTS_MAX,
-    GarbageObject,
-    check,
-    find_max_timestamp,
-    find_offset,
-    find_timestamp,
-    totals_of,
-)
-from tiering.manifest_codec import ManifestCodec, decode, encode
-from tiering.manifest_edits import (
+from tiering.manifest.archive import build_page, page_ref
+from tiering.manifest.codec import ManifestCodec, decode, encode
+from tiering.manifest.edits import (
     NeedPage,
     advance_start,
     append,
@@ -40,7 +29,18 @@ from tiering.manifest_edits import (
     replace_range,
     stamped,
 )
-from tiering.manifest_spill import apply_rewrite, apply_spill, plan_spill, rewrite_rows
+from tiering.manifest.garbage import doomed_before, is_finished, names_of
+from tiering.manifest.root import (
+    ENTRIES_MAX,
+    GARBAGE_OBJECTS_MAX,
+    GarbageObject,
+    check,
+    find_max_timestamp,
+    find_offset,
+    find_timestamp,
+    totals_of,
+)
+from tiering.manifest.spill import apply_rewrite, apply_spill, plan_spill, rewrite_rows
 
 DAY_MS = 24 * 3_600_000
 
@@ -158,7 +158,7 @@ def test_root_stays_small_over_a_hundred_thousand_rows() -> None:
         for one in batch_rows:
             m = replace(m, entries=(*m.entries, one), end_offset=one.end_offset)
         seen += 64
-        from tiering.manifest import sealed
+        from tiering.manifest.root import sealed
 
         m = sealed(m)
         while (plan := plan_spill(m)) is not None:

@@ -17,11 +17,11 @@ from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0, TestClock
 from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, Faults, FaultyStore, Killed, row, settings
-from tiering.garbage import clear_garbage, doomed_before, is_finished, names_of
-from tiering.keys import PartitionKeys
-from tiering.manifest import ENTRIES_MAX, Manifest, find_offset
-from tiering.manifest_edits import Edit, Pages, advance_start, append, blank, claim, mark_deleted
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.edits import Edit, Pages, advance_start, append, blank, claim, mark_deleted
+from tiering.manifest.garbage import clear_garbage, doomed_before, is_finished, names_of
+from tiering.manifest.root import ENTRIES_MAX, Manifest, find_offset
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
 from tiering.store import open_store
 
 

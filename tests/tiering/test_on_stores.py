@@ -12,11 +12,11 @@ from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0, TestClock
 from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, TP, fill, row, settings, tiered
 from tests.tools.patience import SOON_S
-from tiering.manifest import ENTRIES_MAX
-from tiering.manifest_edits import advance_start, append, blank
-from tiering.manifest_store import ManifestStore
+from tiering.manifest.edits import advance_start, append, blank
+from tiering.manifest.root import ENTRIES_MAX
+from tiering.manifest.store import ManifestStore
+from tiering.manifest.verify import verify_partition
 from tiering.tier import ColdTier
-from tiering.verify import verify_partition
 
 
 async def test_copy_commit_prove_and_delete(store: ObjectStore, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hotlog.wire.records import decode_batch
 from hotlog.world.posix import PosixDisk
 from tests.log.support import T0, batch
 from tests.tiering.support import PID
-from tiering.segment_object import (
+from tiering.objects.segment import (
     TRAILER_BYTES,
     AbortedTransaction,
     FooterParts,
@@ -32,7 +32,7 @@ from tiering.segment_object import (
     parse_leader_epochs,
     parse_trailer,
 )
-from tiering.segment_scan import ScanRange, SegmentSource, scan_segment
+from tiering.upload.scan import ScanRange, SegmentSource, scan_segment
 
 GOLDEN = Path(__file__).parent / "golden"
 NONCE = "0f" * 16

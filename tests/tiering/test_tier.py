@@ -13,7 +13,7 @@ from tests.log.support import T0, TestClock, append, batch
 from tests.tiering.proofs import proven, read_cold
 from tests.tiering.support import PID, TOPIC_ID, fill, node, tiered
 from tests.tools.patience import SOON_S
-from tiering.garbage import clear_garbage, doomed_before
+from tiering.manifest.garbage import clear_garbage, doomed_before
 
 
 async def test_closed_segments_are_copied_and_read_back_byte_for_byte(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ async def test_one_segment_costs_one_put_and_one_commit(tmp_path: Path) -> None:
 
 
 async def test_the_footer_of_what_was_copied_here_is_not_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiering.history.CHUNK_BYTES", 1)  # no object is so small that it comes whole with its footer
+    monkeypatch.setattr("tiering.read.history.CHUNK_BYTES", 1)  # no object is so small that it comes whole with its footer
     async with node(tmp_path) as here:
         log, _ = await here.copied(30)
         segments = len(log.segments()) - 1

@@ -15,10 +15,10 @@ from tests.log.support import read_all
 from tests.tiering.proofs import CLUSTER, proven
 from tests.tiering.support import KEYS, PID, TOPIC_ID, Faults, Killed, Node, fill, node, row, tiered
 from tests.tools.patience import SOON_S
-from tiering.manifest_edits import append as append_row
-from tiering.manifest_edits import claim
-from tiering.uploader import Lease
-from tiering.verify import verify_partition
+from tiering.manifest.edits import append as append_row
+from tiering.manifest.edits import claim
+from tiering.manifest.verify import verify_partition
+from tiering.upload.copier import Lease
 
 
 async def test_store_away_at_attach_delays_and_nothing_else(tmp_path: Path) -> None:
@@ -332,10 +332,10 @@ async def test_a_copy_whose_lease_was_revoked_never_commits(tmp_path: Path, when
         log, cold = await here.filled(8)
         (plan,) = [plan for one, plan in await here.tier._look() if one is cold]
         lease = Lease(here.clock)
-        await here.tier._uploader.claim(cold.target)
+        await here.tier._copier.claim(cold.target)
         what = "put_source" if when == "while it uploads" else "put"
         here.faults.hold = lambda op, key: op == what
-        copy = asyncio.create_task(here.tier._uploader.copy(cold.target, plan, lease))
+        copy = asyncio.create_task(here.tier._copier.copy(cold.target, plan, lease))
         await here.faults.held.wait()
         if what == "put":  # the commit under way loses its race, so that it would be tried again
             rival = here.manifest()

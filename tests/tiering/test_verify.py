@@ -13,10 +13,10 @@ from hotlog.kernel.errors import NotFound, StoreUnavailable
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, Node, fill, node, tiered
-from tiering.keys import PartitionKeys
-from tiering.manifest import Manifest
-from tiering.manifest_edits import mark_deleted
-from tiering.verify import Report, describe_manifest, load_manifest, verify_partition
+from tiering.manifest.edits import mark_deleted
+from tiering.manifest.root import Manifest
+from tiering.manifest.verify import Report, describe_manifest, load_manifest, verify_partition
+from tiering.objects.keys import PartitionKeys
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,7 @@ from hotlog.wire.batch import BATCH_HEADER_BYTES, header_at
 from hotlog.wire.records import decode_batch, name_bytes, name_text
 from tests.fixtures.raw_batch import CODEC_NUMBERS, RawRecord, raw_batch, zstd
 from tiering.export.columns import headers_array
-from tiering.replay_sinks import json_line
+from tiering.replay.sinks import json_line
 
 LATIN = b"caf\xe9"
 MiB = 1024 * 1024

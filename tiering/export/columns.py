@@ -18,8 +18,8 @@ from hotlog.kernel.limits import MiB
 from hotlog.wire import records
 from hotlog.wire.batch import walk
 from hotlog.wire.records import Headers, Record
-from tiering.batch_runs import has_rows
-from tiering.direct import Run
+from tiering.objects.batch_runs import has_rows
+from tiering.replay.direct import Run
 
 BLOCK_ROWS_MAX = 64 * 1024
 BLOCK_BYTES_MAX = 32 * MiB

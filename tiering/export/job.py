@@ -26,7 +26,6 @@ from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.direct import DirectReader, Hole, Progress
 from tiering.export.builder import FILE_BYTES_MAX, Builder, FinishedUnit
 from tiering.export.columns import Block, Rows
 from tiering.export.cursor import Cursor, Unit
@@ -35,13 +34,14 @@ from tiering.export.layout import PartitionBy
 from tiering.export.ranges import Range, Ranges, missing
 from tiering.export.shapes import Fields
 from tiering.export.values import ValueColumns
-from tiering.history import History, Shelf
-from tiering.keys import PartitionKeys
-from tiering.lanes import Lane, LaneGate
-from tiering.local_segments import LocalSegments
-from tiering.manifest_store import ManifestStore
-from tiering.partition_source import PartitionSource, Tail
-from tiering.places import Place, check_start, offset_of
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
+from tiering.read.history import History, Shelf
+from tiering.replay.direct import DirectReader, Hole, Progress
+from tiering.replay.local_segments import LocalSegments
+from tiering.replay.places import Place, check_start, offset_of
+from tiering.replay.source import PartitionSource, Tail
+from tiering.store.lanes import Lane, LaneGate
 
 PARTITIONS_AT_ONCE_MAX = 2  # decoding and compressing is the work: more only cost memory
 RANGES_PER_PARTITION = 2

@@ -5,7 +5,7 @@ zeroing, and on a virtual machine the host's own.  So buffers come back by thems
 had the last (the chunk cache, a reply that a slow client has not taken yet, a thread that was told to stop).  Huge pages are not asked for:
 they make faults few, but a virtual machine's free blocks of that size are the ones its host has taken back, and cost it twice as much.
 
-Each use of a buffer is an object of its own (a view's `obj`), whose end can be watched (tiering.loans).
+Each use of a buffer is an object of its own (a view's `obj`), whose end can be watched (tiering.cache.loans).
 
 Invariants: memory of a living view is never handed out again; what is kept for later is at most `idle_bytes_max`; a buffer is larger
 than what was asked for by less than SLACK_BYTES, so that who counts his views' lengths counts what is held.

@@ -23,7 +23,7 @@ from hotlog.log.reader import walk_file
 from hotlog.wire.batch import crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
 from hotlog.world.ports import Disk, File
-from tiering.direct import Run
+from tiering.replay.direct import Run
 
 
 class SegmentGone(NotFound):

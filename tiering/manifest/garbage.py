@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tiering.manifest import Garbage, GarbageObject, Manifest
-from tiering.manifest_edits import NeedPage, Pages, clear_garbage, mark_deleted, mark_garbage, names_in_use
+from tiering.manifest.edits import NeedPage, Pages, clear_garbage, mark_deleted, mark_garbage, names_in_use
+from tiering.manifest.root import Garbage, GarbageObject, Manifest
 
 __all__ = ["clear_garbage", "doomed_before", "is_finished", "mark_deleted", "mark_garbage", "names_of"]
 

@@ -14,8 +14,8 @@ from hotlog.kernel.configdef import LONG_MAX
 from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock
-from tiering.lanes import ByteRate
 
 FLOOR_BYTES_PER_SECOND = 64 * MiB
 _SLOWER = 0.75

@@ -27,7 +27,7 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, Retry
 from hotlog.kernel.limits import MANIFEST_ROOT_BYTES_MAX, MiB
-from tiering.manifest import Entry, GarbageObject, GarbageRange, Manifest, PageRef, Totals, check
+from tiering.manifest.root import Entry, GarbageObject, GarbageRange, Manifest, PageRef, Totals, check
 
 MAGIC = b"HOTLMAN\n"
 VERSION = 1

@@ -26,16 +26,16 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.partition_log import Slice
 from hotlog.wire.records import Record, decode_batch
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
-from tiering.ahead import Ahead, Frontier
-from tiering.batch_runs import landmarks, take
-from tiering.chunk_cache import ChunkCache, ChunkSource, joined
-from tiering.cold_lookup import Lookup
-from tiering.footer_cache import NotYet
-from tiering.history import History, MissingObject, Shelf
-from tiering.keys import PartitionKeys
-from tiering.manifest import Entry, Manifest
-from tiering.readahead import Stream, on_read
-from tiering.segment_object import Footer, parse_footer
+from tiering.cache.chunks import ChunkCache, ChunkSource, joined
+from tiering.cache.footers import NotYet
+from tiering.manifest.root import Entry, Manifest
+from tiering.objects.batch_runs import landmarks, take
+from tiering.objects.keys import PartitionKeys
+from tiering.objects.segment import Footer, parse_footer
+from tiering.read.ahead import Ahead, Frontier
+from tiering.read.history import History, MissingObject, Shelf
+from tiering.read.lookup import Lookup
+from tiering.read.window import Stream, on_read
 
 T = TypeVar("T")
 CURSORS_MAX = 1024

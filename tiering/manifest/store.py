@@ -12,14 +12,14 @@ from functools import partial
 from hotlog.kernel.errors import Corrupt, NotFound, PreconditionFailed
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.register import Register
-from tiering.archive import Page, build_page, page_ref, parse_page
-from tiering.footer_cache import FooterCache
-from tiering.garbage import is_finished
-from tiering.keys import PartitionKeys
-from tiering.manifest import Garbage, Manifest, PageRef
-from tiering.manifest_codec import ManifestCodec
-from tiering.manifest_edits import Edit, NeedPage, Pages, stamped
-from tiering.manifest_spill import SpillPlan, apply_spill, plan_spill, rows_of
+from tiering.cache.footers import FooterCache
+from tiering.manifest.archive import Page, build_page, page_ref, parse_page
+from tiering.manifest.codec import ManifestCodec
+from tiering.manifest.edits import Edit, NeedPage, Pages, stamped
+from tiering.manifest.garbage import is_finished
+from tiering.manifest.root import Garbage, Manifest, PageRef
+from tiering.manifest.spill import SpillPlan, apply_spill, plan_spill, rows_of
+from tiering.objects.keys import PartitionKeys
 
 PAGES_PER_EDIT_MAX = 16
 SPILLS_PER_CALL_MAX = 8

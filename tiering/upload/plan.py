@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from hotlog.kernel.age import segment_time_ms
 from hotlog.kernel.topic_config import TopicConfig
-from tiering.manifest import Manifest
+from tiering.manifest.root import Manifest
 
 
 class LocalSegment(Protocol):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from hotlog.kernel.errors import HotlogError
 from hotlog.world.tasks import TaskScope
-from tiering.chunk_cache import ChunkCache
-from tiering.history import History, Shelf
-from tiering.lanes import Lane
-from tiering.manifest import Entry
-from tiering.segment_object import Footer
+from tiering.cache.chunks import ChunkCache
+from tiering.manifest.root import Entry
+from tiering.objects.segment import Footer
+from tiering.read.history import History, Shelf
+from tiering.store.lanes import Lane
 
 
 @dataclass(slots=True)

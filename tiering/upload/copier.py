@@ -20,15 +20,15 @@ from hotlog.kernel.errors import Corrupt, Fenced, PreconditionFailed
 from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
+from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Buffer, Clock, Disk, Entropy, ObjectStore
-from tiering.copy_plan import CopyPlan, LocalSegment
-from tiering.keys import PartitionKeys
-from tiering.lanes import ByteRate
-from tiering.manifest import STANDARD, Entry, Manifest
-from tiering.manifest_edits import Edit, append, blank, claim, record_hole
-from tiering.manifest_store import ManifestStore
-from tiering.segment_object import FooterParts, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
-from tiering.segment_scan import ScanRange, SegmentScan, SegmentSource, scan_segment
+from tiering.manifest.edits import Edit, append, blank, claim, record_hole
+from tiering.manifest.root import STANDARD, Entry, Manifest
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
+from tiering.objects.segment import FooterParts, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
+from tiering.upload.plan import CopyPlan, LocalSegment
+from tiering.upload.scan import ScanRange, SegmentScan, SegmentSource, scan_segment
 
 LOG = logging.getLogger("hotlog.tier")
 PENDING_MS_MAX = 60 * 60 * 1000  # an uncommitted object may be condemned as an orphan later on: then rather upload again
@@ -108,7 +108,7 @@ class CopyTarget:
     revives: bool = False
 
 
-class Uploader:
+class Copier:
     """Executes CopyPlans."""
 
     def __init__(

@@ -14,9 +14,9 @@ from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, KiB
 from hotlog.wire.batch import BatchHeader, header_at
 from hotlog.wire.records import Record
-from tiering.history import History
-from tiering.manifest import Entry, PageRef
-from tiering.segment_object import Footer, parse_leader_epochs
+from tiering.manifest.root import Entry, PageRef
+from tiering.objects.segment import Footer, parse_leader_epochs
+from tiering.read.history import History
 
 Window = Callable[[History, Entry, Footer, int, int], Awaitable[memoryview]]
 Decode = Callable[[memoryview], Awaitable[list[Record]]]  # off the event loop of a broker: a batch may hold a gigabyte

@@ -19,11 +19,11 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from hotlog.wire.batch import ATTRIBUTES_OFFSET, BatchHeader, walk
 from hotlog.world.ports import ObjectStore
-from tiering.archive import Page, parse_page
-from tiering.keys import PartitionKeys, parse_key
-from tiering.manifest import Entry, Manifest, PageRef
-from tiering.manifest_codec import decode
-from tiering.segment_object import Footer, check_identity, parse_footer
+from tiering.manifest.archive import Page, parse_page
+from tiering.manifest.codec import decode
+from tiering.manifest.root import Entry, Manifest, PageRef
+from tiering.objects.keys import PartitionKeys, parse_key
+from tiering.objects.segment import Footer, check_identity, parse_footer
 
 
 @dataclass(frozen=True, slots=True)

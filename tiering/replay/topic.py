@@ -23,14 +23,14 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Clock, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.direct import DirectReader, Hole, Progress, Run
-from tiering.history import History, Shelf
-from tiering.keys import PartitionKeys
-from tiering.lanes import Lane, LaneGate
-from tiering.manifest import Manifest
-from tiering.manifest_store import ManifestStore
-from tiering.partition_source import PartitionSource, Tail
-from tiering.places import AtOffset, Place, check_start, offset_of
+from tiering.manifest.root import Manifest
+from tiering.manifest.store import ManifestStore
+from tiering.objects.keys import PartitionKeys
+from tiering.read.history import History, Shelf
+from tiering.replay.direct import DirectReader, Hole, Progress, Run
+from tiering.replay.places import AtOffset, Place, check_start, offset_of
+from tiering.replay.source import PartitionSource, Tail
+from tiering.store.lanes import Lane, LaneGate
 
 RANGES_IN_FLIGHT = 12  # times RANGE_BYTES_MAX is the memory of a replay
 PARTITIONS_AT_ONCE_MAX = 6

@@ -19,13 +19,14 @@ from hotlog.kernel.errors import Corrupt, NotReady
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX, MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.brake import ReadRate
-from tiering.chunk_disk import ChunkDisk
-from tiering.chunk_memory import ChunkMemory, Run
-from tiering.lanes import ByteRate, Lane, LaneGate, Ticket
-from tiering.loans import Loans
+from tiering.cache.disk import ChunkDisk
+from tiering.cache.loans import Loans
+from tiering.cache.memory import ChunkMemory, Run
+from tiering.store.brake import ReadRate
+from tiering.store.lanes import Lane, LaneGate, Ticket
 
 Check = Callable[[int, memoryview], bool]
 _DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk: a cache must not hold memory hostage

@@ -17,8 +17,8 @@ from hotlog.kernel.errors import Corrupt, PreconditionFailed
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, CHUNK_BYTES, KiB, MiB
 from hotlog.wire.batch import BatchHeader, crc_ok, header_at, walk
 from hotlog.world.ports import Buffer, Disk, File
-from tiering.manifest import EPOCHS_PER_ENTRY_MAX
-from tiering.segment_object import pack_offset_index, pack_time_index
+from tiering.manifest.root import EPOCHS_PER_ENTRY_MAX
+from tiering.objects.segment import pack_offset_index, pack_time_index
 
 SLICE_BYTES_MIN, SLICE_BYTES_MAX = 256 * KiB, 4 * MiB  # walked in one go off the event loop
 SLICE_BATCHES = 256  # a slice is sized for about this many: walking them holds the interpreter lock for half a millisecond

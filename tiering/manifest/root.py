@@ -1,7 +1,7 @@
 """The root manifest of one partition as frozen values, and how an offset or a timestamp is found in it.  Pure.
 
 A row (`Entry`) is a segment object, or a recorded hole with its reason.  The newest rows are inline; older ones lie in immutable archive
-pages (tiering.archive), which the root knows by reference with their totals.  Pages merge like an LSM tree (PAGE_FANOUT pages of a level
+pages (tiering.manifest.archive), which the root knows by reference with their totals.  Pages merge like an LSM tree (PAGE_FANOUT pages of a level
 become one of the next), so the root stays small whatever the history, and whatever is looked for is in the root or in exactly one page.
 
 Rows below `log_start_offset` are dead: no reader may be served from them, and they become garbage as fast as the root has room.
@@ -20,7 +20,7 @@ from uuid import UUID
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
-from tiering.keys import page_name, segment_name
+from tiering.objects.keys import page_name, segment_name
 
 NO_TIMESTAMP = -1
 STANDARD = "STANDARD"
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Object name relative to the partition (tiering.keys.PartitionKeys.object makes the key)."""
+        """Object name relative to the partition (tiering.objects.keys.PartitionKeys.object makes the key)."""
         assert not self.hole, "a hole has no object"
         return segment_name(self.base_offset, self.epoch, self.nonce)
 

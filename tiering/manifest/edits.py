@@ -1,6 +1,6 @@
 """Every change of a manifest as a pure function manifest -> manifest, with its preconditions.
 
-The committer (tiering.manifest_store) applies an edit to the newest root, again after each lost race.  An edit that has to know the rows
+The committer (tiering.manifest.store) applies an edit to the newest root, again after each lost race.  An edit that has to know the rows
 of an archive page gets them in `pages`; if the page is not there it raises NeedPage, and the committer loads that page and tries again.
 
 Invariants: an edit returns the same object when there is nothing to do; edits by a leader carry its epoch and raise Fenced when the
@@ -15,8 +15,8 @@ from dataclasses import replace
 from hotlog.kernel.errors import Fenced, Invalid, PreconditionFailed, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.world.register import NONCES_KEPT
-from tiering.archive import Page
-from tiering.manifest import (
+from tiering.manifest.archive import Page
+from tiering.manifest.root import (
     ENTRIES_HARD_MAX,
     GARBAGE_BUCKET_MS,
     GARBAGE_OBJECTS_MAX,
@@ -180,7 +180,7 @@ def replace_range(
 ) -> Manifest:
     """Swap the inline rows that cover exactly [start, end) for `rows` that cover the same; the old objects become garbage.
 
-    Rows in archive pages are swapped by rewriting the page (tiering.manifest_spill.rewrite_plan).
+    Rows in archive pages are swapped by rewriting the page (tiering.manifest.spill.rewrite_plan).
 
     Raises:
         PreconditionFailed: the range is not exactly covered by inline rows (someone changed it).
@@ -222,7 +222,7 @@ def move_class(manifest: Manifest, start: int, end: int, storage_class: str, *, 
 
 
 def mark_deleted(manifest: Manifest, *, now_ms: int, not_before_ms: int) -> Manifest:
-    """The topic is gone: no rows any more, every object is garbage.  The manifest itself is removed last (tiering.garbage)."""
+    """The topic is gone: no rows any more, every object is garbage.  The manifest itself is removed last (tiering.manifest.garbage)."""
     if manifest.is_deleted:
         return manifest
     pages = tuple(

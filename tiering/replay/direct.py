@@ -21,11 +21,11 @@ from hotlog.kernel.limits import BATCH_HEADER_BYTES, RANGE_BYTES_MAX, KiB
 from hotlog.wire.batch import header_at
 from hotlog.wire.records import Record, decode_batch
 from hotlog.world.tasks import TaskScope
-from tiering.batch_runs import OFFSET_MAX, take
-from tiering.cold_lookup import Lookup
-from tiering.history import History, MissingObject
-from tiering.manifest import Entry
-from tiering.segment_object import Footer
+from tiering.manifest.root import Entry
+from tiering.objects.batch_runs import OFFSET_MAX, take
+from tiering.objects.segment import Footer
+from tiering.read.history import History, MissingObject
+from tiering.read.lookup import Lookup
 
 _Reading = asyncio.Task["memoryview | Exception"]
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault

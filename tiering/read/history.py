@@ -18,13 +18,13 @@ from crc32c import crc32c
 from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange
 from hotlog.kernel.limits import CHUNK_BYTES
 from hotlog.world.ports import Blob, ObjectStore
-from tiering.archive import Page, parse_page
-from tiering.chunk_cache import ChunkSource
-from tiering.footer_cache import FooterCache
-from tiering.keys import PartitionKeys
-from tiering.lanes import Lane, LaneGate, Ticket
-from tiering.manifest import Entry, Manifest, PageRef, find_offset, find_timestamp
-from tiering.segment_object import Footer, check_identity, parse_footer
+from tiering.cache.chunks import ChunkSource
+from tiering.cache.footers import FooterCache
+from tiering.manifest.archive import Page, parse_page
+from tiering.manifest.root import Entry, Manifest, PageRef, find_offset, find_timestamp
+from tiering.objects.keys import PartitionKeys
+from tiering.objects.segment import Footer, check_identity, parse_footer
+from tiering.store.lanes import Lane, LaneGate, Ticket
 
 T = TypeVar("T")
 _READ_ATTEMPTS = 2  # wrong bytes may be the path's fault

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from typing import Protocol
 
 from hotlog.kernel.errors import Invalid
-from tiering.direct import DirectReader, Hole, Run
-from tiering.local_segments import LocalSegments, SegmentGone
+from tiering.replay.direct import DirectReader, Hole, Run
+from tiering.replay.local_segments import LocalSegments, SegmentGone
 
 _REOPENS_MAX = 5
 

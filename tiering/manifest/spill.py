@@ -1,7 +1,7 @@
 """Which rows leave the root for an archive page, and which pages merge: planned and applied as pure steps.
 
 A plan says what page object must be put before the root is committed: `rows_of` gives its rows (from the root, or from the pages that
-merge), the executor (tiering.manifest_store) puts the page, then commits `apply`.  A page put without its commit is an orphan.
+merge), the executor (tiering.manifest.store) puts the page, then commits `apply`.  A page put without its commit is an orphan.
 
 Invariants: `apply` changes nothing of what is found, only where; it refuses (PreconditionFailed) when the rows or pages of the plan are
 no longer exactly in the root; replaced pages become garbage unless doomed ranges still need them.
@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hotlog.kernel.errors import PreconditionFailed
-from tiering.archive import Page
-from tiering.manifest import (
+from tiering.manifest.archive import Page
+from tiering.manifest.edits import NeedPage, Pages, check_cover, mark_garbage, require_epoch
+from tiering.manifest.root import (
     ENTRIES_MAX,
     GARBAGE_OBJECTS_MAX,
     PAGE_FANOUT,
@@ -26,7 +27,6 @@ from tiering.manifest import (
     PageRef,
     sealed,
 )
-from tiering.manifest_edits import NeedPage, Pages, check_cover, mark_garbage, require_epoch
 
 
 class SpillPlan(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Any
 from hotlog.wire.batch import walk
 from hotlog.wire.records import Record, decode_batch, name_bytes
 from hotlog.world.ports import Buffer, Disk, File
-from tiering.batch_runs import has_rows
-from tiering.direct import Hole, Run
+from tiering.objects.batch_runs import has_rows
+from tiering.replay.direct import Hole, Run
 
 Write = Callable[[bytes], Awaitable[None]]
 

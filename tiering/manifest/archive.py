@@ -21,8 +21,8 @@ from crc32c import crc32c
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
 from hotlog.world.ports import Buffer
-from tiering.keys import segment_name
-from tiering.manifest import NO_TIMESTAMP, Entry, PageRef, Totals, span_problem, totals_of
+from tiering.manifest.root import NO_TIMESTAMP, Entry, PageRef, Totals, span_problem, totals_of
+from tiering.objects.keys import segment_name
 
 PAGE_VERSION = 1
 

@@ -1,4 +1,4 @@
-"""Who may GET next: a bounded set of slots with priority lanes; and a byte rate.
+"""Who may GET next: a bounded set of slots with priority lanes.
 
 Field note 9 and design section 5: a replay of a year must not slow the consumer that waits for its next megabyte, so a waiting fetch
 takes the next free slot before readahead, readahead before replay, replay before export, and the lower lanes together never hold all
@@ -16,9 +16,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 
-from hotlog.kernel.configdef import LONG_MAX
 from hotlog.kernel.errors import StoreUnavailable
-from hotlog.world.ports import Clock, Purpose
+from hotlog.world.ports import Purpose
 
 
 class Lane(IntEnum):
@@ -129,47 +128,3 @@ class LaneGate:
                 self._lower_free -= lane is not Lane.FETCH
                 assert ticket.granted is not None
                 ticket.granted.set_result(None)
-
-
-class ByteRate:
-    """A bucket of one second's worth that may go into debt once (KIP-956 quotas: copies and cold reads).
-
-    With `burst_bytes` the bucket holds no more than that, for work that is to be spread evenly.  The wait is a timer of the event loop,
-    so a simulated loop passes it at once.
-    """
-
-    def __init__(self, clock: Clock, bytes_per_second: int, *, burst_bytes: int = LONG_MAX) -> None:
-        self._clock = clock
-        self._rate = bytes_per_second
-        self._burst = burst_bytes
-        self._level = float(min(bytes_per_second, burst_bytes))
-        self._filled = clock.monotonic()
-
-    def change(self, bytes_per_second: int) -> None:
-        """A new rate from the next take on (the key is dynamic)."""
-        self._refill()
-        self._rate = bytes_per_second
-        self._level = min(self._level, float(bytes_per_second))
-
-    def _refill(self) -> None:
-        now = self._clock.monotonic()
-        self._level = min(float(self._rate), float(self._burst), self._level + (now - self._filled) * self._rate)
-        self._filled = now
-
-    def try_take(self, count: int) -> bool:
-        """Take `count` bytes if they are there now; for work that may as well be left out."""
-        self._refill()
-        if self._level < count:
-            return False
-        self._level -= count
-        return True
-
-    async def take(self, count: int) -> None:
-        """Wait until `count` bytes may be read."""
-        if self._rate >= LONG_MAX:
-            return
-        self._refill()
-        debt_s = max(0.0, -self._level / self._rate)
-        self._level -= count
-        if debt_s > 0:
-            await asyncio.sleep(debt_s)
