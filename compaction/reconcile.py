@@ -19,7 +19,16 @@ from compaction.reaper import KEYS_PER_DELETE, reap
 from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
 from controller.service import read_cluster
-from hotlog.kernel.errors import Corrupt, ForeignStore, HotlogError, NotFound, OutcomeUnknown, PreconditionFailed, Retry
+from hotlog.kernel.errors import (
+    Corrupt,
+    ForeignStore,
+    HotlogError,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Retry,
+    UnknownVersion,
+)
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.ports import Clock, ObjectInfo, ObjectStore
@@ -185,6 +194,8 @@ class Reconciler:
         except Corrupt as damage:
             self._metrics.corruption.labels("manifest").inc()
             LOG.error("%s is not reconciled: %s", group.pid, damage)
+        except UnknownVersion as newer:
+            LOG.warning("%s is not reconciled: %s", group.pid, newer)
         except (Retry, OutcomeUnknown, PreconditionFailed) as weather:
             LOG.info("%s is reconciled in the next pass: %s", group.pid, weather)
 

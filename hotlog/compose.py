@@ -23,7 +23,7 @@ from hotlog.broker.takeover import Takeover
 from hotlog.front.dispatch import Dispatch
 from hotlog.front.listener import Listener
 from hotlog.kernel.beats import Beat
-from hotlog.kernel.errors import Corrupt, HotlogError
+from hotlog.kernel.errors import Corrupt, HotlogError, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -127,7 +127,7 @@ class Node:
         cluster_id = await self.logs.claim()
         try:
             await self.meter.load()
-        except Corrupt as damage:  # the meter informs, it never decides
+        except (Corrupt, UnknownVersion) as damage:  # the meter informs, it never decides
             LOG.warning("the cost meter begins anew: %s", damage)
         await self.controller.open(cluster_id)
         if settings.flag("remote.log.storage.system.enable"):

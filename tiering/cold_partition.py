@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from hotlog.kernel.errors import Corrupt, NotReady
+from hotlog.kernel.errors import Corrupt, NotReady, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from hotlog.log.partition_log import Slice
 from tiering.manifest.edits import advance_start
@@ -42,7 +42,7 @@ class Lag(NamedTuple):
 class ColdPartition:
     """One partition's cold tier.  `ready`: its manifest (or that it has none) is known.  `problem`: why nothing is copied, if so.
 
-    `damage`: the manifest was read and is damaged, so that waiting does not help.
+    `damage`: the manifest was read and is damaged, or of a newer release, so that waiting does not help.
     """
 
     def __init__(self, home: Home, target: CopyTarget) -> None:
@@ -52,7 +52,7 @@ class ColdPartition:
         self.topic = target.topic
         self.ready = False
         self.problem = ""
-        self.damage: Corrupt | None = None
+        self.damage: Corrupt | UnknownVersion | None = None
         self.failures = 0
         self.retry_at = 0.0
         self.loaded_at = 0.0
@@ -163,7 +163,7 @@ class ColdPartition:
     def _require_ready(self) -> None:
         if not self.ready:
             if self.damage is not None:
-                raise Corrupt(str(self.damage))
+                raise type(self.damage)(str(self.damage))
             raise NotReady(
                 f"the cold tier of {self.topic}-{self.pid.partition} is not loaded yet: the object store has not answered"
             )

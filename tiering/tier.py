@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from hotlog.kernel.errors import Corrupt, HotlogError
+from hotlog.kernel.errors import Corrupt, HotlogError, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -209,10 +209,11 @@ class ColdTier:
             self._store_away = False
             if not was_ready:
                 cold.failures = 0
-        except Corrupt as damage:
-            cold.damage = damage
-            self._fail(cold, damage)
-            self._metrics.corruption.labels("manifest").inc()
+        except (Corrupt, UnknownVersion) as refusal:
+            cold.damage = refusal
+            self._fail(cold, refusal)
+            if isinstance(refusal, Corrupt):
+                self._metrics.corruption.labels("manifest").inc()
         except (HotlogError, OSError) as weather:
             self._store_away = True
             self._fail(cold, weather)

@@ -14,7 +14,7 @@ from controller.records import TopicCreated, TopicDeleted
 from controller.service import State
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.broker.broker import Broker
-from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable
+from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable, UnknownVersion
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.log.checkpoints import parse_metadata
 from hotlog.wire.batch import header_at
@@ -24,6 +24,7 @@ from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore
 from tests.admin.node import Door, heard_of, open_broker, open_directory_store, request, running
 from tests.tools.patience import SOON_S
+from tiering.manifest.codec import FORMAT, decode, encode
 
 TP = TopicPartition("clicks", 0)
 
@@ -311,6 +312,31 @@ async def test_a_damaged_manifest_is_told_to_readers_and_healed_by_a_good_one(tm
         manifest.write_bytes(good)
         await broker.partition("clicks", 0).cold.reload()
         assert await values_cold(broker, 0, 20) == [b"%d" % number for number in range(20)]
+
+
+async def test_a_manifest_of_a_newer_release_is_told_to_readers_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 1)
+        await produce(broker, 0, 20)
+        await tier(broker, 20)
+        assert await broker.logs.get(TP).drop_local_before(20) > 0
+    (manifest,) = (tmp_path / "store").rglob("data/*/*/0/manifest")
+    with monkeypatch.context() as patch:
+        root = decode(manifest.read_bytes())
+        patch.setattr(FORMAT, "version", FORMAT.version + 1)
+        newer = encode(root)
+    manifest.write_bytes(newer)
+    async with running(tmp_path) as broker:
+        await produce(broker, 20, 5)
+        assert fetch_code(broker, 3) is ErrorCode.kafka_storage_error
+        assert fetch_code(broker, 20) is ErrorCode.none
+        with pytest.raises(UnknownVersion, match="a newer one wrote it"):
+            await broker.partition("clicks", 0).cold.read(3, 1000)
+        await broker.tier.tick_copy()
+        assert broker.metrics.corruption.labels("manifest")._value.get() == 0
+        assert manifest.read_bytes() == newer
 
 
 def fetch_code(broker: Broker, offset: int) -> ErrorCode:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.limits import MiB
 from hotlog.world.posix import PosixDisk
 from tests.conftest import OpenStore
@@ -226,3 +226,15 @@ def test_the_meter_is_bounded() -> None:
     assert month_of(kept["since_ms"]) == min(row[0] for row in kept["rows"]), "the window starts where the counts do"
     assert small.since_ms == kept["since_ms"]
     assert month_of(0) == "1970-01"
+
+
+async def test_a_newer_meter_file_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "meter.json"
+    newer = b'{"format":"hotlog-meter","version":2,"since_ms":0,"rows":[]}'
+    path.write_bytes(newer)
+    meter = Meter(HandClock(), disk=PosixDisk(), path=str(path))
+    with pytest.raises(UnknownVersion, match="meter file has format version 2"):
+        await meter.load()
+    meter.add("clicks", "upload", "put", "ok")
+    await meter.save()
+    assert path.read_bytes() == newer

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from tests.log.support import T0
 from tests.tiering.support import PID, row
-from tiering.manifest.archive import build_page, page_ref, parse_page
+from tiering.manifest.archive import FORMAT, build_page, page_ref, parse_page
 from tiering.manifest.root import Entry, hole, totals_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -92,6 +92,16 @@ def test_damage_is_corrupt() -> None:
         parse_page(body, PartitionId(UUID(int=5), 0))
     with pytest.raises(Corrupt, match="rows cover"):
         parse_page(body, PID, ref._replace(file_start=999))
+
+
+def test_a_newer_version_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = FORMAT.version + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(FORMAT, "version", newer)
+        rows = rows_of(5)
+        body = build_page(PID, rows)
+    with pytest.raises(UnknownVersion, match=f"archive page has format version {newer}"):
+        parse_page(body, PID, page_ref(rows, body, nonce="aa" * 16, level=0))
 
 
 def test_rows_with_a_gap_are_neither_built_nor_read() -> None:

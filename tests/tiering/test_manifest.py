@@ -12,10 +12,10 @@ import pytest
 import zstandard
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.errors import Corrupt, UnknownVersion
 from tests.log.support import T0
 from tests.tiering.built import Built
-from tiering.manifest.codec import HEADER_BYTES, decode, encode
+from tiering.manifest.codec import FORMAT, HEADER_BYTES, decode, encode
 from tiering.manifest.edits import (
     advance_start,
     claim,
@@ -115,14 +115,25 @@ def test_content_that_breaks_an_invariant_is_corrupt(change: Callable[[dict[str,
         decode(_resealed(change))
 
 
-def test_unknown_version_and_bombs_are_refused() -> None:
+def _with_header(raw: bytes, position: int, value: int) -> bytes:
+    changed = bytearray(raw)
+    changed[position] = value
+    struct.pack_into(">I", changed, 20, crc32c(bytes(changed[24:]), crc32c(bytes(changed[:20]))))
+    return bytes(changed)
+
+
+def test_a_newer_version_is_refused_by_name() -> None:
+    """It is whole, so it is not damaged: nobody may take it for damage and write over it."""
+    newer = FORMAT.version + 1
+    with pytest.raises(UnknownVersion, match=f"manifest has format version {newer}; .* up to version {FORMAT.version}"):
+        decode(_with_header(encode(golden_manifest()), 9, newer))
+
+
+def test_versions_that_never_were_and_bombs_are_refused() -> None:
     raw = bytearray(encode(golden_manifest()))
-    for position, value in ((9, 2), (15, 255)):
-        changed = bytearray(raw)
-        changed[position] = value
-        struct.pack_into(">I", changed, 20, crc32c(bytes(changed[24:]), crc32c(bytes(changed[:20]))))
+    for position, value in ((9, 0), (15, 255)):
         with pytest.raises(Corrupt):
-            decode(bytes(changed))
+            decode(_with_header(bytes(raw), position, value))
     struct.pack_into(">I", raw, 16, 2**31)
     with pytest.raises(Corrupt, match="header says"):
         decode(bytes(raw))

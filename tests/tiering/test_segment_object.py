@@ -11,7 +11,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotlog.kernel.errors import Corrupt, PreconditionFailed
+from hotlog.kernel.errors import Corrupt, PreconditionFailed, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import CHUNK_BYTES
 from hotlog.wire.batch import header_at, stamp, walk
@@ -20,6 +20,7 @@ from hotlog.world.posix import PosixDisk
 from tests.log.support import T0, batch
 from tests.tiering.support import PID
 from tiering.objects.segment import (
+    FORMAT,
     TRAILER_BYTES,
     AbortedTransaction,
     FooterParts,
@@ -73,6 +74,15 @@ def test_every_single_bit_flip_is_detected() -> None:
             flipped[position] ^= 1 << bit
             with pytest.raises(Corrupt):
                 parse_footer(bytes(flipped))
+
+
+def test_a_newer_version_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = FORMAT.version + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(FORMAT, "version", newer)
+        raw = footer_of()
+    with pytest.raises(UnknownVersion, match=f"some/key: segment object has format version {newer}"):
+        parse_footer(raw, where="some/key")
 
 
 def test_every_truncation_is_detected() -> None:

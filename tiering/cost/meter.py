@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.errors import Corrupt, UnknownVersion
+from hotlog.kernel.versions import StoredFormat
 from hotlog.world.ports import Clock, Disk
 
 Kind = Literal[
@@ -30,7 +31,7 @@ MONTHS_KEPT = 14
 NO_TOPIC = "-"  # calls for no topic in particular (metadata, listings); cannot be a topic name in metrics by accident: see _named
 OVERFLOW_TOPIC = "(others)"
 _FORMAT = "hotlog-meter"
-_VERSION = 1
+_VERSIONS: StoredFormat[dict[str, Any]] = StoredFormat("meter file", 1)
 
 
 class Line(NamedTuple):
@@ -114,17 +115,22 @@ class Meter:
             self._counts = {line: count for line, count in self._counts.items() if line.month >= oldest}
             self._since_ms = max(self._since_ms, int(datetime.strptime(oldest + " +0000", "%Y-%m %z").timestamp() * 1000))
         rows = [[*row.line, row.requests, row.bytes_sent, row.bytes_received] for row in self.rows()]
-        return json.dumps({"format": _FORMAT, "version": _VERSION, "since_ms": self._since_ms, "rows": rows}).encode()
+        return json.dumps({"format": _FORMAT, "version": _VERSIONS.version, "since_ms": self._since_ms, "rows": rows}).encode()
 
     async def load(self) -> None:
         """Take over the totals of the file, if there is one.
 
         Raises:
-            Corrupt: the file is not a meter file of a version we read.
+            Corrupt: the file is not a meter file.  UnknownVersion: a newer release wrote it.
         """
         if self._disk is None or self._path is None or not self._disk.exists(self._path):
             return
-        since_ms, rows = decode(await self._disk.run(self._disk.read, self._path), self._path)
+        raw = await self._disk.run(self._disk.read, self._path)
+        try:
+            since_ms, rows = decode(raw, self._path)
+        except UnknownVersion:
+            self._path = None  # counted, but not saved over it
+            raise
         self._since_ms = min(self._since_ms, since_ms)
         for row in rows:
             count = self._counts.setdefault(row.line, Count())
@@ -150,12 +156,13 @@ def decode(raw: bytes, name: str) -> tuple[int, tuple[Row, ...]]:
     """(since_ms, rows) of a meter file.  `name` is for the message.
 
     Raises:
-        Corrupt: not such a file.
+        Corrupt: not such a file.  UnknownVersion: a newer release wrote it.
     """
     try:
         value = json.loads(raw)
-        if value["format"] != _FORMAT or value["version"] != _VERSION:
-            raise ValueError(f"format {value['format']!r} version {value['version']!r}, not {_FORMAT!r} version {_VERSION}")
+        if value["format"] != _FORMAT:
+            raise ValueError(f"format {value['format']!r}, not {_FORMAT!r}")
+        value = _VERSIONS.upgraded(int(value["version"]), value, name)
         rows = tuple(
             Row(Line(str(month), str(topic), str(purpose), str(kind), str(outcome)), int(requests), int(sent), int(received))
             for month, topic, purpose, kind, outcome, requests, sent, received in value["rows"]

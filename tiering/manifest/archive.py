@@ -20,11 +20,12 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.versions import StoredFormat
 from hotlog.world.ports import Buffer
 from tiering.manifest.root import NO_TIMESTAMP, Entry, PageRef, Totals, span_problem, totals_of
 from tiering.objects.keys import segment_name
 
-PAGE_VERSION = 1
+FORMAT: StoredFormat[Any] = StoredFormat("archive page", 1)  # of Arrow tables
 
 
 @cache
@@ -142,7 +143,7 @@ def build_page(pid: PartitionId, rows: Sequence[Entry]) -> bytes:
     columns["prefix_max_timestamp"] = list(accumulate((row.max_timestamp for row in rows), max))
     schema = _schema().with_metadata(
         {
-            "hotlog.version": str(PAGE_VERSION), "hotlog.topic_id": str(pid.topic_id), "hotlog.partition": str(pid.partition),
+            "hotlog.version": str(FORMAT.version), "hotlog.topic_id": str(pid.topic_id), "hotlog.partition": str(pid.partition),
             "hotlog.start_offset": str(rows[0].base_offset), "hotlog.end_offset": str(rows[-1].end_offset),
         }
     )  # fmt: skip
@@ -155,7 +156,8 @@ def parse_page(data: Buffer, pid: PartitionId, ref: PageRef | None = None) -> Pa
     """Rows of a page, checked against its reference.
 
     Raises:
-        Corrupt: wrong size or CRC-32C, not Parquet, another partition's page, an unknown version, or rows that do not follow each other.
+        Corrupt: wrong size or CRC-32C, not Parquet, another partition's page, or rows that do not follow each other.
+        UnknownVersion: a newer release wrote it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -169,9 +171,9 @@ def parse_page(data: Buffer, pid: PartitionId, ref: PageRef | None = None) -> Pa
         table = pq.read_table(pa.BufferReader(data), use_threads=False)
         meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         version, owner = int(meta["hotlog.version"]), (meta["hotlog.topic_id"], int(meta["hotlog.partition"]))
-        if version != PAGE_VERSION or owner != (str(pid.topic_id), pid.partition):
-            raise Corrupt(f"{where}: version {version} of partition {owner}; version {PAGE_VERSION} of {pid} is expected")
-        page = Page(table.select([*_FIELDS, "prefix_max_timestamp"]))
+        if owner != (str(pid.topic_id), pid.partition):
+            raise Corrupt(f"{where}: it is of partition {owner}; {pid} is expected")
+        page = Page(FORMAT.upgraded(version, table, where).select([*_FIELDS, "prefix_max_timestamp"]))
     except (pa.ArrowException, KeyError, ValueError, OSError) as failure:
         raise Corrupt(f"{where} does not parse: {failure}") from None
     problem = span_problem(list(zip(page._bases, page._ends, strict=True))) or ("no rows" if not len(page) else None)

@@ -7,8 +7,8 @@
     16  4   length of the JSON text
     20  4   CRC-32C of bytes 0 to 19 and the body
 
-Rows and references are stored by column, which is what keeps them small.  Compatibility: a release writes version N and reads N and
-N-1; within a version fields are only added, with a default for their absence.
+Rows and references are stored by column, which is what keeps them small.  A release writes one version and reads it and the
+one before (hotlog.kernel.versions); within a version fields are only added, with a default for their absence.
 
 Invariants: decode(encode(m)) == m; a manifest that breaks its invariants is neither written (assert) nor accepted (Corrupt); every bit
 flip is Corrupt; encoded size <= MANIFEST_ROOT_BYTES_MAX.
@@ -27,10 +27,11 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, Retry
 from hotlog.kernel.limits import MANIFEST_ROOT_BYTES_MAX, MiB
+from hotlog.kernel.versions import StoredFormat
 from tiering.manifest.root import Entry, GarbageObject, GarbageRange, Manifest, PageRef, Totals, check
 
 MAGIC = b"HOTLMAN\n"
-VERSION = 1
+FORMAT: StoredFormat[dict[str, Any]] = StoredFormat("manifest", 1)
 _HEADER = struct.Struct(">8sHHII")
 _CRC = struct.Struct(">I")
 HEADER_BYTES = _HEADER.size + _CRC.size
@@ -63,7 +64,7 @@ def encode(manifest: Manifest) -> bytes:
         raise AssertionError(f"refusing to write: {bug}") from bug
     text = json.dumps(_to_json(manifest), separators=(",", ":"), ensure_ascii=True).encode()
     body = zstandard.ZstdCompressor(level=9).compress(text)
-    head = _HEADER.pack(MAGIC, VERSION, 0, len(body), len(text))
+    head = _HEADER.pack(MAGIC, FORMAT.version, 0, len(body), len(text))
     raw = head + _CRC.pack(crc32c(body, crc32c(head))) + body
     if len(raw) > MANIFEST_ROOT_BYTES_MAX:
         raise Retry(f"manifest of {manifest.pid} would have {len(raw)} bytes; at most {MANIFEST_ROOT_BYTES_MAX} are allowed")
@@ -74,7 +75,8 @@ def decode(raw: bytes) -> Manifest:
     """A root from its bytes.
 
     Raises:
-        Corrupt: wrong magic, version, length or CRC-32C, or content that breaks an invariant of manifests.
+        Corrupt: wrong magic, length or CRC-32C, or content that breaks an invariant of manifests.
+        UnknownVersion: a newer release wrote it.
     """
     if len(raw) < HEADER_BYTES or raw[:8] != MAGIC:
         raise Corrupt(f"manifest of {len(raw)} bytes does not begin with its magic {MAGIC!r}")
@@ -83,11 +85,10 @@ def decode(raw: bytes) -> Manifest:
         raise Corrupt(f"manifest has {len(raw)} bytes, its header says {HEADER_BYTES + body_bytes} ({text_bytes} of text)")
     if crc32c(raw[HEADER_BYTES:], crc32c(raw[: _HEADER.size])) != _CRC.unpack_from(raw, _HEADER.size)[0]:
         raise Corrupt("manifest fails its CRC-32C")
-    if version != VERSION:
-        raise Corrupt(f"manifest has format version {version}; this release reads version {VERSION}")
+    FORMAT.require(version)
     try:
         text = zstandard.ZstdDecompressor().decompress(raw[HEADER_BYTES:], max_output_size=text_bytes)
-        manifest = _from_json(json.loads(text))
+        manifest = _from_json(FORMAT.upgraded(version, json.loads(text)))
     except (zstandard.ZstdError, ValueError, KeyError, TypeError, AttributeError) as failure:
         raise Corrupt(f"manifest does not parse: {failure!r}") from None
     check(manifest)

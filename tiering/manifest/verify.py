@@ -14,7 +14,7 @@ from typing import Any
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, NotFound
+from hotlog.kernel.errors import Corrupt, HotlogError, NotFound, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from hotlog.wire.batch import ATTRIBUTES_OFFSET, BatchHeader, walk
@@ -30,7 +30,7 @@ from tiering.objects.segment import Footer, check_identity, parse_footer
 class Problem:
     """Something that is not as the manifest says.  Offsets half open; -1 where they do not apply."""
 
-    kind: str  # missing, damaged, overlap, no-manifest
+    kind: str  # missing, damaged, newer (of a release that is not known here), overlap, no-manifest
     key: str
     start_offset: int
     end_offset: int
@@ -126,12 +126,16 @@ async def _manifest(store: ObjectStore, keys: PartitionKeys, report: Report) -> 
     except NotFound:
         report.problems.append(await _without_manifest(store, keys, report))
         return None
-    except Corrupt as damage:
-        report.problems.append(Problem("damaged", keys.manifest, -1, -1, str(damage)))
+    except (Corrupt, UnknownVersion) as damage:
+        report.problems.append(Problem(_kind_of(damage), keys.manifest, -1, -1, str(damage)))
         return None
     report.generation, report.topic = manifest.generation, manifest.topic
     report.log_start_offset, report.end_offset = manifest.log_start_offset, manifest.end_offset
     return manifest
+
+
+def _kind_of(failure: HotlogError) -> str:
+    return "newer" if isinstance(failure, UnknownVersion) else "damaged"
 
 
 async def _without_manifest(store: ObjectStore, keys: PartitionKeys, report: Report) -> Problem:
@@ -162,8 +166,8 @@ class _Walker:
         except NotFound:
             self.problem("missing", key, ref, "the manifest refers to this archive page and it is not there")
             return ()
-        except Corrupt as damage:
-            self.problem("damaged", key, ref, str(damage))
+        except (Corrupt, UnknownVersion) as damage:
+            self.problem(_kind_of(damage), key, ref, str(damage))
             return ()
         if page.totals(ref.start_offset, ref.end_offset) != ref.totals:
             self.problem("damaged", key, ref, "the totals in the root differ from the rows of the page")
@@ -183,8 +187,8 @@ class _Walker:
         except NotFound:
             self.problem("missing", key, row, "the manifest refers to this object and it is not there")
             return
-        except Corrupt as damage:
-            self.problem("damaged", key, row, str(damage))
+        except (Corrupt, UnknownVersion) as damage:
+            self.problem(_kind_of(damage), key, row, str(damage))
             return
         report.objects += 1
         report.object_bytes += row.size
@@ -244,8 +248,10 @@ async def _unreferenced(store: ObjectStore, keys: PartitionKeys, manifest: Manif
     for ref in [part.page for part in manifest.garbage_ranges]:
         try:
             page = parse_page((await store.get(keys.object(ref.name))).data, keys.pid)
-        except (NotFound, Corrupt) as damage:
-            report.problems.append(Problem("damaged", keys.object(ref.name), ref.start_offset, ref.end_offset, str(damage)))
+        except (NotFound, Corrupt, UnknownVersion) as damage:
+            report.problems.append(
+                Problem(_kind_of(damage), keys.object(ref.name), ref.start_offset, ref.end_offset, str(damage))
+            )
             continue
         known |= {row.name for row in page if not row.is_hole}
     async for info in store.list(keys.prefix):

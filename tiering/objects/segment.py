@@ -25,11 +25,12 @@ from crc32c import crc32c
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import CHUNK_BYTES
+from hotlog.kernel.versions import StoredFormat
 from hotlog.world.ports import Buffer
 
 TRAILER_BYTES = 256
 MAGIC = b"HOTLSEG\n"
-VERSION = 1
+FORMAT: StoredFormat[None] = StoredFormat("segment object", 1)
 SECTIONS = ("offset index", "time index", "aborted transactions", "producer snapshot", "leader epochs", "chunk checksums")
 
 # magic 8s, version H, sections H, chunk bytes I, topic id 16s, partition i, base offset q, end offset q, leader epoch i, nonce 16s,
@@ -119,7 +120,7 @@ def build_footer(
         table += _SECTION.pack(position, len(body), crc32c(body))
         position += len(body)
     identity = _IDENTITY.pack(
-        MAGIC, VERSION, len(bodies), chunk_bytes, pid.topic_id.bytes, pid.partition, base_offset, end_offset, epoch,
+        MAGIC, FORMAT.version, len(bodies), chunk_bytes, pid.topic_id.bytes, pid.partition, base_offset, end_offset, epoch,
         bytes.fromhex(nonce), log_bytes, log_crc, records, created_ms,
     )  # fmt: skip
     trailer = (identity + table).ljust(TRAILER_BYTES - _CRC.size, b"\0")
@@ -130,7 +131,8 @@ def parse_trailer(tail: Buffer, *, where: str = "segment object") -> Trailer:
     """Decode the trailer from the last bytes of an object (at least 256 of them).
 
     Raises:
-        Corrupt: too short, wrong magic or version, failed CRC, or positions that contradict each other.
+        Corrupt: too short, wrong magic, failed CRC, or positions that contradict each other.
+        UnknownVersion: a newer release wrote it.
     """
     if len(tail) < TRAILER_BYTES:
         raise Corrupt(f"{where}: {len(tail)} bytes are too few for a trailer of {TRAILER_BYTES}")
@@ -142,8 +144,9 @@ def parse_trailer(tail: Buffer, *, where: str = "segment object") -> Trailer:
     (_, version, count, chunk_bytes, topic, partition, base, end, epoch, nonce, log_bytes, log_crc, records, created_ms) = (
         _IDENTITY.unpack_from(raw)
     )
-    if version != VERSION or count != len(SECTIONS):
-        raise Corrupt(f"{where}: format version {version} with {count} sections; this release reads version {VERSION}")
+    FORMAT.require(version, where)
+    if count != len(SECTIONS):
+        raise Corrupt(f"{where}: {count} sections; version {version} has {len(SECTIONS)}")
     sections = tuple(Section._make(_SECTION.unpack_from(raw, _IDENTITY.size + index * _SECTION.size)) for index in range(count))
     expected = log_bytes
     for name, section in zip(SECTIONS, sections, strict=True):

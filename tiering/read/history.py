@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange
+from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange, UnknownVersion
 from hotlog.kernel.limits import CHUNK_BYTES
 from hotlog.world.ports import Blob, ObjectStore
 from tiering.cache.chunks import ChunkSource
@@ -178,8 +178,8 @@ class History:
         if kept is not None:
             try:
                 return self.parse_footer(row, Blob(kept, "", row.size))
-            except Corrupt:
-                pass  # a foreign or damaged file of the cache: as good as none
+            except (Corrupt, UnknownVersion):
+                pass  # a foreign, damaged or newer file of the cache: as good as none
         is_whole = keeper is not None and row.size <= CHUNK_BYTES
         brought: list[memoryview] = []
 
