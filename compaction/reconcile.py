@@ -18,7 +18,7 @@ from compaction.orphans import Verdict, judge, missing_names, page_needed
 from compaction.reaper import KEYS_PER_DELETE, reap
 from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
-from controller.service import read_cluster
+from controller.founding import read_cluster
 from hotlog.kernel.errors import (
     Corrupt,
     ForeignStore,

@@ -19,9 +19,9 @@ from uuid import UUID
 
 from crc32c import crc32c
 
-from controller.forms import Json
+from controller.forms import Json, Upgrade
 from controller.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
-from controller.records import Record, Upgrade, form, parse
+from controller.records import Record, form, parse
 from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.limits import KiB, MiB
 
@@ -30,7 +30,10 @@ VERSION = 1
 # (kind, version) to what makes a body of the next version of it.  Records within have versions of their own (controller.records).
 UPGRADES: dict[tuple[int, int], Upgrade] = {}
 MARKER, HEAD, PAGE, SNAPSHOT, ENDS = 1, 2, 3, 4, 5
-_KINDS = {MARKER: "cluster marker", HEAD: "head", PAGE: "page", SNAPSHOT: "snapshot", ENDS: "note of ends"}
+CHANGE, ANSWER = 6, 7  # never stored: they go from node to node (controller.change_codec)
+_KINDS = {
+    MARKER: "cluster marker", HEAD: "head", PAGE: "page", SNAPSHOT: "snapshot", ENDS: "note of ends", CHANGE: "change", ANSWER: "answer",
+}  # fmt: skip
 _PREFIX = struct.Struct(">4sHHII")
 PREFIX_BYTES = _PREFIX.size
 

@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable
 
 from controller.mirror import Mirror
 
-PRODUCER_ID_BLOCK = 1000
 OFFLINE_PIECE = 250  # taken from the reserve at a time, so that it lasts for some lives without the store
 
 
 class ProducerIds:
-    """`new_block` commits a block to the metadata log; it raises as Controller.commit."""
+    """`new_block` commits a block to the metadata log; it raises as Metadata.submit."""
 
     def __init__(self, mirror: Mirror, new_block: Callable[[], Awaitable[range]]) -> None:
         self._mirror = mirror

@@ -10,14 +10,12 @@ record out is another cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
 
-from controller import forms
-from controller.forms import Json
-from hotlog.kernel.errors import Corrupt, UnknownVersion
+from controller.forms import Family, Json, Upgrade
 
 Replicas = tuple[int, ...]  # node ids, the preferred leader first
 
@@ -125,16 +123,13 @@ TYPES: dict[str, type[Record]] = {
 }  # fmt: skip
 
 
-Upgrade = Callable[[Json], Json]
-# (type, version) to what makes the fields of the next version of it; a program reads every version from which a way leads to its own.
 UPGRADES: dict[tuple[str, int], Upgrade] = {}
+_RECORDS = Family("metadata record", TYPES, UPGRADES)
 
 
 def form(record: Record) -> Json:
     """The record as JSON values."""
-    body: Json = {"type": record.TYPE, "version": record.VERSION}
-    body.update(forms.form(record))
-    return body
+    return _RECORDS.form(record)
 
 
 def parse(body: Any) -> Record:
@@ -143,23 +138,5 @@ def parse(body: Any) -> Record:
     Raises:
         UnknownVersion: a type or a version that only a newer program can know.  Corrupt: a missing, extra or ill-typed field.
     """
-    if not isinstance(body, dict):
-        raise Corrupt(f"metadata record is a {type(body).__name__}, not an object")
-    given = {name: value for name, value in body.items() if name not in ("type", "version")}
-    kind, version = TYPES.get(str(body.get("type"))), body.get("version")
-    if type(version) is not int or version < 1:
-        raise Corrupt(f"metadata record {body.get('type')!r} has version {version!r}")
-    if kind is None:
-        raise UnknownVersion(f"metadata record of type {body.get('type')!r} is not known to this program: a newer one wrote it")
-    if version > kind.VERSION:
-        raise UnknownVersion(
-            f"metadata record {kind.TYPE} has version {version}; this program reads up to {kind.VERSION}: a newer one wrote it"
-        )
-    try:
-        for older in range(version, kind.VERSION):
-            given = UPGRADES[kind.TYPE, older](given)
-        record = forms.parser(kind)(given)
-    except (forms.Malformed, KeyError) as problem:
-        raise Corrupt(f"metadata record {kind.TYPE} (version {version}) cannot be read: {problem}") from None
-    assert isinstance(record, Record)
+    record: Record = _RECORDS.parse(body)
     return record

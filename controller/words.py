@@ -11,8 +11,8 @@ from controller.image import ALL_BROKERS, ClusterImage
 from controller.records import BrokerConfigsChanged, PartitionsAdded, Record, TopicConfigsChanged, TopicCreated, TopicDeleted
 
 
-def words(record: Record, image: ClusterImage) -> str:
-    """What `record` did; `image` is that after it."""
+def words(record: Record, image: ClusterImage) -> str | None:
+    """What `record` did; `image` is that after it.  None: nothing that people would want to read."""
     match record:
         case TopicCreated():
             settings = "".join(f", {name}={text}" for name, text in record.configs.items())
@@ -31,7 +31,7 @@ def words(record: Record, image: ClusterImage) -> str:
             changes = ", ".join(f"{name} {'taken away' if text is None else 'set'}" for name, text in record.configs.items())
             return f"{whose}: {changes}"
         case _:
-            return record.TYPE
+            return None
 
 
 def _name(topic_id: UUID, image: ClusterImage) -> str:

@@ -16,7 +16,8 @@ from compaction.scrub_worker import Scrubber
 from compaction.sights import Sights
 from compaction.trusted_clock import KeptClock, store_time_ms
 from compaction.worker import RetentionWorker
-from controller.service import Controller, State, read_cluster
+from controller.founding import read_cluster
+from controller.metadata import Metadata, State
 from hotlog.broker.broker import Broker
 from hotlog.broker.ends_notes import note_ends, note_ends_at_last
 from hotlog.broker.takeover import Takeover
@@ -79,26 +80,25 @@ class Node:
         probe = world.store.bind(purpose="meta")
         self._probe = probe.within(PROBE_SECONDS_MAX) if isinstance(probe, ResilientStore) else probe
         self._examination = Examination(world.store, quick=True, entropy=world.entropy)
-        self.controller = Controller(
+        self.metadata = Metadata(
             world.store,
             clock=world.clock,
             disk=world.disk,
             entropy=world.entropy,
             directory=f"{data_dir}/metadata",
-            node_id=settings.number("node.id"),
-            rack=settings.text("broker.rack"),
+            settings=settings,
             examine=self._examine_store,
             take_over=Takeover(
                 node_id=settings.number("node.id"),
                 is_adopting=is_adopting,
-                ends=lambda: self.controller.ends,
+                ends=lambda: self.metadata.ends,
                 directory_id=lambda: self.logs.directory_id,
                 tiered_end=self._tiered_end,
             ),
         )
         self.logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
-        # The controller has the store as it is: it examines it, and writes first.
-        self._store = GatedStore(world.store, lambda: self.controller.state is not State.OFFLINE)
+        # The metadata has the store as it is: it examines it, and writes first.
+        self._store = GatedStore(world.store, lambda: self.metadata.state is not State.OFFLINE)
         self.tier: ColdTier | None = None
         self._broker: Broker | None = None
         self._produce_requests = 0  # as last looked at
@@ -129,7 +129,7 @@ class Node:
             await self.meter.load()
         except (Corrupt, UnknownVersion) as damage:  # the meter informs, it never decides
             LOG.warning("the cost meter begins anew: %s", damage)
-        await self.controller.open(cluster_id)
+        await self.metadata.open(cluster_id)
         if settings.flag("remote.log.storage.system.enable"):
             self.tier = self._make_tier()
         self._broker = Broker(
@@ -139,7 +139,7 @@ class Node:
             entropy=world.entropy,
             metrics=self.metrics,
             logs=self.logs,
-            controller=self.controller,
+            metadata=self.metadata,
             tier=self.tier,
         )
         await self._broker.start()
@@ -152,7 +152,7 @@ class Node:
         """For who asks before there is a tier."""
         world = self.world
         manifest = ManifestStore(
-            world.store, PartitionKeys(self.controller.cluster_id, pid), clock=world.clock, entropy=world.entropy, disk=world.disk
+            world.store, PartitionKeys(self.metadata.cluster_id, pid), clock=world.clock, entropy=world.entropy, disk=world.disk
         )
         view = await manifest.load()
         return 0 if view is None or view.is_deleted else max(view.end_offset, 0)
@@ -167,7 +167,7 @@ class Node:
             settings=self.settings,
             metrics=self.metrics,
             cache_dir=f"{self._data_dir}/cache",
-            cluster_id=self.controller.cluster_id,
+            cluster_id=self.metadata.cluster_id,
         )
 
     def _make_workers(self, broker: Broker) -> None:
@@ -196,7 +196,7 @@ class Node:
         self._reaper = Reaper(tier, self._store, metrics=self.metrics, trusted=kept.trusted, grace_ms=grace_ms)
         self._reconciler = Reconciler(
             self._store,
-            self.controller.cluster_id,
+            self.metadata.cluster_id,
             clock=world.clock,
             trusted=kept.trusted,
             metrics=self.metrics,
@@ -208,7 +208,7 @@ class Node:
         )
 
     async def _store_time_ms(self) -> int:
-        return await store_time_ms(self._store, self.controller.cluster_id, self.world.entropy)
+        return await store_time_ms(self._store, self.metadata.cluster_id, self.world.entropy)
 
     async def start(self, host: str, port: int, *, told_host: str = "") -> tuple[str, int]:
         """Open, then listen; return the address really bound.
@@ -265,11 +265,11 @@ class Node:
         refusing = [f"log {log.tp} failed: {log.failed}" for log in self.logs.all() if log.failed is not None]
         if self.logs.space.full:
             refusing.append(self.logs.space.full.reason)
-        if self.controller.state is State.FENCED:
-            refusing.append(f"metadata changes are refused until restart: {self.controller.fenced_because}")
+        if self.metadata.state is State.FENCED:
+            refusing.append(f"metadata changes are refused until restart: {self.metadata.fenced_because}")
         degraded = [reason for reason in (self._store_health.trouble, self.broker.ids_refused.reason) if reason]
-        if self.controller.state is State.OFFLINE:
-            why = self.controller.offline_because or "it has not answered yet"
+        if self.metadata.state is State.OFFLINE:
+            why = self.metadata.offline_because or "it has not answered yet"
             degraded.append(f"metadata cannot change and nothing is copied until the object store was examined: {why}")
         return Health(tuple(refusing), tuple(degraded))
 
@@ -358,7 +358,7 @@ class Node:
         return self._reaper is not None and await self._reaper.tick()
 
     async def _tick_reconcile(self) -> bool:
-        if self._reconciler is None or self.controller.state is State.FENCED:  # who has the place now does it
+        if self._reconciler is None or self.metadata.state is State.FENCED:  # who has the place now does it
             return False
         return await self._reconciler.tick()
 

@@ -149,7 +149,7 @@ def _banner(options: ServeOptions, node: Node, bound: tuple[str, int], http: tup
     """Who serves what, from where: the first line to look for in a log."""
     facts = {
         "version": __version__,
-        "cluster_id": node.controller.cluster_id,
+        "cluster_id": node.metadata.cluster_id,
         "node": options.settings.number("node.id"),
         "listeners": f"PLAINTEXT://{printed_address(bound)}",
         "advertised": printed_address(node.broker.advertised),

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
+from controller.internal_topics import INTERNAL_TOPICS
 from hotlog.answers.api import Api, RequestContext, Spliced
 from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
 from hotlog.answers.slices import SLICE, breathe, sliced
 from hotlog.broker.metadata_bytes import spliced
-from hotlog.broker.topic_rules import INTERNAL_TOPICS
 from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.ids import parse_topic_name
 from hotlog.wire.apis import encoded, responses
@@ -126,7 +126,7 @@ def _answer(broker: Broker, version: int, topics: list[bytes]) -> Spliced:
         throttle_time=NO_THROTTLE,
         brokers=(shapes.MetadataResponseBroker(node_id=broker.node_id, host=host, port=port, rack=broker.rack or None),),
         cluster_id=broker.cluster_id,
-        controller_id=broker.node_id,
+        controller_id=broker.image.controller_id,
         topics=(),
         cluster_authorized_operations=NO_OPERATIONS,
         error_code=ErrorCode.none,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
+from controller.topic_rules import NewTopic
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.config_entries import topic_entries
 from hotlog.answers.replies import NO_THROTTLE, refusal
-from hotlog.broker.topic_rules import NewTopic
 from hotlog.wire.apis import responses
 from hotlog.wire.error_codes import Refused
 
@@ -56,7 +56,7 @@ def _parse(wanted: Any, times: int) -> NewTopic | Refused:
         configs = _configs(wanted)
     except Refused as refused:
         return refused
-    assignments = [(part.partition_index, tuple(part.broker_ids)) for part in wanted.assignments]
+    assignments = tuple((part.partition_index, tuple(part.broker_ids)) for part in wanted.assignments)
     return NewTopic(wanted.name, wanted.num_partitions, wanted.replication_factor, configs, assignments)
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import ALL_BROKERS
+from controller.topic_rules import check_name
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.config_entries import Entry, broker_entries, topic_entries
 from hotlog.answers.replies import NO_THROTTLE, refusal
 from hotlog.answers.slices import breathe
-from hotlog.broker.topic_rules import check_name
 from hotlog.wire.apis import responses
 from hotlog.wire.error_codes import Refused
 

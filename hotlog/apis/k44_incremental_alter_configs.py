@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
+from controller.config_rules import ConfigChange
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.apis.k32_describe_configs import BROKER, TOPIC, broker_named
 from hotlog.apis.k33_alter_configs import altered
-from hotlog.broker.topic_rules import ConfigChange
 from hotlog.wire.apis import responses
 from hotlog.wire.error_codes import Refused
 

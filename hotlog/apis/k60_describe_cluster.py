@@ -37,7 +37,7 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         error_message=None if is_served else f"endpoint type {endpoint} is not served; 1 (brokers) is",
         endpoint_type=endpoint,
         cluster_id=broker.cluster_id,
-        controller_id=broker.node_id if is_served else -1,
+        controller_id=broker.image.controller_id if is_served else -1,
         brokers=brokers if is_served else (),
         cluster_authorized_operations=NO_OPERATIONS,
     )

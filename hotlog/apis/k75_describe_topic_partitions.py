@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
+from controller.internal_topics import INTERNAL_TOPICS
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE
-from hotlog.broker.topic_rules import INTERNAL_TOPICS
 from hotlog.wire.apis import responses
 from hotlog.wire.error_codes import Refused
 

@@ -12,31 +12,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from controller.image import ALL_BROKERS, ClusterImage, TopicImage, fold
-from controller.records import Record, Replicas, TopicCreated
-from controller.service import Controller
-from controller.words import words
+from controller.changes import (
+    AlterConfigs,
+    BrokerConfigs,
+    BrokerSteps,
+    Change,
+    CreatePartitions,
+    CreateTopics,
+    DeleteTopics,
+    IncrementalAlterConfigs,
+    MorePartitions,
+    Refusal,
+    Result,
+    TopicConfigs,
+    TopicSteps,
+)
+from controller.config_rules import ConfigChange, topic_config
+from controller.image import ClusterImage, TopicImage, fold
+from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS
+from controller.metadata import Metadata
+from controller.records import Replicas
+from controller.topic_rules import NewTopic
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.broker import topic_rules as rules
 from hotlog.broker.hosting import Hosting, Partition
 from hotlog.broker.metadata_bytes import TopicBytes
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
-from hotlog.kernel.kafka_keys import KAFKA_KEYS
 from hotlog.kernel.metrics import Metrics
-from hotlog.kernel.settings import BROKER_KEYS, Settings
-from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
+from hotlog.kernel.settings import Settings
+from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
-from hotlog.wire.error_codes import Refused
+from hotlog.wire.error_codes import Refused, error_for
 from hotlog.world.ports import Clock, Disk, Entropy
 
 if TYPE_CHECKING:
@@ -50,7 +65,7 @@ CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
 class Broker:
-    """One node.  `controller` is open; `advertised` is what clients are told to connect to (set once the listener is bound)."""
+    """One node.  `metadata` is open; `advertised` is what clients are told to connect to (set once the listener is bound)."""
 
     def __init__(
         self,
@@ -61,7 +76,7 @@ class Broker:
         entropy: Entropy,
         metrics: Metrics,
         logs: LogManager,
-        controller: Controller,
+        metadata: Metadata,
         tier: ColdTier | None = None,
     ) -> None:
         self.static_settings = settings
@@ -71,9 +86,9 @@ class Broker:
         self.entropy = entropy
         self.metrics = metrics
         self.logs = logs
-        self.controller = controller
+        self.metadata = metadata
         self.tier = tier
-        self.node_id = controller.node_id
+        self.node_id = metadata.node_id
         self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
         self.transactions_refused = 0
         self.is_ready = False
@@ -95,7 +110,7 @@ class Broker:
             partition_count=self._groups_partitions,
             topic_partitions=self._topic_partitions,
         )
-        self._hosting = Hosting(logs=logs, controller=controller, tier=tier, forget_topic=self.groups.forget_topic)
+        self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier, forget_topic=self.groups.forget_topic)
 
     # What is there
 
@@ -106,7 +121,7 @@ class Broker:
 
     @property
     def cluster_id(self) -> str:
-        return self.controller.cluster_id
+        return self.metadata.cluster_id
 
     @property
     def rack(self) -> str:
@@ -115,7 +130,7 @@ class Broker:
     @property
     def image(self) -> ClusterImage:
         """The newest committed metadata this node knows; hold it for a whole request."""
-        return self.controller.image
+        return self.metadata.image
 
     def partition(self, topic: str, index: int) -> Partition | None:
         return self._hosting.partitions.get((topic, index))
@@ -137,7 +152,7 @@ class Broker:
 
     async def start(self) -> None:
         """Open logs and cold tier, and make what is hosted agree with the image."""
-        self._apply_broker_configs()
+        self.settings = self.metadata.settings
         await self.logs.open(cluster_id=self.cluster_id, config_of=self._config_of_partition)
         if self.tier is not None:
             await self.tier.start()
@@ -163,12 +178,12 @@ class Broker:
         if self.tier is not None:
             await self.tier.close()
         await self.logs.close()
-        await self.controller.close()
+        await self.metadata.close()
 
     async def tick(self) -> bool:
         """Upkeep: claim the controller if the store was away, repeat effects that failed.  True if something was done."""
         try:
-            done = await self.controller.tick()
+            done = await self.metadata.tick()
         except ForeignStore as foreign:
             LOG.critical("nothing more is written to the object store: %s", foreign)
             await self._hosting.leave_store()
@@ -180,29 +195,29 @@ class Broker:
 
     # Changes
 
-    def _scope(self) -> rules.Scope:
-        return rules.Scope(self.settings, self.node_id, self.clock.now_ms())
+    async def submit(self, change: Change) -> tuple[Result, ...]:
+        """Have `change` committed, then bring what is hosted up to it; a result for each item.
 
-    async def _commit(self, decide: Callable[[ClusterImage], Sequence[Record]]) -> ClusterImage:
-        """Commit, then bring what is hosted up to it.  A change whose outcome is unknown is still followed once it is known."""
-        committed: Sequence[Record] = ()
+        A change whose outcome is unknown is still followed once it is known.
 
-        def noted(image: ClusterImage) -> Sequence[Record]:
-            nonlocal committed
-            committed = decide(image)
-            return committed
-
+        Raises:
+            Refused: metadata cannot change now; nothing was.  OutcomeUnknown.
+        """
         try:
-            image = await self.controller.commit(noted)
+            answer = await self.metadata.submit(change)
         except Fenced as deposed:
             raise Refused(ErrorCode.not_controller, str(deposed)) from None
         except Retry as weather:
             raise Refused(ErrorCode.request_timed_out, f"metadata cannot change now: {weather}") from weather
-        for record in committed:
-            LOG.info("%s", words(record, image))
         async with self._lock:
             await self._reconcile()
-        return image
+        return answer.results
+
+    async def _submit_one(self, change: Change, *, validate_only: bool = False) -> None:
+        """A change of one item; with `validate_only` nothing is changed.  Raises why it is refused."""
+        (result,) = self.metadata.plan(change).results if validate_only else await self.submit(change)
+        if isinstance(result, Refusal):
+            raise error_for(result.code, result.message)
 
     async def create_topic(
         self,
@@ -219,34 +234,31 @@ class Broker:
         Raises:
             Refused, InvalidConfig: with Kafka's code and the reason.
         """
-        wanted = rules.NewTopic(name, partitions, replication_factor, dict(configs or {}), assignments)
+        wanted = NewTopic(name, partitions, replication_factor, dict(configs or {}), tuple(assignments))
         (outcome,) = await self.create_topics([wanted], validate_only=validate_only)
         if isinstance(outcome, HotlogError):
             raise outcome
         return outcome
 
-    async def create_topics(
-        self, wanted: Sequence[rules.NewTopic], *, validate_only: bool = False
-    ) -> list[TopicImage | HotlogError]:
+    async def create_topics(self, wanted: Sequence[NewTopic], *, validate_only: bool = False) -> list[TopicImage | HotlogError]:
         """Create several topics in one commit: for each, in order, the topic or why not.
 
         Raises:
             Refused: metadata cannot change now; none was created.  OutcomeUnknown.
         """
-        named = [(topic, self.entropy.uuid()) for topic in wanted]
-        outcomes: list[TopicCreated | HotlogError] = []
-
-        def decide(image: ClusterImage) -> list[Record]:
-            nonlocal outcomes
-            outcomes = rules.plan_creates(image, named, self._scope())
-            return [record for record in outcomes if isinstance(record, TopicCreated)]
-
+        named = tuple((self.entropy.uuid(), topic) for topic in wanted)
+        change = CreateTopics(topics=named)
         if validate_only:
-            decide(self.image)
-            return [outcome if isinstance(outcome, HotlogError) else _as_image(outcome) for outcome in outcomes]
-        self._hosting.fresh.update(topic_id for _, topic_id in named)
-        image = await self._commit(decide)
-        return [outcome if isinstance(outcome, HotlogError) else image.topics_by_id[outcome.topic_id] for outcome in outcomes]
+            plan = self.metadata.plan(change)
+            results, image = plan.results, fold(ClusterImage(), plan.records)
+        else:
+            self._hosting.fresh.update(topic_id for topic_id, _ in named)
+            results = await self.submit(change)
+            image = self.image
+        return [
+            error_for(result.code, result.message) if isinstance(result, Refusal) else _created(image, topic_id, topic.name)
+            for (topic_id, topic), result in zip(named, results, strict=True)
+        ]
 
     async def delete_topic(self, topic_id: UUID) -> None:
         """Delete for clients now; both tiers' data follow (objects after their grace).
@@ -254,9 +266,7 @@ class Broker:
         Raises:
             NotFound, Refused
         """
-        (refusal,) = await self.delete_topics([topic_id])
-        if refusal is not None:
-            raise refusal
+        await self._submit_one(DeleteTopics(topic_ids=(topic_id,)))
 
     async def delete_topics(self, topic_ids: Sequence[UUID]) -> list[HotlogError | None]:
         """Delete several topics in one commit: for each, in order, why not, or None.
@@ -264,23 +274,8 @@ class Broker:
         Raises:
             Refused: metadata cannot change now; none was deleted.  OutcomeUnknown.
         """
-        refusals: list[HotlogError | None] = []
-
-        def decide(image: ClusterImage) -> list[Record]:
-            nonlocal refusals
-            records: dict[UUID, Record] = {}
-            refusals = []
-            for topic_id in topic_ids:
-                try:
-                    records[topic_id] = rules.plan_delete(image, _by_id(image, topic_id), self._scope())
-                except HotlogError as refusal:
-                    refusals.append(refusal)
-                else:
-                    refusals.append(None)
-            return list(records.values())
-
-        await self._commit(decide)
-        return refusals
+        results = await self.submit(DeleteTopics(topic_ids=tuple(topic_ids)))
+        return [error_for(result.code, result.message) if isinstance(result, Refusal) else None for result in results]
 
     async def create_partitions(
         self, name: str, count: int, assigned: Sequence[Replicas] | None = None, *, validate_only: bool = False
@@ -290,14 +285,8 @@ class Broker:
         Raises:
             NotFound, Refused
         """
-
-        def decide(image: ClusterImage) -> list[Record]:
-            return [rules.plan_partitions(image, _by_name(image, name), count, assigned, self._scope())]
-
-        if validate_only:
-            decide(self.image)
-        else:
-            await self._commit(decide)
+        wanted = MorePartitions(name, count, tuple(assigned) if assigned is not None else None)
+        await self._submit_one(CreatePartitions(topics=(wanted,)), validate_only=validate_only)
 
     async def alter_configs(self, name: str, configs: Mapping[str, str | None], *, validate_only: bool = False) -> None:
         """Replace a topic's own settings by `configs`.
@@ -305,19 +294,12 @@ class Broker:
         Raises:
             NotFound, InvalidConfig
         """
-        await self._alter(lambda image: rules.plan_topic_configs(_by_name(image, name), configs, self._scope()), validate_only)
+        await self._submit_one(AlterConfigs(topics=(TopicConfigs(name, configs),)), validate_only=validate_only)
 
-    async def step_configs(self, name: str, changes: Sequence[rules.ConfigChange], *, validate_only: bool = False) -> None:
+    async def step_configs(self, name: str, steps: Sequence[ConfigChange], *, validate_only: bool = False) -> None:
         """Change some of a topic's own settings (KIP-339)."""
-
-        def plan(image: ClusterImage) -> Record | None:
-            topic = _by_name(image, name)
-            config = self.config_of(topic)
-            effective = {key: TOPIC_KEYS[key].text(value) for key, value in config.values.items()}
-            wanted = rules.stepped(topic.configs, effective, changes, TOPIC_KEYS)
-            return rules.plan_topic_configs(topic, wanted, self._scope())
-
-        await self._alter(plan, validate_only)
+        change = IncrementalAlterConfigs(topics=(TopicSteps(name, tuple(steps)),))
+        await self._submit_one(change, validate_only=validate_only)
 
     async def alter_broker_configs(self, node_id: int, configs: Mapping[str, str | None], *, validate_only: bool = False) -> None:
         """Replace the dynamic settings of this broker, or of all (ALL_BROKERS).
@@ -325,30 +307,12 @@ class Broker:
         Raises:
             InvalidConfig, Refused
         """
-        await self._alter(lambda image: rules.plan_broker_configs(image, node_id, configs, self._scope()), validate_only)
+        await self._submit_one(AlterConfigs(brokers=(BrokerConfigs(node_id, configs),)), validate_only=validate_only)
 
-    async def step_broker_configs(
-        self, node_id: int, changes: Sequence[rules.ConfigChange], *, validate_only: bool = False
-    ) -> None:
+    async def step_broker_configs(self, node_id: int, steps: Sequence[ConfigChange], *, validate_only: bool = False) -> None:
         """Change some dynamic settings of this broker, or of all."""
-
-        def plan(image: ClusterImage) -> Record | None:
-            effective = {key: BROKER_KEYS[key].text(value) for key, value in self.settings.values.items()}
-            wanted = rules.stepped(image.broker_configs.get(node_id, {}), effective, changes, {**KAFKA_KEYS, **BROKER_KEYS})
-            return rules.plan_broker_configs(image, node_id, wanted, self._scope())
-
-        await self._alter(plan, validate_only)
-
-    async def _alter(self, plan: Callable[[ClusterImage], Record | None], validate_only: bool) -> None:
-        if validate_only:
-            plan(self.image)
-            return
-
-        def decide(image: ClusterImage) -> list[Record]:
-            record = plan(image)
-            return [] if record is None else [record]
-
-        await self._commit(decide)
+        change = IncrementalAlterConfigs(brokers=(BrokerSteps(node_id, tuple(steps)),))
+        await self._submit_one(change, validate_only=validate_only)
 
     async def allocate_producer_id(self) -> int:
         """A producer id that is given out once, ever.
@@ -357,7 +321,7 @@ class Broker:
             NotReady, StoreUnavailable, OutcomeUnknown, Fenced: none is left; the answer has no place for the reason, so the log says it once.
         """
         try:
-            producer_id = await self.controller.allocate_producer_id()
+            producer_id = await self.metadata.allocate_producer_id()
         except HotlogError as why:
             self.ids_refused.begins(
                 f"new idempotent producers are refused: no producer ids are left here, and the store gives none: {why}"
@@ -368,21 +332,12 @@ class Broker:
 
     # Effects
 
-    def _apply_broker_configs(self) -> None:
-        dynamic = self.image.broker_configs
-        own = {**dynamic.get(ALL_BROKERS, {}), **dynamic.get(self.node_id, {})}
-        own = {name: text for name, text in own.items() if name in BROKER_KEYS}  # others are only told
-        given = {**self.static_settings.given, **own}
-        if given != dict(self.settings.given):
-            self.settings = Settings.resolve(given)
-
     def _config_of_partition(self, tp: TopicPartition) -> TopicConfig:
         topic = self.topic(tp.topic)
-        return self.config_of(topic) if topic is not None else rules.topic_config({}, self.settings)
+        return self.config_of(topic) if topic is not None else topic_config({}, self.settings)
 
     async def _reconcile(self) -> bool:
-        before = self.settings
-        self._apply_broker_configs()
+        before, self.settings = self.settings, self.metadata.settings
         if before is not self.settings and self.tier is not None:
             self.tier.reconfigure(self.settings)
         return await self._hosting.reconcile(self.image, self.settings)
@@ -390,11 +345,11 @@ class Broker:
     # For the group coordinator
 
     def _groups_log(self, index: int) -> PartitionLog | None:
-        partition = self.partition(rules.GROUPS_TOPIC, index)
+        partition = self.partition(GROUPS_TOPIC, index)
         return partition.log if partition is not None else None
 
     def _groups_partitions(self) -> int:
-        topic = self.topic(rules.GROUPS_TOPIC)
+        topic = self.topic(GROUPS_TOPIC)
         return len(topic.partitions) if topic is not None else 0
 
     def _topic_partitions(self, name: str) -> int:
@@ -402,7 +357,7 @@ class Broker:
         return len(topic.partitions) if topic is not None else 0
 
     async def _ensure_groups_topic(self) -> None:
-        await self.ensure_topic(rules.GROUPS_TOPIC)
+        await self.ensure_topic(GROUPS_TOPIC)
 
     async def ensure_topic(self, name: str) -> TopicImage:
         """The topic, created with defaults if it is missing (auto-creation; internal topics with what they need).
@@ -438,8 +393,8 @@ class Broker:
 
     async def _auto_create(self, name: str) -> TopicImage:
         count, configs = -1, {}
-        if name == rules.GROUPS_TOPIC:
-            count, configs = self.settings.number("offsets.topic.num.partitions"), rules.GROUPS_TOPIC_CONFIGS
+        if name == GROUPS_TOPIC:
+            count, configs = self.settings.number("offsets.topic.num.partitions"), GROUPS_TOPIC_CONFIGS
         try:
             return await self.create_topic(name, count, configs, replication_factor=1)
         except (Refused, AlreadyExists):
@@ -449,24 +404,9 @@ class Broker:
             return topic
 
 
-def _as_image(record: Record) -> TopicImage:
-    return next(iter(fold(ClusterImage(), [record]).topics.values()))
-
-
-def _by_id(image: ClusterImage, topic_id: UUID) -> TopicImage:
-    topic = image.topics_by_id.get(topic_id)
-    if topic is None:
-        raise NotFound(f"no topic has the id {topic_id}")
-    return topic
-
-
-def _by_name(image: ClusterImage, name: str) -> TopicImage:
-    if not name:
-        raise Refused(ErrorCode.invalid_request, "a topic's name is not empty; there are no defaults of all topics")
-    topic = image.topics.get(name)
-    if topic is None:
-        raise NotFound(f"topic {name!r} does not exist")
-    return topic
+def _created(image: ClusterImage, topic_id: UUID, name: str) -> TopicImage | HotlogError:
+    """The topic that a change made, unless somebody has deleted it since."""
+    return image.topics_by_id.get(topic_id) or NotFound(f"topic {name!r} was deleted")
 
 
 __all__ = ["Broker", "Partition"]

@@ -1,6 +1,6 @@
 """Notes in the store of how far this broker's logs are (controller.ends says what for): when, and of what.
 
-Invariants: nothing is noted by a broker that is not the controller, since another life has its place or the store was not examined.
+Invariants: nothing is noted by a broker that has not joined the cluster, since another life has its place or the store was not examined.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from controller.ends import PartitionEnds
-from controller.service import State
 from hotlog.kernel.errors import HotlogError
 
 if TYPE_CHECKING:
@@ -37,17 +36,17 @@ async def note_ends(broker: Broker) -> bool:
     Raises:
         StoreUnavailable: at the next tick.
     """
-    if not broker.is_ready or broker.controller.state is not State.ACTIVE:
+    if not broker.is_ready or not broker.metadata.is_joined:
         return False
-    return await broker.controller.ends.look(await _ends(broker), directory_id=broker.logs.directory_id)
+    return await broker.metadata.ends.look(await _ends(broker), directory_id=broker.logs.directory_id)
 
 
 async def note_ends_at_last(broker: Broker) -> None:
     """After the broker was closed: its logs will not go on, so what is noted now is exact.  Best effort; a stop does not wait for the store."""
-    if broker.controller.state is not State.ACTIVE:
+    if not broker.metadata.is_joined:
         return
     try:
         async with asyncio.timeout(LAST_NOTE_S):
-            await broker.controller.ends.note(await _ends(broker), directory_id=broker.logs.directory_id, is_final=True)
+            await broker.metadata.ends.note(await _ends(broker), directory_id=broker.logs.directory_id, is_final=True)
     except (HotlogError, TimeoutError) as weather:
         LOG.info("how far the logs are is not noted in the store: %s", weather)

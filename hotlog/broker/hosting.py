@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from controller.changes import PurgeTopics
+from controller.config_rules import topic_config
 from controller.image import ClusterImage, TopicImage
-from controller.records import Record, TopicPurged
-from controller.service import Controller, State
-from hotlog.broker import topic_rules as rules
+from controller.metadata import Metadata
 from hotlog.kernel.errors import HotlogError, OutcomeUnknown, OutOfRange, Retry, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.settings import Settings
@@ -97,15 +97,15 @@ class Hosting:
         self,
         *,
         logs: LogManager,
-        controller: Controller,
+        metadata: Metadata,
         tier: ColdTier | None,
         forget_topic: Callable[[str], Awaitable[None]],
     ) -> None:
         self.partitions = Partitions()
         self.fresh: set[UUID] = set()  # topics that this process created: nothing of theirs can be anywhere
         self._logs = logs
-        self._controller = controller
-        self._node_id = controller.node_id
+        self._metadata = metadata
+        self._node_id = metadata.node_id
         self._tier = tier
         self._forget_topic = forget_topic
         self._given_up: set[UUID] = set()  # deleted topics of which nothing is left here
@@ -116,7 +116,7 @@ class Hosting:
         """The topic's settings, resolved over the broker's."""
         known = self._configs.get(topic.topic_id)
         if known is None or known[0].configs is not topic.configs or known[1] is not settings:
-            known = (topic, settings, rules.topic_config(topic.configs, settings))
+            known = (topic, settings, topic_config(topic.configs, settings))
             self._configs[topic.topic_id] = known
         return known[2]
 
@@ -191,9 +191,9 @@ class Hosting:
         """
         if topic.topic_id in self.fresh:
             return await self._logs.create(tp, topic.topic_id, config, leader_epoch=epoch)
-        if self._controller.state is not State.ACTIVE:
+        if not self._metadata.is_joined:
             raise StoreUnavailable("it has no local log, and the store has not said yet where one may begin")
-        held, bound = None, await self._controller.ends.bound(topic.topic_id, tp.partition)
+        held, bound = None, await self._metadata.ends.bound(topic.topic_id, tp.partition)
         if config.remote_enabled and self._tier is not None:
             held = await self._tier.tiered_range(PartitionId(topic.topic_id, tp.partition))
         start, tiered_end = held or (0, 0)
@@ -286,12 +286,12 @@ class Hosting:
         """
         done = False
         for topic in self._doomed(image):
-            if topic.topic_id not in self._given_up or self._controller.state is not State.ACTIVE:
+            if topic.topic_id not in self._given_up or not self._metadata.is_joined:
                 continue
             try:
                 if self._tier is not None:
                     await self._delete_cold(self._tier, topic)
-                await self._controller.commit(lambda now, topic_id=topic.topic_id: _purged(now, topic_id))  # type: ignore[misc]
+                await self._metadata.submit(PurgeTopics(topic_ids=(topic.topic_id,)))
             except HotlogError as weather:
                 LOG.warning("objects of deleted topic %s (%s) are still to be removed: %s", topic.name, topic.topic_id, weather)
                 continue
@@ -320,7 +320,3 @@ def _needs_cold(partition: Partition) -> bool:
     """Whether it has, or had until now, history that may be nowhere but in the store."""
     has_history = partition.cold is not None or partition.log.log_start_offset < partition.log.local_log_start_offset
     return has_history and not _is_attached(partition)
-
-
-def _purged(image: ClusterImage, topic_id: UUID) -> list[Record]:
-    return [TopicPurged(topic_id=topic_id)] if topic_id in image.doomed else []

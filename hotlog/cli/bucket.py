@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from controller.follower import read_image
 from controller.image import ClusterImage, TopicImage
-from controller.service import read_image
 from hotlog.cli.tail import Tails, open_tails
 from hotlog.kernel.errors import NotFound
 from hotlog.kernel.ids import PartitionId
@@ -104,7 +104,7 @@ async def open_bucket(url: str, settings: Settings | None = None) -> AsyncIterat
         raise NotFound(f"{where} holds no Hotlog cluster; --store names another place")
     async with open_world(where, settings) as (world, resolved, metrics, meter):
         try:
-            cluster_id, image = await read_image(world.store, world.clock, world.entropy)
+            cluster_id, image = await read_image(world.store)
         except NotFound:
             raise NotFound(f"{where} holds no Hotlog cluster; --store names another place") from None
         yield Bucket(where, world, cluster_id, image, resolved, metrics, meter)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
+from functools import partial
 
 from kio.schema.errors import ErrorCode
 
@@ -57,6 +59,12 @@ _TABLE: dict[type[BaseException], ErrorCode] = {
     OSError: ErrorCode.kafka_storage_error,
 }
 
+# Those that are told apart by who asks for a part of a request.
+_ERRORS: dict[ErrorCode, Callable[[str], errors.HotlogError]] = {
+    ErrorCode.invalid_config: errors.InvalidConfig,
+    ErrorCode.unknown_topic_or_partition: errors.NotFound,
+}
+
 
 def code_for(error: BaseException) -> ErrorCode:
     """The code of the nearest class in the table."""
@@ -67,6 +75,11 @@ def code_for(error: BaseException) -> ErrorCode:
         if code is not None:
             return code
     return ErrorCode.unknown_server_error
+
+
+def error_for(code: ErrorCode, message: str) -> errors.HotlogError:
+    """The error whose answer is this code and message."""
+    return _ERRORS.get(code, partial(Refused, code))(message)
 
 
 def message_for(error: BaseException) -> str:

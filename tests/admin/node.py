@@ -13,7 +13,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
-from controller.service import Controller
+from controller.metadata import Metadata
 from hotlog.answers.api import Later, RequestContext
 from hotlog.broker.broker import Broker
 from hotlog.front.dispatch import Dispatch
@@ -46,24 +46,23 @@ async def open_broker(
     """A started broker that has heard from the store about every partition; the caller closes it."""
     resolved = Settings.resolve({**QUICK, **(settings or {})})
     clock, disk, entropy, metrics = SystemClock(), PosixDisk(), SystemEntropy(), Metrics()
-    controller = Controller(
-        store, clock=clock, disk=disk, entropy=entropy, directory=f"{data}/metadata",
-        node_id=resolved.number("node.id"), open_wait_s=PATIENCE_S, take_over=allow if is_adopting else None,
+    metadata = Metadata(
+        store, clock=clock, disk=disk, entropy=entropy, directory=f"{data}/metadata", settings=resolved, open_wait_s=PATIENCE_S, take_over=allow if is_adopting else None,
     )  # fmt: skip
     try:
-        await controller.open()
+        await metadata.open()
         tier = ColdTier(
             store=store, clock=clock, disk=disk, entropy=entropy, settings=resolved, metrics=metrics,
-            cache_dir=f"{data}/cache", cluster_id=controller.cluster_id,
+            cache_dir=f"{data}/cache", cluster_id=metadata.cluster_id,
         )  # fmt: skip
         broker = Broker(
             settings=resolved, clock=clock, disk=disk, entropy=entropy, metrics=metrics,
-            logs=LogManager(clock, disk, entropy, resolved, metrics, str(data)), controller=controller,
+            logs=LogManager(clock, disk, entropy, resolved, metrics, str(data)), metadata=metadata,
             tier=tier if tiered else None,
         )  # fmt: skip
         await broker.start()
     except BaseException:
-        await controller.close()
+        await metadata.close()
         raise
     if tiered:
         await heard_of(tier)

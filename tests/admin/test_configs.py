@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from kio.schema.errors import ErrorCode
 
+from controller.config_rules import APPEND, DELETE, SET, SUBTRACT
 from hotlog.broker.broker import Broker
-from hotlog.broker.topic_rules import APPEND, DELETE, SET, SUBTRACT
 from hotlog.kernel.settings import BROKER_KEYS, KEY_FAMILIES
 from hotlog.kernel.topic_config import TOPIC_KEYS
 from hotlog.wire.batch import header_at

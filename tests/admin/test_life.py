@@ -10,8 +10,9 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
+from controller.changes import DeleteTopics
+from controller.metadata import State
 from controller.records import TopicCreated, TopicDeleted
-from controller.service import State
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable, UnknownVersion
@@ -23,6 +24,7 @@ from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import ObjectStore
 from tests.admin.node import Door, heard_of, open_broker, open_directory_store, request, running
+from tests.controller.world import Raw
 from tests.tools.patience import SOON_S
 from tiering.manifest.codec import FORMAT, decode, encode
 
@@ -174,7 +176,7 @@ async def test_without_the_store_hot_data_is_served_and_changes_are_retriable(tm
         assert (await Door(broker).call(3, 9, wanted)).topics[0].error_code is ErrorCode.leader_not_available
         await broker.close()
         broker = await open_broker(tmp_path / "data", store)
-    assert broker.controller.state is State.OFFLINE
+    assert broker.metadata.state is State.OFFLINE
     assert broker.logs.get(TP).log_end_offset == 15
     store.shared["is_off"] = False
     await broker.tick()
@@ -188,7 +190,7 @@ async def test_a_crash_between_commit_and_effect_is_repaired_at_the_next_start(t
         await broker.create_topic("clicks", 1)
         gone = broker.topic("clicks").topic_id
         record = TopicCreated(topic_id=made, name="made", partitions=((1,), (1,)), configs={}, created_ms=0)
-        await broker.controller.commit(lambda image: [record, TopicDeleted(topic_id=gone)])
+        await broker.metadata.submit(Raw(records=(record, TopicDeleted(topic_id=gone))))
         assert broker.logs.get(kept) is None, "committed, and nothing done about it"
     async with running(tmp_path) as broker:
         assert broker.logs.get(kept).topic_id == made
@@ -201,7 +203,7 @@ async def test_purging_waits_for_the_store(tmp_path: Path) -> None:
     store = Switch(await open_directory_store(tmp_path / "store"))
     broker = await open_broker(tmp_path / "data", store)
     topic = await broker.create_topic("clicks", 1)
-    await broker.controller.commit(lambda image: [TopicDeleted(topic_id=topic.topic_id)])
+    await broker.metadata.submit(DeleteTopics(topic_ids=(topic.topic_id,)))
     store.shared["is_off"] = True
     await broker.tick()
     assert broker.partition("clicks", 0) is None
@@ -409,10 +411,10 @@ async def test_a_store_that_comes_back_as_another_clusters_is_left_alone(tmp_pat
     store.shared["is_off"] = True
     broker = await open_broker(tmp_path / "data", store)
     store._inner = await open_directory_store(tmp_path / "elsewhere" / "store")
-    broker.controller._store._inner = broker.tier._store._inner = store._inner
+    broker.metadata._store._inner = broker.tier._store._inner = store._inner
     store.shared["is_off"] = False
     await broker.tick()
-    assert broker.controller.state is State.FENCED
+    assert broker.metadata.state is State.FENCED
     broker.logs.get(TP).roll(broker.clock.now_ms())
     await broker.logs.get(TP).flush()
     await broker.tier.tick_copy()

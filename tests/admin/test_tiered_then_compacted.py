@@ -9,8 +9,8 @@ from kio.schema.errors import ErrorCode
 
 from compaction.trusted_clock import TrustedClock
 from compaction.worker import RetentionWorker
+from controller.config_rules import APPEND, DELETE, SET
 from hotlog.broker.broker import Broker
-from hotlog.broker.topic_rules import APPEND, DELETE, SET
 from tests.admin.node import heard_of, running
 from tests.admin.test_configs import BROKER, TOPIC, alter, entry, step
 from tests.admin.test_life import TP, fetch_code, produce, tier, values_cold

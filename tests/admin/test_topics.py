@@ -12,9 +12,9 @@ import pytest
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_writer
 
+from controller.topic_rules import NewTopic
 from hotlog.answers.api import RequestContext
 from hotlog.apis import k03_metadata
-from hotlog.broker.topic_rules import NewTopic
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, request, running
 from tests.tools.patience import SOON_S

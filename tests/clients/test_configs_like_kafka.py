@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hotlog.broker.topic_rules import APPEND, DELETE, SET, SUBTRACT
+from controller.config_rules import APPEND, DELETE, SET, SUBTRACT
 from hotlog.kernel.configdef import KIND_CODES
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
 from hotlog.kernel.settings import BROKER_KEYS, broker_key

@@ -10,7 +10,7 @@ from uuid import UUID
 from compaction.reconcile import Reconciler
 from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
-from controller.service import found_cluster
+from controller.founding import found_cluster
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from tests.sim.bucket import Bucket

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from controller.changes import Accepted, Change, Plan
+from controller.config_rules import Scope
 from controller.image import ClusterImage
+from controller.metadata import Metadata
+from controller.peers import Peers
 from controller.records import Record, TopicCreated
-from controller.service import Controller
 from hotlog.kernel.errors import AlreadyExists
+from hotlog.kernel.settings import Settings
 from tests.sim.bucket import Bucket
 from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
@@ -46,25 +51,32 @@ class World:
             self.machines[machine] = was.lose_power(fuse) if self.is_power_lost else was.kill(fuse)
         return self.machines[machine]
 
-    def controller(
-        self, machine: str = "a", *, fuse: Fuse | None = None, node_id: int = 1, is_adopting: bool = False
-    ) -> Controller:
+    def metadata(
+        self,
+        machine: str = "a",
+        *,
+        fuse: Fuse | None = None,
+        node_id: int = 1,
+        is_adopting: bool = False,
+        peers: Peers | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> Metadata:
         """A new process on `machine`; one that was there before is dead.  `is_adopting`: it may take another machine's place."""
         fuse = fuse or Fuse()
-        return Controller(
+        return Metadata(
             SimStore(self.bucket, self.trace, fuse), clock=self.clock, disk=self.disk(machine, fuse),
-            entropy=self.entropy, directory="/data/metadata", node_id=node_id,
-            take_over=allow if is_adopting else None,
+            entropy=self.entropy, directory="/data/metadata", settings=Settings.resolve({**(settings or {}), "node.id": str(node_id)}),
+            take_over=allow if is_adopting else None, peers=peers,
         )  # fmt: skip
 
     @asynccontextmanager
     async def opened(self, machine: str = "a", **options: Any) -> Any:
-        controller = self.controller(machine, **options)
-        await controller.open()
+        metadata = self.metadata(machine, **options)
+        await metadata.open()
         try:
-            yield controller
+            yield metadata
         finally:
-            await controller.close()
+            await metadata.close()
 
 
 def simulate(body: Callable[[World], Coroutine[Any, Any, None]], seed: int = 0) -> None:
@@ -74,13 +86,35 @@ def simulate(body: Callable[[World], Coroutine[Any, Any, None]], seed: int = 0) 
     run(main)
 
 
-def create(name: str, topic_id: UUID, *, padding: int = 0) -> Callable[[ClusterImage], list[Record]]:
-    """Decide to create a topic; AlreadyExists if it is there."""
+@dataclass(frozen=True, kw_only=True)
+class Raw(Change):
+    """Records as they are, whatever the rules say about them."""
 
-    def decide(image: ClusterImage) -> list[Record]:
-        if name in image.topics:
-            raise AlreadyExists(name)
-        configs = {"padding": "x" * padding} if padding else {}
-        return [TopicCreated(topic_id=topic_id, name=name, partitions=((1,),), configs=configs, created_ms=0)]
+    TYPE = "raw"
+    records: tuple[Record, ...]
 
-    return decide
+    def plan(self, image: ClusterImage, scope: Scope) -> Plan:
+        return Plan(self.records, (Accepted(),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create(Change):
+    """Create topics as large as one likes, with few rules; AlreadyExists if one is there."""
+
+    TYPE = "create"
+    names: tuple[str, ...]
+    topic_ids: tuple[UUID, ...]
+    padding: int
+
+    def plan(self, image: ClusterImage, scope: Scope) -> Plan:
+        records = []
+        for name, topic_id in zip(self.names, self.topic_ids, strict=True):
+            if name in image.topics:
+                raise AlreadyExists(name)
+            configs = {"padding": "x" * self.padding} if self.padding else {}
+            records.append(TopicCreated(topic_id=topic_id, name=name, partitions=((1,),), configs=configs, created_ms=0))
+        return Plan(tuple(records), tuple(Accepted() for _ in records))
+
+
+def create(name: str, topic_id: UUID, *, padding: int = 0) -> Create:
+    return Create(names=(name,), topic_ids=(topic_id,), padding=padding)

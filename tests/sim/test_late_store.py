@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.service import State
+from controller.metadata import State
 from hotlog.kernel.errors import Retry, StoreUnavailable
 from hotlog.observe.health import Health
 from tests.sim.bucket import Bucket
@@ -33,7 +33,7 @@ def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
         world.bucket.weather.down = True
         scene.life = await world.boot()
         await scene.hours(24)
-        assert scene.life.node.controller.state is State.OFFLINE
+        assert scene.life.node.metadata.state is State.OFFLINE
         before = committed(world)
         world.bucket.weather.down = False
         if is_careless:
@@ -50,11 +50,11 @@ def test_a_store_that_comes_back_ignoring_conditions_is_never_written_to(
         await asyncio.sleep(3600)
         await scene.hours(24)
         if is_careless:
-            assert scene.life.node.controller.state is State.FENCED
+            assert scene.life.node.metadata.state is State.FENCED
             assert committed(world) == before
             assert "a stale If-Match was accepted" in str(scene.life.node.health().refusing)
         else:
-            assert scene.life.node.controller.state is State.ACTIVE
+            assert scene.life.node.metadata.state is State.ACTIVE
             assert committed(world) != before
             await check_partition(partition, ledger)
 
@@ -94,10 +94,10 @@ def test_hot_data_is_served_at_once_whatever_the_store_does(weather: str) -> Non
         for _ in range(100):
             await scene.life.beat("broker")
             assert scene.life.node.health().refusing == ()
-            if scene.life.node.controller.state is State.ACTIVE:
+            if scene.life.node.metadata.state is State.ACTIVE:
                 break
             await asyncio.sleep(5)
-        assert scene.life.node.controller.state is State.ACTIVE, "lost and late answers are asked for again, until they are there"
+        assert scene.life.node.metadata.state is State.ACTIVE, "lost and late answers are asked for again, until they are there"
         await scene.hours(3)
         sky.lost = 0.0
         await scene.hours(1)
@@ -117,12 +117,12 @@ def test_a_running_broker_is_not_fenced_by_answers_that_are_lost() -> None:
         for _ in range(20):
             await scene.life.beat("broker")
             await asyncio.sleep(60)
-            assert scene.life.node.controller.state is State.OFFLINE
+            assert scene.life.node.metadata.state is State.OFFLINE
             assert scene.life.node.health().refusing == ()
         world.bucket.faults.clear()
         await asyncio.sleep(60)
         await scene.life.beat("broker")
-        assert scene.life.node.controller.state is State.ACTIVE
+        assert scene.life.node.metadata.state is State.ACTIVE
 
     simulate(12, main, settings=SETTINGS)
 
@@ -151,7 +151,7 @@ def test_copy_lag_is_told_when_copying_has_stopped(trouble: str) -> None:
             world.bucket.weather.down = False
             for key in [key for key in world.bucket.objects if key == "cluster" or "/meta/" in key]:
                 del world.bucket.objects[key]
-            while scene.life.node.controller.state is not State.FENCED:
+            while scene.life.node.metadata.state is not State.FENCED:
                 await asyncio.sleep(5)
                 await scene.life.beat("broker")
         seen = [lag(scene.life)]

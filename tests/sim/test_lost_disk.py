@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from controller.ends import MARGIN
-from controller.service import State
+from controller.metadata import State
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.apis.fetch.rounds import State as PartState
 from hotlog.kernel.errors import ForeignStore
@@ -79,7 +79,7 @@ def test_an_empty_disk_is_refused_and_what_would_be_lost_is_named(how: str) -> N
         assert world.bucket.objects == before, "nothing was written"
         world.machine = old
         scene.life = await world.boot()
-        assert scene.life.node.controller.state is State.ACTIVE, "the directory that was there last starts as ever"
+        assert scene.life.node.metadata.state is State.ACTIVE, "the directory that was there last starts as ever"
         assert scene.first[0].log.log_end_offset == end
 
     simulate(21, main, settings=SETTINGS)

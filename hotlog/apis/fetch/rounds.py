@@ -19,7 +19,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from controller.service import State as ControllerState
+from controller.metadata import State as MetadataState
 from hotlog.apis.fetch.cold_reads import ColdData, ColdFetches, ColdWish
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.log_reads import Slice, Stretch
@@ -205,7 +205,7 @@ class Round:
     def _classify_cold(self, part: Part, partition: Partition) -> None:
         cold = partition.cold
         part.state = State.COLD
-        if cold is None and (self._broker.tier is None or self._broker.controller.state is ControllerState.FENCED):
+        if cold is None and (self._broker.tier is None or self._broker.metadata.state is MetadataState.FENCED):
             LOG.error("%s: offset %d is neither local nor in a store", partition.tp, part.wanted.offset)
             self._fail(part, ErrorCode.kafka_storage_error)
         elif cold is not None and cold.damage is not None and not cold.ready:

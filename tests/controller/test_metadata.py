@@ -10,25 +10,26 @@ from uuid import UUID
 import pytest
 
 from controller import codec
+from controller.changes import PRODUCER_ID_BLOCK
+from controller.follower import read_image
 from controller.image import ClusterImage, fold
 from controller.keys import CLUSTER_KEY, head_key
-from controller.producer_ids import PRODUCER_ID_BLOCK
-from controller.service import Controller, State, read_image
+from controller.metadata import Metadata, State
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry, UnknownVersion
-from tests.controller.world import World, create, simulate
+from tests.controller.world import Create, World, create, simulate
 from tests.sim.fuse import Crashed, Fuse
 from tests.sim.store import SimStore
 
 
-def names(controller: Controller) -> list[str]:
-    return sorted(controller.image.topics)
+def names(metadata: Metadata) -> list[str]:
+    return sorted(metadata.image.topics)
 
 
 def test_first_start_founds_a_cluster_and_the_next_one_finds_it() -> None:
     async def body(world: World) -> None:
         async with world.opened() as first:
             assert (first.state, first.epoch, len(first.cluster_id)) == (State.ACTIVE, 1, 22)
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
             cluster_id = first.cluster_id
         async with world.opened() as second:
             assert (second.cluster_id, second.epoch, names(second)) == (cluster_id, 2, ["clicks"])
@@ -40,37 +41,37 @@ def test_first_start_founds_a_cluster_and_the_next_one_finds_it() -> None:
 
 def test_the_bucket_alone_tells_everything() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            await controller.commit(create("clicks", UUID(int=1)))
+        async with world.opened() as metadata:
+            await metadata.submit(create("clicks", UUID(int=1)))
             store = SimStore(world.bucket, world.trace, Fuse())
-            assert await read_image(store, world.clock, world.entropy) == (controller.cluster_id, controller.image)
+            assert await read_image(store) == (metadata.cluster_id, metadata.image)
 
     simulate(body)
 
 
 def test_head_stays_bounded_and_everything_is_found_again_through_pages_and_snapshots() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            assert await controller.tick(), "a reserve of producer ids"
+        async with world.opened() as metadata:
+            assert await metadata.tick(), "a reserve of producer ids"
             for number in range(160):
-                await controller.commit(create(f"t{number}", UUID(int=number + 1), padding=6000))
-                raw = world.bucket.objects[head_key(controller.cluster_id)].body
+                await metadata.submit(create(f"t{number}", UUID(int=number + 1), padding=6000))
+                raw = world.bucket.objects[head_key(metadata.cluster_id)].body
                 assert len(raw) <= codec.HEAD_BYTES_MAX
             head = codec.decode_head(raw)
             assert head.snapshot is not None, "a snapshot was cut"
             assert head.pages, "and pages after it"
             assert head.retired
-            image = controller.image
-            assert not await controller.tick(), "retired objects have a grace"
+            image = metadata.image
+            assert not await metadata.tick(), "retired objects have a grace"
             await world_sleep(world, 3600)
             before = len(world.bucket.objects)
-            assert await controller.tick()
+            assert await metadata.tick()
             assert len(world.bucket.objects) == before - len(head.retired)
-            await controller.commit(create("after", UUID(int=999)))
+            await metadata.submit(create("after", UUID(int=999)))
         for machine in ("a", "empty disk"):
-            async with world.opened(machine, is_adopting=True) as controller:
-                assert {name: t for name, t in controller.image.topics.items() if name != "after"}.keys() == image.topics.keys()
-                assert controller.image.topics["t7"].topic_id == UUID(int=8)
+            async with world.opened(machine, is_adopting=True) as metadata:
+                assert {name: t for name, t in metadata.image.topics.items() if name != "after"}.keys() == image.topics.keys()
+                assert metadata.image.topics["t7"].topic_id == UUID(int=8)
 
     simulate(body)
 
@@ -83,13 +84,12 @@ async def world_sleep(world: World, seconds: float) -> None:
 
 def test_a_batch_above_a_page_is_cut_and_commits_as_one() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-
-            def many(image: ClusterImage):
-                return [record for n in range(400) for record in create(f"t{n}", UUID(int=n + 1), padding=4000)(image)]
-
-            await controller.commit(many)
-            assert len(controller.image.topics) == 400
+        async with world.opened() as metadata:
+            many = range(400)
+            await metadata.submit(
+                Create(names=tuple(f"t{n}" for n in many), topic_ids=tuple(UUID(int=n + 1) for n in many), padding=4000)
+            )
+            assert len(metadata.image.topics) == 400
         async with world.opened("b", is_adopting=True) as other:
             assert len(other.image.topics) == 400
 
@@ -99,28 +99,28 @@ def test_a_batch_above_a_page_is_cut_and_commits_as_one() -> None:
 @pytest.mark.parametrize("fate", ["lost", "conflict"])
 def test_a_lost_answer_is_recognised_as_ones_own_write(fate: str) -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
+        async with world.opened() as metadata:
             world.bucket.fail("put", fate, pattern="*/meta/head")
-            await controller.commit(create("clicks", UUID(int=1)))
-            assert names(controller) == ["clicks"]
+            await metadata.submit(create("clicks", UUID(int=1)))
+            assert names(metadata) == ["clicks"]
             with pytest.raises(AlreadyExists):
-                await controller.commit(create("clicks", UUID(int=2)))
-            assert controller.image.topics["clicks"].topic_id == UUID(int=1)
+                await metadata.submit(create("clicks", UUID(int=2)))
+            assert metadata.image.topics["clicks"].topic_id == UUID(int=1)
 
     simulate(body)
 
 
 def test_an_outcome_that_stays_unknown_is_found_out_by_the_next_tick() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
+        async with world.opened() as metadata:
             world.bucket.fail("put", "lost", pattern="*/meta/head")
             world.bucket.fail("get", "unavailable", pattern="*/meta/head", times=3)
             with pytest.raises(HotlogError):
-                await controller.commit(create("clicks", UUID(int=1)))
-            assert names(controller) == []
+                await metadata.submit(create("clicks", UUID(int=1)))
+            assert names(metadata) == []
             for _ in range(4):
-                await controller.tick()
-            assert names(controller) == ["clicks"]
+                await metadata.tick()
+            assert names(metadata) == ["clicks"]
 
     simulate(body)
 
@@ -129,11 +129,11 @@ def test_a_second_process_that_claims_deposes_the_first() -> None:
     async def body(world: World) -> None:
         async with world.opened("a") as first, world.opened("b", node_id=2) as second:
             with pytest.raises(Fenced, match="deposed"):
-                await first.commit(create("late", UUID(int=1)))
+                await first.submit(create("late", UUID(int=1)))
             assert first.state is State.FENCED
             with pytest.raises(Fenced):
-                await first.commit(create("later", UUID(int=2)))
-            await second.commit(create("clicks", UUID(int=3)))
+                await first.submit(create("later", UUID(int=2)))
+            await second.submit(create("clicks", UUID(int=3)))
             assert names(second) == ["clicks"]
 
     simulate(body)
@@ -142,11 +142,11 @@ def test_a_second_process_that_claims_deposes_the_first() -> None:
 def test_a_data_directory_whose_node_was_taken_over_never_leads_again() -> None:
     async def body(world: World) -> None:
         async with world.opened("a") as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
         async with world.opened("b", is_adopting=True) as second:
             assert names(second) == ["clicks"]
         with pytest.raises(ForeignStore, match="taken over"):
-            await world.controller("a").open()
+            await world.metadata("a").open()
 
     simulate(body)
 
@@ -154,10 +154,10 @@ def test_a_data_directory_whose_node_was_taken_over_never_leads_again() -> None:
 def test_leader_epochs_rise_with_every_start() -> None:
     async def body(world: World) -> None:
         async with world.opened() as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
         for epoch in (1, 2, 3):
-            async with world.opened() as controller:
-                assert controller.image.topics["clicks"].partitions[0].leader_epoch == epoch
+            async with world.opened() as metadata:
+                assert metadata.image.topics["clicks"].partitions[0].leader_epoch == epoch
 
     simulate(body)
 
@@ -165,20 +165,20 @@ def test_leader_epochs_rise_with_every_start() -> None:
 def test_without_the_store_the_local_copy_serves_and_changes_are_refused_until_it_is_back() -> None:
     async def body(world: World) -> None:
         async with world.opened() as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
         world.bucket.fail("get", "unavailable", times=10_000)
-        controller = world.controller()
-        await controller.open()
-        assert (controller.state, names(controller)) == (State.OFFLINE, ["clicks"])
+        metadata = world.metadata()
+        await metadata.open()
+        assert (metadata.state, names(metadata)) == (State.OFFLINE, ["clicks"])
         with pytest.raises(NotReady):
-            await controller.commit(create("views", UUID(int=2)))
-        assert not await controller.tick()
+            await metadata.submit(create("views", UUID(int=2)))
+        assert not await metadata.tick()
         world.bucket.faults.clear()
-        assert await controller.tick()
-        assert controller.state is State.ACTIVE
-        await controller.commit(create("views", UUID(int=2)))
-        assert names(controller) == ["clicks", "views"]
-        await controller.close()
+        assert await metadata.tick()
+        assert metadata.state is State.ACTIVE
+        await metadata.submit(create("views", UUID(int=2)))
+        assert names(metadata) == ["clicks", "views"]
+        await metadata.close()
 
     simulate(body)
 
@@ -186,10 +186,10 @@ def test_without_the_store_the_local_copy_serves_and_changes_are_refused_until_i
 def test_a_store_that_hangs_does_not_keep_a_broker_from_starting() -> None:
     async def body(world: World) -> None:
         async with world.opened() as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
         world.bucket.fail("get", "hang", times=1)
-        async with world.opened() as controller:
-            assert (controller.state, names(controller)) == (State.OFFLINE, ["clicks"])
+        async with world.opened() as metadata:
+            assert (metadata.state, names(metadata)) == (State.OFFLINE, ["clicks"])
 
     simulate(body)
 
@@ -198,7 +198,7 @@ def test_the_very_first_start_needs_the_store() -> None:
     async def body(world: World) -> None:
         world.bucket.fail("get", "unavailable", times=10_000)
         with pytest.raises(Retry):
-            await world.controller().open()
+            await world.metadata().open()
 
     simulate(body)
 
@@ -206,14 +206,14 @@ def test_the_very_first_start_needs_the_store() -> None:
 def test_a_bucket_of_another_cluster_is_refused_and_left_alone() -> None:
     async def body(world: World) -> None:
         async with world.opened("a") as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
         foreign = World(world.loop, seed=7)
         async with foreign.opened("b"):
             pass
         before = {key: stored.body for key, stored in foreign.bucket.objects.items()}
         foreign.machines["a"] = world.machines["a"]
         with pytest.raises(ForeignStore, match="belongs to cluster"):
-            await foreign.controller("a").open()
+            await foreign.metadata("a").open()
         assert {key: stored.body for key, stored in foreign.bucket.objects.items()} == before
 
     simulate(body)
@@ -223,30 +223,30 @@ def test_a_bucket_of_another_cluster_is_refused_and_left_alone() -> None:
 def test_a_wiped_bucket_is_refused(wiped: str) -> None:
     async def body(world: World) -> None:
         async with world.opened() as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
             key = head_key(first.cluster_id)
         for victim in [key, *([CLUSTER_KEY] if wiped == "all" else [])]:
             del world.bucket.objects[victim]
         with pytest.raises(ForeignStore, match="wiped"):
-            await world.controller().open()
+            await world.metadata().open()
 
     simulate(body)
 
 
 def test_a_copy_or_head_of_a_newer_program_is_refused_by_name_and_left_alone() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            key = head_key(controller.cluster_id)
+        async with world.opened() as metadata:
+            key = head_key(metadata.cluster_id)
         newer = bytearray(world.bucket.objects[key].body)
         struct.pack_into(">H", newer, 6, codec.VERSION + 1)
         world.bucket.objects[key] = world.bucket.objects[key]._replace(body=bytes(newer))
         with pytest.raises(UnknownVersion, match="head has version 2"):
-            await world.controller().open()
+            await world.metadata().open()
         disk = world.disk("a", Fuse())
         disk.write_atomic("/data/metadata/head", bytes(newer))
         world.bucket.weather.down = True
         with pytest.raises(UnknownVersion, match="head has version 2"):
-            await world.controller().open()
+            await world.metadata().open()
         assert world.bucket.objects[key].body == bytes(newer)
 
     simulate(body)
@@ -254,11 +254,11 @@ def test_a_copy_or_head_of_a_newer_program_is_refused_by_name_and_left_alone() -
 
 def test_a_head_that_vanishes_while_running_is_not_founded_anew() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            key = head_key(controller.cluster_id)
+        async with world.opened() as metadata:
+            key = head_key(metadata.cluster_id)
             del world.bucket.objects[key]
             with pytest.raises(ForeignStore):
-                await controller.commit(create("clicks", UUID(int=1)))
+                await metadata.submit(create("clicks", UUID(int=1)))
             assert key not in world.bucket.objects
 
     simulate(body)
@@ -266,25 +266,25 @@ def test_a_head_that_vanishes_while_running_is_not_founded_anew() -> None:
 
 def test_a_bucket_set_back_to_an_older_state_is_refused() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            key = head_key(controller.cluster_id)
+        async with world.opened() as metadata:
+            key = head_key(metadata.cluster_id)
             old = world.bucket.objects[key]
-            await controller.commit(create("clicks", UUID(int=1)))
+            await metadata.submit(create("clicks", UUID(int=1)))
         world.bucket.objects[key] = old
         with pytest.raises(ForeignStore, match="older state"):
-            await world.controller().open()
+            await world.metadata().open()
 
     simulate(body)
 
 
 def test_another_history_of_the_same_length_is_refused() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            key = head_key(controller.cluster_id)
+        async with world.opened() as metadata:
+            key = head_key(metadata.cluster_id)
             old = world.bucket.objects[key]
-            await controller.commit(create("clicks", UUID(int=1)))
+            await metadata.submit(create("clicks", UUID(int=1)))
         head = codec.decode_head(old.body)
-        other = create("other", UUID(int=5))(ClusterImage())
+        other = create("other", UUID(int=5)).plan(ClusterImage(), metadata._scope(ClusterImage())).records
         forged = codec.Head(
             **{
                 **head.__dict__, "inline": (*head.inline, *other), "next_offset": head.next_offset + 1,
@@ -293,7 +293,7 @@ def test_another_history_of_the_same_length_is_refused() -> None:
         )  # fmt: skip
         world.bucket.objects[key] = old._replace(body=codec.encode_head(forged))
         with pytest.raises(ForeignStore, match="another history"):
-            await world.controller().open()
+            await world.metadata().open()
 
     simulate(body)
 
@@ -302,9 +302,9 @@ def test_producer_ids_are_given_out_once() -> None:
     async def body(world: World) -> None:
         given: list[int] = []
         for life in range(4):
-            async with world.opened() as controller:
+            async with world.opened() as metadata:
                 world.bucket.fail("put", "lost", pattern="*/meta/head")
-                given += [await controller.allocate_producer_id() for _ in range(3 if life else 1500)]
+                given += [await metadata.allocate_producer_id() for _ in range(3 if life else 1500)]
         assert len(given) == len(set(given))
 
     simulate(body)
@@ -312,17 +312,17 @@ def test_producer_ids_are_given_out_once() -> None:
 
 def test_a_store_that_goes_away_leaves_ids_for_new_producers() -> None:
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            assert await controller.tick()
-            assert not await controller.tick(), "one block ahead is enough"
+        async with world.opened() as metadata:
+            assert await metadata.tick()
+            assert not await metadata.tick(), "one block ahead is enough"
             world.bucket.weather.down = True
-            given = [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK * 2)]
+            given = [await metadata.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK * 2)]
             with pytest.raises(Retry):
-                await controller.allocate_producer_id()
-            assert not await controller.tick()
+                await metadata.allocate_producer_id()
+            assert not await metadata.tick()
             world.bucket.weather.down = False
-            assert await controller.tick()
-            given.append(await controller.allocate_producer_id())
+            assert await metadata.tick()
+            given.append(await metadata.allocate_producer_id())
             assert len(given) == len(set(given))
 
     simulate(body)
@@ -332,37 +332,37 @@ def test_a_store_that_goes_away_leaves_ids_for_new_producers() -> None:
 def test_a_node_that_starts_without_the_store_has_ids_for_new_producers(is_power_lost: bool) -> None:
     async def body(world: World) -> None:
         world.is_power_lost = is_power_lost
-        async with world.opened() as controller:
-            await controller.tick()
-            given = [await controller.allocate_producer_id()]
+        async with world.opened() as metadata:
+            await metadata.tick()
+            given = [await metadata.allocate_producer_id()]
         for start in range(3):
             world.bucket.weather.down = True
-            controller = world.controller()
-            await controller.open()
-            assert controller.state is State.OFFLINE
-            given += [await controller.allocate_producer_id() for _ in range(100)]
+            metadata = world.metadata()
+            await metadata.open()
+            assert metadata.state is State.OFFLINE
+            given += [await metadata.allocate_producer_id() for _ in range(100)]
             if start == 2:
                 with pytest.raises(NotReady, match="503"):
                     for _ in range(PRODUCER_ID_BLOCK):
-                        given.append(await controller.allocate_producer_id())
+                        given.append(await metadata.allocate_producer_id())
         world.bucket.weather.down = False
-        async with world.opened() as controller:
-            assert await controller.tick()
-            given += [await controller.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK * 2)]
+        async with world.opened() as metadata:
+            assert await metadata.tick()
+            given += [await metadata.allocate_producer_id() for _ in range(PRODUCER_ID_BLOCK * 2)]
         assert len(given) == len(set(given))
 
     simulate(body)
 
 
 async def life(world: World, fuse: Fuse, acked: set[str], number: int) -> None:
-    controller = world.controller(fuse=fuse)
-    await controller.open()
+    metadata = world.metadata(fuse=fuse)
+    await metadata.open()
     for step in range(3):
         name = f"t{number}-{step}"
         with contextlib.suppress(AlreadyExists):
-            await controller.commit(create(name, UUID(int=number * 10 + step + 1), padding=9000))
+            await metadata.submit(create(name, UUID(int=number * 10 + step + 1), padding=9000))
         acked.add(name)
-    await controller.close()
+    await metadata.close()
 
 
 @pytest.mark.parametrize("is_power_lost", [False, True])
@@ -385,12 +385,12 @@ def test_a_crash_at_every_call_loses_nothing_that_was_acked(seed: int, is_power_
             break
         assert deaths > 20
         for machine in ("a", "fresh disk"):
-            controller = world.controller(machine, is_adopting=True)
-            await controller.open()
-            assert acked <= set(controller.image.topics)
-            everything = await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy)
-            assert everything == (controller.cluster_id, controller.image)
-            await controller.close()
+            metadata = world.metadata(machine, is_adopting=True)
+            await metadata.open()
+            assert acked <= set(metadata.image.topics)
+            everything = await read_image(SimStore(world.bucket, world.trace, Fuse()))
+            assert everything == (metadata.cluster_id, metadata.image)
+            await metadata.close()
 
     simulate(body, seed)
 
@@ -405,18 +405,18 @@ def test_store_weather_never_splits_the_history() -> None:
             weather.unavailable, weather.lost, weather.conflict = 0.1, 0.1, 0.1
             for number in range(60):
                 if number % 10 == 0:
-                    for controller in (first, second):
-                        controller.state = State.OFFLINE  # as after a restart: claim again
-                for controller in (first, second):
+                    for metadata in (first, second):
+                        metadata.state = State.OFFLINE  # as after a restart: claim again
+                for metadata in (first, second):
                     try:
-                        if controller.state is State.OFFLINE:
-                            await controller.tick()
-                        await controller.commit(create(f"t{number}-{controller.node_id}", world.entropy.uuid()))
+                        if metadata.state is State.OFFLINE:
+                            await metadata.tick()
+                        await metadata.submit(create(f"t{number}-{metadata.node_id}", world.entropy.uuid()))
                     except (HotlogError, AssertionError):
                         continue
-                    acked.append(f"t{number}-{controller.node_id}")
+                    acked.append(f"t{number}-{metadata.node_id}")
             weather.unavailable = weather.lost = weather.conflict = 0.0
-            _, image = await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy)
+            _, image = await read_image(SimStore(world.bucket, world.trace, Fuse()))
             assert len(acked) > 10
             assert set(acked) <= set(image.topics)
             head = codec.decode_head(world.bucket.objects[head_key(first.cluster_id)].body)
@@ -431,14 +431,14 @@ def test_a_commit_that_is_cancelled_half_way_harms_no_later_one(after_ms: int) -
     """The cancelled write may still arrive, before or after the next one: it is in, or it is not, and the next one is in."""
 
     async def body(world: World) -> None:
-        async with world.opened() as controller:
-            cancelled = asyncio.create_task(controller.commit(create("maybe", UUID(int=1), padding=9000)))
+        async with world.opened() as metadata:
+            cancelled = asyncio.create_task(metadata.submit(create("maybe", UUID(int=1), padding=9000)))
             await asyncio.sleep(after_ms / 1000)
             cancelled.cancel()
             await asyncio.gather(cancelled, return_exceptions=True)
             for number in range(4):
-                await controller.commit(create(f"sure{number}", UUID(int=number + 2), padding=9000))
-            image = controller.image
+                await metadata.submit(create(f"sure{number}", UUID(int=number + 2), padding=9000))
+            image = metadata.image
             assert (
                 {f"sure{number}" for number in range(4)}
                 <= set(image.topics)
@@ -453,7 +453,7 @@ def test_a_commit_that_is_cancelled_half_way_harms_no_later_one(after_ms: int) -
 def test_a_node_knows_its_own_claim_however_many_later_ones_failed() -> None:
     async def body(world: World) -> None:
         async with world.opened() as first:
-            await first.commit(create("clicks", UUID(int=1)))
+            await first.submit(create("clicks", UUID(int=1)))
         for _ in range(20):
             world.bucket.fail("put", "unavailable", pattern="*/meta/head", times=1000)
             async with world.opened() as offline:
@@ -472,28 +472,28 @@ def test_of_two_controllers_that_claim_at_once_neither_overwrites_the_other() ->
 
     async def body(world: World) -> None:
         async with world.opened("a", node_id=1) as founder:
-            await founder.commit(create("clicks", UUID(int=1)))
+            await founder.submit(create("clicks", UUID(int=1)))
         races = 0
         for round_ in range(10):
             head = head_key(founder.cluster_id)
             before = codec.decode_head(world.bucket.objects[head].body)
             counted = world.bucket.counts["put", "meta"]
-            first, second = world.controller("a", node_id=1), world.controller("b", node_id=2)
+            first, second = world.metadata("a", node_id=1), world.metadata("b", node_id=2)
             await asyncio.gather(first.open(), second.open())
             races += world.bucket.counts["put", "meta"] - counted > 2
-            image = (await read_image(SimStore(world.bucket, world.trace, Fuse()), world.clock, world.entropy))[1]
+            image = (await read_image(SimStore(world.bucket, world.trace, Fuse())))[1]
             after = codec.decode_head(world.bucket.objects[head].body)
             assert image.controller_epoch == before.controller_epoch + 2
             assert sorted([first.epoch, second.epoch]) == [image.controller_epoch - 1, image.controller_epoch]
             assert {node: broker.incarnation for node, broker in image.brokers.items()} == {
-                1: first._incarnation,
-                2: second._incarnation,
+                1: first.registration.incarnation,
+                2: second.registration.incarnation,
             }
             assert after.next_offset == before.next_offset + 6, "a claim, a start and a block of ids of each"
             loser, winner = sorted((first, second), key=lambda one: one.epoch)
             with pytest.raises(Fenced, match="deposed"):
-                await loser.commit(create(f"late{round_}", world.entropy.uuid()))
-            await winner.commit(create(f"t{round_}", world.entropy.uuid()))
+                await loser.submit(create(f"late{round_}", world.entropy.uuid()))
+            await winner.submit(create(f"t{round_}", world.entropy.uuid()))
             assert f"t{round_}" in winner.image.topics
             await first.close()
             await second.close()
