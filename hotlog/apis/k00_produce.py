@@ -26,7 +26,7 @@ from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.partition_log import Appended
 from hotlog.wire.batch import BatchHeader, check_produced
 from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
-from hotlog.wire.inspect import INLINE, THREAD, Room, Rules, alone, inspect
+from hotlog.wire.inspect import INLINE, THREAD, Room, alone, inspect
 from hotlog.wire.produce import (
     TOPIC_ID_FROM,
     VERSIONS,
@@ -170,15 +170,8 @@ def _look(plan: _Plan, at: int, now_ms: int, room: Room) -> bool:
     batch = plan.batches[at]
     assert batch.records is not None
     assert batch.partition is not None
-    config = batch.partition.log.config
-    rules = Rules(
-        now_ms - config.timestamp_before_max_ms,
-        now_ms + config.timestamp_after_max_ms,
-        config.is_log_append_time,
-        config.is_compacted,
-    )
     try:
-        header = inspect(batch.records, batch.headers[0], rules, room)
+        header = inspect(batch.records, batch.headers[0], batch.partition.log.config, now_ms, room)
     except Exception as error:
         plan.batches[at] = batch._replace(refusal=error)
         return True

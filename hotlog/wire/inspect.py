@@ -1,57 +1,50 @@
 """What a produced batch's records say, whatever its header claims: the door's look inside.
 
 Kafka opens what it is sent as well (LogValidator) and derives the largest timestamp itself; what is stored wrong once fails every reader
-for ever, or is deleted too early.  The walk is aiokafka's compiled decoder, a piece at a time; what it refuses has a second look in plain
-Python (hotlog.wire.patient_records).  docs/decisions/0017 has the reasons, docs/benchmarks.md the cost.
+for ever, or is deleted too early.  hotlog.wire.record_walk goes over the records; what it does not take has a second look in plain
+Python (hotlog.wire.patient_records), which names what is wrong.  docs/decisions/0017 and 0018 have the reasons, docs/benchmarks.md the
+cost.
 
 Invariants: a batch that passes holds exactly the records that its header counts, well formed, offsets ascending by one from its base;
 the header handed back says their largest timestamp; what is looked at in one go is bounded by a Room; the interpreter is never held
-for more than a piece of PIECE_RECORDS records.
+for long (hotlog.wire.record_walk; plain Python lets go by itself).
 """
 
 from __future__ import annotations
 
-import struct
 import time
-from itertools import chain, islice
-from operator import attrgetter
-from typing import NamedTuple, NoReturn
-
-from aiokafka.record.default_records import DefaultRecordBatch
+from typing import NamedTuple, NoReturn, Protocol
 
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp, TooLarge
-from hotlog.kernel.limits import BATCH_HEADER_BYTES, ZSTD_WINDOW_BYTES_MAX, KiB, MiB
-from hotlog.wire import patient_records
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES, ZSTD_WINDOW_BYTES_MAX, KiB, MiB
+from hotlog.wire import patient_records, record_walk
 from hotlog.wire.batch import (
-    ATTRIBUTES_OFFSET,
     CODEC_MASK,
     CRC_INLINE_BYTES_MAX,
     TIMESTAMP_TYPE_MASK,
     BatchHeader,
     check_crc,
-    header_at,
     stamp_create_time,
 )
-from hotlog.wire.records import RECORD_BYTES_MIN, REFUSED, WindowTooLarge, open_batch
+from hotlog.wire.records import RECORD_BYTES_MIN, WindowTooLarge, open_batch
 
-PIECE_RECORDS = 256
-LARGE_RECORD_BYTES = 16 * KiB  # from here on a copy of every value costs more than plain Python without one
 FAULTS_MAX = 1_000  # records named in one answer
 NO_TIMESTAMP = -1
-_YIELD_S = 50e-6  # asleep after some pieces: what the loop's thread needs to take the interpreter
-_YIELD_RECORDS = 32 * PIECE_RECORDS  # about a millisecond
-assert _YIELD_RECORDS > 4096, "nobody sleeps on the event loop"
-
-_OFFSET, _TIMESTAMP, _KEY = attrgetter("offset"), attrgetter("timestamp"), attrgetter("key")
+_YIELD_RECORDS = 256  # in plain Python
 
 
-class Rules(NamedTuple):
-    """What a topic asks of every record.  Timestamps from `earliest` to `latest` (ms, inclusive), or none; with LogAppendTime any."""
+class Rules(Protocol):
+    """What a topic asks of every record, as its TopicConfig says it: timestamps that are not too far from now (ms), or none; with
+    LogAppendTime any; a key where it is compacted."""
 
-    earliest: int
-    latest: int
-    is_log_append_time: bool
-    needs_keys: bool
+    @property
+    def timestamp_before_max_ms(self) -> int: ...
+    @property
+    def timestamp_after_max_ms(self) -> int: ...
+    @property
+    def is_log_append_time(self) -> bool: ...
+    @property
+    def is_compacted(self) -> bool: ...
 
 
 class Room(NamedTuple):
@@ -75,7 +68,7 @@ def alone(decompressed_bytes_max: int) -> Room:
     return Room(_ANY, _ANY, decompressed_bytes_max, ZSTD_WINDOW_BYTES_MAX, _ANY, _ANY)
 
 
-def inspect(batch: memoryview, header: BatchHeader, rules: Rules, room: Room) -> BatchHeader | None:
+def inspect(batch: memoryview, header: BatchHeader, rules: Rules, now_ms: int, room: Room) -> BatchHeader | None:
     """Hold one batch, whose header was checked, against its records; a wrong largest timestamp is put right in place, CRC included.
 
     None: it needs a larger room (never with `alone`).
@@ -86,82 +79,59 @@ def inspect(batch: memoryview, header: BatchHeader, rules: Rules, room: Room) ->
         TooLarge: it decompresses to more than the room, and there is no larger one.
         CrcMismatch: one above CRC_INLINE_BYTES_MAX fails its CRC-32C.
     """
-    is_roomy = room.window_bytes == ZSTD_WINDOW_BYTES_MAX
-    if header.size > (room.packed_bytes if header.codec else room.plain_bytes) or header.record_count > room.records:
+    length, count, attributes = header.length, header.record_count, header.attributes
+    codec, is_marked = attributes & CODEC_MASK, attributes & TIMESTAMP_TYPE_MASK
+    if length + BATCH_OVERHEAD_BYTES > (room.packed_bytes if codec else room.plain_bytes) or count > room.records:
         return None
-    if header.length > CRC_INLINE_BYTES_MAX:
+    if length > CRC_INLINE_BYTES_MAX:
         check_crc(batch, header)
-    if header.is_log_append_time and rules.is_log_append_time:  # with CreateTime Kafka takes it, and takes the mark away
+    is_stamped_here = rules.is_log_append_time
+    if is_marked and is_stamped_here:  # with CreateTime Kafka takes it, and takes the mark away
         message = "a producer may not say that the broker has set its timestamps"
-        raise InvalidTimestamp(message, tuple((index, message) for index in range(min(header.record_count, FAULTS_MAX))))
-    try:
-        plain = _plain(batch, header, room)
-    except (TooLarge, WindowTooLarge):
-        if is_roomy:
-            raise
+        raise InvalidTimestamp(message, tuple((index, message) for index in range(min(count, FAULTS_MAX))))
+    plain: memoryview | None = batch
+    if codec and (plain := _opened(batch, room)) is None:
         return None
-    largest = _walk(plain, header_at(plain), rules, room)
-    if largest is None:
-        return None
-    if rules.is_log_append_time or (largest == header.max_timestamp and not header.is_log_append_time):
+    assert plain is not None
+    if count * RECORD_BYTES_MIN > len(plain) - BATCH_HEADER_BYTES:
+        raise InvalidRecord(f"batch of {len(plain)} bytes says it holds {count} records")
+    said = record_walk.walk(plain, count, header.base_timestamp)
+    if said is None or not _takes(rules, now_ms, said):
+        if count > room.patient_records:
+            return None
+        largest = _walk_patiently(plain[BATCH_HEADER_BYTES:], header, rules, now_ms)
+    else:
+        largest = said[1] if said[1] > NO_TIMESTAMP else NO_TIMESTAMP
+    if is_stamped_here or (largest == header.max_timestamp and not is_marked):
         return header
     return stamp_create_time(batch, header, largest)
 
 
-def _plain(batch: memoryview, header: BatchHeader, room: Room) -> memoryview:
-    """The batch without compression, its timestamps the producer's; itself where the compiled decoder cannot read beyond it: no varint
-    reaches over its end."""
-    if header.codec or header.is_log_append_time or batch[-1] >= 0x80:
-        plain = open_batch(batch, room.output_bytes, room.window_bytes)[1]
-        struct.pack_into(">h", plain, ATTRIBUTES_OFFSET, header.attributes & ~(CODEC_MASK | TIMESTAMP_TYPE_MASK))
-        return plain
-    if header.record_count * RECORD_BYTES_MIN > header.size - BATCH_HEADER_BYTES:
-        raise InvalidRecord(f"batch of {header.size} bytes says it holds {header.record_count} records")
-    return batch
+def _takes(rules: Rules, now_ms: int, said: tuple[int, int, bool]) -> bool:
+    """Whether the topic takes records of which a walk says this."""
+    oldest, newest, lacks_key = said
+    if lacks_key and rules.is_compacted:
+        return False
+    if rules.is_log_append_time:
+        return True
+    return newest <= now_ms + rules.timestamp_after_max_ms and oldest >= now_ms - rules.timestamp_before_max_ms
 
 
-def _walk(plain: memoryview, header: BatchHeader, rules: Rules, room: Room) -> int | None:
-    """The largest timestamp of the records; None: too many for this room."""
-    if len(plain) < LARGE_RECORD_BYTES * header.record_count:
-        try:
-            return _walk_compiled(plain, header, rules)
-        except (*REFUSED, _Faulty):
-            pass
-    if header.record_count > room.patient_records:
+def _opened(batch: memoryview, room: Room) -> memoryview | None:
+    """A compressed batch without compression; None: too large for this room."""
+    try:
+        return open_batch(batch, room.output_bytes, room.window_bytes)[1]
+    except (TooLarge, WindowTooLarge):
+        if room.window_bytes == ZSTD_WINDOW_BYTES_MAX:
+            raise
         return None
-    return _walk_patiently(plain[BATCH_HEADER_BYTES:], header, rules)
 
 
-class _Faulty(Exception):
-    """A piece has a record that the topic does not take: the patient walk says which."""
-
-
-def _walk_compiled(plain: memoryview, header: BatchHeader, rules: Rules) -> int:
-    earliest, latest, is_log_append_time, needs_keys = rules
-    largest, offset = NO_TIMESTAMP, header.base_offset
-    records = chain(DefaultRecordBatch(plain))  # asked for an iterator once: the decoder is one
-    while piece := list(islice(records, PIECE_RECORDS)):
-        following = offset + len(piece)
-        if list(map(_OFFSET, piece)) != list(range(offset, following)):
-            raise _Faulty
-        offset = following
-        if not is_log_append_time:
-            times = set(map(_TIMESTAMP, piece))
-            times.discard(None)  # how the compiled decoder says -1
-            if times:
-                newest = max(times)
-                if newest > latest or min(times) < earliest:
-                    raise _Faulty
-                largest = max(largest, newest)
-        if needs_keys and None in map(_KEY, piece):
-            raise _Faulty
-        if (offset - header.base_offset) % _YIELD_RECORDS == 0:
-            time.sleep(_YIELD_S)
-    return largest
-
-
-def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules) -> int:
-    """The same, naming each record that the topic does not take."""
+def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules, now_ms: int) -> int:
+    """The largest timestamp of the records, naming each record that the topic does not take."""
+    earliest, latest = now_ms - rules.timestamp_before_max_ms, now_ms + rules.timestamp_after_max_ms
+    is_log_append_time, needs_keys = rules.is_log_append_time, rules.is_compacted
+    base_timestamp = header.base_timestamp  # each record's own time counts, whatever the header's mark says
     faults: list[tuple[int, str]] = []
     is_late, largest = False, NO_TIMESTAMP
     for index, record in enumerate(patient_records.outlines(section, header.record_count)):
@@ -169,17 +139,17 @@ def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules) -> i
             raise InvalidRecord(
                 f"record {index} of the batch says that its offset is {record.offset_delta} above the first one's"
             )
-        timestamp = patient_records.time_of(header, record.timestamp_delta)
+        timestamp = patient_records.time_after(base_timestamp, record.timestamp_delta)
         largest = max(largest, timestamp)
-        if rules.needs_keys and record.key is None:
+        if needs_keys and record.key is None:
             faults.append((index, "a compacted topic takes no record without a key"))
-        elif not rules.is_log_append_time and timestamp != NO_TIMESTAMP and not rules.earliest <= timestamp <= rules.latest:
+        elif not is_log_append_time and timestamp != NO_TIMESTAMP and not earliest <= timestamp <= latest:
             is_late = True
-            faults.append((index, f"timestamp {timestamp} is outside of {rules.earliest} to {rules.latest}"))
+            faults.append((index, f"timestamp {timestamp} is outside of {earliest} to {latest}"))
         if len(faults) >= FAULTS_MAX:
             break
-        if index % PIECE_RECORDS == PIECE_RECORDS - 1:
-            time.sleep(_YIELD_S)
+        if index % _YIELD_RECORDS == _YIELD_RECORDS - 1:
+            time.sleep(record_walk.YIELD_S)
     if faults:
         _refuse(faults, is_late)
     return largest

@@ -18,6 +18,7 @@ from hotlog.kernel.errors import InvalidRecord
 from hotlog.wire.batch import BatchHeader
 
 VARINT_BYTES_MAX, VARLONG_BYTES_MAX = 5, 10
+_SHIFT_OF_TENTH = 63
 
 
 class PlainRecord(NamedTuple):
@@ -102,10 +103,13 @@ def decode(header: BatchHeader, section: memoryview) -> list[PlainRecord]:
 
 
 def time_of(header: BatchHeader, delta: int) -> int:
-    """A record's timestamp in ms: a sum of 64 bits that wraps, as in Java."""
-    if header.is_log_append_time:
-        return header.max_timestamp
-    return (header.base_timestamp + delta + 2**63) % 2**64 - 2**63
+    """A record's timestamp in ms."""
+    return header.max_timestamp if header.is_log_append_time else time_after(header.base_timestamp, delta)
+
+
+def time_after(base_timestamp: int, delta: int) -> int:
+    """`delta` ms after it: a sum of 64 bits that wraps, as in Java."""
+    return (base_timestamp + delta + 2**63) % 2**64 - 2**63
 
 
 def _headers(section: memoryview, record: Outline) -> list[tuple[str, bytes | None]]:
@@ -139,6 +143,8 @@ def _signed(data: memoryview, position: int, width: int) -> tuple[int, int]:
         byte = data[at]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if shift == _SHIFT_OF_TENTH:
+                value &= 2**64 - 1  # as in Java
             return (value >> 1) ^ -(value & 1), at + 1
         shift += 7
     raise InvalidRecord(f"a number is longer than {width} bytes")

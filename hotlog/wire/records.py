@@ -240,7 +240,7 @@ def each_record(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_REA
 REFUSED = (CorruptRecordException, ValueError, OverflowError, IndexError, MemoryError)
 _TIMESTAMP = attrgetter("timestamp")
 _NO_TIMESTAMP = -1
-_SLACK_BYTES = 32  # the compiled decoder reads a varint to its end, wherever the buffer's is, and a byte or two behind it
+SLACK_BYTES = 32  # the compiled decoder reads a varint to its end, wherever the buffer's is, and a byte or two behind it
 
 
 def _timed(record: Record) -> Record:
@@ -275,7 +275,7 @@ def open_batch(
             f"batch at offset {header.base_offset} says {header.record_count} records in {size - BATCH_HEADER_BYTES} bytes"
         )
     struct.pack_into(">h", plain, batches.ATTRIBUTES_OFFSET, header.attributes & ~batches.CODEC_MASK)
-    plain += bytes(_SLACK_BYTES)
+    plain += bytes(SLACK_BYTES)
     return header, memoryview(plain)[:size]
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from statistics import median
 
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, DECOMPRESSED_BATCH_BYTES_MAX
+from hotlog.kernel.topic_config import TopicConfig
 from hotlog.wire.batch import check_produced, header_at
-from hotlog.wire.inspect import Rules, alone, inspect
+from hotlog.wire.inspect import alone, inspect
 from hotlog.wire.records import decompressed_steps
 from hotlog.world.memory import keep_heap
 from tests.bench.settings import BATCH_BYTES
@@ -24,6 +25,8 @@ CODECS = ("none", "lz4", "zstd")
 RECORD_SIZES = (100, 1024)
 LEVELS = ("header", "decompressed", "records")
 REPEATS = 15
+TOPIC = TopicConfig.resolve({})
+NOW_MS = 1_700_000_000_000
 
 
 def measure_inspect() -> dict[str, float]:
@@ -56,7 +59,7 @@ def _costs(batch: memoryview) -> dict[str, float]:
 
     def records() -> None:
         header()
-        inspect(batch, header_at(batch), Rules(0, 2**63, False, False), alone(DECOMPRESSED_BATCH_BYTES_MAX))
+        inspect(batch, header_at(batch), TOPIC, NOW_MS, alone(DECOMPRESSED_BATCH_BYTES_MAX))
 
     checks: dict[str, Callable[[], None]] = dict(zip(LEVELS, (header, decompressed, records), strict=True))
     taken: dict[str, list[float]] = {level: [] for level in LEVELS}

@@ -56,3 +56,13 @@ def test_every_import_is_a_declared_dependency() -> None:
                 (where, name) for name in imported(path) if not {normal(owner) for owner in owners.get(name, [name])} & allowed
             ]
     assert missing == []
+
+
+def test_no_install_needs_a_compiler() -> None:
+    """What is built from C is optional, and one build serves every Python (.ci/plain-install installs without a compiler too)."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["ext-modules"]
+    for extension in setuptools["ext-modules"]:
+        assert extension["optional"] is True
+        assert extension["py-limited-api"] is True
+        assert all((ROOT / source).is_file() for source in extension["sources"])

@@ -14,7 +14,8 @@ BUGS = load_bugs()
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_planted_bug_still_fits(bug: Bug) -> None:
     planted = bug.planted_in((ROOT / bug.file).read_text("utf-8"))
-    ast.parse(planted)
+    if bug.file.endswith(".py"):
+        ast.parse(planted)
     for test in bug.tests:
         path, _, name = test.partition("::")
         source = (ROOT / path).read_text("utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import struct
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,13 +12,17 @@ from hypothesis import strategies as st
 
 from hotlog.kernel.errors import CrcMismatch, InvalidRecord, InvalidTimestamp, TooLarge
 from hotlog.wire.batch import CRC_INLINE_BYTES_MAX, crc_ok, header_at
-from hotlog.wire.inspect import FAULTS_MAX, INLINE, LARGE_RECORD_BYTES, THREAD, Room, Rules, alone, inspect
+from hotlog.wire.inspect import FAULTS_MAX, INLINE, THREAD, Room, alone, inspect
+from hotlog.wire.record_walk import LARGE_RECORD_BYTES, Walk, walk_by_decoder
 from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import CODEC_NUMBERS, RawRecord, raw_batch, zstd
-from tests.wire.test_records import ALONE, ANY, look
+from tests.fixtures.walks import walk
+from tests.wire.test_records import ALONE, ANY, Rules, look
 
 MiB = 1024 * 1024
 NOW = 1_700_000_000_000
+__all__ = ["walk"]  # a fixture
+pytestmark = pytest.mark.usefixtures("walk")
 codecs = pytest.mark.parametrize("codec", CODEC_NUMBERS)
 
 
@@ -49,7 +52,7 @@ def test_what_clients_say_of_records_without_a_timestamp(codec: str) -> None:
 def test_an_honest_batch_is_left_as_it_is() -> None:
     batch = raw_batch([RawRecord(NOW)])
     before, header = bytes(batch), header_at(batch)
-    assert inspect(memoryview(batch), header, ANY, INLINE) is header
+    assert inspect(memoryview(batch), header, ANY, 0, INLINE) is header
     assert bytes(batch) == before
 
 
@@ -111,23 +114,23 @@ def test_a_producers_word_that_the_broker_has_set_the_time_is_not_taken(codec: s
 def test_a_record_without_a_key_is_named_where_keys_are_needed(codec: str) -> None:
     batch = raw_batch([RawRecord(), RawRecord(key=None), RawRecord(key=b""), RawRecord(key=None)], codec)
     with pytest.raises(InvalidRecord, match="compacted") as caught:
-        look(batch, rules=ANY._replace(needs_keys=True))
+        look(batch, rules=ANY._replace(is_compacted=True))
     assert [index for index, _ in caught.value.faults] == [1, 3]
     assert look(batch) is not None
     batch = raw_batch([RawRecord(key=None), RawRecord(NOW)], codec)
     with pytest.raises(InvalidTimestamp) as late:
-        look(batch, rules=ANY._replace(needs_keys=True, latest=NOW - 1))
+        look(batch, rules=ANY._replace(is_compacted=True, latest=NOW - 1))
     assert [index for index, _ in late.value.faults] == [0, 1]
 
 
 def test_no_more_records_are_named_than_an_answer_has_room_for() -> None:
     with pytest.raises(InvalidRecord) as caught:
-        look(raw_batch([RawRecord(key=None)] * 3000), rules=ANY._replace(needs_keys=True))
+        look(raw_batch([RawRecord(key=None)] * 3000), rules=ANY._replace(is_compacted=True))
     assert len(caught.value.faults) == FAULTS_MAX
 
 
 @codecs
-def test_odd_but_right_batches_pass(codec: str) -> None:
+def test_odd_but_right_batches_pass(codec: str, walk: Walk) -> None:
     """What the compiled decoder refuses and Kafka takes."""
     batch = raw_batch([RawRecord(NOW, headers=((b"caf\xe9", b"1"),)), RawRecord(NOW + 5, attributes=127)], codec, max_timestamp=3)
     header = look(batch, INLINE)
@@ -135,9 +138,8 @@ def test_odd_but_right_batches_pass(codec: str) -> None:
     assert header.max_timestamp == NOW + 5
     with pytest.raises(InvalidRecord, match="attributes"):  # two decoders would read two records
         look(raw_batch([RawRecord(NOW, attributes=-1)], codec))
-    assert look(raw_batch([RawRecord(NOW, headers=((b"caf\xe9", None),))] * 100, codec), INLINE) is None, (
-        "too long in plain Python"
-    )
+    long = look(raw_batch([RawRecord(NOW, headers=((b"caf\xe9", None),))] * 100, codec), INLINE)
+    assert (long is None) == (walk is walk_by_decoder), "too long in plain Python; the native walk needs none"
 
 
 @pytest.mark.parametrize("size", [LARGE_RECORD_BYTES // 2, LARGE_RECORD_BYTES * 2])
@@ -230,14 +232,3 @@ def test_whatever_passes_is_decoded_to_what_the_header_says(records: list[RawRec
     found = decode_batch(batch)
     assert [r.offset for r in found] == list(range(len(records)))
     assert header.max_timestamp == max(-1, *(r.timestamp for r in found))
-
-
-def test_a_long_walk_leaves_the_interpreter_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred thousand records in one piece would hold it for tens of milliseconds."""
-    pauses: list[float] = []
-    monkeypatch.setattr("hotlog.wire.inspect.time", SimpleNamespace(sleep=pauses.append))
-    look(raw_batch([RawRecord(NOW, None, b"x")] * 100_000), THREAD)
-    assert len(pauses) > 10
-    pauses.clear()
-    look(raw_batch([RawRecord(NOW, None, b"x")] * INLINE.records), INLINE)
-    assert not pauses

@@ -388,13 +388,13 @@ async def test_what_needs_much_memory_is_opened_one_at_a_time(served: Serving, m
     look, seen = k00_produce.inspect, threading.Semaphore(1)
     rooms: list[bool] = []
 
-    def looked(batch: Any, header: Any, rules: Any, room: Room) -> Any:
+    def looked(batch: Any, header: Any, rules: Any, now_ms: int, room: Room) -> Any:
         if room.window_bytes < ZSTD_WINDOW_BYTES_MAX:
-            return look(batch, header, rules, room)
+            return look(batch, header, rules, now_ms, room)
         rooms.append(seen.acquire(blocking=False))
         try:
             time.sleep(0.01)  # another one would begin meanwhile
-            return look(batch, header, rules, room)
+            return look(batch, header, rules, now_ms, room)
         finally:
             seen.release()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import tracemalloc
+from typing import NamedTuple
 
 import cramjam
 import lz4.frame
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hotlog.kernel.errors import Corrupt, InvalidRecord, TooLarge
 from hotlog.wire import batch as batches
 from hotlog.wire.batch import CODECS, BatchHeader, check_produced, header_at
-from hotlog.wire.inspect import INLINE, THREAD, Room, Rules, alone, inspect
+from hotlog.wire.inspect import INLINE, THREAD, Room, alone, inspect
 from hotlog.wire.records import NewRecord, decode_batch, decompress, encode_batch
 
 MiB = 1024 * 1024
@@ -25,13 +26,30 @@ RECORDS = [
 ]
 
 
+class Rules(NamedTuple):
+    """What a topic asks of records, its limits on timestamps as they are at time 0."""
+
+    earliest: int
+    latest: int
+    is_log_append_time: bool
+    is_compacted: bool
+
+    @property
+    def timestamp_before_max_ms(self) -> int:
+        return -self.earliest
+
+    @property
+    def timestamp_after_max_ms(self) -> int:
+        return self.latest
+
+
 ANY = Rules(-(2**63), 2**63, False, False)
 ALONE = alone(128 * MiB)
 
 
 def look(batch: bytearray, room: Room = ALONE, rules: Rules = ANY) -> BatchHeader | None:
     """What the door makes of a batch."""
-    return inspect(memoryview(batch), header_at(batch), rules, room)
+    return inspect(memoryview(batch), header_at(batch), rules, 0, room)
 
 
 def resealed(batch: bytearray) -> bytearray:
