@@ -9,8 +9,8 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import RequestContext
 from hotlog.answers.replies import refusal
-from hotlog.coordinators.group_tables import GroupNotServed
 from hotlog.coordinators.group_types import Code
+from hotlog.coordinators.tenure import Loading, NotCoordinator, NotServed
 from hotlog.wire.error_codes import Refused
 
 CODES: dict[Code, ErrorCode] = {code: ErrorCode[code.value] for code in Code}
@@ -25,9 +25,11 @@ def code_of(context: RequestContext, code: Code) -> ErrorCode:
 
 def coordinator_error(context: RequestContext, error: Exception) -> ErrorCode:
     """The code for an error of the coordinator itself: what is retriable makes a client look for the coordinator again or wait."""
-    if isinstance(error, GroupNotServed):
+    if isinstance(error, NotServed):
         context.has_failed = True
-        return ErrorCode.coordinator_not_available
+        if isinstance(error, Loading):
+            return ErrorCode.coordinator_load_in_progress
+        return ErrorCode.not_coordinator if isinstance(error, NotCoordinator) else ErrorCode.coordinator_not_available
     code = refusal(context, error).code
     if isinstance(error, Refused):
         return ErrorCode.coordinator_not_available if code is ErrorCode.request_timed_out else code

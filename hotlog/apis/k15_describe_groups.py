@@ -58,7 +58,7 @@ def _describe(broker: Broker, context: RequestContext, group_id: str) -> Any:
                 client_id=member.client_id,
                 client_host=member.client_host,
                 member_metadata=member.metadata(group.protocol) if is_stable else b"",
-                member_assignment=member.assignment if is_stable else b"",
+                member_assignment=group.assignment(member.member_id) if is_stable else b"",
             )
             for member in group.members.values()
         ),

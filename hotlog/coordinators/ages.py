@@ -12,22 +12,39 @@ import heapq
 
 
 class Ages:
-    """Groups by the oldest time that they may have.  Wall ms."""
+    """Groups by when they were in use last.  Wall ms."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, str]] = []
-        self._waiting: set[str] = set()
+        self._newest: dict[str, int] = {}  # of those in the heap
 
     def put(self, group_id: str, used_ms: int) -> None:
-        """Have the group wait under `used_ms`, unless it waits already."""
-        if group_id not in self._waiting:
-            self._waiting.add(group_id)
+        """The group was in use at `used_ms`."""
+        newest_ms = self._newest.get(group_id)
+        if newest_ms is None:
             heapq.heappush(self._heap, (used_ms, group_id))
+        if newest_ms is None or used_ms > newest_ms:
+            self._newest[group_id] = used_ms
 
-    def take(self, before_ms: int, count_max: int) -> list[str]:
-        """Up to `count_max` groups that wait under a time below `before_ms`, oldest first; they wait no more."""
-        taken: list[str] = []
-        while self._heap and len(taken) < count_max and self._heap[0][0] < before_ms:
-            taken.append(heapq.heappop(self._heap)[1])
-        self._waiting.difference_update(taken)
+    def newest_ms(self, group_id: str) -> int | None:
+        """When the group was in use last, if it waits."""
+        return self._newest.get(group_id)
+
+    def is_due(self, before_ms: int) -> bool:
+        """Whether some group waits under a time below `before_ms`."""
+        return bool(self._heap) and self._heap[0][0] < before_ms
+
+    def take(self, before_ms: int, count_max: int) -> list[tuple[str, int]]:
+        """Groups that were not in use since `before_ms`, and when they were last; up to `count_max` are looked at.  They wait no more."""
+        taken: list[tuple[str, int]] = []
+        for _ in range(count_max):
+            if not self.is_due(before_ms):
+                break
+            _, group_id = heapq.heappop(self._heap)
+            newest_ms = self._newest[group_id]
+            if newest_ms < before_ms:
+                del self._newest[group_id]
+                taken.append((group_id, newest_ms))
+            else:
+                heapq.heappush(self._heap, (newest_ms, group_id))
         return taken

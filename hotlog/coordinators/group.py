@@ -9,7 +9,8 @@ Protocol: KIP-62 (session and rebalance timeouts), KIP-134 (initial delay), KIP-
 KIP-814 (skip assignment).  Behaviour as org.apache.kafka.coordinator.group.classic.
 
 Invariants: pure (no clock, no loop, no disk); a generation never goes back; every token that came in with a join or sync leaves in
-exactly one Reply; a member is awaited in at most one of join and sync; the leader is a member whenever there are members.
+exactly one Reply; a member is awaited in at most one of join and sync; the leader is a member whenever there are members; no event costs
+more for a group of many members than copies of dicts, but for those that begin or end a rebalance.
 """
 
 from __future__ import annotations
@@ -18,17 +19,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hotlog.coordinators.group_draft import Draft, chosen
+from hotlog.coordinators.effects import Arm, Disarm, Effect
+from hotlog.coordinators.group_draft import Draft, chosen, joined, synced
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
     MEMBER_BYTES,
     NEW_MEMBER_JOIN_MS_MAX,
     PENDING_MEMBERS_MAX,
     SYNC_TIMER,
-    Arm,
     Code,
-    Disarm,
-    Effect,
+    CommitCheck,
     Event,
     Group,
     Heartbeat,
@@ -56,7 +56,7 @@ def step(group: Group, event: Event, limits: Limits) -> tuple[Group, list[Effect
     """The one entrance."""
     draft = _Step(group, limits)
     _HANDLERS[type(event)](draft, event)
-    return draft.group, draft.effects
+    return draft.as_it_is(), draft.effects
 
 
 class _Step(Draft):
@@ -86,20 +86,26 @@ class _Step(Draft):
             return Code.INVALID_SESSION_TIMEOUT
         if not event.protocol_type or not event.protocols:
             return Code.INCONSISTENT_GROUP_PROTOCOL
-        others = [member for member in group.members.values() if member.member_id != event.member_id]
-        if others and (event.protocol_type != group.protocol_type or not _common(others, event.protocols)):
+        known = group.members.get(event.member_id)
+        others = len(group.members) - (known is not None)
+        if others and (event.protocol_type != group.protocol_type or not self.is_common(event.protocols, known, others)):
             return Code.INCONSISTENT_GROUP_PROTOCOL
-        is_known = event.member_id in group.members or event.member_id in group.pending
+        is_known = known is not None or event.member_id in group.pending
         if not is_known and event.instance_id not in group.static:
-            waiting = sum(member.join_token is not None for member in group.members.values())
-            size = waiting if group.state is State.PREPARING else len(group.members)
+            size = len(group.joining) if group.state is State.PREPARING else len(group.members)
             if size >= self.limits.members_max or len(group.pending) >= PENDING_MEMBERS_MAX:
                 return Code.GROUP_MAX_SIZE_REACHED
-        replaced = event.instance_id
-        size = sum(member.size for member in others if replaced is None or member.instance_id != replaced)
-        if size + MEMBER_BYTES + protocol_bytes(event.protocols) > self.limits.bytes_max:
+        replaced = {event.member_id, group.static.get(event.instance_id or "", "")}
+        bytes_of_others = group.size - sum(group.members[key].size for key in replaced if key in group.members)
+        if bytes_of_others + MEMBER_BYTES + protocol_bytes(event.protocols) > self.limits.bytes_max:
             return Code.GROUP_MAX_SIZE_REACHED
         return Code.NONE
+
+    def is_common(self, protocols: Protocols, known: Member | None, others: int) -> bool:
+        """Whether all others know one of `protocols`; `known` is who asks, as a member so far."""
+        own = known.names if known is not None else ()
+        known_by = self.group.known_by
+        return any(known_by.get(name, 0) - (name in own) == others for name, _ in protocols)
 
     def join_new(self, event: Join) -> None:
         if event.instance_id is not None:
@@ -126,41 +132,23 @@ class _Step(Draft):
         is_leader = self.group.leader == member.member_id
         if (self.group.state is State.COMPLETING and is_same) or (self.group.state is State.STABLE and is_same and not is_leader):
             self.arm_session(member)
-            self.reply(event.token, self.joined(member))
+            self.reply(event.token, joined(self.group, member))
         else:
             self.rejoin(event, member)
 
     def rejoin(self, event: Join, member: Member) -> None:
         self.answer_waiting(member, Code.REBALANCE_IN_PROGRESS)
         self.effects.append(Disarm(member_timer(member.member_id)))
-        self.put(
-            replace(
-                self.group.members[member.member_id],
-                client_id=event.client_id,
-                client_host=event.client_host,
-                session_timeout_ms=event.session_timeout_ms,
-                rebalance_timeout_ms=event.rebalance_timeout_ms,
-                protocols=event.protocols,
-                join_token=event.token,
-            )
-        )
+        self.put(_as_said(event, member.member_id, member.instance_id))
+        self.own("joining")[member.member_id] = event.token
         self.prepare_or_complete()
 
     def add_member(self, event: Join, member_id: str) -> None:
-        member = Member(
-            member_id=member_id,
-            instance_id=event.instance_id,
-            client_id=event.client_id,
-            client_host=event.client_host,
-            session_timeout_ms=event.session_timeout_ms,
-            rebalance_timeout_ms=event.rebalance_timeout_ms,
-            protocols=event.protocols,
-            join_token=event.token,
-        )
         self.effects.append(Arm(member_timer(member_id), NEW_MEMBER_JOIN_MS_MAX, NewMemberDue(member_id)))
         if not self.group.members:
             self.set(protocol_type=event.protocol_type)
-        self.put(member)
+        self.put(_as_said(event, member_id, event.instance_id))
+        self.own("joining")[member_id] = event.token
         self.set(leader=self.group.leader or member_id, initial_grew=True)
         self.prepare_or_complete()
 
@@ -170,31 +158,26 @@ class _Step(Draft):
         self.answer_waiting(old, Code.FENCED_INSTANCE_ID)
         self.effects.append(Disarm(member_timer(old_id)))
         was_leader = self.group.leader == old_id
-        member = replace(
-            old,
-            member_id=event.fresh_id,
-            client_id=event.client_id,
-            client_host=event.client_host,
-            session_timeout_ms=event.session_timeout_ms,
-            rebalance_timeout_ms=event.rebalance_timeout_ms,
-            protocols=event.protocols,
-            join_token=None,
-            sync_token=None,
-        )
-        members = {member.member_id if key == old_id else key: value for key, value in self.group.members.items()}
-        members[member.member_id] = member
-        self.set(members=members, leader=member.member_id if was_leader else self.group.leader)
-        if self.group.state is State.STABLE and chosen(members.values()) == self.group.protocol:
-            self.store()
+        assignment = self.group.assignments.get(old_id)
+        self.remove(old)
+        member = _as_said(event, event.fresh_id, event.instance_id)
+        self.put(member)
+        if assignment is not None:
+            self.assign(member, assignment)
+        if was_leader:
+            self.set(leader=member.member_id)
+        group = self.group
+        if group.state is State.STABLE and chosen(group.members.values(), group.known_by) == group.protocol:
+            self.store(self.as_it_is())
             self.arm_session(member)
-            answer = self.joined(member)
+            answer = joined(self.group, member)
             if was_leader and event.can_skip_assignment:
                 answer = answer._replace(skip_assignment=True)
             elif was_leader:  # an old client must not think that it has to assign
                 answer = answer._replace(leader=old_id, members=())
             self.reply(event.token, answer)
             return
-        self.put(replace(member, join_token=event.token))
+        self.own("joining")[member.member_id] = event.token
         self.prepare_or_complete()
 
     # Rebalance
@@ -220,18 +203,15 @@ class _Step(Draft):
         member = self.group.members[event.member_id]
         if self.group.state is State.STABLE:
             self.arm_session(member)
-            self.reply(event.token, self.synced(member))
+            self.reply(event.token, synced(self.group, member))
             return
         self.answer_waiting(member, Code.REBALANCE_IN_PROGRESS)
         self.effects.append(Disarm(member_timer(member.member_id)))
-        self.put(replace(member, sync_token=event.token))
+        self.own("syncing")[member.member_id] = event.token
         if self.group.leader == member.member_id and not self.group.is_storing:
-            self.set(is_storing=True)
-            assigned = {
-                key: replace(value, assignment=event.assignments.get(key, b"")) for key, value in self.group.members.items()
-            }
-            self.set(members=assigned)
-            self.store(replace(self.group, state=State.STABLE), is_awaited=True)
+            assigned = {key: data for key, data in event.assignments.items() if key in self.group.members}
+            self.set(is_storing=True, assignments=assigned, assigned_size=sum(map(len, assigned.values())))
+            self.store(replace(self.as_it_is(), state=State.STABLE), is_awaited=True)
 
     def sync_refusal(self, event: Sync) -> Code:
         group = self.group
@@ -247,7 +227,7 @@ class _Step(Draft):
         if group.state is State.EMPTY:
             return Code.UNKNOWN_MEMBER_ID
         size = sum(map(len, event.assignments.values()))
-        if size and size + sum(member.size for member in group.members.values()) > self.limits.bytes_max:
+        if size and size + group.size > self.limits.bytes_max:
             return Code.UNKNOWN_SERVER_ERROR  # as Kafka where its record is too large
         return Code.REBALANCE_IN_PROGRESS if group.state is State.PREPARING else Code.NONE
 
@@ -257,25 +237,22 @@ class _Step(Draft):
             return
         if not event.is_ok:
             for member in group.members.values():
-                self.tell_waiting(member, Code.COORDINATOR_NOT_AVAILABLE)
-                self.arm_session(member)
-            self.put(*(replace(m, assignment=b"", join_token=None, sync_token=None) for m in group.members.values()))
+                if member.member_id not in group.syncing:
+                    self.arm_session(member)
+            self.tell_syncing(Code.COORDINATOR_NOT_AVAILABLE)
+            self.set(assignments={}, assigned_size=0)
             self.prepare()
             return
         self.set(state=State.STABLE, is_storing=False)
-        synced = [member for member in group.members.values() if member.sync_token is not None]
-        self.put(*(replace(member, sync_token=None) for member in synced))
-        for member in synced:
-            assert member.sync_token is not None
-            self.reply(member.sync_token, self.synced(member))
-            self.arm_session(member)
+        self.tell_syncing(Code.NONE)
         self.effects.append(Disarm(SYNC_TIMER))  # who never synced is caught by its session
 
     def sync_due(self, event: SyncDue) -> None:
         """The leader never assigned: whoever did not sync goes, and the rest tries again."""
         if self.group.state is not State.COMPLETING or self.group.is_storing:
             return
-        self.drop(*(member for member in self.group.members.values() if member.sync_token is None))
+        syncing = self.group.syncing
+        self.drop(*(member for member in self.group.members.values() if member.member_id not in syncing))
         self.prepare_or_complete()
 
     # Heartbeat, leave, expiry
@@ -289,6 +266,26 @@ class _Step(Draft):
             if self.group.state is State.PREPARING:
                 code = Code.REBALANCE_IN_PROGRESS
         self.reply(event.token, code)
+
+    def commit_check(self, event: CommitCheck) -> None:
+        self.reply(event.token, self.commit_refusal(event))
+
+    def commit_refusal(self, event: CommitCheck) -> Code:
+        group = self.group
+        if event.generation < 0 and group.state is State.EMPTY:
+            return Code.NONE
+        if event.generation < 0 and not event.member_id and event.instance_id is None:
+            return Code.UNKNOWN_MEMBER_ID
+        if event.instance_id is not None and group.static.get(event.instance_id, event.member_id) != event.member_id:
+            return Code.FENCED_INSTANCE_ID
+        member = group.members.get(event.member_id)
+        if member is None:
+            return Code.UNKNOWN_MEMBER_ID
+        if event.generation != group.generation:
+            return Code.ILLEGAL_GENERATION
+        if not self.is_waiting(event.member_id):
+            self.arm_session(member)
+        return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
 
     def leave(self, event: Leave) -> None:
         results = []
@@ -316,23 +313,28 @@ class _Step(Draft):
             self.after_drop(False)
             return
         member = self.group.members.get(event.member_id)
-        if member is not None and member.join_token is None and member.sync_token is None:
+        if member is not None and not self.is_waiting(event.member_id):
             self.drop(member)
             self.after_drop(True)
 
     def new_member_due(self, event: NewMemberDue) -> None:
         member = self.group.members.get(event.member_id)
-        if member is not None and member.join_token is not None:
+        if member is not None and event.member_id in self.group.joining:
             self.drop(member)
             self.after_drop(True)
 
 
-def _common(members: list[Member], protocols: Protocols) -> bool:
-    """Whether some protocol is known to all."""
-    names = {name for name, _ in protocols}
-    for member in members:
-        names &= {name for name, _ in member.protocols}
-    return bool(names)
+def _as_said(event: Join, member_id: str, instance_id: str | None) -> Member:
+    """The member that asks."""
+    return Member(
+        member_id=member_id,
+        instance_id=instance_id,
+        client_id=event.client_id,
+        client_host=event.client_host,
+        session_timeout_ms=event.session_timeout_ms,
+        rebalance_timeout_ms=event.rebalance_timeout_ms,
+        protocols=event.protocols,
+    )
 
 
 _HANDLERS: dict[type, Callable[[_Step, Any], None]] = {
@@ -340,6 +342,7 @@ _HANDLERS: dict[type, Callable[[_Step, Any], None]] = {
     Sync: _Step.sync,
     Heartbeat: _Step.heartbeat,
     Leave: _Step.leave,
+    CommitCheck: _Step.commit_check,
     MemberDue: _Step.member_due,
     NewMemberDue: _Step.new_member_due,
     JoinDue: _Step.join_due,

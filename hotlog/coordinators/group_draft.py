@@ -1,20 +1,22 @@
 """One step of a group in the making: the moves that its events share, and the rebalance they begin and end (see group.py).
 
-Invariants: pure; effects are in the order in which they must be carried out; a member is awaited in at most one of join and sync.
+Invariants: pure; effects are in the order in which they must be carried out; a member is awaited in at most one of join and sync; no move
+costs more for a group of many members than a copy of a dict, but for those that end or begin a rebalance.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
+from hotlog.coordinators.effects import Arm, Disarm, Effect, Many, Reply, Store, Token
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
     SYNC_TIMER,
-    Arm,
     Code,
-    Disarm,
-    Effect,
     Group,
     JoinDue,
     Joined,
@@ -22,14 +24,14 @@ from hotlog.coordinators.group_types import (
     Limits,
     Member,
     MemberDue,
-    Reply,
     State,
-    Store,
     SyncDue,
     Synced,
-    Token,
     member_timer,
 )
+
+_NAMES = attrgetter("names")
+_REBALANCE_MS = attrgetter("rebalance_timeout_ms")
 
 
 class Draft:
@@ -39,24 +41,39 @@ class Draft:
         self.group = group
         self.limits = limits
         self.effects: list[Effect] = []
+        self._own: set[str] = set()  # mappings of the group that this step may change
+        self._grown = self._grown_assigned = 0  # bytes that are not yet in group.size and group.assigned_size
 
     # Small moves
 
     def set(self, **changes: Any) -> None:
         self.group = replace(self.group, **changes)
 
-    def put(self, *members: Member) -> None:
-        """Take over members as they are now: all in one go, each call copies the group's members."""
-        self.set(members={**self.group.members, **{member.member_id: member for member in members}})
+    def own(self, name: str) -> dict[Any, Any]:
+        """A mapping of the group, copied once in a step, to change in place."""
+        if name not in self._own:
+            self._own.add(name)
+            self.set(**{name: dict(getattr(self.group, name))})
+        mapping: dict[Any, Any] = getattr(self.group, name)
+        return mapping
+
+    def as_it_is(self) -> Group:
+        """The group so far, to be given out: this step changes it no more."""
+        self._own.clear()
+        if self._grown or self._grown_assigned:
+            group = self.group
+            self.set(size=group.size + self._grown, assigned_size=group.assigned_size + self._grown_assigned)
+            self._grown = self._grown_assigned = 0
+        return self.group
 
     def reply(self, token: Token, result: Joined | Synced | Left | Code) -> None:
         self.effects.append(Reply(token, result))
 
     def arm_session(self, member: Member) -> None:
-        self.effects.append(Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id)))
+        self.effects.append(session_of(member))
 
-    def store(self, group: Group | None = None, *, is_awaited: bool = False) -> None:
-        self.effects.append(Store(group or self.group, is_awaited))
+    def store(self, group: Group, *, is_awaited: bool = False) -> None:
+        self.effects.append(Store(group, is_awaited))
 
     def check_member(self, member_id: str, instance_id: str | None) -> Code:
         """Whether these ids belong together here."""
@@ -68,41 +85,65 @@ class Draft:
                 return Code.FENCED_INSTANCE_ID
         return Code.NONE if member_id in self.group.members else Code.UNKNOWN_MEMBER_ID
 
-    def joined(self, member: Member) -> Joined:
-        """The current generation as this member is told it."""
-        group = self.group
-        members: tuple[tuple[str, str | None, bytes], ...] = ()
-        if group.leader == member.member_id:
-            members = tuple((m.member_id, m.instance_id, m.metadata(group.protocol)) for m in group.members.values())
-        return Joined(
-            Code.NONE, member.member_id, group.generation, group.protocol_type, group.protocol, group.leader or "", members
-        )
+    def is_waiting(self, member_id: str) -> bool:
+        """Whether a request of the member's waits for an answer."""
+        return member_id in self.group.joining or member_id in self.group.syncing
 
-    def synced(self, member: Member) -> Synced:
-        return Synced(Code.NONE, self.group.protocol_type, self.group.protocol, member.assignment)
+    # Members that come and go
 
-    # Members that go
+    def put(self, member: Member) -> None:
+        """Take over a member as it is now."""
+        old = self.group.members.get(member.member_id)
+        if old is not None:
+            self._discount(old)
+        self.own("members")[member.member_id] = member
+        known_by = self.own("known_by")
+        for name in member.names:
+            known_by[name] = known_by.get(name, 0) + 1
+        if member.instance_id is not None:
+            self.own("static")[member.instance_id] = member.member_id
+        self._grown += member.size
+
+    def _discount(self, member: Member) -> None:
+        known_by = self.own("known_by")
+        for name in member.names:
+            known_by[name] -= 1
+            if not known_by[name]:
+                del known_by[name]
+        if member.instance_id is not None:
+            del self.own("static")[member.instance_id]
+        self._grown -= member.size
+
+    def remove(self, member: Member) -> None:
+        """Take a member out, without a word."""
+        self._discount(member)
+        del self.own("members")[member.member_id]
+        for name in ("joining", "syncing"):
+            if member.member_id in getattr(self.group, name):
+                del self.own(name)[member.member_id]
+        if member.member_id in self.group.assignments:
+            self._grown_assigned -= len(self.own("assignments").pop(member.member_id))
+
+    def assign(self, member: Member, assignment: bytes) -> None:
+        """Give a member that has no assignment one."""
+        self.own("assignments")[member.member_id] = assignment
+        self._grown_assigned += len(assignment)
 
     def drop(self, *gone: Member) -> None:
         """Forget members; their waiting requests are told."""
         for member in gone:
-            self.tell_waiting(member, Code.UNKNOWN_MEMBER_ID)
+            self.answer_waiting(member, Code.UNKNOWN_MEMBER_ID)
             self.effects.append(Disarm(member_timer(member.member_id)))
-        ids = {member.member_id for member in gone}
-        members = {key: value for key, value in self.group.members.items() if key not in ids}
-        leader = self.group.leader
-        self.set(members=members, leader=next(iter(members), None) if leader in ids else leader)
+            self.remove(member)
+        if self.group.leader not in self.group.members:
+            self.set(leader=next(iter(self.group.members), None))
 
     def answer_waiting(self, member: Member, code: Code) -> None:
         """Answer what a member waits for with `code`."""
-        self.tell_waiting(member, code)
-        self.put(replace(member, join_token=None, sync_token=None))
-
-    def tell_waiting(self, member: Member, code: Code) -> None:
-        if member.join_token is not None:
-            self.reply(member.join_token, Joined(code, member.member_id))
-        if member.sync_token is not None:
-            self.reply(member.sync_token, Synced(code))
+        if member.member_id in self.group.joining:
+            self.reply(self.own("joining").pop(member.member_id), Joined(code, member.member_id))
+        if member.member_id in self.group.syncing:
+            self.reply(self.own("syncing").pop(member.member_id), Synced(code))
 
     def after_drop(self, dropped: bool) -> None:
         if dropped and self.group.state in (State.STABLE, State.COMPLETING):
@@ -119,62 +160,100 @@ class Draft:
     def prepare(self) -> None:
         """Begin a rebalance: whoever waits for an assignment must join again."""
         was_empty = self.group.state is State.EMPTY
-        synced = [member for member in self.group.members.values() if member.sync_token is not None]
-        for member in synced:
-            self.tell_waiting(member, Code.REBALANCE_IN_PROGRESS)
-            self.arm_session(member)
-        self.put(*(replace(member, join_token=None, sync_token=None) for member in synced))
+        if self.group.syncing:
+            self.tell_syncing(Code.REBALANCE_IN_PROGRESS)
         self.effects.append(Disarm(SYNC_TIMER))
         self.set(state=State.PREPARING, is_storing=False, initial_ms_left=0)
-        wait_ms = max((member.rebalance_timeout_ms for member in self.group.members.values()), default=0)
+        wait_ms = self.rebalance_ms()
         if was_empty and self.limits.initial_delay_ms > 0:
             first_ms = min(self.limits.initial_delay_ms, wait_ms)
             self.set(initial_ms_left=max(wait_ms - first_ms, 1), initial_grew=False)
             wait_ms = first_ms
         self.effects.append(Arm(JOIN_TIMER, wait_ms, JoinDue()))
 
+    def rebalance_ms(self) -> int:
+        """How long the most patient member waits for the others."""
+        return max(map(_REBALANCE_MS, self.group.members.values()), default=0)
+
     def complete_if_all_joined(self) -> None:
         group = self.group
         if group.state is not State.PREPARING or group.pending or (group.initial_ms_left and group.members):
             return
-        if all(member.join_token is not None for member in group.members.values()):
+        if len(group.joining) == len(group.members):
             self.complete()
 
     def complete(self) -> None:
         """The members of the next generation are known."""
         self.effects.append(Disarm(JOIN_TIMER))
-        self.drop(*(m for m in self.group.members.values() if m.join_token is None and m.instance_id is None))
-        members = self.group.members
-        present = [member for member in members.values() if member.join_token is not None]
-        if members and not present:  # only static members, none of them back: wait on
-            wait_ms = max(member.rebalance_timeout_ms for member in members.values())
-            self.effects.append(Arm(JOIN_TIMER, wait_ms, JoinDue()))
+        if len(self.group.joining) < len(self.group.members):
+            joining = self.group.joining
+            self.drop(*(m for m in self.group.members.values() if m.member_id not in joining and m.instance_id is None))
+        members, waiting = self.group.members, self.group.joining
+        if members and not waiting:  # only static members, none of them back: wait on
+            self.effects.append(Arm(JOIN_TIMER, self.rebalance_ms(), JoinDue()))
             return
         self.set(generation=self.group.generation + 1, initial_ms_left=0)
         if not members:
             self.set(state=State.EMPTY, protocol=None, leader=None)
-            self.store()
+            self.store(self.as_it_is())
             return
-        leader = self.group.leader
-        if leader is None or leader not in members or members[leader].join_token is None:
-            leader = present[0].member_id
-        self.set(state=State.COMPLETING, protocol=chosen(members.values()), leader=leader)
-        self.put(*(replace(member, join_token=None) for member in present))
-        for member in present:
-            assert member.join_token is not None
-            self.reply(member.join_token, self.joined(member))
-            self.arm_session(member)
-        wait_ms = max(member.rebalance_timeout_ms for member in members.values())
-        self.effects.append(Arm(SYNC_TIMER, wait_ms, SyncDue()))
+        leader = self.group.leader if self.group.leader in waiting else next(iter(waiting))
+        protocol = chosen(members.values(), self.group.known_by)
+        self.set(state=State.COMPLETING, protocol=protocol, leader=leader, joining={})
+        self.effects.append(TellAll(self.as_it_is(), tuple(waiting.items()), is_join=True))
+        self.effects.append(Arm(SYNC_TIMER, self.rebalance_ms(), SyncDue()))
+
+    def tell_syncing(self, code: Code) -> None:
+        """Answer all who wait for an assignment."""
+        waiting = tuple(self.group.syncing.items())
+        self.set(syncing={})
+        self.effects.append(TellAll(self.as_it_is(), waiting, is_join=False, code=code))
 
 
-def chosen(members: Any) -> str | None:
+@dataclass(frozen=True)
+class TellAll(Many):
+    """Answer all of `waiting` (member id, token) by what `group` says of them, or with `code`, and begin their sessions anew."""
+
+    group: Group
+    waiting: tuple[tuple[str, Token], ...]
+    is_join: bool
+    code: Code = Code.NONE
+
+    def each(self) -> Iterator[Reply | Arm | Disarm]:
+        for member_id, token in self.waiting:
+            member = self.group.members[member_id]
+            yield Reply(token, self._answer(member))
+            yield session_of(member)
+
+    def _answer(self, member: Member) -> Joined | Synced:
+        if self.is_join:
+            return joined(self.group, member) if self.code is Code.NONE else Joined(self.code, member.member_id)
+        return synced(self.group, member) if self.code is Code.NONE else Synced(self.code)
+
+
+def session_of(member: Member) -> Arm:
+    """The member's session begins anew."""
+    return Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id))
+
+
+def joined(group: Group, member: Member) -> Joined:
+    """The current generation as this member is told it."""
+    members: tuple[tuple[str, str | None, bytes], ...] = ()
+    if group.leader == member.member_id:
+        members = tuple([(m.member_id, m.instance_id, m.metadata(group.protocol)) for m in group.members.values()])
+    return Joined(Code.NONE, member.member_id, group.generation, group.protocol_type, group.protocol, group.leader or "", members)
+
+
+def synced(group: Group, member: Member) -> Synced:
+    """What this member is assigned."""
+    return Synced(Code.NONE, group.protocol_type, group.protocol, group.assignment(member.member_id))
+
+
+def chosen(members: Collection[Member], known_by: Mapping[str, int]) -> str | None:
     """The protocol that all know and most prefer; the earlier voter's choice among equals."""
-    listed = list(members)
-    common = set.intersection(*({name for name, _ in member.protocols} for member in listed)) if listed else set()
     votes: dict[str, int] = {}
-    for member in listed:
-        choice = next((name for name, _ in member.protocols if name in common), None)
+    for names, count in Counter(map(_NAMES, members)).items():
+        choice = next((name for name in names if known_by.get(name) == len(members)), None)
         if choice is not None:
-            votes[choice] = votes.get(choice, 0) + 1
+            votes[choice] = votes.get(choice, 0) + count
     return max(votes, key=lambda name: votes[name]) if votes else None

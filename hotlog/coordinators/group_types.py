@@ -1,17 +1,19 @@
-"""What a classic consumer group is, what happens to it, and what it asks of its driver: values only.
+"""What a classic consumer group is, what happens to it, and what it answers: values only.
 
-Invariants: frozen; a Member waits for at most one of join and sync; a Token is answered by exactly one Reply.
+Invariants: frozen; a member waits for at most one of join and sync; what is counted (`static`, `known_by`, `size`,
+`assigned_size`) is that of `members` and `assignments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-Token = Hashable
+from hotlog.coordinators.effects import Token
+
 Protocols = tuple[tuple[str, bytes], ...]
 PENDING_MEMBERS_MAX = 10_000
 MEMBER_BYTES, PROTOCOL_BYTES = 1024, 256  # what a member and each of its protocols take beside what they say, about
@@ -53,7 +55,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One member.  `join_token`/`sync_token` are set while its request waits for an answer."""
+    """One member."""
 
     member_id: str
     instance_id: str | None
@@ -62,23 +64,29 @@ class Member:
     session_timeout_ms: int
     rebalance_timeout_ms: int
     protocols: Protocols
-    assignment: bytes = b""
-    join_token: Token | None = None
-    sync_token: Token | None = None
 
     @cached_property
     def size(self) -> int:
         """Bytes of memory it holds, about; its assignment aside."""
         return MEMBER_BYTES + len(self.client_id) + len(self.instance_id or "") + protocol_bytes(self.protocols)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The protocols it knows, each once, the one it prefers first."""
+        return tuple(dict.fromkeys(name for name, _ in self.protocols))
+
     def metadata(self, protocol: str | None) -> bytes:
         """What the member says under `protocol`."""
-        return next((data for name, data in self.protocols if name == protocol), b"")
+        for name, data in self.protocols:
+            if name == protocol:
+                return data
+        return b""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One group.  `pending` are ids given out that have not joined yet (KIP-394)."""
+    """One group.  `joining` and `syncing` are the requests that wait for an answer, by member; `pending` are ids given out that have not
+    joined yet (KIP-394)."""
 
     group_id: str
     state: State = State.EMPTY
@@ -87,15 +95,43 @@ class Group:
     protocol: str | None = None
     leader: str | None = None
     members: Mapping[str, Member] = field(default_factory=dict)
+    assignments: Mapping[str, bytes] = field(default_factory=dict)
+    joining: Mapping[str, Token] = field(default_factory=dict)
+    syncing: Mapping[str, Token] = field(default_factory=dict)
     pending: frozenset[str] = frozenset()
     is_storing: bool = False  # an assignment is on its way to the log
     initial_ms_left: int = 0  # how much longer the first rebalance may be put off (KIP-134)
     initial_grew: bool = False  # a member came since the delay was last armed
+    static: Mapping[str, str] = field(default_factory=dict)  # member id by group.instance.id
+    known_by: Mapping[str, int] = field(default_factory=dict)  # how many members know a protocol
+    size: int = 0  # of all members, bytes; their assignments aside
+    assigned_size: int = 0  # of all assignments, bytes
 
-    @property
-    def static(self) -> dict[str, str]:
-        """Member id by group.instance.id."""
-        return {member.instance_id: member.member_id for member in self.members.values() if member.instance_id is not None}
+    def assignment(self, member_id: str) -> bytes:
+        """What the member was assigned last."""
+        return self.assignments.get(member_id, b"")
+
+
+def group_of(group_id: str, members: Iterable[Member], assignments: Mapping[str, bytes], **fields: Any) -> Group:
+    """A group of `members`, counted."""
+    by_id = {member.member_id: member for member in members}
+    known_by: dict[str, int] = {}
+    for member in by_id.values():
+        for name in member.names:
+            known_by[name] = known_by.get(name, 0) + 1
+    static = {member.instance_id: member.member_id for member in by_id.values() if member.instance_id is not None}
+    size = sum(member.size for member in by_id.values())
+    assigned_size = sum(map(len, assignments.values()))
+    return Group(
+        group_id=group_id,
+        members=by_id,
+        assignments=assignments,
+        static=static,
+        known_by=known_by,
+        size=size,
+        assigned_size=assigned_size,
+        **fields,
+    )
 
 
 def protocol_bytes(protocols: Protocols) -> int:
@@ -165,6 +201,16 @@ class Leave:
     members: tuple[tuple[str, str | None], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommitCheck:
+    """May this member commit offsets, as this generation?  Generation -1: a simple consumer."""
+
+    token: Token
+    member_id: str
+    instance_id: str | None
+    generation: int
+
+
 class MemberDue(NamedTuple):
     """A member's session, or a given-out id, has run out."""
 
@@ -192,9 +238,9 @@ class Stored(NamedTuple):
     is_ok: bool
 
 
-Event = Join | Sync | Heartbeat | Leave | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored
+Event = Join | Sync | Heartbeat | Leave | CommitCheck | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored
 
-# Effects
+# Answers
 
 
 class Joined(NamedTuple):
@@ -225,35 +271,6 @@ class Left(NamedTuple):
     members: tuple[tuple[str, str | None, Code], ...]
 
 
-class Reply(NamedTuple):
-    """Answer the request that came with `token`."""
-
-    token: Token
-    result: Joined | Synced | Left | Code
-
-
-class Store(NamedTuple):
-    """Write the group to the log; tell the outcome with Stored if `generation` is still awaited."""
-
-    group: Group
-    is_awaited: bool
-
-
-class Arm(NamedTuple):
-    """(Re)start the timer `key`; when it is due it sends `event`."""
-
-    key: Hashable
-    delay_ms: int
-    event: Event
-
-
-class Disarm(NamedTuple):
-    """Stop the timer `key`, if it runs."""
-
-    key: Hashable
-
-
-Effect = Reply | Store | Arm | Disarm
 JOIN_TIMER, SYNC_TIMER = "join", "sync"
 
 

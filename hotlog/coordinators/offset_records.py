@@ -10,9 +10,10 @@ Corrupt.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from hotlog.coordinators.group_types import Group, Member, State
+from hotlog.coordinators.group_types import Group, Member, State, group_of
 from hotlog.kernel.errors import Corrupt, Invalid
 
 OFFSET_KEY_VERSION, OFFSET_VALUE_VERSION = 1, 3
@@ -49,6 +50,10 @@ class GroupValue(NamedTuple):
 
     group: Group
     state_ms: int
+
+
+Key = OffsetKey | GroupKey
+Value = OffsetValue | GroupValue
 
 
 class _Reader:
@@ -133,27 +138,30 @@ def _check_version(version: int, what: str) -> None:
         raise Corrupt(f"{what} has version {version}; 0 to {VALUE_VERSION_MAX} are read")
 
 
-def encode_group(group: Group, state_ms: int) -> bytes:
-    """A group whose rebalance is complete (or that is empty); waiting requests are not part of it."""
-    parts = [
-        struct.pack(">h", GROUP_VALUE_VERSION),
-        _text(group.protocol_type or ""),
-        struct.pack(">i", group.generation),
-        _text(group.protocol),
-        _text(group.leader),
-        struct.pack(">qi", state_ms, len(group.members)),
-    ]
+def encode_group(group: Group, state_ms: int) -> Iterator[bytes]:
+    """A group whose rebalance is complete (or that is empty), a member at a time; waiting requests are not part of it."""
+    yield b"".join(
+        (
+            struct.pack(">h", GROUP_VALUE_VERSION),
+            _text(group.protocol_type or ""),
+            struct.pack(">i", group.generation),
+            _text(group.protocol),
+            _text(group.leader),
+            struct.pack(">qi", state_ms, len(group.members)),
+        )
+    )
     for member in group.members.values():
-        parts += [
-            _text(member.member_id),
-            _text(member.instance_id),
-            _text(member.client_id),
-            _text(member.client_host),
-            struct.pack(">ii", member.rebalance_timeout_ms, member.session_timeout_ms),
-            _bytes(member.metadata(group.protocol)),
-            _bytes(member.assignment),
-        ]
-    return b"".join(parts)
+        yield b"".join(
+            (
+                _text(member.member_id),
+                _text(member.instance_id),
+                _text(member.client_id),
+                _text(member.client_host),
+                struct.pack(">ii", member.rebalance_timeout_ms, member.session_timeout_ms),
+                _bytes(member.metadata(group.protocol)),
+                _bytes(group.assignment(member.member_id)),
+            )
+        )
 
 
 def decode_group(group_id: str, raw: bytes) -> GroupValue:
@@ -164,27 +172,34 @@ def decode_group(group_id: str, raw: bytes) -> GroupValue:
     generation = reader.number("i")
     protocol, leader = reader.text_or_none(), reader.text_or_none()
     state_ms = reader.number("q") if version >= 2 else -1
-    members = [_member(reader, version, protocol) for _ in range(reader.number("i"))]
-    group = Group(
-        group_id=group_id,
+    members: list[Member] = []
+    assignments: dict[str, bytes] = {}
+    for _ in range(reader.number("i")):
+        member, assignment = _member(reader, version, protocol)
+        members.append(member)
+        assignments[member.member_id] = assignment
+    group = group_of(
+        group_id,
+        members,
+        assignments,
         state=State.STABLE if members else State.EMPTY,
         generation=generation,
         protocol_type=protocol_type or None,
         protocol=protocol,
         leader=leader,
-        members={member.member_id: member for member in members},
     )
     return GroupValue(group, state_ms)
 
 
-def _member(reader: _Reader, version: int, protocol: str | None) -> Member:
+def _member(reader: _Reader, version: int, protocol: str | None) -> tuple[Member, bytes]:
+    """A member and its assignment."""
     member_id = reader.text()
     instance_id = reader.text_or_none() if version >= 3 else None
     client_id, client_host = reader.text(), reader.text()
     rebalance_ms = reader.number("i") if version >= 1 else -1
     session_ms = reader.number("i")
     metadata = reader.bytes()
-    return Member(
+    member = Member(
         member_id=member_id,
         instance_id=instance_id,
         client_id=client_id,
@@ -192,8 +207,8 @@ def _member(reader: _Reader, version: int, protocol: str | None) -> Member:
         session_timeout_ms=session_ms,
         rebalance_timeout_ms=rebalance_ms if version >= 1 else session_ms,
         protocols=((protocol or "", metadata),),
-        assignment=reader.bytes(),
     )
+    return member, reader.bytes()
 
 
 def subscribed_topics(group: Group) -> frozenset[str] | None:
@@ -211,11 +226,20 @@ def subscribed_topics(group: Group) -> frozenset[str] | None:
     return frozenset(topics)
 
 
-def partition_for(group_id: str, count: int) -> int:
-    """The partition of __consumer_offsets that holds a group: Java's String.hashCode, made positive, modulo `count`."""
-    code = 0
-    raw = group_id.encode("utf-16-be", "surrogatepass")
-    for high, low in zip(raw[::2], raw[1::2], strict=True):
-        code = (31 * code + (high << 8 | low)) & 0xFFFFFFFF
-    signed = code - (1 << 32) if code >= 1 << 31 else code
-    return (0 if signed == -(1 << 31) else abs(signed)) % count
+class GroupCodec:
+    """The same for a keyed log."""
+
+    def owner(self, key: Key) -> str:
+        return key.group_id
+
+    def encode_key(self, key: Key) -> bytes:
+        return encode_key(key)
+
+    def decode_key(self, raw: bytes) -> Key | None:
+        return decode_key(raw)
+
+    def encode_value(self, value: Value) -> bytes | Iterator[bytes]:
+        return encode_offset(value) if isinstance(value, OffsetValue) else encode_group(value.group, value.state_ms)
+
+    def decode_value(self, key: Key, raw: bytes) -> Value:
+        return decode_offset(raw) if isinstance(key, OffsetKey) else decode_group(key.group_id, raw)

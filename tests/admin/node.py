@@ -79,7 +79,7 @@ async def heard_of(tier: ColdTier) -> None:
 async def coordinator_made(broker: Broker) -> None:
     """Until every group can be served: one request waits a moment only for __consumer_offsets, clients ask again."""
     async with asyncio.timeout(PATIENCE_S):
-        while len(list(broker.groups._tables)) < broker.settings.number("offsets.topic.num.partitions"):
+        while len(list(broker.groups._shards)) < broker.settings.number("offsets.topic.num.partitions"):
             try:
                 await broker.groups.ensure()
             except Refused as not_yet:

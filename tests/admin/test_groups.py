@@ -11,8 +11,8 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from hotlog.broker.broker import Broker
-from hotlog.coordinators import offset_log
-from hotlog.coordinators.offset_records import partition_for
+from hotlog.coordinators import keyed_log
+from hotlog.coordinators.shards import partition_for
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, open_broker, open_directory_store, request, running
 from tests.tools.patience import SOON_S
@@ -329,7 +329,7 @@ async def test_a_deleted_topics_offsets_are_forgotten(tmp_path: Path) -> None:
 async def test_the_offsets_log_is_kept_short_and_says_the_same_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 20_000)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 20_000)
     index = partition_for("g", 2)
     async with running(tmp_path) as broker:
         await ready(broker)

@@ -7,10 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from hotlog.coordinators import offset_log
+from hotlog.coordinators import keyed_log
+from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Group
-from hotlog.coordinators.offset_log import OffsetLog
 from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue
+from hotlog.coordinators.record_log import LocalRecordLog
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -36,7 +37,7 @@ async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict
     manager = LogManager(clock, disk, SimEntropy(1), SETTINGS, Metrics(), "/data")
     await manager.open(config_of=lambda tp: CONFIG)
     log = manager.get(TP) or await manager.create(TP, UUID(int=1), CONFIG)
-    table = OffsetLog(log, clock)
+    table = GroupLog(LocalRecordLog(log), clock)
     await table.replay()
     if not table.has("quiet"):
         assert not acked, "it was acked before the first commit"
@@ -60,8 +61,8 @@ async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict
 @pytest.mark.parametrize("is_power_lost", [False, True])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_crash_at_every_call_loses_no_acked_commit(seed: int, is_power_lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 900)
-    monkeypatch.setattr(offset_log, "PIECE_RECORDS", 2)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 900)
+    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 2)
 
     async def main(loop: SimLoop) -> None:
         clock, trace = SimClock(loop), Trace(loop)

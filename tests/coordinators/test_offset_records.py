@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotlog.coordinators.group_types import Group, Member, State
+from hotlog.coordinators.group_types import Group, Member, State, group_of
 from hotlog.coordinators.offset_records import (
     GroupKey,
     OffsetKey,
@@ -19,24 +20,29 @@ from hotlog.coordinators.offset_records import (
     encode_group,
     encode_key,
     encode_offset,
-    partition_for,
     subscribed_topics,
 )
+from hotlog.coordinators.shards import partition_for
 from hotlog.kernel.errors import Corrupt, Invalid
 
 MEMBER = Member(
     member_id="m-1", instance_id="i1", client_id="c", client_host="/127.0.0.1", session_timeout_ms=10_000, rebalance_timeout_ms=60_000,
-    protocols=(("range", b"\0\1"),), assignment=b"\2\3",
+    protocols=(("range", b"\0\1"),),
 )  # fmt: skip
-GROUP = Group(
-    group_id="g",
+GROUP = group_of(
+    "g",
+    [MEMBER],
+    {"m-1": b"\2\3"},
     state=State.STABLE,
     generation=4,
     protocol_type="consumer",
     protocol="range",
     leader="m-1",
-    members={"m-1": MEMBER},
 )
+
+
+def whole(group: Group, state_ms: int) -> bytes:
+    return b"".join(encode_group(group, state_ms))
 
 
 def test_offset_key_and_value_are_kafkas() -> None:
@@ -48,14 +54,14 @@ def test_offset_key_and_value_are_kafkas() -> None:
 
 def test_group_key_and_value_are_kafkas() -> None:
     assert encode_key(GroupKey("g")) == bytes.fromhex("00020001 67")
-    assert encode_group(GROUP, 1_700_000_000_000) == bytes.fromhex(
+    assert whole(GROUP, 1_700_000_000_000) == bytes.fromhex(
         "0003" "0008 636f6e73756d6572" "00000004" "0005 72616e6765" "0003 6d2d31" "0000018bcfe56800" "00000001"
         "0003 6d2d31" "0002 6931" "0001 63" "000a 2f3132372e302e302e31" "0000ea60" "00002710" "00000002 0001" "00000002 0203"
     )  # fmt: skip
 
 
 def test_empty_group_has_null_protocol_and_leader() -> None:
-    raw = encode_group(Group(group_id="g", generation=5, protocol_type="consumer"), -1)
+    raw = whole(Group(group_id="g", generation=5, protocol_type="consumer"), -1)
     assert raw == bytes.fromhex("00030008 636f6e73756d657200000005ffffffffffffffffffffffff00000000")
     assert decode_group("g", raw).group == Group(group_id="g", generation=5, protocol_type="consumer")
 
@@ -67,7 +73,7 @@ def test_older_values_are_read() -> None:
     first += b"\0\3m-1\0\1c\0\2/h" + struct.pack(">i", 10_000) + b"\0\0\0\1\7\0\0\0\1\10"
     group = decode_group("g", first).group
     assert group.members["m-1"].rebalance_timeout_ms == 10_000
-    assert group.members["m-1"].assignment == b"\x08"
+    assert group.assignment("m-1") == b"\x08"
 
 
 def test_unknown_keys_are_not_ours_and_unknown_values_are_refused() -> None:
@@ -79,11 +85,11 @@ def test_unknown_keys_are_not_ours_and_unknown_values_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [encode_group(GROUP, 5), encode_offset(OffsetValue(1, 1, "meta", 5)), encode_key(OffsetKey("g", "t", 1))]
+    "raw", [whole(GROUP, 5), encode_offset(OffsetValue(1, 1, "meta", 5)), encode_key(OffsetKey("g", "t", 1))]
 )
 def test_every_cut_is_corrupt(raw: bytes) -> None:
     def decode(data: bytes) -> object:
-        if raw == encode_group(GROUP, 5):
+        if raw == whole(GROUP, 5):
             return decode_group("g", data)
         return decode_offset(data) if len(raw) > 20 else decode_key(data)
 
@@ -101,19 +107,21 @@ texts = st.text(max_size=20)
 members = st.builds(
     Member, member_id=texts, instance_id=st.none() | texts, client_id=texts, client_host=texts,
     session_timeout_ms=st.integers(0, 2**31 - 1), rebalance_timeout_ms=st.integers(0, 2**31 - 1),
-    protocols=st.binary(max_size=20).map(lambda data: (("range", data),)), assignment=st.binary(max_size=20),
+    protocols=st.binary(max_size=20).map(lambda data: (("range", data),)),
 )  # fmt: skip
 
 
 @given(
-    st.lists(members, min_size=1, max_size=4, unique_by=lambda m: m.member_id), st.integers(0, 2**31 - 1), st.integers(-1, 2**48)
+    st.lists(st.tuples(members, st.binary(max_size=20)), min_size=1, max_size=4, unique_by=lambda found: found[0].member_id),
+    st.integers(0, 2**31 - 1),
+    st.integers(-1, 2**48),
 )
-def test_a_group_survives_its_bytes(found: list[Member], generation: int, state_ms: int) -> None:
-    group = Group(
-        group_id="g", state=State.STABLE, generation=generation, protocol_type="consumer", protocol="range",
-        leader=found[0].member_id, members={member.member_id: member for member in found},
+def test_a_group_survives_its_bytes(found: list[tuple[Member, bytes]], generation: int, state_ms: int) -> None:
+    group = group_of(
+        "g", [member for member, _ in found], {member.member_id: assignment for member, assignment in found}, state=State.STABLE,
+        generation=generation, protocol_type="consumer", protocol="range", leader=found[0][0].member_id,
     )  # fmt: skip
-    assert decode_group("g", encode_group(group, state_ms)) == (group, state_ms)
+    assert decode_group("g", whole(group, state_ms)) == (group, state_ms)
 
 
 @given(texts, texts, st.integers(0, 2**31 - 1), st.integers(-1, 2**62), st.integers(-1, 2**31 - 1), texts)
@@ -144,8 +152,8 @@ def java_hash(text: str) -> int:
 
 def test_subscriptions_are_read() -> None:
     data = struct.pack(">hi", 1, 2) + b"\0\1a\0\1b" + struct.pack(">i", -1)
-    member = Member(**{**MEMBER.__dict__, "protocols": (("range", data),)})
-    group = Group(**{**GROUP.__dict__, "members": {"m-1": member}})
+    member = replace(MEMBER, protocols=(("range", data),))
+    group = replace(GROUP, members={"m-1": member})
     assert subscribed_topics(group) == {"a", "b"}
     assert subscribed_topics(GROUP) is None, "what cannot be read protects everything"
     assert subscribed_topics(Group(group_id="g", protocol_type="connect", protocol="x")) is None

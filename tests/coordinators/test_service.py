@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from hotlog.coordinators import service
+from hotlog.coordinators import group_shard
 from hotlog.coordinators.group_types import Code, State
 from hotlog.coordinators.service import Commit, GroupCoordinator
 from hotlog.kernel.ids import TopicPartition
@@ -332,11 +332,11 @@ def test_expiry_that_fails_is_tried_again_and_stops_nobody_else() -> None:
         for group in ("a", "b", "c"):
             await commit(groups, group)
         await asyncio.sleep(WEEK_S + 60)
-        (table,) = groups._tables
-        table.log.block_appends("for now")
+        (shard,) = groups._shards
+        shard.log.log.log.block_appends("for now")
         await groups.tick()
         assert len(groups.all()) == 3
-        table.log.block_appends(None)
+        shard.log.log.log.block_appends(None)
         await all_work(groups)
         assert groups.all() == []
         await scene.end(groups)
@@ -352,20 +352,20 @@ def test_groups_that_were_only_asked_for_are_forgotten() -> None:
         groups.leave("passing", ((member.member_id, None),))
         await asyncio.sleep(1)
         assert await groups.delete("passing") is Code.NONE
-        (table,) = groups._tables
-        table.log.block_appends("for now")
+        (shard,) = groups._shards
+        shard.log.log.log.block_appends("for now")
         codes = asyncio.create_task(commit(groups, "refused"))
         await asyncio.wait([codes])
         assert codes.exception() is not None
-        table.log.block_appends(None)
+        shard.log.log.log.block_appends(None)
         await all_work(groups)
-        assert groups._driver.live == {}
+        assert shard.states() == {}
         await commit(groups, "emptied")
         await groups.delete_offsets("emptied", [("clicks", 0)])
         await commit(groups, "topicless")
         await groups.forget_topic("clicks")
         await all_work(groups)
-        assert groups._driver.live == {}
+        assert shard.states() == {}
         await scene.end(groups)
 
     play(story)
@@ -397,7 +397,7 @@ def test_groups_at_rest_cost_nothing() -> None:
 
 
 def test_upkeep_of_many_groups_yields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOKED_AT_ONCE", 16)
+    monkeypatch.setattr(group_shard, "LOOKED_AT_ONCE", 16)
 
     async def story(scene: Scene) -> None:
         groups = await _resting(scene, 1_000)

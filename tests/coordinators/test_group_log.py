@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hotlog.coordinators import offset_log
+from hotlog.coordinators import keyed_log
+from hotlog.coordinators.group_log import GroupLog
+from hotlog.coordinators.group_shard import Entry
 from hotlog.coordinators.group_types import Group
-from hotlog.coordinators.offset_log import Entry, OffsetLog
 from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue
+from hotlog.coordinators.record_log import LocalRecordLog
 from hotlog.kernel.ids import TopicPartition
 from hotlog.world.ports import Disk
 from tests.log.faulty import FaultyDisk
@@ -32,18 +34,18 @@ def stored(group: str, generation: int) -> Entry:
 
 
 @asynccontextmanager
-async def table_at(path: Path, disk: Disk | None = None) -> AsyncIterator[OffsetLog]:
+async def table_at(path: Path, disk: Disk | None = None) -> AsyncIterator[GroupLog]:
     async with opened(path, CONFIG, disk=disk or FastDisk(2)) as logs:
-        table = OffsetLog(logs.get(TP) or await new_log(logs, CONFIG, TP), TestClock())
+        table = GroupLog(LocalRecordLog(logs.get(TP) or await new_log(logs, CONFIG, TP)), TestClock())
         await table.replay()
         yield table
 
 
-def shown(table: OffsetLog, *, group: str = "g") -> dict[int, int]:
+def shown(table: GroupLog, *, group: str = "g") -> dict[int, int]:
     return {partition: value.offset for (_, partition), value in table.offsets(group).items()}
 
 
-async def checkpointed(table: OffsetLog) -> int:
+async def checkpointed(table: GroupLog) -> int:
     """Checkpoint to the end; how many pieces it took."""
     for pieces in range(1_000):
         if not await table.checkpoint_some():
@@ -118,8 +120,8 @@ async def test_tombstones_and_commits_of_one_key_in_one_flush_end_as_a_replay_en
 async def test_a_commit_during_a_checkpoint_is_not_undone_by_the_older_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 2_000)
-    monkeypatch.setattr(offset_log, "PIECE_RECORDS", piece)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
+    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", piece)
     disk = FaultyDisk()
     async with table_at(tmp_path, disk) as table:
         for offset in range(12):
@@ -136,7 +138,7 @@ async def test_a_commit_during_a_checkpoint_is_not_undone_by_the_older_value(
         await asyncio.gather(*late)
         await table.append([committed(300, partition=2)])
         assert await checkpoint == -(-12 // piece)
-        assert table.log.log_start_offset >= 144
+        assert table.log.log.log_start_offset >= 144
         wanted = {p: 11 for p in range(12)} | {0: 200, 1: 201, 2: 300, 5: 105, 6: 206, 11: 211}
         assert shown(table) == wanted
     async with table_at(tmp_path) as table:
@@ -144,13 +146,13 @@ async def test_a_commit_during_a_checkpoint_is_not_undone_by_the_older_value(
 
 
 async def test_a_checkpoint_keeps_groups_that_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 2_000)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
     async with table_at(tmp_path) as table:
         await table.append([stored("quiet", 3)])
         for offset in range(50):
             await table.append([committed(offset)])
         await checkpointed(table)
-        assert table.log.log_start_offset > 40
+        assert table.log.log.log_start_offset > 40
     async with table_at(tmp_path) as table:
         value = table.group("quiet")
         assert value is not None
@@ -160,8 +162,8 @@ async def test_a_checkpoint_keeps_groups_that_never_committed(tmp_path: Path, mo
 
 async def test_what_is_alive_alone_is_never_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More alive than CHECKPOINT_BYTES: one checkpoint when as much is dead, then none until as much is dead again."""
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 4_000)
-    monkeypatch.setattr(offset_log, "PIECE_RECORDS", 50)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 4_000)
+    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 50)
     async with table_at(tmp_path) as table:
         everything = [committed(1, partition=partition, metadata="m" * 40) for partition in range(300)]
         await table.append(everything)
@@ -170,34 +172,34 @@ async def test_what_is_alive_alone_is_never_written_again(tmp_path: Path, monkey
         assert await checkpointed(table) == 0, "4,000 bytes are dead, but far more is alive"
         for offset in (3, 4):
             await table.append([committed(offset, partition=partition, metadata="m" * 40) for partition in range(300)])
-        end = table.log.log_end_offset
+        end = table.log.log.log_end_offset
         assert await checkpointed(table) == 6, "300 records in pieces of 50"
-        assert table.log.log_end_offset == end + 300
+        assert table.log.log.log_end_offset == end + 300
         assert await checkpointed(table) == 0, "what a checkpoint wrote is alive"
-        size = table.log.size
+        size = table.log.log.size
     async with table_at(tmp_path) as table:
         assert await checkpointed(table) == 0, "also after a restart"
-        assert table.log.size == size
+        assert table.log.log.size == size
         assert len(shown(table)) == 300
 
 
 async def test_a_checkpoint_that_was_interrupted_goes_on_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 2_000)
-    monkeypatch.setattr(offset_log, "PIECE_RECORDS", 10)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
+    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 10)
     disk = FaultyDisk()
     async with table_at(tmp_path, disk) as table:
         for offset in range(5):
             await table.append([committed(offset, partition=partition) for partition in range(50)])
         for _ in range(3):
             assert await table.checkpoint_some()
-        start = table.log.log_start_offset
+        start = table.log.log.log_start_offset
         assert start == 0, "nothing is given up before all of it is written again"
     async with table_at(tmp_path) as table:
         assert shown(table) == {partition: 4 for partition in range(50)}
         assert await checkpointed(table) >= 5
-        assert table.log.log_start_offset > 250
+        assert table.log.log.log_start_offset > 250
     async with table_at(tmp_path) as table:
         assert shown(table) == {partition: 4 for partition in range(50)}
 
@@ -205,22 +207,22 @@ async def test_a_checkpoint_that_was_interrupted_goes_on_and_loses_nothing(
 async def test_what_goes_was_written_again_on_the_device_whatever_the_durability(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 2_000)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
     disk = FaultyDisk()
     lazy = config(cleanup_policy="compact", hotlog_durability="page-cache", flush_messages=1 << 40)
     async with opened(tmp_path, lazy, disk=disk) as logs:
-        table = OffsetLog(await new_log(logs, lazy, TP), TestClock())
+        table = GroupLog(LocalRecordLog(await new_log(logs, lazy, TP)), TestClock())
         for offset in range(60):
             await table.append([committed(offset)])
-        await table.log.flush()
+        await table.log.log.flush()
         await checkpointed(table)
-        assert table.log.log_start_offset >= 60
-        assert table.log.durable_end == table.log.log_end_offset
+        assert table.log.log.log_start_offset >= 60
+        assert table.log.log.durable_end == table.log.log.log_end_offset
 
 
 async def test_a_checkpoint_is_pieces_and_commits_go_on_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offset_log, "CHECKPOINT_BYTES", 10_000)
-    monkeypatch.setattr(offset_log, "PIECE_RECORDS", 20)
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 10_000)
+    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 20)
     async with table_at(tmp_path) as table:
         for offset in range(3):
             await table.append([committed(offset, partition=partition) for partition in range(400)])

@@ -1,0 +1,51 @@
+"""What a pure machine asks of the shard that drives it: values only, the same for every kind of coordinator.
+
+Invariants: effects are carried out in their order; a Token is answered by exactly one Reply.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple
+
+Token = Hashable
+
+
+class Reply(NamedTuple):
+    """Answer the request that came with `token`."""
+
+    token: Token
+    result: Any
+
+
+class Store(NamedTuple):
+    """Write `value` to the log; if `is_awaited`, the machine is told the outcome."""
+
+    value: Any
+    is_awaited: bool
+
+
+class Arm(NamedTuple):
+    """(Re)start the timer `key`; when it is due it sends `event`."""
+
+    key: Hashable
+    delay_ms: int
+    event: Any
+
+
+class Disarm(NamedTuple):
+    """Stop the timer `key`, if it runs."""
+
+    key: Hashable
+
+
+class Many(ABC):
+    """Effects that are made one by one while they are carried out, so that thousands of them never take one long turn of the loop."""
+
+    @abstractmethod
+    def each(self) -> Iterator[Reply | Arm | Disarm]:
+        """The effects, in their order; pure."""
+
+
+Effect = Reply | Store | Arm | Disarm | Many

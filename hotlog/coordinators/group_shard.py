@@ -1,0 +1,221 @@
+"""The groups of one partition of __consumer_offsets: their members, and what they committed.
+
+Invariants: a commit is answered after it is committed to the log; wide requests are done in slices, and the group is looked at anew in
+each; offsets of a group that is in use do not expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from hotlog.coordinators.group_kind import GroupKind
+from hotlog.coordinators.group_log import GroupLog
+from hotlog.coordinators.group_types import Code, CommitCheck, Group, State
+from hotlog.coordinators.offset_records import STRING_BYTES_MAX, GroupKey, Key, OffsetKey, OffsetValue, Value, subscribed_topics
+from hotlog.coordinators.shard import Memory, Shard
+from hotlog.world.ports import Clock
+
+LOOKED_AT_ONCE = 256  # groups or offsets, in one turn of the loop
+
+Entry = tuple[Key, Value | None]
+Place = tuple[str, int]  # topic, partition
+
+
+class Commit(NamedTuple):
+    """One partition of an OffsetCommit; leader epoch -1 if not said."""
+
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int
+    metadata: str | None
+
+
+class OffsetRules(NamedTuple):
+    """What may be committed: `partitions_of` a topic there are, and bytes of metadata."""
+
+    partitions_of: Callable[[str], int]
+    metadata_bytes_max: int
+
+
+class GroupShard(Shard[Group, Key, Value]):
+    """The groups of one partition."""
+
+    log: GroupLog
+
+    def __init__(self, log: GroupLog, kind: GroupKind, clock: Clock, memory: Memory) -> None:
+        super().__init__(log, kind, clock, memory)
+
+    # Offsets
+
+    async def commit(
+        self,
+        group_id: str,
+        commits: Sequence[Commit],
+        *,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        rules: OffsetRules,
+    ) -> dict[Place, Code]:
+        """OffsetCommit: a code for each (topic, partition)."""
+        codes: dict[Place, Code] = {}
+        for at in range(0, max(len(commits), 1), LOOKED_AT_ONCE):  # no offsets at all is a heartbeat still
+            if at:
+                await asyncio.sleep(0)
+            some = commits[at : at + LOOKED_AT_ONCE]
+            code = self._commit_refusal(group_id, member_id, instance_id, generation)  # a group moves on between two slices
+            if code is not Code.NONE:
+                codes.update({(commit.topic, commit.partition): code for commit in some})
+                continue
+            entries: list[Entry] = []
+            codes.update(self._checked(group_id, some, rules, entries))
+            if entries:
+                self.make(group_id)
+                await self.log.append(entries)
+        return codes
+
+    def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
+        if self.state(group_id) is None:
+            return Code.NONE if generation < 0 else Code.ILLEGAL_GENERATION
+        token = self.token()
+        event = CommitCheck(token=token, member_id=member_id, instance_id=instance_id, generation=generation)
+        code: Code = self.ask_now(group_id, token, event)
+        return code
+
+    def _checked(
+        self, group_id: str, commits: Sequence[Commit], rules: OffsetRules, entries: list[Entry]
+    ) -> Iterator[tuple[Place, Code]]:
+        """A code for each; what is to be written is added to `entries`."""
+        metadata_max = min(rules.metadata_bytes_max, STRING_BYTES_MAX)
+        now_ms = self._clock.now_ms()
+        for commit in commits:
+            metadata = commit.metadata or ""
+            place = (commit.topic, commit.partition)
+            if not 0 <= commit.partition < rules.partitions_of(commit.topic):
+                yield place, Code.UNKNOWN_TOPIC_OR_PARTITION
+            elif len(metadata.encode("utf-8", "replace")) > metadata_max:
+                yield place, Code.OFFSET_METADATA_TOO_LARGE
+            else:
+                value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
+                entries.append((OffsetKey(group_id, *place), value))
+                yield place, Code.NONE
+
+    async def delete_offsets(self, group_id: str, places: Sequence[Place]) -> dict[Place, Code]:
+        """OffsetDelete (KIP-496): not for topics that a member still subscribes to."""
+        codes: dict[Place, Code] = {}
+        for at in range(0, len(places), LOOKED_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            some = places[at : at + LOOKED_AT_ONCE]
+            refusal, topics = self._delete_refusal(group_id)
+            gone: list[Entry] = []
+            known = self.log.offsets(group_id)
+            for place in some:
+                is_subscribed = place[0] in topics
+                codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else refusal
+                if codes[place] is Code.NONE and place in known:
+                    gone.append((OffsetKey(group_id, *place), None))
+            await self.log.append(gone)
+        self.note_records_gone(group_id)
+        return codes
+
+    def _delete_refusal(self, group_id: str) -> tuple[Code, frozenset[str]]:
+        """Why no offset of the group may be deleted, or those of which topics."""
+        group = self.state(group_id)
+        if group is None:
+            return (Code.NONE if self.log.has(group_id) else Code.GROUP_ID_NOT_FOUND), frozenset()
+        if group.state is State.EMPTY:
+            return Code.NONE, frozenset()
+        topics = subscribed_topics(group)
+        return (Code.NON_EMPTY_GROUP, frozenset()) if topics is None else (Code.NONE, topics)
+
+    async def forget_topic(self, topic: str) -> None:
+        """A topic was deleted: its offsets mean nothing any more."""
+        looked_at = 0
+        for group_id in self.log.owners():
+            known = list(self.log.offsets(group_id))
+            gone: list[Entry] = [(OffsetKey(group_id, *place), None) for place in known if place[0] == topic]
+            if gone:
+                await self.log.append(gone)
+                self.note_records_gone(group_id)
+            looked_at += len(known)
+            if looked_at >= LOOKED_AT_ONCE:
+                looked_at = 0
+                await asyncio.sleep(0)
+
+    # Groups
+
+    async def delete(self, group_id: str) -> Code:
+        """DeleteGroups: only a group without members."""
+        group = self.state(group_id)
+        if group is None and not self.log.has(group_id):
+            return Code.GROUP_ID_NOT_FOUND
+        if group is not None and group.state is not State.EMPTY:
+            return Code.NON_EMPTY_GROUP
+        return Code.NONE if await self._forget(group_id, lambda: self.state(group_id) is group) else Code.NON_EMPTY_GROUP
+
+    async def _forget(self, group_id: str, may_go_on: Callable[[], bool]) -> bool:
+        """Delete all records of a group in slices, itself the last, and then the group; False if it may not `go_on` meanwhile."""
+        before = self.state(group_id)
+        keys = self.log.keys(group_id)
+        keys.sort(key=lambda key: isinstance(key, GroupKey))
+        for at in range(0, len(keys), LOOKED_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            if not may_go_on():
+                return False
+            some = keys[at : at + LOOKED_AT_ONCE]
+            await self.log.append([(key, None) for key in some if self.log.value(group_id, key) is not None])
+        self.drop(group_id, before)  # unless somebody joined meanwhile
+        return True
+
+    async def tick(self, now_ms: int, retention_ms: int) -> bool:
+        """One bounded piece of upkeep; whether there was any.  Groups that are not in use, and were not for `retention_ms`, are forgotten.
+
+        Raises:
+            StorageFailed, DiskFull: tried again by the next call.
+        """
+        has_swept = self.sweep(LOOKED_AT_ONCE)
+        has_expired = await self._expire(now_ms, now_ms - retention_ms)
+        return await self.log.checkpoint_some() or has_expired or has_swept
+
+    async def _expire(self, now_ms: int, before_ms: int) -> bool:
+        """Look at the groups that may be past retention, a bounded number of them."""
+        ages = self.log.ages
+        if not ages.is_due(before_ms):
+            return False
+        taken = ages.take(before_ms, LOOKED_AT_ONCE)
+        for group_id, newest_ms in taken:
+            if self.log.has(group_id):  # put back also if it expires now: that may fail
+                ages.put(group_id, newest_ms)
+
+        def is_past(group_id: str) -> bool:
+            newest_ms = ages.newest_ms(group_id)
+            return newest_ms is not None and newest_ms < before_ms and not self._is_in_use(group_id)
+
+        for group_id, _ in taken:
+            if is_past(group_id):
+                await self._forget(group_id, partial(is_past, group_id))
+            elif self._is_in_use(group_id):
+                ages.put(group_id, now_ms)
+        return True
+
+    def _is_in_use(self, group_id: str) -> bool:
+        group = self.state(group_id)
+        return group is not None and (group.state is not State.EMPTY or bool(group.pending))
+
+
+def all_groups(shards: Iterable[GroupShard]) -> Iterator[Group]:
+    """Every group that has members or records, by id."""
+    found: dict[str, Group] = {}
+    for shard in shards:
+        found.update(shard.states())
+        for group_id in shard.log.owners():
+            if group_id not in found:
+                found[group_id] = Group(group_id=group_id)
+    for group_id in sorted(found):
+        yield found[group_id]

@@ -1,0 +1,246 @@
+"""A partition that keeps the newest value of every key (__consumer_offsets, __transaction_state): replayed, appended to, kept short.
+
+There is no cleaner for it yet: when more of it is dead than alive, what is alive and stands before a mark is written once more at its
+end, oldest first and a piece at a time, and then the log start moves to the mark.  A piece is read and appended in one turn of the loop,
+and what is written again is the newest that the log has of a key, so others append meanwhile and nothing of theirs is undone.
+
+Invariants: memory shows a record only after it is committed; the newest record of a key wins, by offset; nothing is given up before all
+that is alive stands beyond it, on the device; after the tenure's end nothing is appended, and whoever waits is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from hotlog.coordinators.keyed_table import KeyedTable, Record
+from hotlog.coordinators.record_log import RecordLog
+from hotlog.coordinators.tenure import Tenure
+from hotlog.kernel.errors import Corrupt, StorageFailed
+from hotlog.kernel.limits import KiB, MiB
+from hotlog.wire.batch import crc_ok, header_at, walk
+from hotlog.wire.records import NewRecord, decode_batch, encode_batch
+from hotlog.world.ports import Clock
+
+READ_BYTES = 128 * KiB  # decoded in one turn of the loop
+RECORDS_PER_BATCH_MAX = 500
+BATCH_BYTES_MAX = 512 * KiB
+ENCODED_AT_ONCE = 64 * KiB  # of one value, in one turn of the loop
+CHECKPOINT_BYTES = 16 * MiB  # no checkpoint before this much is dead
+PIECE_RECORDS = 250  # of a checkpoint, in one turn of the loop
+RECORD_OVERHEAD_BYTES = 32
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Codec(Protocol[K, V]):
+    """Keys and values as bytes; pure."""
+
+    def owner(self, key: K) -> str:
+        """Whose the record is: a group's id, a transactional id."""
+
+    def encode_key(self, key: K) -> bytes: ...
+
+    def decode_key(self, raw: bytes) -> K | None:
+        """None for a kind of key that is not ours to read.  Raises Corrupt."""
+
+    def encode_value(self, value: V) -> bytes | Iterator[bytes]:
+        """The value; in small pieces if it may be large."""
+
+    def decode_value(self, key: K, raw: bytes) -> V:
+        """Raises Corrupt."""
+
+
+class KeyedLog(Generic[K, V]):
+    """The newest records of one partition, and the log behind them."""
+
+    def __init__(self, log: RecordLog, codec: Codec[K, V], clock: Clock) -> None:
+        self.log = log
+        self.tenure = Tenure(log.name)
+        self._codec = codec
+        self._clock = clock
+        self._table: KeyedTable[K, V] = KeyedTable(codec.owner)
+        self._noted: deque[tuple[int, Record[K, V], V | None]] = (
+            deque()
+        )  # not shown yet; bounded by the requests that wait for them
+        self._bytes = 0  # of the log, from its start
+        self._mark: int | None = None  # where the checkpoint under way began
+        self._bytes_below_mark = 0
+
+    # What is there
+
+    def has(self, owner: str) -> bool:
+        """Whether the owner has a record of any kind."""
+        return self._table.has(owner)
+
+    def owners(self) -> list[str]:
+        """Owners that have a record of any kind."""
+        return self._table.owners()
+
+    def keys(self, owner: str) -> list[K]:
+        """The owner's keys, some of which may have no value."""
+        return list(self._table.of(owner))
+
+    def value(self, owner: str, key: K) -> V | None:
+        """The value of a key, as it is shown."""
+        return self._table.get(owner, key)
+
+    # Replay
+
+    async def replay(self) -> None:
+        """Read the whole log into memory.
+
+        Raises:
+            Corrupt: a record that cannot be read; the partition is then not served.  NotCoordinator: the tenure ended.
+        """
+        with self.tenure:
+            position = await self._replay_from(self.log.start_offset)
+            if position < self.log.end_offset:  # the last of an earlier tenure, not committed yet
+                try:
+                    await self.log.committed(self.log.end_offset)
+                except StorageFailed:  # none of it was acknowledged, and nothing more can be
+                    return
+                await self._replay_from(position)
+
+    async def _replay_from(self, position: int) -> int:
+        """Replay the committed records; where that ended."""
+        while position < self.log.committed_end:
+            data = memoryview(await self.log.read(position, READ_BYTES))
+            if not data:  # lost with the power before it was durable, as a gap in a compacted log may be
+                return self.log.end_offset
+            start = position
+            for at, header in walk(data):
+                whole = data[at : at + header.size]
+                if len(whole) < header.size:
+                    break
+                if not crc_ok(whole):
+                    raise Corrupt(f"{self.log.name}: batch at offset {header.base_offset} fails its CRC")
+                self._replay_batch(whole)
+                self._bytes += header.size
+                position = header.next_offset
+            if position == start:
+                raise Corrupt(f"{self.log.name}: nothing can be read at offset {start}, the log ends at {self.log.committed_end}")
+        return position
+
+    def _replay_batch(self, whole: memoryview) -> None:
+        if header_at(whole).is_control:
+            return
+        for found in decode_batch(whole):
+            raw = found.key
+            key = self._codec.decode_key(bytes(raw)) if raw is not None else None
+            if raw is not None and key is not None:
+                value = self._codec.decode_value(key, found.value) if found.value is not None else None
+                self._show(self._table.note(key, value, found.offset, _size(raw, found.value)), value)
+
+    # Append
+
+    async def append(self, entries: Sequence[tuple[K, V | None]]) -> None:
+        """Write `entries` (None: a tombstone), wait until they are committed, then show them.
+
+        Raises:
+            StorageFailed, DiskFull: nothing is shown (it may come back with the next tenure if the log took it).
+            NotCoordinator: the tenure ended; what was appended may be there.
+        """
+        with self.tenure:
+            encoded: list[Encoded[K, V]] = []
+            for key, value in entries:
+                raw = self._codec.encode_value(value) if value is not None else None
+                if raw is not None and not isinstance(raw, bytes):
+                    raw = await _joined(raw)
+                encoded.append((key, value, self._codec.encode_key(key), raw))
+            for run in _runs(encoded):
+                await self.log.room()
+                await self._wait_shown(self._write(run))
+
+    def _write(self, run: Sequence[Encoded[K, V]]) -> int:
+        """Append one batch; the offset behind it.  A plain function, so that the order of the log is that of the notes."""
+        now_ms = self._clock.now_ms()
+        batch = encode_batch([NewRecord(now_ms, raw_key, raw_value) for _, _, raw_key, raw_value in run])
+        end = self.log.append(batch, now_ms)
+        self._bytes += len(batch)
+        for at, (key, value, raw_key, raw_value) in enumerate(run, end - len(run)):
+            self._noted.append((at, self._table.note(key, value, at, _size(raw_key, raw_value)), value))
+        return end
+
+    async def _wait_shown(self, end_offset: int) -> None:
+        await self.log.committed(end_offset)
+        while self._noted and self._noted[0][0] < self.log.committed_end:
+            _, record, value = self._noted.popleft()
+            self._show(record, value)
+
+    def _show(self, record: Record[K, V], value: V | None) -> None:
+        """A record is committed; what is built from records follows it here."""
+        self._table.show(record, value)
+
+    # Checkpoint
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether writing what is alive once more frees more than it writes."""
+        dead = self._bytes - self._table.alive_bytes
+        return dead >= CHECKPOINT_BYTES and dead > self._table.alive_bytes
+
+    async def checkpoint_some(self) -> bool:
+        """One piece of a checkpoint, if one is due or under way; whether it goes on.
+
+        Raises:
+            StorageFailed, DiskFull: it goes on with the next call.  NotCoordinator
+        """
+        if self._mark is None and not self._is_due:
+            return False
+        with self.tenure:
+            await self.log.room()
+            if self._mark is None:
+                self._mark, self._bytes_below_mark = self.log.cut(self._clock.now_ms()), self._bytes
+                await self.log.room()
+            records = self._table.oldest(self._mark, PIECE_RECORDS, BATCH_BYTES_MAX)
+            if records:
+                await self._wait_shown(self._write([self._encoded_again(record.key, record.newest) for record in records]))
+                return True
+            await self.log.drop_before(self._mark)
+            self._mark = None
+            self._bytes -= self._bytes_below_mark
+            return False
+
+    def _encoded_again(self, key: K, value: V | None) -> Encoded[K, V]:
+        raw = self._codec.encode_value(value) if value is not None else None
+        if raw is not None and not isinstance(raw, bytes):
+            raw = b"".join(raw)
+        return key, value, self._codec.encode_key(key), raw
+
+
+Encoded = tuple[K, V | None, bytes, bytes | None]
+
+
+async def _joined(pieces: Iterator[bytes]) -> bytes:
+    """All pieces, a bounded part of them in one turn of the loop."""
+    whole = bytearray()
+    turn_end = ENCODED_AT_ONCE
+    for piece in pieces:
+        whole += piece
+        if len(whole) >= turn_end:
+            turn_end = len(whole) + ENCODED_AT_ONCE
+            await asyncio.sleep(0)
+    return bytes(whole)
+
+
+def _size(key: bytes | memoryview, value: bytes | memoryview | None) -> int:
+    """What a record takes in a batch of many, or a little more."""
+    return len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
+
+
+def _runs(encoded: Sequence[Encoded[K, V]]) -> list[list[Encoded[K, V]]]:
+    """Cut into batches that the topic's max.message.bytes takes."""
+    runs: list[list[Encoded[K, V]]] = []
+    size = 0
+    for entry in encoded:
+        _, _, key, value = entry
+        size += _size(key, value)
+        if not runs or len(runs[-1]) >= RECORDS_PER_BATCH_MAX or size > BATCH_BYTES_MAX:
+            runs.append([])
+            size = _size(key, value)
+        runs[-1].append(entry)
+    return runs

@@ -1,0 +1,103 @@
+"""What a keyed log needs of a partition, and today's local log as that: the one place where coordinators meet a partition.
+
+Invariants: what `committed` returned for is never taken back; `append` gives offsets in the order of its calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hotlog.log.partition_log import PartitionLog
+from hotlog.wire.batch import header_at
+from hotlog.world.ports import Buffer
+
+
+class RecordLog(Protocol):
+    """One partition, to append batches to and to read them from.  Offsets.  Equal if it is the same log, opened once."""
+
+    @property
+    def name(self) -> str:
+        """For messages, such as `__consumer_offsets-7`."""
+
+    @property
+    def start_offset(self) -> int:
+        """The first that can be read."""
+
+    @property
+    def committed_end(self) -> int:
+        """Everything below is committed: as durable, and on as many replicas, as the topic demands."""
+
+    @property
+    def end_offset(self) -> int:
+        """Where the next batch goes."""
+
+    async def read(self, offset: int, bytes_max: int) -> Buffer:
+        """Committed batches from the one that holds `offset`, one at least; empty if there are none though the log goes on."""
+
+    async def room(self) -> None:
+        """Until an append may be made."""
+
+    def append(self, batch: bytearray, now_ms: int) -> int:
+        """Append one batch (its offsets are stamped in place); the offset behind it.
+
+        Raises:
+            StorageFailed, DiskFull: nothing was appended.
+        """
+
+    async def committed(self, end_offset: int) -> None:
+        """Until everything below `end_offset` is committed.
+
+        Raises:
+            StorageFailed: that cannot be promised.
+        """
+
+    def cut(self, now_ms: int) -> int:
+        """Make what was appended so far droppable as a whole; the offset behind it."""
+
+    async def drop_before(self, offset: int) -> None:
+        """Give up what stands below a `cut`, once all that was appended is on the device."""
+
+
+@dataclass(frozen=True)
+class LocalRecordLog:
+    """A partition whose log is here and needs no replica."""
+
+    log: PartitionLog
+
+    @property
+    def name(self) -> str:
+        return str(self.log.tp)
+
+    @property
+    def start_offset(self) -> int:
+        return self.log.log_start_offset
+
+    @property
+    def committed_end(self) -> int:
+        return self.log.high_watermark
+
+    @property
+    def end_offset(self) -> int:
+        return self.log.log_end_offset
+
+    async def read(self, offset: int, bytes_max: int) -> Buffer:
+        return (await self.log.read_blocking(offset, bytes_max, min_one=True)).data
+
+    async def room(self) -> None:
+        await self.log.wait_room()
+
+    def append(self, batch: bytearray, now_ms: int) -> int:
+        return self.log.append(memoryview(batch), [header_at(batch)], now_ms=now_ms).end_offset
+
+    async def committed(self, end_offset: int) -> None:
+        await self.log.wait_durable(end_offset)
+
+    def cut(self, now_ms: int) -> int:
+        self.log.roll(now_ms)
+        return self.log.log_end_offset
+
+    async def drop_before(self, offset: int) -> None:
+        await self.log.flush()  # whatever the topic's durability: what goes was on the device
+        self.log.advance_log_start(offset)
+        await self.log.drop_local_before(offset)
