@@ -21,6 +21,7 @@ from controller.metadata import Metadata, State
 from hotlog.broker.broker import Broker
 from hotlog.broker.ends_notes import note_ends, note_ends_at_last
 from hotlog.broker.takeover import Takeover
+from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Dispatch
 from hotlog.front.listener import Listener
 from hotlog.kernel.beats import Beat
@@ -216,7 +217,9 @@ class Node:
         `told_host` is what clients are told instead of `host` where advertised.listeners is not set: a wildcard is no address to go to.
         """
         await self.open()
-        listener = self._listener = Listener(self.broker, Dispatch(self.metrics), self.settings, self.metrics, self.world.clock)
+        listener = self._listener = Listener(
+            Connections(self.broker, Dispatch(self.metrics), self.settings, self.metrics, self.world.clock)
+        )
         told = self.settings.advertised()
         self.broker.advertised = told or (told_host or host, port)
         bound = await listener.start(host, port)
@@ -285,7 +288,7 @@ class Node:
         with contextlib.suppress(OSError):
             self.metrics.disk_free_bytes.set(self.world.disk.free_bytes(self.logs.directory))
         self.metrics.store_up.set(self._store_health.is_up)
-        self.metrics.request_bytes.set(self._listener.held_bytes if self._listener is not None else 0)
+        self.metrics.request_bytes.set(self._listener.connections.held_bytes if self._listener is not None else 0)
         sizes, damaged = await self.logs.by_topic()
         for gauge, values in ((self.metrics.log_size_bytes, sizes), (self.metrics.damaged_segments, damaged)):
             gauge.clear()  # a deleted topic has no size

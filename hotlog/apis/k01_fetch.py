@@ -15,6 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext, Spliced
 from hotlog.answers.slices import SLICE, breathe
+from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import READ_COMMITTED, Limits, Part, Round, State
 from hotlog.apis.fetch.sessions import Plan
 from hotlog.apis.fetch.watch import Watch
@@ -32,18 +33,19 @@ LOOK_AGAIN_SECONDS = 0.005  # between looks while fewer than the client's min by
 
 def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> Any:
     """Answer at once if there is enough, else poll."""
-    plan = broker.fetches.sessions.begin(
+    fetches = broker.kept[Fetches]
+    plan = fetches.sessions.begin(
         request, has_topic_ids=context.version >= TOPIC_ID_FROM, now_ms=int(broker.clock.monotonic() * 1000)
     )
     if plan.code:
         context.has_failed = True
         return _spliced(context.version, [], code=plan.code)
     limits = Limits(
-        broker.fetches.bytes_max(request.bytes_max),
+        fetches.bytes_max(request.bytes_max),
         request.bytes_min if request.bytes_min < request.bytes_max else request.bytes_max,
         request.isolation_level == READ_COMMITTED,
     )
-    fetch = Round(broker, broker.fetches.cold, plan.partitions, limits)
+    fetch = Round(broker, fetches.cold, plan.partitions, limits)
     if len(fetch.parts) > SLICE:
         return _poll(broker, context, request, plan, fetch)
     fetch.look()
@@ -58,7 +60,7 @@ def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> An
 async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, plan: Plan, fetch: Round) -> Spliced:
     """Look again whenever something changed, until there is enough or the time is up."""
     deadline = context.arrived + min(max(request.wait_ms_max, 0), WAIT_MS_MAX) / 1000
-    with Watch(broker.fetches, fetch) as watch:
+    with Watch(broker.polls, fetch) as watch:
         await watch.look()  # again: since `handle` looked a turn of the loop has gone by, and nobody watched
         if fetch.in_state(State.COLD):
             deadline = max(deadline, context.arrived + broker.settings.number("remote.fetch.max.wait.ms") / 1000)
@@ -66,7 +68,7 @@ async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, 
             if fetch.in_state(State.ON_DISK):
                 await watch.read_disk()
             left = deadline - broker.clock.monotonic()
-            if fetch.is_satisfied or left <= 0 or broker.fetches.is_stopping:
+            if fetch.is_satisfied or left <= 0 or broker.polls.is_stopping:
                 break
             await watch.moved(left)
             await watch.look()

@@ -17,9 +17,9 @@ from kio.schema.errors import ErrorCode
 from controller.image import TopicImage
 from controller.internal_topics import INTERNAL_TOPICS
 from hotlog.answers.api import Api, RequestContext, Spliced
+from hotlog.answers.metadata_bytes import TopicBytes, spliced
 from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
 from hotlog.answers.slices import SLICE, breathe, sliced
-from hotlog.broker.metadata_bytes import spliced
 from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.ids import parse_topic_name
 from hotlog.wire.apis import encoded, responses
@@ -75,7 +75,7 @@ def _is_wide(broker: Broker, version: int, topics: list[TopicImage]) -> bool:
     """Whether so many partitions have to be encoded that it would hold up the loop."""
     room = SLICE
     for topic in topics:
-        if not broker.topic_bytes.has(version, topic, broker.hosting_version):
+        if not broker.kept[TopicBytes].has(version, topic, broker.hosting_version):
             room -= len(topic.partitions)
         if room < 0:
             return True
@@ -97,13 +97,13 @@ async def _prepared(broker: Broker, version: int, topics: list[TopicImage]) -> l
     shapes, made, room = responses(KEY, version), [], SLICE
     for topic in topics:
         hosting = broker.hosting_version
-        if broker.topic_bytes.has(version, topic, hosting):
+        if broker.kept[TopicBytes].has(version, topic, hosting):
             made.append(_known(broker, version, topic))
             continue
         partitions = await sliced(range(len(topic.partitions)), partial(_partition, broker, shapes, topic))
         entity = _entity_of(shapes, topic, partitions)
         data = await broker.disk.run(encoded, entity) if len(partitions) > SLICE else encoded(entity)
-        broker.topic_bytes.keep(version, topic, hosting, data)
+        broker.kept[TopicBytes].keep(version, topic, hosting, data)
         made.append(data)
         room -= len(partitions)
         if room < 0:
@@ -176,7 +176,7 @@ def _missing(version: int, name: str | None, topic_id: Any, why: Refusal) -> byt
 
 
 def _known(broker: Broker, version: int, topic: TopicImage) -> bytes:
-    return broker.topic_bytes.get(version, topic, broker.hosting_version, lambda: _entity(broker, version, topic))
+    return broker.kept[TopicBytes].get(version, topic, broker.hosting_version, lambda: _entity(broker, version, topic))
 
 
 def _entity(broker: Broker, version: int, topic: TopicImage) -> Any:

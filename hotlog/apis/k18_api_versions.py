@@ -3,7 +3,7 @@
 Versions 0 to 4.  A version above is answered by dispatch with error 35 in the layout of version 0.  Features: none is finalized, so that
 clients keep to transaction version 1 and the classic group protocol.
 
-Invariants: the answer is the table of dispatch, nothing else.
+Invariants: the answer is what dispatch says that it serves (`broker.served`), nothing else.
 """
 
 from __future__ import annotations
@@ -23,18 +23,13 @@ if TYPE_CHECKING:
 
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """The table, as this version writes it."""
-    return _table(context.version)
+    return _table(context.version, broker.served)
 
 
 @cache
-def _table(version: int) -> Any:
-    from hotlog.front.dispatch import load_apis  # the table names this module too
-
+def _table(version: int, served: tuple[tuple[int, int, int], ...]) -> Any:
     shapes = apis.responses(API.key, version)
-    keys = tuple(
-        shapes.ApiVersion(api_key=api.key, min_version=api.versions.start, max_version=api.versions.stop - 1)
-        for api in load_apis()
-    )
+    keys = tuple(shapes.ApiVersion(api_key=key, min_version=first, max_version=last) for key, first, last in served)
     return shapes.ApiVersionsResponse(error_code=ErrorCode.none, api_keys=keys, throttle_time=timedelta(0))
 
 

@@ -39,9 +39,9 @@ from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS
 from controller.metadata import Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
-from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.broker.hosting import Hosting, Partition
-from hotlog.broker.metadata_bytes import TopicBytes
+from hotlog.broker.kept import Kept
+from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
@@ -95,12 +95,14 @@ class Broker:
         self.produce_requests = 0  # so far
         self.looks = asyncio.Semaphore(LOOKS_MAX)  # into batches, in disk threads: they leave some for the disk
         self.large_batches = asyncio.Lock()  # held while one is opened at the door: only one has the memory for it
-        self.topic_bytes = TopicBytes()
+        self.served: tuple[tuple[int, int, int], ...] = ()  # (API key, first version, last version); set by who dispatches
+        self.reply_backlog_bytes = 0  # of replies that slow clients have not taken; kept by the connections
+        self.polls = Polls()
+        self.kept = Kept(self)
         self._lock = asyncio.Lock()
         self.ids_refused = Condition(LOG)
         self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic
         self._create_again_at = 0.0
-        self.fetches = Fetches(self)
         self.groups = GroupCoordinator(
             settings=lambda: self.settings,
             clock=clock,
@@ -174,7 +176,7 @@ class Broker:
         for creation in list(self._creations.values()):
             creation.cancel()
         await self.groups.close()
-        await self.fetches.close()
+        await self.kept.close()
         if self.tier is not None:
             await self.tier.close()
         await self.logs.close()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 ANSWER_SECONDS_MAX = 2.0
+BOOTSTRAP_DEFAULT = "127.0.0.1:9092"
 
 
 def topic_names(ctx: Any, arguments: list[str], incomplete: str) -> list[str]:
@@ -26,7 +27,6 @@ def topic_names(ctx: Any, arguments: list[str], incomplete: str) -> list[str]:
 
 def _at_broker(ctx: Any) -> list[str]:
     from hotlog.cli.client import admin
-    from hotlog.cli.options import BOOTSTRAP_DEFAULT
 
     bootstrap = ctx.params.get("bootstrap") or os.environ.get("HOTLOG_BOOTSTRAP") or BOOTSTRAP_DEFAULT
     return list(admin(bootstrap).list_topics(timeout=ANSWER_SECONDS_MAX).topics)

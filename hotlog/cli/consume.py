@@ -13,9 +13,10 @@ import typer
 from confluent_kafka import KafkaException, TopicPartition
 
 from hotlog.cli.client import consumer, record_of
+from hotlog.cli.complete import BOOTSTRAP_DEFAULT
 from hotlog.cli.exact_headers import ExactHeaders
 from hotlog.cli.line_format import Formatter, HeadersOf, parse_format, text_format
-from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ClientPairs, From, Topics, Until, client_pairs
+from hotlog.cli.options import Bootstrap, ClientPairs, From, Topics, Until, client_pairs
 from hotlog.cli.output import put, say
 from hotlog.cli.reading import Reading, Stretch, stretches
 from hotlog.cli.times import parse_position, place

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from hotlog.cli.bucket import Bucket, open_bucket, open_world, run
-from hotlog.cli.options import BOOTSTRAP_DEFAULT, STORE_DEFAULT, Bootstrap, From, Json, StoreUrl, Tail, Topic, Until
+from hotlog.cli.complete import BOOTSTRAP_DEFAULT
+from hotlog.cli.options import STORE_DEFAULT, Bootstrap, From, Json, StoreUrl, Tail, Topic, Until
 from hotlog.cli.output import count_progress, say, show_json, size_text
 from hotlog.cli.tail import left_out
 from hotlog.cli.times import place

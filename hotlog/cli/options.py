@@ -18,7 +18,6 @@ Bootstrap = Annotated[
         "--bootstrap", "-b", envvar="HOTLOG_BOOTSTRAP", metavar="HOST:PORT", help="Broker to talk to; several with commas."
     ),
 ]
-BOOTSTRAP_DEFAULT = "127.0.0.1:9092"
 ClientPairs = Annotated[
     list[str] | None,
     typer.Option("--client", "-X", metavar="KEY=VALUE", help="A property of the client (librdkafka's); may be repeated."),

@@ -19,7 +19,8 @@ import typer
 from confluent_kafka import KafkaException
 
 from hotlog.cli.client import WAIT_SECONDS, ClientError, error_of, limits, producer
-from hotlog.cli.options import BOOTSTRAP_DEFAULT, Bootstrap, ClientPairs, Topic, client_pairs
+from hotlog.cli.complete import BOOTSTRAP_DEFAULT
+from hotlog.cli.options import Bootstrap, ClientPairs, Topic, client_pairs
 from hotlog.cli.output import say
 from hotlog.cli.produce_lines import BadLine, Fields, Parse, parse_headers, parse_json, size_of, text_parser
 from hotlog.cli.raw import full_disk_words

@@ -15,9 +15,9 @@ import typer
 
 from hotlog.cli.bucket import open_bucket, run
 from hotlog.cli.client import consumer, record_of
+from hotlog.cli.complete import BOOTSTRAP_DEFAULT
 from hotlog.cli.exact_headers import ExactHeaders
 from hotlog.cli.options import (
-    BOOTSTRAP_DEFAULT,
     STORE_DEFAULT,
     Bootstrap,
     ClientPairs,

@@ -23,8 +23,8 @@ from confluent_kafka.admin import (
 )
 
 from hotlog.cli.client import WAIT_SECONDS, admin, answered, topic_meta
+from hotlog.cli.complete import BOOTSTRAP_DEFAULT
 from hotlog.cli.options import (
-    BOOTSTRAP_DEFAULT,
     Bootstrap,
     ClientPairs,
     ConfigPairs,

@@ -5,7 +5,7 @@ requests behind it on the same connection (as Kafka does), unless it says `Later
 pipelined produce requests share a group commit.
 
 Invariants: replies leave in request order; a malformed request costs this connection and nothing else; nothing is read while replies
-do not drain; bytes held here are counted in the listener's budget until their request is done.
+do not drain; bytes held here are counted in the node's budget until their request is done.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hotlog.answers.api import Later, RequestContext, Spliced
+from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Door, UnknownApi
 from hotlog.front.outlet import Outlet
 from hotlog.kernel.errors import Invalid
@@ -24,9 +25,6 @@ from hotlog.kernel.limits import KiB
 from hotlog.wire.apis import API_VERSIONS_KEY, encoded, parse_header
 from hotlog.wire.frame import SIZE_BYTES, FrameReader
 from hotlog.world.ports import Buffer, Streamed
-
-if TYPE_CHECKING:
-    from hotlog.front.listener import Listener
 
 LOG = logging.getLogger(__name__)
 
@@ -48,21 +46,22 @@ class Slot:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """The asyncio side; created by Listener."""
+    """The asyncio side; made by a listener."""
 
-    def __init__(self, listener: Listener, number: int) -> None:
+    def __init__(self, connections: Connections, number: int, listener_name: str) -> None:
         self.number = number
         self.peer: tuple[str, int] = ("", 0)
         self.last_request = 0.0  # monotonic seconds of the last whole request
         self.is_counted = False
         self.transport: asyncio.Transport | None = None
         self._outlet: Outlet | None = None  # as long as there is a transport
-        self._listener = listener
-        self._reader = FrameReader(listener.scratch, listener.request_bytes_max)
+        self._all = connections
+        self._listener_name = listener_name
+        self._reader = FrameReader(connections.scratch, connections.request_bytes_max)
         self._frames: deque[memoryview] = deque()  # bounded: reading pauses above REQUESTS_WAITING_MAX, one receive may overshoot
         self._slots: deque[Slot] = deque()  # bounded by the frames and by write_paused
         self._waiting: dict[asyncio.Task[None], Slot] = {}
-        self._held = 0  # bytes of memory for requests, as counted in the listener's budget
+        self._held = 0  # bytes of memory for requests, as counted in the node's budget
         self._backlog = 0  # bytes of replies that the peer has not taken, as of the last pause
         self._is_busy = False  # a handler that keeps order is being waited for
         self._is_working = False
@@ -79,12 +78,12 @@ class Connection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
         self._outlet = Outlet(transport, own=self._own, on_empty=self._work)
-        self._listener.opened(self)
+        self._all.opened(self)
         LOG.debug("connection %d of %s:%d is open", self.number, *self.peer)
 
     def _own(self, task: asyncio.Task[None]) -> None:
-        self._listener.own(task)
-        task.add_done_callback(self._listener.disown)
+        self._all.own(task)
+        task.add_done_callback(self._all.disown)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._outlet is not None:
@@ -97,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         for task, slot in list(self._waiting.items()):
             if slot.door.api.ends_with_connection:
                 task.cancel()
-        self._listener.lost(self)
+        self._all.lost(self)
         LOG.debug("connection %d of %s:%d has ended%s", self.number, *self.peer, f": {exc}" if exc else "")
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -110,13 +109,13 @@ class Connection(asyncio.BufferedProtocol):
         frames = self._reader.received(nbytes)
         self._hold(self._reader.held - held + sum(map(len, frames)) + SIZE_BYTES * len(frames))
         if frames:
-            self.last_request = self._listener.touch(self)
+            self.last_request = self._all.touch(self)
             self._frames.extend(frames)
             self._work()
         if self._reader.failure is not None:
             self.fail("size", self._reader.failure)
             return
-        if len(self._frames) > REQUESTS_WAITING_MAX or self._listener.is_over_budget:
+        if len(self._frames) > REQUESTS_WAITING_MAX or self._all.is_over_budget:
             self._pause_reading()
 
     def eof_received(self) -> bool:
@@ -124,11 +123,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
-        self._write_paused_at = self._listener.clock.monotonic()
+        self._write_paused_at = self._all.clock.monotonic()
         if self.transport is not None and self._outlet is not None:
             self._outlet.pause()
             self._backlog = self.transport.get_write_buffer_size()
-            self._listener.broker.fetches.backlog_bytes += self._backlog
+            self._all.broker.reply_backlog_bytes += self._backlog
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
@@ -138,7 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self._work()
 
     def _clear_backlog(self) -> None:
-        self._listener.broker.fetches.backlog_bytes -= self._backlog
+        self._all.broker.reply_backlog_bytes -= self._backlog
         self._backlog = 0
 
     # Reading on and off
@@ -147,8 +146,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self._is_read_paused and self.transport is not None and not self.transport.is_closing():
             self._is_read_paused = True
             self.transport.pause_reading()
-            if self._listener.is_over_budget:
-                self._listener.wait_for_budget(self)
+            if self._all.is_over_budget:
+                self._all.wait_for_budget(self)
 
     def resume_reading(self) -> None:
         """Read again, unless frames still wait here."""
@@ -179,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_stuck_for(self, seconds: float) -> bool:
         """Whether the peer has taken so little of its replies for so long that nothing more could be written."""
-        return self._is_write_paused and self._listener.clock.monotonic() - self._write_paused_at > seconds
+        return self._is_write_paused and self._all.clock.monotonic() - self._write_paused_at > seconds
 
     def _work(self) -> None:
         """Serve frames until one must be waited for."""
@@ -192,13 +191,13 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._is_working = False
         if self._is_read_paused:
-            if self._listener.is_over_budget:
-                self._listener.wait_for_budget(self)
+            if self._all.is_over_budget:
+                self._all.wait_for_budget(self)
             else:
                 self.resume_reading()
 
     def _serve(self, frame: memoryview) -> None:
-        dispatch = self._listener.dispatch
+        dispatch = self._all.dispatch
         try:
             header, position = parse_header(frame)
             try:
@@ -220,17 +219,17 @@ class Connection(asyncio.BufferedProtocol):
             self.peer,
             self.number,
             self.last_request,
-            self._listener.name,
+            self._listener_name,
         )
         slot = Slot(context, door, request, len(frame))
         self._slots.append(slot)
-        self._listener.working += 1
+        self._all.working += 1
         if is_wide:
             self._is_busy = True
             self._wait(slot, self._in_order(slot, self._decoded(slot, frame, position)))
             return
         try:
-            response = door.api.handle(self._listener.broker, context, request)
+            response = door.api.handle(self._all.broker, context, request)
         except Exception as error:
             self._refused(slot, error)
             return
@@ -238,7 +237,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _decoded(self, slot: Slot, frame: memoryview, position: int) -> Any:
         """What the handler of a wide request returns; the request is read beside the loop."""
-        broker, dispatch = self._listener.broker, self._listener.dispatch
+        broker, dispatch = self._all.broker, self._all.dispatch
         try:
             slot.request = await broker.disk.run(dispatch.decode, slot.door, slot.context.version, frame, position)
         except Invalid as error:
@@ -253,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._slots:
             self.fail("order", error)  # ApiVersions is the first request of a connection; nobody pipelines before it
         elif self._outlet is not None:
-            self._outlet.write([self._listener.dispatch.unknown_version(correlation_id)])
+            self._outlet.write([self._all.dispatch.unknown_version(correlation_id)])
 
     def _take(self, slot: Slot, response: Any) -> None:
         """What a handler returned, or what it was waited for."""
@@ -262,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         elif hasattr(response, "__await__"):
             self._is_busy = True
             self._wait(slot, self._in_order(slot, response))
-        elif self._listener.dispatch.is_wide(response):
+        elif self._all.dispatch.is_wide(response):
             self._is_busy = True
             self._wait(slot, self._in_order(slot, self._encoded(response)))
         else:
@@ -270,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _encoded(self, response: Any) -> Spliced:
         """A wide response, written beside the loop."""
-        body = await self._listener.broker.disk.run(encoded, response)
+        body = await self._all.broker.disk.run(encoded, response)
         return Spliced([body], len(body))
 
     async def _in_order(self, slot: Slot, awaitable: Awaitable[Any]) -> Any:
@@ -282,18 +281,18 @@ class Connection(asyncio.BufferedProtocol):
     def _wait(self, slot: Slot, awaitable: Awaitable[Any]) -> None:
         task = asyncio.get_running_loop().create_task(self._finish(slot, awaitable))
         self._waiting[task] = slot
-        self._listener.own(task)
+        self._all.own(task)
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._waiting.pop(task, None)
-        self._listener.disown(task)
+        self._all.disown(task)
 
     async def _finish(self, slot: Slot, awaitable: Awaitable[Any]) -> None:
         try:
             response = await awaitable
         except asyncio.CancelledError:
-            self._listener.working -= 1
+            self._all.working -= 1
             self._done(slot.frame_bytes)
             raise
         except Exception as error:
@@ -303,7 +302,7 @@ class Connection(asyncio.BufferedProtocol):
         self._work()
 
     def _refused(self, slot: Slot, error: Exception) -> None:
-        response = self._listener.dispatch.refuse(slot.door, slot.context, slot.request, error)
+        response = self._all.dispatch.refuse(slot.door, slot.context, slot.request, error)
         if response is None:
             self._finished(slot, [])
             self.fail("refused", error)
@@ -312,7 +311,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _reply(self, slot: Slot, response: Any) -> None:
         try:
-            buffers = [] if response is None else self._listener.dispatch.encode(slot.context, response)
+            buffers = [] if response is None else self._all.dispatch.encode(slot.context, response)
         except Exception as error:  # a handler's bug must not take the process with it
             LOG.exception("%s version %d cannot be encoded", slot.door.api.name, slot.context.version)
             self._finished(slot, [])
@@ -327,11 +326,11 @@ class Connection(asyncio.BufferedProtocol):
         door.requests.inc()
         if slot.context.has_failed:
             door.errors.inc()
-        seconds = self._listener.clock.monotonic() - slot.context.arrived
+        seconds = self._all.clock.monotonic() - slot.context.arrived
         door.seconds.observe(seconds)
         if self._is_told:
             self._tell(slot, seconds)
-        self._listener.working -= 1
+        self._all.working -= 1
         self._done(slot.frame_bytes)
         slots = self._slots
         while slots and slots[0].buffers is not None:
@@ -353,15 +352,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _hold(self, size: int) -> None:
         self._held += size
-        self._listener.hold(size)
+        self._all.hold(size)
 
     def _release(self, size: int) -> None:
         self._held -= size
-        self._listener.release(size)
+        self._all.release(size)
 
     def fail(self, reason: str, error: BaseException) -> None:
         """Close this connection for what it sent."""
-        self._listener.metrics.connections_failed.labels(reason).inc()
+        self._all.metrics.connections_failed.labels(reason).inc()
         LOG.info("connection %d of %s:%d is closed (%s): %s", self.number, *self.peer, reason, error)
         self.close()
 

@@ -70,6 +70,11 @@ class Dispatch:
             for key, api in self.apis.items()
         }
 
+    @property
+    def served(self) -> tuple[tuple[int, int, int], ...]:
+        """(API key, first version, last version) of each API, by key: what ApiVersions answers."""
+        return tuple((key, api.versions.start, api.versions.stop - 1) for key, api in sorted(self.apis.items()))
+
     def door(self, key: int, version: int) -> Door:
         """The door for this key and version.
 

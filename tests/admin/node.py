@@ -106,6 +106,7 @@ class Door:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.dispatch = Dispatch(broker.metrics)
+        broker.served = self.dispatch.served
 
     async def call(self, key: int, version: int, request: Any) -> Any:
         with io.BytesIO() as buffer:

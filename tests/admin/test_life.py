@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 from controller.changes import DeleteTopics
 from controller.metadata import State
 from controller.records import TopicCreated, TopicDeleted
+from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable, UnknownVersion
@@ -343,7 +344,7 @@ async def test_a_manifest_of_a_newer_release_is_told_to_readers_and_left_alone(
 
 def fetch_code(broker: Broker, offset: int) -> ErrorCode:
     """What a fetch from `offset` on is told at its first look."""
-    fetch = Round(broker, broker.fetches.cold, [(("clicks", 0), Wanted(offset, 10**6))], Limits(10**6, 1, False))
+    fetch = Round(broker, broker.kept[Fetches].cold, [(("clicks", 0), Wanted(offset, 10**6))], Limits(10**6, 1, False))
     fetch.look()
     return fetch.parts[0].code
 

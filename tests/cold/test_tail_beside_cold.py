@@ -49,7 +49,7 @@ class Torn(NamedTuple):
 
     def is_stuck(self) -> bool:
         """Whether all cold fetches are still at work."""
-        return self.served.listener.working >= READERS
+        return self.served.connections.working >= READERS
 
 
 def values_of(records: bytes | None) -> list[bytes]:
@@ -136,7 +136,7 @@ async def test_each_new_record_is_answered_while_cold_fetches_come_to_nothing(to
         wish = fetch("hot", {0: number}, wait_ms=PATIENT_MS, bytes_min=bytes_min)
         correlation = tail.send(wish)
         async with asyncio.timeout(PATIENCE_S):
-            while number % 2 and torn.served.listener.working <= READERS:  # every second fetch is there before the record
+            while number % 2 and torn.served.connections.working <= READERS:  # every second fetch is there before the record
                 await asyncio.sleep(0.001)
         value = b"%d" % number + b"." * 500
         assert produced(await writer.call(produce("hot", {0: batch_of(value)}))) == [(0, ErrorCode.none, number)]

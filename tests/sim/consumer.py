@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kio.schema.errors import ErrorCode
 
+from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round, State
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
@@ -68,7 +69,7 @@ class Consumer:
     async def _fetch(self, life: Life) -> PartitionReply:
         broker, loop = life.broker, life.world.loop
         wanted: list[tuple[Key, Wanted]] = [((self.topic, self.index), Wanted(self.position, self.poll_bytes))]
-        fetch = Round(broker, broker.fetches.cold, wanted, Limits(self.poll_bytes, 1, False))
+        fetch = Round(broker, broker.kept[Fetches].cold, wanted, Limits(self.poll_bytes, 1, False))
         fetch.look()
         deadline = loop.time() + WAIT_SECONDS
         while not fetch.is_satisfied and loop.time() < deadline:

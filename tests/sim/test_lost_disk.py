@@ -8,6 +8,7 @@ import pytest
 
 from controller.ends import MARGIN
 from controller.metadata import State
+from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.apis.fetch.rounds import State as PartState
 from hotlog.kernel.errors import ForeignStore
@@ -44,7 +45,7 @@ async def everything(life: Life, topic: str, end: int) -> list[Batch]:
     assert partition is not None
     offset = partition.log_start_offset
     while offset < end:
-        fetch = Round(broker, broker.fetches.cold, [((topic, 0), Wanted(offset, 1 << 20))], Limits(1 << 20, 1, False))
+        fetch = Round(broker, broker.kept[Fetches].cold, [((topic, 0), Wanted(offset, 1 << 20))], Limits(1 << 20, 1, False))
         fetch.look()
         while not fetch.is_satisfied:
             if fetch.in_state(PartState.ON_DISK):

@@ -18,6 +18,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from hotlog.broker.broker import Broker
+from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Dispatch
 from hotlog.front.listener import Listener
 from hotlog.wire import apis
@@ -103,6 +104,7 @@ class Serving:
     def __init__(self, broker: Broker, listener: Listener, address: tuple[str, int]) -> None:
         self.broker = broker
         self.listener = listener
+        self.connections = listener.connections
         self.address = address
         self._clients: list[Client] = []
 
@@ -128,7 +130,7 @@ class Serving:
     async def working(self) -> None:
         """Until a request is in work."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self.listener.working:
+            while not self.connections.working:
                 await asyncio.sleep(0.01)
 
     def counted(self, name: str, **labels: str) -> float:
@@ -142,7 +144,8 @@ async def serving(
     """A broker on tmp_path that listens on a free port of the loopback; `clock` tells which connections are idle."""
     own = await open_directory_store(tmp_path / "store")
     broker = await open_broker(tmp_path / "data", own if store is None else store(own), settings)
-    listener = Listener(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, clock or broker.clock)
+    connections = Connections(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, clock or broker.clock)
+    listener = Listener(connections)
     address = await listener.start("127.0.0.1", 0)
     broker.advertised = address
     served = Serving(broker, listener, address)

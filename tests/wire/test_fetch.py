@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
+from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import StorageFailed
@@ -154,7 +155,7 @@ async def test_a_poll_ends_empty_when_its_time_is_up_or_its_client_is_gone(serve
     await served.working()
     await client.close()
     async with asyncio.timeout(PATIENCE_S):
-        while served.listener.working:
+        while served.connections.working:
             await asyncio.sleep(0.01)
     log = partition_of(served).log
     assert not log._waiters, "a poll that ended leaves nothing behind in the log"
@@ -419,7 +420,7 @@ async def test_a_round_reads_committed_data_only(served: Serving, client: Client
     response = await client.call(fetch("t", {0: 0}, isolation=1))
     assert response.responses[0].partitions[0].aborted_transactions == ()
     assert values_of(fetched(response)[0][1]) == [b"a"]
-    fetching = Round(served.broker, served.broker.fetches.cold, [(("t", 0), Wanted(0, 1000))], Limits(1000, 1, True))
+    fetching = Round(served.broker, served.broker.kept[Fetches].cold, [(("t", 0), Wanted(0, 1000))], Limits(1000, 1, True))
     fetching.look()
     assert fetching.is_satisfied
     assert fetching.parts[0].aborted == []

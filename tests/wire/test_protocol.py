@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from hotlog.front import listener as listening
+from hotlog.front import connections as accounts
 from hotlog.front.dispatch import load_apis
 from hotlog.front.outlet import PIECE_BYTES
 from hotlog.log.reader import PART_BYTES_MIN
@@ -193,7 +193,7 @@ def test_random_frames_never_harm_a_second_connection(
                 bad.writer.write(struct.pack(">ihhih", 10 + len(body), key, version, 1, -1) + body)
                 bad.writer.write_eof()
                 assert (await good.call(api_versions(0))).error_code is ErrorCode.none
-            assert served.listener.connection_count >= 1
+            assert served.connections.connection_count >= 1
 
     asyncio.run(story())
 
@@ -224,7 +224,7 @@ def test_random_requests_of_every_api_are_answered_or_closed(
 
 
 async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(accounts, "TICK_SECONDS", 0.05)
     clock = HandClock()
     async with serving(tmp_path, {"connections.max.idle.ms": "20000"}, clock=clock) as served:
         await served.broker.create_topic("t", 1)
@@ -234,7 +234,7 @@ async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path
         correlation = lively.send(poll)  # a long poll is not idleness
         await served.working()
         async with asyncio.timeout(PATIENCE_S):
-            while served.listener.connection_count < 3:
+            while served.connections.connection_count < 3:
                 await asyncio.sleep(0.01)
         clock.seconds += 20.1
         assert await half.is_closed()
@@ -249,7 +249,7 @@ async def test_a_client_that_never_reads_its_replies_ends_with_the_idle_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests that wait behind an unread reply are no sign of life: the bytes held for it must come free."""
-    monkeypatch.setattr(listening, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(accounts, "TICK_SECONDS", 0.05)
     clock = HandClock()
     async with serving(tmp_path, {"connections.max.idle.ms": "20000"}, clock=clock) as served:
         await served.broker.create_topic("t", 1)
@@ -260,12 +260,12 @@ async def test_a_client_that_never_reads_its_replies_ends_with_the_idle_time(
         for _ in range(20):
             lazy.send(fetch("t", {0: 0}, partition_bytes_max=20_000_000))
         async with asyncio.timeout(PATIENCE_S):
-            while not served.broker.fetches.backlog_bytes:
+            while not served.broker.reply_backlog_bytes:
                 await asyncio.sleep(0.01)
-            while served.listener.connection_count:
+            while served.connections.connection_count:
                 clock.seconds += 20.1
                 await asyncio.sleep(0.1)
-        assert served.broker.fetches.backlog_bytes == 0
+        assert served.broker.reply_backlog_bytes == 0
         assert served.counted(REFUSED, reason="idle") == 2
 
 
@@ -307,14 +307,14 @@ async def test_bytes_of_a_request_that_breaks_off_are_given_back(served: Serving
         await client.call(api_versions(0))
         client.writer.write((struct.pack(">i", 10_000_000) + b"x" * came)[: came + 4 if came > 2 else came])
         async with asyncio.timeout(PATIENCE_S):
-            while served.listener.held_bytes < came:
+            while served.connections.held_bytes < came:
                 await asyncio.sleep(0.01)
         if number % 2:
             client.writer.transport.abort()  # type: ignore[attr-defined]
         else:
             await client.close()
         await gone(served, 0)
-        assert served.listener.held_bytes == 0
+        assert served.connections.held_bytes == 0
 
 
 async def test_bytes_of_requests_in_work_are_held_until_they_are_done(served: Serving) -> None:
@@ -333,18 +333,18 @@ async def test_bytes_of_requests_in_work_are_held_until_they_are_done(served: Se
     try:
         client.send(request)
         await served.working()
-        size = served.listener.held_bytes
+        size = served.connections.held_bytes
         assert size > 500_000
         client.writer.transport.abort()  # type: ignore[attr-defined]
         await gone(served, 0)
-        assert served.listener.held_bytes == size
+        assert served.connections.held_bytes == size
     finally:
         gate.set()
         del disk.run
     async with asyncio.timeout(PATIENCE_S):
-        while served.listener.working:
+        while served.connections.working:
             await asyncio.sleep(0.01)
-    assert served.listener.held_bytes == 0
+    assert served.connections.held_bytes == 0
 
 
 async def test_half_requests_cannot_hold_more_than_the_budget_and_one_request(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ async def test_half_requests_cannot_hold_more_than_the_budget_and_one_request(tm
                 while lazy.writer.transport.get_write_buffer_size() and not lazy.writer.transport.is_closing():
                     await asyncio.sleep(0.01)
             assert (await client.call(api_versions(0))).error_code is ErrorCode.none
-            assert served.listener.held_bytes <= 3_000_000 + 8 * SCRATCH_BYTES
+            assert served.connections.held_bytes <= 3_000_000 + 8 * SCRATCH_BYTES
         assert served.counted(REFUSED, reason="queued.max.request.bytes") >= 5
 
 
@@ -372,7 +372,7 @@ async def refuses_the_next(served: Serving) -> None:
 
 async def gone(served: Serving, left: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while served.listener.connection_count > left:
+        while served.connections.connection_count > left:
             await asyncio.sleep(0.01)
 
 
@@ -484,7 +484,7 @@ async def test_fetches_shrink_while_slow_clients_hold_answers(tmp_path: Path, mo
         for each in lazy:
             each.writer.transport.abort()  # type: ignore[attr-defined]
         async with asyncio.timeout(PATIENCE_S):
-            while served.broker.fetches.backlog_bytes:
+            while served.broker.reply_backlog_bytes:
                 await asyncio.sleep(0.01)
         assert answer_bytes(await client.call(whole)) > 1_800_000
 
@@ -505,7 +505,7 @@ async def test_slow_clients_of_large_answers_hold_a_piece_each(tmp_path: Path) -
         async with asyncio.timeout(PATIENCE_S):
             while served.counted("kafka_network_requests_total", api="Fetch") < len(lazy):
                 await asyncio.sleep(0.01)
-        assert count * (PIECE_BYTES - TAKEN_BYTES_MAX) <= served.broker.fetches.backlog_bytes <= count * PIECE_BYTES
+        assert count * (PIECE_BYTES - TAKEN_BYTES_MAX) <= served.broker.reply_backlog_bytes <= count * PIECE_BYTES
         assert answer_bytes(await client.call(whole)) > 8_900_000
 
 
@@ -515,7 +515,7 @@ def answer_bytes(response: Any) -> int:
 
 
 async def test_stopping_answers_what_is_in_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "DRAIN_SECONDS_MAX", PATIENCE_S)
+    monkeypatch.setattr(accounts, "DRAIN_SECONDS_MAX", PATIENCE_S)
     async with serving(tmp_path) as served:
         await served.broker.create_topic("t", 1)
         client = await served.connect()

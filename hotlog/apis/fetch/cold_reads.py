@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -147,7 +146,7 @@ async def _read(wish: ColdWish, partition: Partition) -> ColdData:
 
 
 class Fetches:
-    """What fetching keeps between requests: sessions, and cold reads that outlive the fetch that began them."""
+    """What fetching keeps between requests: sessions, and cold reads that outlive the fetch that began them (`broker.kept`)."""
 
     def __init__(self, broker: Broker) -> None:
         def new_id() -> int:
@@ -155,21 +154,12 @@ class Fetches:
 
         self.sessions = FetchSessions(lambda: broker.settings.number("max.incremental.fetch.session.cache.slots"), new_id)
         self.cold = ColdFetches()
-        self.backlog_bytes = 0  # of replies that slow clients have not taken; kept by the connections
-        self.polls: dict[Callable[[], None], None] = {}  # what wakes each fetch that waits; bounded by the connections
-        self.is_stopping = False
         self._broker = broker
-
-    def hurry(self) -> None:
-        """Let every fetch that waits answer with what it has (the broker is stopping)."""
-        self.is_stopping = True
-        for wake in list(self.polls):
-            wake()
 
     def bytes_max(self, wanted: int) -> int:
         """What a fetch that wants `wanted` bytes may be answered with: less as slow clients fill hotlog.queued.max.response.bytes."""
         settings = self._broker.settings
-        room = settings.number("hotlog.queued.max.response.bytes") - self.backlog_bytes
+        room = settings.number("hotlog.queued.max.response.bytes") - self._broker.reply_backlog_bytes
         return max(min(wanted, settings.number("fetch.max.bytes"), room // 4), 1)
 
     async def close(self) -> None:

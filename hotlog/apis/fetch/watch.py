@@ -17,16 +17,16 @@ from hotlog.apis.fetch.rounds import Part, Round, State
 from hotlog.log.partition_log import PartitionLog
 
 if TYPE_CHECKING:
-    from hotlog.apis.fetch.cold_reads import Fetches
+    from hotlog.broker.polls import Polls
 
 
 class Watch:
     """One waiting fetch; a context manager."""
 
-    __slots__ = ("_fetch", "_fetches", "_has_moved", "_is_resting", "_logs", "_reads", "_waiting")
+    __slots__ = ("_fetch", "_has_moved", "_is_resting", "_logs", "_polls", "_reads", "_waiting")
 
-    def __init__(self, fetches: Fetches, fetch: Round) -> None:
-        self._fetches = fetches
+    def __init__(self, polls: Polls, fetch: Round) -> None:
+        self._polls = polls
         self._fetch = fetch
         self._logs: dict[PartitionLog, None] = {}
         self._reads: dict[asyncio.Future[Any], None] = {}  # cold ones
@@ -35,11 +35,11 @@ class Watch:
         self._waiting: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Watch:
-        self._fetches.polls[self._wake] = None
+        self._polls.add(self._wake)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        del self._fetches.polls[self._wake]
+        self._polls.remove(self._wake)
         for log in self._logs:
             log.remove_waiter(self._moved)
         for read in self._reads:

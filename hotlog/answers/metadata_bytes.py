@@ -36,9 +36,9 @@ class _Kept(NamedTuple):
 
 
 class TopicBytes:
-    """Encoded topics by version and id."""
+    """Encoded topics by version and id; one for each broker (`broker.kept`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, _: object = None) -> None:
         self._kept: LRUCache[tuple[int, UUID], _Kept] = LRUCache(KEPT_BYTES_MAX, getsizeof=lambda kept: len(kept.data) + 200)
 
     def get(self, version: int, topic: TopicImage, hosting: int, build: Callable[[], Any]) -> bytes:
