@@ -15,13 +15,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from hotlog import __version__
-from hotlog.compose import Node, build_node
+from hotlog.compose import Node, open_node
 from hotlog.kernel.addresses import printed_address
 from hotlog.kernel.beats import Beat
-from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.log_levels import parse_levels
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -113,22 +113,34 @@ async def _serve(options: ServeOptions) -> None:
         meter=meter,
         health=health,
     )
-    node = build_node(
-        options.settings,
-        World(clock, disk, store, entropy),
-        metrics=metrics,
-        data_dir=options.data_dir,
-        meter=meter,
-        has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
-        is_adopting=options.is_adopting,
-        store_health=health,
-    )
-    http = HttpDoor(metrics, health=node.health, refresh=node.refresh_metrics)
-    beats = [*node.beats(), Beat("memory", FreedMemory(disk).tick, GIVE_BACK_S)]
-    schedule, lag = Schedule(beats, metrics), LoopLag(clock, metrics, node.feel_lag)
-    try:
+
+    async def refresh_at_start() -> None:
+        metrics.store_up.set(health.is_up)
+        metrics.disk_free_bytes.set(disk.free_bytes(options.data_dir))
+
+    http = HttpDoor(metrics, refresh=refresh_at_start)
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(store.close)
+        closing.push_async_callback(http.close)
         door = None if options.http is None else await http.start(*options.http)
-        host, port = await node.start(*options.listen, told_host=socket.getfqdn() if options.listen[0] in WILDCARDS else "")
+        node = await open_node(
+            options.settings,
+            World(clock, disk, store, entropy),
+            metrics=metrics,
+            data_dir=options.data_dir,
+            meter=meter,
+            store_health=health,
+            has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
+            is_adopting=options.is_adopting,
+        )
+        closing.push_async_callback(node.close_anyway)
+        http.health, http.refresh = node.health, node.refresh_metrics
+        schedule = Schedule([*node.beats, Beat("memory", FreedMemory(disk).tick, GIVE_BACK_S)], metrics)
+        lag = LoopLag(clock, metrics, node.feel_lag)
+        closing.push_async_callback(http.close)  # before the node
+        closing.push_async_callback(schedule.close)
+        closing.callback(lag.close)
+        host, port = await node.listen(*options.listen, told_host=socket.getfqdn() if options.listen[0] in WILDCARDS else "")
         schedule.start()
         lag.start()
         _settle_memory()
@@ -137,12 +149,6 @@ async def _serve(options: ServeOptions) -> None:
         sys.stdout.flush()
         await stop.wait()
         log.info("stopping")
-    finally:
-        lag.close()
-        await schedule.close()
-        await http.close()
-        await _close(node)
-        await store.close()
 
 
 def _banner(options: ServeOptions, node: Node, bound: tuple[str, int], http: tuple[str, int] | None, seconds: float) -> None:
@@ -162,15 +168,6 @@ def _banner(options: ServeOptions, node: Node, bound: tuple[str, int], http: tup
     }
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
     log.info("hotlog serves: %s", told, extra=facts)
-
-
-async def _close(node: Node) -> None:
-    try:
-        await node.close()
-    except (OSError, HotlogError) as failure:  # a full disk, a store that is away: no news that needs a traceback
-        log.error("stopping did not end cleanly (%s); the next start recovers", failure)
-    except Exception:
-        log.exception("stopping did not end cleanly; the next start recovers")
 
 
 def _settle_memory() -> None:

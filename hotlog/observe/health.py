@@ -24,3 +24,6 @@ class Health(NamedTuple):
         """`ready`, `degraded` or `not ready`, then a line for each reason."""
         word = "not ready" if self.refusing else "degraded" if self.degraded else "ready"
         return "".join(f"{line}\n" for line in (word, *self.refusing, *self.degraded))
+
+
+STARTING = Health(refusing=("starting",))

@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hotlog.kernel.metrics import Metrics
-from hotlog.observe.health import Health
+from hotlog.observe.health import STARTING, Health
 
 LOG = logging.getLogger(__name__)
 SERVER = "hotlog"
@@ -25,13 +25,23 @@ _INDEX = (
 )
 
 
-class HttpDoor:
-    """One small HTTP server.  `health` says how the broker is; `refresh` sets derived gauges."""
+async def nothing_derived() -> None:
+    """There is no state yet."""
 
-    def __init__(self, metrics: Metrics, *, health: Callable[[], Health], refresh: Callable[[], Awaitable[None]]) -> None:
+
+class HttpDoor:
+    """One small HTTP server.  `health` says how the broker is, `refresh` sets derived gauges: both may be told later, once there is one."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        health: Callable[[], Health] = lambda: STARTING,
+        refresh: Callable[[], Awaitable[None]] = nothing_derived,
+    ) -> None:
         self._metrics = metrics
-        self._health = health
-        self._refresh = refresh
+        self.health = health
+        self.refresh = refresh
         self._runner: web.ServerRunner | None = None
         self._pages = {"/": self._index, "/ready": self._ready, "/metrics": self._scrape}
 
@@ -45,8 +55,10 @@ class HttpDoor:
         return str(address[0]), int(address[1])
 
     async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        """Stop listening; no error if it never did, or does no more."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         page = self._pages.get(request.path)
@@ -60,11 +72,11 @@ class HttpDoor:
         return _told(_INDEX)
 
     async def _ready(self) -> web.Response:
-        health = self._health()
+        health = self.health()
         return _told(health.text, status=health.status)
 
     async def _scrape(self) -> web.Response:
-        await self._refresh()
+        await self.refresh()
         # A thousand topics take 0.4 s to print: in a thread, which gives way to the loop every few ms (the registry has locks).
         text = await asyncio.get_running_loop().run_in_executor(None, generate_latest, self._metrics.registry)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST, "Server": SERVER})

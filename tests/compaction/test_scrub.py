@@ -282,7 +282,7 @@ def test_a_topic_that_is_deleted_meanwhile_does_not_stop_the_round() -> None:
         scene = await Scene.open(world, *plans)
         for _ in range(20):
             await scene.traffic.produce(scene.life)
-        (tick,) = (beat.tick for beat in scene.life.node.beats() if beat.name == "scrub")
+        (tick,) = (beat.tick for beat in scene.life.node.beats if beat.name == "scrub")
         assert await tick(), "the round takes longer than a tick"
         (_, gone, _), (_, other, _) = scene.traffic.partitions(scene.life)
         await scene.life.broker.delete_topic(gone.topic_id)

@@ -146,7 +146,7 @@ def test_a_forgotten_producer_state_is_noticed(monkeypatch: pytest.MonkeyPatch) 
             life = world.begin()
 
             async def body(life: Life, calls: int = calls) -> None:
-                await life.node.open()
+                await life.open()
                 await traffic.ensure_topics(life)
                 life.fuse.at = life.fuse.calls + calls
                 for _ in range(20):

@@ -48,7 +48,7 @@ class Story:
         self.has_deleted = False
 
     async def tell(self, life: Life) -> None:
-        await life.node.open()
+        await life.open()
         await self.traffic.ensure_topics(life)
         await self.traffic.check(life)
         while self.rounds < 8:

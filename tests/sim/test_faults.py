@@ -286,7 +286,7 @@ def test_with_page_cache_durability_a_kill_loses_nothing_and_a_power_loss_only_a
             life = world.begin()
 
             async def body(life: Life) -> None:
-                await life.node.open()
+                await life.open()
                 await traffic.ensure_topics(life)
                 life.fuse.at = life.fuse.calls + world.random.randint(10, 120)
                 world.machine.delay_seconds_max = (

@@ -150,7 +150,7 @@ def test_a_directory_that_lost_its_metadata_is_still_the_same_one() -> None:
         end = scene.first[0].log.log_end_offset
         scene.life = world.begin()
         scene.life.disk.remove_tree("/data/metadata")
-        await scene.life.node.open()
+        await scene.life.open()
         assert scene.first[0].log.log_end_offset == end
 
     simulate(24, main, settings=SETTINGS)

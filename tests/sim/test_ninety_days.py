@@ -48,7 +48,7 @@ async def ninety_days(world: SimWorld, *, days: int = 90, storms: bool = True) -
     async def live(life: Life) -> None:
         nonlocal hours
         try:
-            await life.node.open()
+            await life.open()
         except StoreUnavailable:  # as an operator sees it at the very first start: try again
             await asyncio.sleep(60)
             return

@@ -130,7 +130,7 @@ class Story:
 
     @staticmethod
     async def start(life: Life) -> None:
-        await life.node.open()
+        await life.open()
 
     async def check(self, is_saved: bool) -> None:
         """No scrub has run in this life: what was saved is refused, all else is served."""
@@ -217,7 +217,7 @@ def test_what_an_earlier_life_found_is_made_good_before_the_round_comes_to_it() 
         assert len(partition.log.damaged_segments()) == 1
         world.bucket.weather.down = False
         await scene.restart("kill")
-        (tick,) = (beat.tick for beat in scene.life.node.beats() if beat.name == "scrub")
+        (tick,) = (beat.tick for beat in scene.life.node.beats if beat.name == "scrub")
         partition, ledger = scene.first
         assert len(partition.log.damaged_segments()) == 1
         start = world.clock.monotonic()

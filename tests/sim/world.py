@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hotlog.broker.broker import Broker
-from hotlog.compose import Node, build_node
+from hotlog.compose import Node, open_node
 from hotlog.kernel.errors import Fenced, OutcomeUnknown, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
@@ -68,7 +68,7 @@ class SimWorld:
     async def boot(self, *, at: int | None = None) -> Life:
         """A new process, started."""
         life = self.begin(at=at)
-        await life.node.open()
+        await life.open()
         return life
 
     # -- what the bucket really says
@@ -124,19 +124,28 @@ class Life:
         self.entropy = SimEntropy(world.seed, f"life {world.lives}")
         self.metrics = Metrics()
         raw = SimStore(world.bucket, world.trace, fuse)
-        health = StoreHealth(world.clock)
-        self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy, health))
-        ports = World(world.clock, self.disk, self.store, self.entropy)
-        self.node: Node = build_node(
+        self._health = StoreHealth(world.clock)
+        self.store = ResilientStore(raw, Retrier(policy_of(world.settings), world.clock, self.entropy, self._health))
+        self._opened: Node | None = None
+
+    async def open(self) -> None:
+        """Start the node, as `hotlog serve` does before it listens."""
+        world = self.world
+        self._opened = await open_node(
             world.settings,
-            ports,
+            World(world.clock, self.disk, self.store, self.entropy),
             metrics=self.metrics,
             data_dir=DATA_DIR,
             meter=Meter(world.clock),
+            store_health=self._health,
             has_store_clock=world.has_store_clock,
             is_adopting=world.is_adopting,
-            store_health=health,
         )
+
+    @property
+    def node(self) -> Node:
+        assert self._opened is not None, "open() comes first"
+        return self._opened
 
     @property
     def broker(self) -> Broker:
@@ -144,7 +153,7 @@ class Life:
 
     async def beat(self, *names: str) -> None:
         """Every beat of the node once (or those named), each until it has no more to do; as hotlog.schedule, weather ends a beat."""
-        for beat in self.node.beats():
+        for beat in self.node.beats:
             if names and beat.name not in names:
                 continue
             try:
