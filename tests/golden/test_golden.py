@@ -93,7 +93,7 @@ def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Pa
         admin.delete_topics(["holed"], request_timeout=PATIENCE_S)["holed"].result(PATIENCE_S)
         kept = rows(server.bootstrap, "long")
     (folder / "data" / "trusted-clock").unlink()  # or time for deletion would go on from where it was, an hour later at most
-    often = {"hotlog.garbage.grace.ms": "3000"}  # the reaper looks this often
+    often = {"hotlog.garbage.grace.ms": "3000", "hotlog.reconcile.interval.ms": "2000"}  # how often what is doomed is looked at
     with running(folder, seen, later_ms=2 * DAY_MS, **often) as server:  # all that is doomed is due
         _eventually(lambda: _garbage("long", folder) == [])
         _eventually(lambda: len(list((folder / "store").glob("*/data/*/*/*/manifest"))) == 3)  # the partitions of long and mixed
