@@ -13,7 +13,6 @@ $(BIN)/pytest: pyproject.toml
 	@touch $@
 
 setup: $(BIN)/pytest ## virtual environment with everything for development
-	@git config core.excludesFile .ci/gitignore
 
 demo: setup ## a year of flights: load, tier, replay, export, cost
 	$(BIN)/hotlog demo
@@ -50,7 +49,7 @@ minio: setup ## a MinIO on 127.0.0.1:9000 without Docker
 	$(BIN)/python infra/minio/serve.py
 
 hooks: setup ## check before every commit
-	$(BIN)/pre-commit install --config .ci/pre-commit.yaml
+	$(BIN)/pre-commit install
 
 clean: ## remove caches and build products (data directories stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
