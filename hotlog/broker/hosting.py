@@ -91,7 +91,8 @@ class Partitions(dict[tuple[str, int], Partition]):
 
 
 class Hosting:
-    """The hosted partitions.  Calls are serialised by the broker."""
+    """The hosted partitions.  The broker has one `reconcile` or `mend` under way at a time; `purge_cold` runs beside them, on topics that
+    `reconcile` has given up."""
 
     def __init__(
         self,
