@@ -115,12 +115,18 @@ class CreateTopics(Change):
     topics: tuple[tuple[UUID, NewTopic], ...]
 
     def plan(self, image: ClusterImage, scope: Scope) -> Plan:
+        given: set[UUID] = set()  # in this change
+
         def rule(topic_id: UUID, wanted: NewTopic) -> Rule:
             def create(now: ClusterImage) -> Record | None:
                 there = now.topics.get(wanted.name)
                 if there is not None and there.topic_id == topic_id:
                     return None
-                return plan_create(now, wanted, topic_id, scope)
+                if topic_id in image.topics_by_id or topic_id in image.doomed or topic_id in given:
+                    raise Refused(ErrorCode.invalid_request, f"topic id {topic_id} was given out before; no topic gets it again")
+                record = plan_create(now, wanted, topic_id, scope)
+                given.add(topic_id)
+                return record
 
             return create
 
