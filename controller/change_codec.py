@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from controller.changes import CHANGES, Accepted, Change, IdsAllocated, Refusal, Result
 from controller.codec import ANSWER, CHANGE, seal, unseal
-from controller.forms import Family, Malformed, Upgrade, form, parser
+from controller.forms import Family, Json, Malformed, form, parser
 from hotlog.kernel.errors import Corrupt
+from hotlog.kernel.versions import Upgrade
 
-UPGRADES: dict[tuple[str, int], Upgrade] = {}
+UPGRADES: dict[str, dict[int, Upgrade[Json]]] = {}
 _CHANGES = Family("change", CHANGES, UPGRADES)
-_RESULTS = Family("result of a change", {kind.TYPE: kind for kind in (Accepted, IdsAllocated, Refusal)}, UPGRADES)
+_RESULTS = Family("result of a change", {kind.TYPE: kind for kind in (Accepted, IdsAllocated, Refusal)}, {})
 
 
 class Sent(NamedTuple):

@@ -3,8 +3,8 @@
     magic "HLMD" (4) | kind (u16) | version (u16) | body length (u32) | CRC-32C of the body (u32) | body: UTF-8 JSON, sorted keys
 
 Invariants: pure; what `encode_*` gives, `decode_*` returns equal; bytes that fail magic, kind, length or CRC are Corrupt; this
-program writes VERSION and reads every version that UPGRADES leads from (this one and the one before it, at least); whole bytes of a newer version
-are UnknownVersion, never used and never taken for damaged; a head never exceeds HEAD_BYTES_MAX.
+program writes one version of each kind and reads it and the one before (FORMATS); whole bytes of a newer version are UnknownVersion, never used and
+never taken for damaged; a head never exceeds HEAD_BYTES_MAX.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ from uuid import UUID
 
 from crc32c import crc32c
 
-from controller.forms import Json, Upgrade
+from controller.forms import Json
 from controller.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
 from controller.records import Record, form, parse
-from hotlog.kernel.errors import Corrupt, UnknownVersion
+from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import KiB, MiB
+from hotlog.kernel.versions import StoredFormat
 
 MAGIC = b"HLMD"
-VERSION = 1
-# (kind, version) to what makes a body of the next version of it.  Records within have versions of their own (controller.records).
-UPGRADES: dict[tuple[int, int], Upgrade] = {}
 MARKER, HEAD, PAGE, SNAPSHOT, ENDS = 1, 2, 3, 4, 5
 CHANGE, ANSWER = 6, 7  # never stored: they go from node to node (controller.change_codec)
-_KINDS = {
-    MARKER: "cluster marker", HEAD: "head", PAGE: "page", SNAPSHOT: "snapshot", ENDS: "note of ends", CHANGE: "change", ANSWER: "answer",
-}  # fmt: skip
+# What is written and read of each kind.  Records within have versions of their own (controller.records).
+FORMATS: dict[int, StoredFormat[Json]] = {
+    MARKER: StoredFormat("cluster marker", 1),
+    HEAD: StoredFormat("metadata head", 1),
+    PAGE: StoredFormat("metadata page", 1),
+    SNAPSHOT: StoredFormat("metadata snapshot", 1),
+    ENDS: StoredFormat("metadata note of ends", 1),
+    CHANGE: StoredFormat("change of metadata", 1),
+    ANSWER: StoredFormat("answer to a change of metadata", 1),
+}
 _PREFIX = struct.Struct(">4sHHII")
 PREFIX_BYTES = _PREFIX.size
 
@@ -123,47 +128,37 @@ def inline_bytes(records: Sequence[Record]) -> int:
 
 def seal(kind: int, body: Json) -> bytes:
     raw = _json(body)
-    return _PREFIX.pack(MAGIC, kind, VERSION, len(raw), crc32c(raw)) + raw
+    return _PREFIX.pack(MAGIC, kind, FORMATS[kind].version, len(raw), crc32c(raw)) + raw
 
 
 def unseal(kind: int, raw: bytes) -> Json:
-    """The body of sealed bytes.
+    """The body of sealed bytes, as the newest version of that kind has it.
 
     Raises:
         Corrupt: saying which check failed.  UnknownVersion: a newer program wrote it.
     """
-    name = _KINDS[kind]
+    stored = FORMATS[kind]
+    name = stored.name
     if len(raw) < PREFIX_BYTES:
-        raise Corrupt(f"metadata {name} has {len(raw)} bytes; at least {PREFIX_BYTES} are needed")
+        raise Corrupt(f"{name} has {len(raw)} bytes; at least {PREFIX_BYTES} are needed")
     magic, found, version, length, crc = _PREFIX.unpack_from(raw)
     if magic != MAGIC:
-        raise Corrupt(f"metadata {name} begins with {magic!r}, not {MAGIC!r}")
+        raise Corrupt(f"{name} begins with {magic!r}, not {MAGIC!r}")
     if found != kind:
-        raise Corrupt(f"metadata {name} expected, kind {found} found")
+        raise Corrupt(f"{name} expected, kind {found} found")
     if len(raw) != PREFIX_BYTES + length:
-        raise Corrupt(f"metadata {name} has a body of {len(raw) - PREFIX_BYTES} bytes; its prefix says {length}")
+        raise Corrupt(f"{name} has a body of {len(raw) - PREFIX_BYTES} bytes; its prefix says {length}")
     body = raw[PREFIX_BYTES:]
     if crc32c(body) != crc:
-        raise Corrupt(f"metadata {name} fails its CRC: {crc32c(body):#010x}, prefix says {crc:#010x}")
-    if version > VERSION:
-        raise UnknownVersion(f"metadata {name} has version {version}; this program reads up to {VERSION}: a newer one wrote it")
+        raise Corrupt(f"{name} fails its CRC: {crc32c(body):#010x}, prefix says {crc:#010x}")
+    stored.require(version)
     try:
         parsed = json.loads(body)
     except ValueError as problem:
-        raise Corrupt(f"metadata {name} is not JSON: {problem}") from None
+        raise Corrupt(f"{name} is not JSON: {problem}") from None
     if not isinstance(parsed, dict):
-        raise Corrupt(f"metadata {name} is not a JSON object")
-    return _upgraded(kind, version, parsed)
-
-
-def _upgraded(kind: int, version: int, body: Json) -> Json:
-    """`body` as this program's version has it."""
-    for older in range(version, VERSION):
-        upgrade = UPGRADES.get((kind, older))
-        if upgrade is None:
-            raise Corrupt(f"metadata {_KINDS[kind]} has version {version}, from which no way leads to {VERSION}")
-        body = upgrade(body)
-    return body
+        raise Corrupt(f"{name} is not a JSON object")
+    return stored.upgraded(version, parsed)
 
 
 class HeadCodec:

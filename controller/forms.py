@@ -17,12 +17,10 @@ from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from hotlog.kernel.errors import Corrupt, UnknownVersion
+from hotlog.kernel.versions import StoredFormat, Upgrade
 
 Json = dict[str, Any]
 Parser = Callable[[Any], Any]
-
-
-Upgrade = Callable[[Json], Json]
 
 
 class Malformed(ValueError):
@@ -42,14 +40,16 @@ class Versioned(Protocol):
 class Family:
     """Types of values that may stand in one place, each with a name and a version: `{"type": ..., "version": ..., its fields}`.
 
-    `upgrades`: (type, version) to what makes the fields of the next version of it.  A value is written in its VERSION, and read in every
-    version that they lead from.
+    `upgrades`: for a type's name, version -> what makes the fields of the next version of it (hotlog.kernel.versions).
     """
 
-    def __init__(self, noun: str, types: Mapping[str, type], upgrades: Mapping[tuple[str, int], Upgrade]) -> None:
+    def __init__(self, noun: str, types: Mapping[str, Any], upgrades: Mapping[str, Mapping[int, Upgrade[Json]]]) -> None:
+        assert upgrades.keys() <= types.keys(), f"{noun}: upgrades of {sorted(upgrades.keys() - types.keys())}"
         self._noun = noun
         self._types = types
-        self._upgrades = upgrades
+        self._formats = {
+            name: StoredFormat(f"{noun} {name}", kind.VERSION, upgrades.get(name, {})) for name, kind in types.items()
+        }
 
     def form(self, value: Versioned) -> Json:
         """The value as JSON values."""
@@ -58,7 +58,7 @@ class Family:
         return body
 
     def parse(self, body: Any) -> Any:
-        """The value that `form` made these JSON values of, now or in an earlier version of it.
+        """The value that `form` made these JSON values of, now or in the version before.
 
         Raises:
             UnknownVersion: a type or a version that only a newer program can know.  Corrupt: a missing, extra or ill-typed field.
@@ -69,17 +69,11 @@ class Family:
         name, version = str(body.get("type")), body.get("version")
         if type(version) is not int or version < 1:
             raise Corrupt(f"{self._noun} {name} has version {version!r}")
-        kind: Any = self._types.get(name)
-        if kind is None:
+        stored = self._formats.get(name)
+        if stored is None:
             raise UnknownVersion(f"{self._noun} of type {name!r} is not known to this program: a newer one wrote it")
-        if version > kind.VERSION:
-            raise UnknownVersion(
-                f"{self._noun} {name} has version {version}; this program reads up to {kind.VERSION}: a newer one wrote it"
-            )
         try:
-            for older in range(version, kind.VERSION):
-                given = self._upgrades[name, older](given)
-            return parser(kind)(given)
+            return parser(self._types[name])(stored.upgraded(version, given))
         except (Malformed, KeyError) as problem:
             raise Corrupt(f"{self._noun} {name} (version {version}) cannot be read: {problem}") from None
 

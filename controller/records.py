@@ -3,8 +3,8 @@
 A record is a frozen value with a type name and a version.  Its bytes are JSON: metadata is small, and whoever has only the
 bucket left must be able to read it with the tools at hand.
 
-Invariants: pure; `parse(form(record)) == record`; a record is written in its VERSION and read in every version that UPGRADES leads from
-(this one and the one before it, at least); an unknown type or a newer version is refused by name, never skipped, since a fold that leaves a
+Invariants: pure; `parse(form(record)) == record`; a record is written in its VERSION and read in that and the one before it
+(UPGRADES); an unknown type or a newer version is refused by name, never skipped, since a fold that leaves a
 record out is another cluster.
 """
 
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
 
-from controller.forms import Family, Json, Upgrade
+from controller.forms import Family, Json
+from hotlog.kernel.versions import Upgrade
 
 Replicas = tuple[int, ...]  # node ids, the preferred leader first
 
@@ -123,7 +124,8 @@ TYPES: dict[str, type[Record]] = {
 }  # fmt: skip
 
 
-UPGRADES: dict[tuple[str, int], Upgrade] = {}
+# Of a type: version -> what makes the fields of the next version of it.
+UPGRADES: dict[str, dict[int, Upgrade[Json]]] = {}
 _RECORDS = Family("metadata record", TYPES, UPGRADES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -13,11 +14,10 @@ from hypothesis import strategies as st
 
 from controller import codec
 from controller.codec import Head, Ref, Retired
-from controller.forms import Json
+from controller.forms import Family, Json
 from controller.image import ClusterImage, fold
 from controller.records import (
     TYPES,
-    UPGRADES,
     BrokerConfigsChanged,
     PartitionsAdded,
     ProducerIdsAllocated,
@@ -30,6 +30,7 @@ from controller.records import (
     parse,
 )
 from hotlog.kernel.errors import Corrupt, UnknownVersion
+from hotlog.kernel.versions import StoredFormat
 from tests.controller.samples import IMAGE, STORY
 
 VERSION_PLACES = (6, 7)  # no CRC covers them: another version is believed, and refused
@@ -103,30 +104,46 @@ def test_any_flipped_byte_and_any_cut_is_corrupt(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(BYTES))
 def test_a_newer_version_is_refused_by_name_and_not_taken_for_damage(name: str) -> None:
     raw = bytearray(BYTES[name])
-    struct.pack_into(">H", raw, 6, codec.VERSION + 1)
-    with pytest.raises(UnknownVersion, match=f"version {codec.VERSION + 1}"):
+    struct.pack_into(">H", raw, 6, 2)
+    with pytest.raises(UnknownVersion, match="version 2"):
         DECODERS[name](bytes(raw))
     raw[-1] ^= 1
     with pytest.raises(Corrupt, match="CRC"):
         DECODERS[name](bytes(raw))
 
 
-def test_the_version_before_is_read_through_the_upgrade_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the head had got a field in version 2, and a record one as well: version 1 of both is read, version 0 never was."""
-    monkeypatch.setattr(codec, "VERSION", 2)
-    monkeypatch.setitem(codec.UPGRADES, (codec.HEAD, 1), lambda body: {**body, "nonces": [*body["nonces"], "upgraded"]})
-    monkeypatch.setattr(TopicDeleted, "VERSION", 2)
-    monkeypatch.setitem(UPGRADES, (TopicDeleted.TYPE, 1), lambda body: {"topic_id": str(UUID(int=7))})
+def test_a_head_of_the_version_before_is_read_through_the_upgrade_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the head had got something new in version 2: version 1 of it is read, version 0 never was."""
+    stored = StoredFormat("metadata head", 2, {1: lambda body: {**body, "nonces": [*body["nonces"], "upgraded"]}})
+    monkeypatch.setitem(codec.FORMATS, codec.HEAD, stored)
     head = codec.decode_head(BYTES["head-v1"])
     assert head.nonces == ("aa", "bb", "upgraded")
-    assert TopicDeleted(topic_id=UUID(int=7)) in head.inline
     assert codec.decode_head(codec.encode_head(head)) == head, "what is written is version 2, and needs no upgrade"
-    with pytest.raises(Corrupt, match="no way"):
-        codec.decode_page(BYTES["page-v1"], PAGE)
+    assert codec.decode_page(BYTES["page-v1"], PAGE) == tuple(STORY), "the other kinds stay as they are"
     raw = bytearray(BYTES["head-v1"])
     struct.pack_into(">H", raw, 6, 0)
     with pytest.raises(Corrupt, match="version 0"):
         codec.decode_head(bytes(raw))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed(Record):
+    """What a record could be that has a version before it."""
+
+    TYPE = "renamed"
+    VERSION = 2
+    name: str
+    by: int
+
+
+def test_a_record_of_the_version_before_is_read_through_the_upgrade_table() -> None:
+    family = Family("record", {"renamed": Renamed}, {"renamed": {1: lambda body: {**body, "by": -1}}})
+    assert family.parse({"type": "renamed", "version": 1, "name": "a"}) == Renamed(name="a", by=-1)
+    assert family.parse(family.form(Renamed(name="a", by=5))) == Renamed(name="a", by=5)
+    with pytest.raises(UnknownVersion, match="renamed has format version 3"):
+        family.parse({"type": "renamed", "version": 3, "name": "a", "by": 5})
+    with pytest.raises(Corrupt, match="cannot be read"):
+        family.parse({"type": "renamed", "version": 2, "name": "a"})
 
 
 def test_a_gap_in_a_head_is_refused() -> None:
