@@ -32,6 +32,7 @@ from hotlog.coordinators.group_types import (
 
 _NAMES = attrgetter("names")
 _REBALANCE_MS = attrgetter("rebalance_timeout_ms")
+_SIZE = attrgetter("size")
 
 
 class Draft:
@@ -104,25 +105,28 @@ class Draft:
             self.own("static")[member.instance_id] = member.member_id
         self._grown += member.size
 
-    def _discount(self, member: Member) -> None:
+    def _discount(self, *members: Member) -> None:
         known_by = self.own("known_by")
-        for name in member.names:
-            known_by[name] -= 1
-            if not known_by[name]:
-                del known_by[name]
-        if member.instance_id is not None:
-            del self.own("static")[member.instance_id]
-        self._grown -= member.size
+        for names, count in Counter(map(_NAMES, members)).items():
+            for name in names:
+                known_by[name] -= count
+                if not known_by[name]:
+                    del known_by[name]
+        self._grown -= sum(map(_SIZE, members))
+        for member in members:
+            if member.instance_id is not None:
+                del self.own("static")[member.instance_id]
 
-    def remove(self, member: Member) -> None:
-        """Take a member out, without a word."""
-        self._discount(member)
-        del self.own("members")[member.member_id]
-        for name in ("joining", "syncing"):
-            if member.member_id in getattr(self.group, name):
-                del self.own(name)[member.member_id]
-        if member.member_id in self.group.assignments:
-            self._grown_assigned -= len(self.own("assignments").pop(member.member_id))
+    def remove(self, *gone: Member) -> None:
+        """Take members out, without a word."""
+        self._discount(*gone)
+        names = ("members", "joining", "syncing", "assignments")
+        members, joining, syncing, assignments = [self.own(name) for name in names]
+        for member in gone:
+            del members[member.member_id]
+            joining.pop(member.member_id, None)
+            syncing.pop(member.member_id, None)
+            self._grown_assigned -= len(assignments.pop(member.member_id, b""))
 
     def assign(self, member: Member, assignment: bytes) -> None:
         """Give a member that has no assignment one."""
@@ -131,10 +135,12 @@ class Draft:
 
     def drop(self, *gone: Member) -> None:
         """Forget members; their waiting requests are told."""
-        for member in gone:
-            self.answer_waiting(member, Code.UNKNOWN_MEMBER_ID)
-            self.effects.append(Disarm(member_timer(member.member_id)))
-            self.remove(member)
+        if not gone:
+            return
+        joining, syncing = self.group.joining, self.group.syncing
+        waiting = [(m.member_id, joining.get(m.member_id), syncing.get(m.member_id)) for m in gone]
+        self.effects.append(TellGone(tuple(waiting)))
+        self.remove(*gone)
         if self.group.leader not in self.group.members:
             self.set(leader=next(iter(self.group.members), None))
 
@@ -229,6 +235,21 @@ class TellAll(Many):
         if self.is_join:
             return joined(self.group, member) if self.code is Code.NONE else Joined(self.code, member.member_id)
         return synced(self.group, member) if self.code is Code.NONE else Synced(self.code)
+
+
+@dataclass(frozen=True)
+class TellGone(Many):
+    """Tell `gone` members (id, token of a join, token of a sync) that they are none, and end their sessions."""
+
+    gone: tuple[tuple[str, Token | None, Token | None], ...]
+
+    def each(self) -> Iterator[Reply | Arm | Disarm]:
+        for member_id, join_token, sync_token in self.gone:
+            if join_token is not None:
+                yield Reply(join_token, Joined(Code.UNKNOWN_MEMBER_ID, member_id))
+            if sync_token is not None:
+                yield Reply(sync_token, Synced(Code.UNKNOWN_MEMBER_ID))
+            yield Disarm(member_timer(member_id))
 
 
 def session_of(member: Member) -> Arm:

@@ -27,7 +27,7 @@ from hotlog.world.ports import Clock
 READ_BYTES = 128 * KiB  # decoded in one turn of the loop
 RECORDS_PER_BATCH_MAX = 500
 BATCH_BYTES_MAX = 512 * KiB
-ENCODED_AT_ONCE = 64 * KiB  # of one value, in one turn of the loop
+ENCODED_AT_ONCE = 16 * KiB  # of one value, in one turn of the loop
 CHECKPOINT_BYTES = 16 * MiB  # no checkpoint before this much is dead
 PIECE_RECORDS = 250  # of a checkpoint, in one turn of the loop
 RECORD_OVERHEAD_BYTES = 32

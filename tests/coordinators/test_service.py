@@ -3,137 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from uuid import UUID
 
 import pytest
 
 from hotlog.coordinators import group_shard
 from hotlog.coordinators.group_types import Code, State
-from hotlog.coordinators.service import Commit, GroupCoordinator
-from hotlog.kernel.ids import TopicPartition
+from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.limits import KiB
-from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.kernel.topic_config import TopicConfig
-from hotlog.log.manager import LogManager
-from tests.sim.clock import DAY_MS, SimClock
-from tests.sim.disk import Machine, SimDisk
-from tests.sim.entropy import SimEntropy, stream
-from tests.sim.fuse import Fuse
-from tests.sim.loop import SimLoop, run
-from tests.sim.trace import Trace
+from tests.coordinators.scene import SETTINGS, Member, Scene, all_work, commit, play
+from tests.sim.clock import DAY_MS
 from tests.tools.steps import count_steps
 
-TP = TopicPartition("__consumer_offsets", 0)
-SETTINGS = Settings.resolve(
-    {"hotlog.disk.reserve.bytes": "0", "group.initial.rebalance.delay.ms": "0", "offsets.retention.minutes": "10080"}
-)
-CONFIG = TopicConfig.resolve({"cleanup.policy": "compact"}, SETTINGS.topic_defaults())
 WEEK_S = 7 * DAY_MS / 1000
 
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
-
-
-class Scene:
-    """One disk and clock; a coordinator for each life."""
-
-    def __init__(self, loop: SimLoop) -> None:
-        self.clock = SimClock(loop)
-        self.disk = SimDisk(Machine(stream(1, "disk")), self.clock, Trace(loop), Fuse())
-        self.manager: LogManager | None = None
-
-    async def life(self) -> GroupCoordinator:
-        manager = self.manager = LogManager(self.clock, self.disk, SimEntropy(1), SETTINGS, Metrics(), "/data")
-        await manager.open(config_of=lambda tp: CONFIG)
-        log = manager.get(TP) or await manager.create(TP, UUID(int=1), CONFIG)
-
-        async def nothing() -> None:
-            return
-
-        groups = GroupCoordinator(
-            settings=lambda: SETTINGS,
-            clock=self.clock,
-            entropy=SimEntropy(2),
-            log_of=lambda index: log,
-            ensure_topic=nothing,
-            partition_count=lambda: 1,
-            topic_partitions=lambda topic: 10_000,
-        )
-        await groups.start()
-        return groups
-
-    async def end(self, groups: GroupCoordinator) -> None:
-        await groups.close()
-        assert self.manager is not None
-        await self.manager.close()
-
-
-def play(story: Callable[[Scene], Awaitable[None]]) -> None:
-    async def main(loop: SimLoop) -> None:
-        await story(Scene(loop))
-
-    run(main)
-
-
-class Member:
-    def __init__(
-        self,
-        groups: GroupCoordinator,
-        group: str = "g",
-        session_ms: int = 10_000,
-        *,
-        rebalance_ms: int | None = None,
-        instance_id: str | None = None,
-    ) -> None:
-        self.groups, self.group, self.session_ms, self.instance_id = groups, group, session_ms, instance_id
-        self.rebalance_ms = rebalance_ms or session_ms
-        self.member_id, self.generation = "", -1
-
-    async def join(self) -> None:
-        """Join and sync, until the group is stable with this member."""
-        await self.join_alone()
-        await self.sync()
-
-    async def join_alone(self) -> None:
-        joined = await self.groups.join(
-            self.group, member_id=self.member_id, instance_id=self.instance_id, client_id="c", client_host="h",
-            session_timeout_ms=self.session_ms, rebalance_timeout_ms=self.rebalance_ms, protocol_type="consumer",
-            protocols=(("range", b""),), needs_known_id=False, can_skip_assignment=False,
-        )  # fmt: skip
-        assert joined.code is Code.NONE
-        self.member_id, self.generation = joined.member_id, joined.generation
-
-    async def sync(self) -> None:
-        synced = await self.groups.sync(
-            self.group, member_id=self.member_id, instance_id=self.instance_id, generation=self.generation, protocol_type=None,
-            protocol=None, assignments={self.member_id: b"all"},
-        )  # fmt: skip
-        assert synced.code is Code.NONE
-
-    def heartbeat(self) -> Code:
-        return self.groups.heartbeat(self.group, self.member_id, None, self.generation)
-
-    async def commit(self, offset: int, *, generation: int | None = None) -> Code:
-        codes = await self.groups.commit(
-            self.group, member_id=self.member_id, instance_id=self.instance_id,
-            generation=self.generation if generation is None else generation, commits=[Commit("clicks", 0, offset, -1, None)],
-        )  # fmt: skip
-        return codes["clicks", 0]
-
-
-async def commit(groups: GroupCoordinator, group: str, *partitions: int, offset: int = 1) -> None:
-    commits = [Commit("clicks", partition, offset, -1, None) for partition in partitions or (0,)]
-    codes = await groups.commit(group, member_id="", instance_id=None, generation=-1, commits=commits)
-    assert set(codes.values()) == {Code.NONE}
-
-
-async def all_work(groups: GroupCoordinator) -> int:
-    """Tick until there is nothing to do; how many ticks did something."""
-    for ticks in range(10_000):
-        if not await groups.tick():
-            return ticks
-    raise AssertionError("upkeep finds work for ever")
 
 
 # Members
@@ -232,9 +116,8 @@ def test_the_older_process_of_a_static_member_commits_nothing() -> None:
     play(story)
 
 
-def test_memory_of_members_that_left_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_members_that_left_is_given_back() -> None:
     few = Settings.resolve({**SETTINGS.given, "hotlog.groups.max.bytes": str(64 * KiB)})
-    monkeypatch.setattr("tests.coordinators.test_service.SETTINGS", few)
 
     async def story(scene: Scene) -> None:
         groups = await scene.life()
@@ -249,7 +132,7 @@ def test_memory_of_members_that_left_is_given_back(monkeypatch: pytest.MonkeyPat
                 await Member(groups, f"many{number}").join()
         await scene.end(groups)
 
-    play(story)
+    play(story, few)
 
 
 def test_after_a_restart_dead_members_expire_and_the_living_stay() -> None:
