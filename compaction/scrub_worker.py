@@ -87,7 +87,7 @@ class Scrubber:
             self._is_running, self._round_due = True, self._clock.monotonic() + interval_ms / 1000
             hosted = self._hosted()
             self._queue.extend(hosted)
-            self._hurt.update((partition.tp, partition) for partition in hosted if partition.log.damaged_segments())
+            self._hurt.update((partition.tp, partition) for partition in hosted if partition.log.scrub.damaged_segments())
         self._rate.change(self._settings().number("hotlog.scrub.bytes.per.second"))
         until = self._clock.monotonic() + TICK_S
         while await self._next():
@@ -114,7 +114,7 @@ class Scrubber:
             elif self._queue:
                 self._partition = self._queue.popleft()
                 log = self._partition.log
-                self._ranges.extend(plan_ranges(log.scrub_ranges(), log.log_start_offset))
+                self._ranges.extend(plan_ranges(log.scrub.scrub_ranges(), log.log_start_offset))
                 looked_at += 1
                 if looked_at % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -152,9 +152,9 @@ class Scrubber:
     async def _note(self, partition: Hosted, scrub: SegmentScrub, *, is_all: bool) -> None:
         """Tell the log, the metrics and whoever reads our output what was found; return when a kill forgets nothing of it."""
         log, base = partition.log, scrub.want.base_offset
-        if not log.has_segment(base):
+        if not log.scrub.has_segment(base):
             return  # dropped meanwhile
-        news = log.note_damage(base, scrub.damages, is_all=is_all)
+        news = log.scrub.note_damage(base, scrub.damages, is_all=is_all)
         for damage in news:
             self._tell_damage(partition, scrub.want, damage)
         if scrub.damages:
@@ -164,14 +164,14 @@ class Scrubber:
         if is_all and scrub.is_index_wrong:
             self._metrics.corruption.labels("index").inc()
             LOG.error("scrub: %s: an index of %s does not agree with the batches and is made anew", partition.tp, scrub.want.path)
-            log.note_index_broken(base)
+            log.scrub.note_index_broken(base)
         if is_all and scrub.is_epochs_wrong:
             self._metrics.corruption.labels("leader-epochs").inc()
             LOG.error(
                 "scrub: %s: the leader epoch checkpoint does not agree with the batches of %s", partition.tp, scrub.want.path
             )
         if news:
-            await log.wait_damage_saved()
+            await log.scrub.wait_damage_saved()
 
     def _tell_damage(self, partition: Hosted, want: ScrubRange, damage: Damage) -> None:
         self._metrics.corruption.labels("scrub").inc()
@@ -199,7 +199,7 @@ class Scrubber:
                     await self._repair(partition)
             except (HotlogError, OSError) as failure:
                 LOG.warning("scrub: the damaged segments of %s stay for now: %s", tp, failure)
-            if partition.log.is_closed or not partition.log.damaged_segments():
+            if partition.log.is_closed or not partition.log.scrub.damaged_segments():
                 del self._hurt[tp]
 
     async def _repair(self, partition: Hosted) -> None:
@@ -227,7 +227,7 @@ class Scrubber:
             stored = Stored(cold.log_start_offset, min(cold.end_offset, log.tiered_end_offset))
         hurt = [
             Hurt(info.end_offset, info.closed_ms >= 0, [(damage.offset, damage.end_offset) for damage in damages])
-            for info, damages in log.damaged_segments()
+            for info, damages in log.scrub.damaged_segments()
         ]
         return plan_repair(
             hurt, stored, log_start_offset=log.log_start_offset, local_start_offset=log.local_log_start_offset

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from hotlog.kernel.errors import Corrupt, NotReady, UnknownVersion
 from hotlog.kernel.ids import PartitionId
-from hotlog.log.partition_log import Slice
+from hotlog.log.reader import Slice
 from tiering.manifest.edits import advance_start
 from tiering.manifest.root import Manifest
 from tiering.manifest.store import ManifestStore

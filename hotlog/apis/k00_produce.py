@@ -23,7 +23,7 @@ from hotlog.answers.slices import SLICE, breathe, slices
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
-from hotlog.log.partition_log import Appended
+from hotlog.log.writer import Appended
 from hotlog.wire.batch import BatchHeader, check_produced
 from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
 from hotlog.wire.inspect import INLINE, THREAD, Room, alone, inspect
@@ -224,7 +224,7 @@ def _must_wait(plans: list[_Plan]) -> bool:
             if batch.refusal is None and batch.records is not None and batch.partition is not None:
                 size += len(batch.records)
                 log = batch.partition.log
-                if size > INLINE_APPEND_BYTES_MAX or log.is_writing or log.is_crowded:
+                if size > INLINE_APPEND_BYTES_MAX or log.is_busy:
                     return True
     return False
 
@@ -309,11 +309,9 @@ def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -
     if not appended.is_duplicate:
         broker.metrics.bytes_in.labels(topic).inc(len(batch.records))
         broker.metrics.messages_in.labels(topic).inc(batch.headers[0].record_count)
-    end = appended.last_offset + 1
-    result = PartitionResult(
-        batch.number, ErrorCode.none, appended.base_offset, appended.append_time_ms, batch.partition.log_start_offset
-    )
-    return result, end if log.high_watermark < end else -1
+    end, marks = appended.last_offset + 1, log.marks
+    result = PartitionResult(batch.number, ErrorCode.none, appended.base_offset, appended.append_time_ms, marks.log_start_offset)
+    return result, end if marks.high_watermark < end else -1
 
 
 def _refused(broker: Broker, topic: str | None, index: int, error: Exception) -> PartitionResult:

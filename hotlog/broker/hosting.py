@@ -203,7 +203,7 @@ class Hosting:
             LOG.warning("%s has no local log: it begins anew at offset %d; the cold tier ends at %d", tp, end, tiered_end)
         log = await self._logs.create(tp, topic.topic_id, config, start_offset=end, leader_epoch=epoch)
         if tiered_end > 0:
-            log.log_start_offset = start  # lower than where the local log begins: what is between is in the store, or a hole
+            log.begin_history_at(start)  # what is between that and the local log is in the store, or a hole
             await log.wait_log_start_saved()
         return log
 

@@ -21,14 +21,14 @@ AGAIN_S = 0.1  # without a descriptor
 class FlushJob(NamedTuple):
     """What one trip to the disk does, in this order: sync log files, sync index files, sync the directory, write small files.
 
-    When it is done everything below `end` is durable: (offset, base of the segment, byte in it).
+    When it is done everything below the offset `end` is durable.
     """
 
     writes: tuple[tuple[str, bytes], ...]
     logs: tuple[File, ...]
     index_paths: tuple[str, ...]
     directory: str | None
-    end: tuple[int, int, int]
+    end: int
     closed: tuple[str, ...]  # log files that need no writer afterwards
 
 
@@ -58,7 +58,7 @@ def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
 class Flusher:
     """Runs jobs one after another while `plan` has any."""
 
-    __slots__ = ("_disk", "_fail", "_note", "_plan", "_task", "_waiting", "is_syncing")
+    __slots__ = ("_disk", "_fail", "_note", "_plan", "is_syncing", "task")
 
     def __init__(
         self,
@@ -72,18 +72,17 @@ class Flusher:
         self._plan = plan
         self._note = note
         self._fail = fail
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # looked at from outside, never set
         self.is_syncing = False  # a thread holds the files of a job
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
     def is_running(self) -> bool:
-        return self._task is not None
+        return self.task is not None
 
     def kick(self) -> None:
         """See to it that a job runs soon; the caller's other appends of this turn of the loop join it."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="flusher")
+        if self.task is None:
+            self.task = asyncio.get_running_loop().create_task(self._run(), name="flusher")
 
     async def _run(self) -> None:
         try:
@@ -95,7 +94,7 @@ class Flusher:
                     return
                 self._note(job, unwritten)
         finally:
-            self._task = None
+            self.task = None
 
     async def _done(self, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
         """What `run_job` says; without a descriptor to open the small files it is begun again later, as no sync has failed."""
@@ -110,30 +109,7 @@ class Flusher:
                 self.is_syncing = False
             await asyncio.sleep(AGAIN_S)
 
-    async def wait(self, end_offset: int) -> None:
-        """Until everything below `end_offset` was reported by `release`; raises what `refuse` was given."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((end_offset, future))
-        await future
-
-    def release(self, end_offset: int) -> None:
-        """Everything below `end_offset` is durable."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for wanted, future in waiting:
-                if wanted > end_offset:
-                    self._waiting.append((wanted, future))
-                elif not future.done():
-                    future.set_result(None)
-
-    def refuse(self, error: Exception) -> None:
-        """Nothing more will be durable."""
-        waiting, self._waiting = self._waiting, []
-        for _, future in waiting:
-            if not future.done():
-                future.set_exception(error)
-
     async def idle(self) -> None:
         """Until no job is in flight."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        while self.task is not None:
+            await asyncio.wait([self.task])

@@ -2,7 +2,7 @@
 
 The page cache takes about a gigabyte a second from new memory, so 50 MB on the loop held everybody up for a quarter of a second.
 
-Invariants: from `_begin` to `_finish` nobody else writes, rolls or closes (`is_writing`, and the turn); readers see the end move once, when
+Invariants: from `begin` to `finish` nobody else writes, rolls, cuts or closes (`is_writing`, and the turn); readers see the end move once, when
 all of it is there; what was begun is ended, whether or not somebody still waits for it; turns are taken in the order in which they were asked.
 """
 
@@ -14,23 +14,29 @@ from collections.abc import Awaitable
 from hotlog.kernel.errors import NotReady
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.limits import MiB
-from hotlog.kernel.topic_config import TopicConfig
-from hotlog.log.loaded import Loaded
-from hotlog.log.log_appends import Appended, LogAppends
-from hotlog.log.log_state import Parts
+from hotlog.log.marks import Marks
+from hotlog.log.segments import Segments
+from hotlog.log.syncer import Syncer
+from hotlog.log.writer import Appended, Writer
 from hotlog.wire.batch import BatchHeader
+from hotlog.world.ports import Disk
 
 INLINE_APPEND_BYTES_MAX = 4 * MiB  # written on the event loop by one request
 
 
-class LargeAppends(LogAppends):
-    """A log's appends, of any size."""
+class LargeAppends:
+    """`turn` is held by who needs the log's end for itself across a wait: a large append, a cut, the end."""
 
     def __init__(
-        self, parts: Parts, tp: TopicPartition, directory: str, config: TopicConfig, loaded: Loaded, log_start: int
+        self, tp: TopicPartition, disk: Disk, *, segments: Segments, marks: Marks, syncer: Syncer, writer: Writer
     ) -> None:
-        super().__init__(parts, tp, directory, config, loaded, log_start)
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
+        self._tp = tp
+        self._disk = disk
+        self._segments = segments
+        self._marks = marks
+        self._syncer = syncer
+        self._writer = writer
         self._in_turn: set[asyncio.Task[Appended]] = set()
 
     def append_in_turn(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Awaitable[Appended]:
@@ -44,24 +50,23 @@ class LargeAppends(LogAppends):
         return asyncio.shield(task)
 
     async def _append_in_turn(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Appended:
-        async with self._turn:
-            await self.wait_room()
-            begun = self._begin(data, headers, now_ms)
+        syncer, writer = self._syncer, self._writer
+        async with self.turn:
+            await syncer.wait_room()
+            begun = writer.begin(data, headers, now_ms)
             if isinstance(begun, Appended):
                 return begun
-            writer, epoch = self._open_writer(), self.leader_epoch
-            self.is_writing, self.last_append_ms = True, now_ms
+            file, epoch = syncer.open_file(), writer.leader_epoch
+            syncer.is_writing, writer.last_append_ms = True, now_ms
             try:
-                await self._parts.disk.run(writer.append, (data,))
-                if self.failed is not None:
-                    self._refuse()
-                if self.leader_epoch != epoch:
-                    writer.truncate(self.active.size)
-                    raise NotReady(f"{self.tp}: leader epoch {epoch} ended while a batch was written")
-                return self._finish(begun, now_ms)
+                await self._disk.run(file.append, (data,))
+                if self._marks.failed is not None:
+                    syncer.refuse()
+                if writer.leader_epoch != epoch:
+                    file.truncate(self._segments.active.size)
+                    raise NotReady(f"{self._tp}: leader epoch {epoch} ended while a batch was written")
+                return writer.finish(begun, now_ms)
             except OSError as error:
-                self._disk_error("append to", self.active.log_path, error)
+                syncer.refuse_after(error, "append to", file.path)
             finally:
-                self.is_writing = False
-                if self.failed is not None:
-                    self._unpin_all()
+                syncer.writing_ended()

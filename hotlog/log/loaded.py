@@ -11,8 +11,8 @@ from uuid import UUID
 
 from hotlog.log.epochs import LeaderEpochs
 from hotlog.log.producers import Producers
-from hotlog.log.reader import SegmentReader
 from hotlog.log.segment import Segment
+from hotlog.log.segment_reader import SegmentReader
 from hotlog.wire.batch import BatchHeader
 from hotlog.world.ports import Disk
 

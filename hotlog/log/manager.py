@@ -24,11 +24,12 @@ from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
 from hotlog.log.offset_files import OffsetFiles, Offsets
-from hotlog.log.partition_log import PartitionLog, Parts
+from hotlog.log.open_writers import OPEN_SHARE, READ_SHARE, OpenWriters
+from hotlog.log.partition_log import PartitionLog
+from hotlog.log.parts import Parts
 from hotlog.log.pool import OPEN_FILES_MAX, FilePool, IndexCache
-from hotlog.log.reader import SegmentReader
+from hotlog.log.segment_reader import SegmentReader
 from hotlog.log.space import Space
-from hotlog.log.writers import OPEN_SHARE, READ_SHARE, Writers
 from hotlog.world.ports import Clock, Disk, Entropy, File
 
 LOADED_AT_ONCE = 64
@@ -57,7 +58,7 @@ class LogManager:
         self.space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
         self._files = OffsetFiles(disk, directory, self._report)
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
-        writers = Writers(pool, descriptors // OPEN_SHARE)
+        writers = OpenWriters(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
             disk, clock, entropy, metrics, pool, writers, reader, self.space, self._save_log_starts, self._damaged.save
         )
@@ -359,7 +360,7 @@ class LogManager:
         damaged: dict[str, int] = {}
         async for log in self._looked_at():
             sizes[log.tp.topic] = sizes.get(log.tp.topic, 0) + log.size
-            damaged[log.tp.topic] = damaged.get(log.tp.topic, 0) + len(log.damaged_segments())
+            damaged[log.tp.topic] = damaged.get(log.tp.topic, 0) + len(log.scrub.damaged_segments())
         return sizes, damaged
 
     async def _looked_at(self) -> AsyncIterator[PartitionLog]:
@@ -379,7 +380,7 @@ class LogManager:
         return frozenset(
             DamagedSegment(log.tp.topic, log.tp.partition, info.base_offset)
             for log in self._logs.values()
-            for info, _ in log.damaged_segments()
+            for info, _ in log.scrub.damaged_segments()
         )
 
     async def _save_log_starts(self) -> None:
@@ -405,6 +406,7 @@ class LogManager:
     async def close(self) -> None:
         """Flush and close all logs; write checkpoints and, if every log closed well, the clean-shutdown marker."""
         logs = self.all()
+        is_clean = True
         for start in range(0, len(logs), LOADED_AT_ONCE):
             outcomes = await asyncio.gather(
                 *(log.close() for log in logs[start : start + LOADED_AT_ONCE]), return_exceptions=True
@@ -412,9 +414,9 @@ class LogManager:
             for log, outcome in zip(logs[start:], outcomes, strict=False):
                 if isinstance(outcome, BaseException):
                     self._report("close", f"{log.tp}: {outcome}")
-                    log.failed = log.failed or StorageFailed(str(outcome))
+                    is_clean = False
         await self.checkpoint()
-        if not any(log.failed for log in logs):
+        if is_clean and not any(log.failed for log in logs):
             marker = f"{self.directory}/{files.CLEAN_SHUTDOWN}"
             await self._disk.run(self._disk.write_atomic, marker, checkpoints.print_clean_shutdown())
         self._parts.pool.close()

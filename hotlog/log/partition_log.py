@@ -1,47 +1,241 @@
-"""One partition's hot log: append, durability, roll, read, drop.
+"""One partition's hot log, made of Segments, Marks, Writer, Syncer and Reader; here stand the verbs that need more than one of them.
 
 State changes are plain functions on the event loop; what may wait (fsync, a cold page, file removal) is `async`.
 
-Invariants: log_start <= local_log_start <= high_watermark <= log_end, and durable_end <= log_end; offsets below the high watermark never
-change; a tiered log never drops what the cold tier has not committed, unless it expired; the log start moves before a file goes.
+Invariants: those of marks.py and segments.py; offsets below the high watermark never change; a tiered log never drops what the cold tier has
+not committed, unless it expired; the log start moves before a file goes.
 """
 
 from __future__ import annotations
 
-from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange, StorageFailed
-from hotlog.log import files
-from hotlog.log.large_appends import LargeAppends
-from hotlog.log.log_appends import Appended
-from hotlog.log.log_reads import Slice
-from hotlog.log.log_scrub import LogScrub
-from hotlog.log.log_state import Parts, Watermark
-from hotlog.log.producers import Producers, parse_snapshot
-from hotlog.log.repair import rebuild_indexes, rebuild_producers
-from hotlog.log.segment import IndexPart, Segment, SegmentInfo
+from collections.abc import Callable
 
-__all__ = ["Appended", "PartitionLog", "Parts", "SegmentInfo", "Slice", "Watermark"]
+from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log import checkpoints, files
+from hotlog.log.condemned import Condemned
+from hotlog.log.large_appends import LargeAppends
+from hotlog.log.loaded import Loaded
+from hotlog.log.marks import CommitRule, Marks, Watermark, when_appended, when_durable
+from hotlog.log.parts import Parts
+from hotlog.log.producers import Producers, parse_snapshot
+from hotlog.log.reader import Reader
+from hotlog.log.repair import rebuild_indexes, rebuild_producers
+from hotlog.log.scrub_view import ScrubView
+from hotlog.log.segment import IndexPart, Segment, SegmentInfo
+from hotlog.log.segments import Segments
+from hotlog.log.syncer import Syncer
+from hotlog.log.writer import Writer
 
 WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its descriptor
-_SEGMENT_SUFFIXES = (files.LOG, files.INDEX, files.TIME_INDEX, files.TXN_INDEX, files.SNAPSHOT)
 
 
-class PartitionLog(LargeAppends, LogScrub):
-    """A log as the rest of the house sees it.  Made by LogManager."""
+class PartitionLog:
+    """A log as the rest of the house sees it.  Made by LogManager.
 
-    _condemned: tuple[tuple[int, tuple[str, ...]], ...] = ()  # (due, paths)
+    The hot verbs are the parts' own, so that a call costs what it costs there: `append`, `read`, and what waits for them.
+    """
+
+    def __init__(
+        self, parts: Parts, tp: TopicPartition, directory: str, config: TopicConfig, loaded: Loaded, log_start: int
+    ) -> None:
+        self.tp = tp
+        self.topic_id = loaded.topic_id
+        self.config = config
+        self.directory = directory
+        self.epochs = loaded.epochs
+        self.producers = loaded.producers
+        self._parts = parts
+        self._clean_end = loaded.snapshot_offset  # the newest producer snapshot stands for this end
+        self._commit_rule: CommitRule | None = None
+        self._segments = segments = Segments(loaded.segments)
+        self.marks = marks = Marks(
+            log_start=log_start,
+            local_start=segments.all[0].base_offset,
+            committed=_committed_end(loaded),
+            log_end=loaded.log_end,
+            producers=loaded.producers,
+            rule=_rule_of(config),
+        )
+        marks.failed = loaded.problem
+        self._syncer = syncer = Syncer(parts, tp, directory, config, segments, marks)
+        self._writer = writer = Writer(
+            parts, tp, directory, config,
+            segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, producers=loaded.producers,
+        )  # fmt: skip
+        self._large = large = LargeAppends(tp, parts.disk, segments=segments, marks=marks, syncer=syncer, writer=writer)
+        self._condemned = Condemned(parts.disk, parts.pool, directory)
+        reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
+        self.scrub = ScrubView(segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, save=parts.save_damage)
+        if loaded.epochs_dirty:
+            writer.note_epochs()
+
+        self.append = writer.append
+        self.append_in_turn = large.append_in_turn
+        self.roll, self.maybe_roll = writer.roll, writer.maybe_roll
+        self.wait_durable, self.flush, self.wait_room = syncer.wait_durable, syncer.flush, syncer.wait_room
+        self.read, self.read_blocking = reader.read, reader.read_blocking
+        self.offset_for_timestamp, self.offset_of_max_timestamp = reader.offset_for_timestamp, reader.offset_of_max_timestamp
+        self.aborted_transactions = reader.aborted_transactions
+        self.segments = segments.infos
+        self.add_waiter, self.remove_waiter = marks.add_listener, marks.remove_listener
+
+    def reconfigure(self, config: TopicConfig) -> None:
+        """Take over changed topic settings."""
+        self.config = self._syncer.config = config
+        self._writer.reconfigure(config)
+        if self._commit_rule is None:
+            self.marks.set_rule(_rule_of(config))
+
+    # -- ends
+
+    @property
+    def failed(self) -> Exception | None:
+        """Why the log takes no more appends."""
+        return self.marks.failed
+
+    @property
+    def is_closed(self) -> bool:
+        return self.marks.is_closed
+
+    @property
+    def log_start_offset(self) -> int:
+        """First offset that clients may read, over both tiers."""
+        return self.marks.log_start_offset
+
+    @property
+    def local_log_start_offset(self) -> int:
+        """First offset that may be read from the local disk."""
+        return self.marks.local_log_start_offset
+
+    @property
+    def high_watermark(self) -> int:
+        """The committed end: what consumers may read is below."""
+        return self.marks.high_watermark
+
+    @property
+    def last_stable_offset(self) -> int:
+        """The high watermark, or the first offset of the oldest open transaction below it."""
+        return self.marks.last_stable_offset
+
+    @property
+    def log_end_offset(self) -> int:
+        return self.marks.log_end_offset
+
+    @property
+    def durable_end(self) -> int:
+        """Everything below is on the device."""
+        return self.marks.durable_end
+
+    @property
+    def recovery_point(self) -> int:
+        """Everything below is on the device, with the indexes of closed segments."""
+        return self._syncer.recovery_point
+
+    @property
+    def tiered_end_offset(self) -> int:
+        """Everything below is committed in the cold tier."""
+        return self.marks.tiered_end_offset
+
+    def set_tiered_end(self, offset: int) -> None:
+        """Everything below `offset` is committed in the cold tier."""
+        self.marks.tiered_end_offset = offset
+
+    # -- commit
+
+    def set_commit_rule(self, rule: CommitRule | None) -> None:
+        """Commit by `rule`; None: by what the topic's durability says of this replica alone."""
+        self._commit_rule = rule
+        self.marks.set_rule(rule or _rule_of(self.config))
+
+    def recommit(self) -> None:
+        """Ask the commit rule again: what it knows besides this log has moved."""
+        self.marks.recommit()
+
+    async def wait_committed(self, end_offset: int) -> None:
+        """Until everything below `end_offset` is committed.
+
+        Raises:
+            StorageFailed: it cannot be any more.
+            NotReady: it was cut off.
+        """
+        marks = self.marks
+        if end_offset <= marks.high_watermark:
+            return
+        if marks.failed is not None or marks.is_closed:
+            self._syncer.refuse()
+        assert end_offset <= marks.log_end_offset, "only what was appended is committed"
+        await marks.committed_waiters.wait(end_offset)
+
+    # -- appends
+
+    @property
+    def leader_epoch(self) -> int:
+        return self._writer.leader_epoch
+
+    def set_leader_epoch(self, epoch: int) -> None:
+        """Lead from here on under `epoch`: the next offset is its first (KIP-101)."""
+        self._writer.leader_epoch = epoch
+        if self.epochs.assign(epoch, self.marks.log_end_offset):
+            self._writer.note_epochs()
+
+    def block_appends(self, reason: str | None) -> None:
+        """Refuse appends for `reason` (such as hotlog.untiered.overflow=block), until called with None."""
+        self._writer.blocked = reason
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a thread writes at the end: nobody else may."""
+        return self._syncer.is_writing
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether an append now could hold more files open than this log, or all logs together, may: `wait_room` first."""
+        return self._syncer.is_crowded
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an append must wait, for a thread that writes or for room."""
+        syncer = self._syncer
+        return syncer.is_writing or ((syncer.file is None or bool(syncer.rolled)) and syncer.is_crowded)
+
+    # -- epochs
+
+    def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
+        """(largest known epoch <= `epoch`, where it ends); (-1, -1) if unknown (KIP-101, KIP-279)."""
+        return self.epochs.end_offset_for(epoch, self.marks.log_end_offset)
+
+    def leader_epoch_bytes(self, end_offset: int) -> bytes:
+        """leader-epoch-checkpoint content for the part of the log below `end_offset`."""
+        return checkpoints.print_epochs(self.epochs.up_to(end_offset))
 
     # -- segments
 
-    def segments(self) -> tuple[SegmentInfo, ...]:
-        """All local segments, oldest first, the active one last."""
-        return tuple(segment.info() for segment in self._segments)
+    @property
+    def active(self) -> Segment:
+        return self._segments.active
+
+    @property
+    def segment_count(self) -> int:
+        return len(self._segments.all)
+
+    @property
+    def size(self) -> int:
+        """Bytes of log on the local disk."""
+        return self._segments.size
 
     def closed_segments(self) -> tuple[SegmentInfo, ...]:
         """Closed segments that lie wholly below the high watermark: what may be copied or dropped."""
-        end = self.high_watermark
-        if self.failed is not None and isinstance(self.failed, Corrupt):
+        end = self.marks.high_watermark
+        if isinstance(self.marks.failed, Corrupt):
             end -= 1  # the segment that the damage cuts short is not whole
-        return tuple(segment.info() for segment in self._segments[:-1] if segment.end_offset <= end)
+        return tuple(info for info in self._segments.infos()[:-1] if info.end_offset <= end)
+
+    def begin_history_at(self, offset: int) -> None:
+        """Offsets from `offset` on may be read though the local log begins later: the cold tier has what is between.  On disk after
+        `wait_log_start_saved`."""
+        self.marks.begin_at(offset, self._segments.all[0].base_offset)
 
     def advance_log_start(self, offset: int) -> None:
         """Make `offset` the first that clients may read; lower ones are ignored.  On disk after `wait_log_start_saved`.
@@ -49,12 +243,13 @@ class PartitionLog(LargeAppends, LogScrub):
         Raises:
             OutOfRange: above the high watermark.
         """
-        if offset > self.high_watermark:
-            raise OutOfRange(f"{self.tp}: log start {offset} is above the high watermark {self.high_watermark}")
-        if offset > self.log_start_offset:
-            self.log_start_offset = offset
+        marks = self.marks
+        if offset > marks.high_watermark:
+            raise OutOfRange(f"{self.tp}: log start {offset} is above the high watermark {marks.high_watermark}")
+        if offset > marks.log_start_offset:
+            marks.begin_at(offset, self._segments.all[0].base_offset)
             if self.epochs.truncate_start(offset):
-                self._note_epochs()
+                self._writer.note_epochs()
 
     async def wait_log_start_saved(self) -> None:
         """Until the log start survives a crash."""
@@ -68,48 +263,34 @@ class PartitionLog(LargeAppends, LogScrub):
         Raises:
             Invalid: a tiered log, not `expired`, and `offset` is above what the cold tier has committed.
         """
-        tiered = self.config.remote_enabled
-        if tiered and not expired and offset > self.tiered_end_offset:
-            raise Invalid(f"{self.tp}: cannot drop below {offset}: the cold tier has only what is below {self.tiered_end_offset}")
-        victims = [segment for segment in self._segments[:-1] if segment.end_offset <= min(offset, self.high_watermark)]
-        victims = [segment for segment in victims if segment not in self._unsynced]
+        tiered, marks = self.config.remote_enabled, self.marks
+        if tiered and not expired and offset > marks.tiered_end_offset:
+            raise Invalid(
+                f"{self.tp}: cannot drop below {offset}: the cold tier has only what is below {marks.tiered_end_offset}"
+            )
+        before = self._segments.all
+        victims = [segment for segment in before[:-1] if segment.end_offset <= min(offset, marks.high_watermark)]
+        victims = [segment for segment in victims if segment not in self._syncer.rolled]
         if not victims:
             return 0
-        kept = self._segments[len(victims) :]
         if not tiered:
-            self.advance_log_start(kept[0].base_offset)
+            self.advance_log_start(before[len(victims)].base_offset)
             await self._parts.save_log_starts()
-        self._segments = self._segments[len(victims) :]
+        victims = [segment for segment in victims if segment in self._segments.all]  # another may have dropped some meanwhile
+        self._segments.drop_oldest(len(victims))
+        marks.begin_at(marks.log_start_offset, self._segments.all[0].base_offset)
         due = self._parts.clock.now_ms() + self.config.file_delete_delay_ms
-        paths = await self._parts.disk.run(self._condemn, victims)
-        self._condemned = (*self._condemned, (due, paths))
+        await self._condemned.condemn(victims, due)
         return sum(segment.size for segment in victims)
-
-    def _condemn(self, victims: list[Segment]) -> tuple[str, ...]:
-        """Rename the files of `victims`, so that a restart knows they are gone.  Blocks."""
-        disk, paths = self._parts.disk, []
-        for segment in victims:
-            for suffix in _SEGMENT_SUFFIXES:
-                path = segment.path(suffix)
-                if disk.exists(path):
-                    disk.rename(path, path + files.DELETED)
-                    paths.append(path + files.DELETED)
-                self._parts.pool.forget(path)
-        disk.sync_dir(self.directory)
-        return tuple(paths)
-
-    def _remove(self, paths: list[str]) -> None:
-        for path in paths:
-            self._parts.disk.remove(path)
 
     # -- for the uploader
 
     async def producer_snapshot_bytes(self, end_offset: int) -> bytes:
         """Producer state at `end_offset` (a segment's end) as Kafka's snapshot file; rebuilt from the log if the file is not good."""
-        if end_offset == self.log_end_offset:
+        if end_offset == self.marks.log_end_offset:
             return self.producers.encode()
         path = files.segment_path(self.directory, end_offset, files.SNAPSHOT)
-        waiting = self._writes.get(path)
+        waiting = self._syncer.waiting(path)
         return waiting if waiting is not None else await self._parts.disk.run(self._snapshot_bytes, path, end_offset)
 
     def _snapshot_bytes(self, path: str, end_offset: int) -> bytes:
@@ -119,28 +300,27 @@ class PartitionLog(LargeAppends, LogScrub):
             return raw
         except (FileNotFoundError, Corrupt):
             producers = Producers(self.producers.expiry_ms)
-            rebuild_producers(self._parts.reader, self._segments, producers, end_offset)
+            rebuild_producers(self._parts.reader, self._segments.all, producers, end_offset)
             return producers.encode()
 
     # -- ticks
 
     async def tick(self, now_ms: int) -> None:
         """Time roll, flush.ms, idle writers, removal of dropped files, repair of indexes.  One bounded step each."""
-        if self.is_closed:
+        marks, syncer = self.marks, self._syncer
+        if marks.is_closed:
             return
-        if self.failed is None:
+        if marks.failed is None:
             self.maybe_roll(now_ms)
-            dirty = self.durable_end < self.log_end_offset
-            idle = now_ms - self.last_append_ms >= WRITER_IDLE_MS and not self.is_writing
-            if (dirty and (idle or now_ms - self.last_flush_ms >= self.config.flush_ms)) or self._writes:
-                await self.flush()
-            if idle:
-                self.give_back_writer()
-        due = [path for when, paths in self._condemned if when <= now_ms for path in paths]
-        if due:
-            self._condemned = tuple(entry for entry in self._condemned if entry[0] > now_ms)
-            await self._parts.disk.run(self._remove, due)
-        for segment in self._segments[:-1]:
+            is_dirty = marks.durable_end < marks.log_end_offset
+            is_idle = now_ms - self._writer.last_append_ms >= WRITER_IDLE_MS and not syncer.is_writing
+            is_due = is_idle or now_ms - syncer.last_flush_ms >= self.config.flush_ms
+            if (is_dirty and is_due) or syncer.has_small_files:
+                await syncer.flush()
+            if is_idle:
+                syncer.give_back_writer()
+        await self._condemned.remove_due(now_ms)
+        for segment in self._segments.all[:-1]:
             if segment.index_broken and not segment.damage:  # damaged batches make no index
                 await self._repair(segment)
 
@@ -162,32 +342,31 @@ class PartitionLog(LargeAppends, LogScrub):
 
     async def close(self) -> None:
         """Flush, write indexes and the producer snapshot, and let go of files.  A failed log only lets go."""
-        async with self._turn:
-            if not self.is_closed:
+        async with self._large.turn:
+            if not self.marks.is_closed:
                 await self._close()
 
     async def _close(self) -> None:
-        if self.failed is None:
-            changed = self.log_end_offset != self.snapshot_offset
-            if changed:
-                self._writes[files.segment_path(self.directory, self.log_end_offset, files.SNAPSHOT)] = self.producers.encode()
-            self.active.note_time()
-            self._index_changed = bool(self.active.offsets.pending or self.active.times.pending)
-            self._write_indexes(self.active)
-            await self.flush()
-        await self._let_go()
+        if self.marks.failed is None:
+            end = self.marks.log_end_offset
+            if end != self._clean_end:
+                self._syncer.write_soon(files.segment_path(self.directory, end, files.SNAPSHOT), self.producers.encode())
+            await self._syncer.flush_at_close()
+        await self._syncer.close()
 
     async def discard(self) -> None:
         """Let go of files without a flush: the log is about to be deleted, or the process to end."""
-        async with self._turn:
-            await self._let_go()
+        async with self._large.turn:
+            await self._syncer.close()
 
-    async def _let_go(self) -> None:
-        self.is_closed = True
-        await self._flusher.idle()
-        self._flusher.refuse(StorageFailed(f"{self.tp}: the log is closed"))
-        for segment in self._segments:
-            self._parts.pool.forget(segment.log_path)
-        self._writer = None
-        self._parts.writers.released(self)
-        self._notify()
+
+def _rule_of(config: TopicConfig) -> Callable[[int, int], int]:
+    return when_durable if config.is_fsynced else when_appended
+
+
+def _committed_end(loaded: Loaded) -> Watermark:
+    end = loaded.readable_end
+    for segment in reversed(loaded.segments):
+        if segment.base_offset <= end:
+            return Watermark(end, segment.base_offset, segment.size)
+    return Watermark(end, loaded.segments[0].base_offset, 0)

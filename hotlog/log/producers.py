@@ -8,7 +8,7 @@ The snapshot file is Kafka's (ProducerSnapshot schema, version 1): version i16, 
 each producer: id i64, epoch i16, last sequence i32, last offset i64, offset delta i32, timestamp i64, coordinator epoch i32, first
 offset of the open transaction i64 (-1: none).
 
-Invariants: `check` changes nothing; `update` is only called with batches that `check` let pass, or that were accepted before (replay).
+Invariants: `first_open_transaction` is kept, not looked for; `check` changes nothing; `update` is only called with batches that `check` let pass, or that were accepted before (replay).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence
-from hotlog.wire.batch import BatchHeader
+from hotlog.wire.batch import TRANSACTIONAL_MASK, BatchHeader
 from hotlog.world.ports import Buffer
 
 BATCHES_KEPT = 5
 SEQUENCE_MAX = 2**31 - 1
+NO_TRANSACTION = 2**63 - 1  # an offset above all
 _HEAD = struct.Struct(">hIi")
 _ENTRY = struct.Struct(">qhiqiqiq")
 _VERSION = 1
@@ -65,10 +66,12 @@ class Producer:
 class Producers:
     """All producers of a partition by id."""
 
-    __slots__ = ("_states", "expiry_ms")
+    __slots__ = ("_open", "_states", "expiry_ms", "first_open_transaction")
 
     def __init__(self, expiry_ms: int) -> None:
         self._states: dict[int, Producer] = {}
+        self._open: dict[int, int] = {}  # producer id -> where its open transaction began, ascending as the log does
+        self.first_open_transaction = NO_TRANSACTION  # first offset of the oldest open one: the last stable offset
         self.expiry_ms = expiry_ms
 
     def __len__(self) -> int:
@@ -114,8 +117,9 @@ class Producers:
         state.batches = (*state.batches[-(BATCHES_KEPT - 1) :], batch)
         state.last_timestamp = header.max_timestamp
         state.seen_ms = now_ms
-        if header.is_transactional and state.transaction_start < 0:
-            state.transaction_start = header.base_offset
+        if header.attributes & TRANSACTIONAL_MASK and state.transaction_start < 0:
+            state.transaction_start = self._open[header.producer_id] = header.base_offset
+            self.first_open_transaction = min(self.first_open_transaction, header.base_offset)
 
     def end_transaction(self, producer_id: int, epoch: int, coordinator_epoch: int) -> int:
         """A control marker is in the log: the transaction is over; return the offset it began at, -1 if it had no records."""
@@ -127,12 +131,14 @@ class Producers:
             state.batches = ()
         state.coordinator_epoch = coordinator_epoch
         started, state.transaction_start = state.transaction_start, -1
+        if self._open.pop(producer_id, None) is not None:
+            self.first_open_transaction = next(iter(self._open.values()), NO_TRANSACTION)
         return started
 
-    @property
-    def first_open_transaction(self) -> int | None:
-        """First offset of the oldest open transaction: the last stable offset."""
-        return min((state.transaction_start for state in self._states.values() if state.transaction_start >= 0), default=None)
+    def take_over(self, other: Producers) -> None:
+        """Be as `other` is, who is not used any more."""
+        self._states, self._open = other._states, other._open
+        self.first_open_transaction = other.first_open_transaction
 
     def expire(self, now_ms: int) -> int:
         """Forget producers without a batch for producer.id.expiration.ms and without an open transaction; how many.
@@ -176,6 +182,9 @@ class Producers:
             state.seen_ms = timestamp if now_ms - self.expiry_ms < timestamp <= now_ms else now_ms
             state.coordinator_epoch = coordinator
             state.transaction_start = start
+        began = sorted((s.transaction_start, producer_id) for producer_id, s in self._states.items() if s.transaction_start >= 0)
+        self._open = {producer_id: start for start, producer_id in began}
+        self.first_open_transaction = began[0][0] if began else NO_TRANSACTION
 
 
 def _check_sequence(header: BatchHeader, epoch: int, last_sequence: int) -> None:

@@ -1,237 +1,215 @@
-"""Reads of one segment: index lookup, then headers from there, then the bytes.  Every call exists in two moods.
+"""Reads of one log: what a fetch gets, and lookups by time.
 
-`wait=False` runs on the event loop and touches only the page cache: it raises NotCached where the device would be needed.  `wait=True`
-blocks, for a disk thread.
-
-Invariants: an index entry is a hint: the batch it points to must end at the offset it names, or the index is marked broken and the
-segment is walked from its start; nothing at or beyond `limit` is read.
+Invariants: nothing at or beyond the committed end is returned; the first batch is whole and holds the offset asked for; the event loop never
+waits for the device (`read` answers None instead).
 """
 
 from __future__ import annotations
 
-import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-from hotlog.kernel.errors import Corrupt
-from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
+from hotlog.kernel.errors import Corrupt, OutOfRange, StorageFailed
+from hotlog.kernel.ids import TopicPartition
 from hotlog.log import files
+from hotlog.log.damage import sound_part
 from hotlog.log.file_part import FilePart
-from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, floor_offset, floor_time
-from hotlog.log.pool import FilePool, IndexCache
-from hotlog.log.segment import IndexPart, Segment
-from hotlog.wire.batch import BatchHeader, header_at
-from hotlog.world.ports import Buffer, File
+from hotlog.log.index import parse_txn
+from hotlog.log.marks import Marks
+from hotlog.log.segment import Segment
+from hotlog.log.segment_reader import Found, NotCached, SegmentReader
+from hotlog.log.segments import BASE_OFFSET, Segments
+from hotlog.wire.batch import BatchHeader
+from hotlog.wire.records import decode_batch
+from hotlog.world.ports import Buffer, Disk
 
-CHUNK_BYTES = 8 * 1024
-WALK_BYTES = 256 * 1024
-PART_BYTES_MIN = 128 * 1024  # answers up to this size are read at once
-# base offset, length, (leader epoch, magic, crc, attributes), last offset delta
-_SHORT = struct.Struct(">qi11xi")
-_BODY_BYTES_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
+T = TypeVar("T")
 
 
-class NotCached(Exception):
-    """The page cache has not got it: ask again in a thread."""
+class Slice(NamedTuple):
+    """Bytes of batches, the first one whole and holding the offset asked for; the last may be cut off.  Empty at the end."""
+
+    data: Buffer
+    end_offset_limit: int  # nothing at or above this offset is inside
 
 
-class Found(NamedTuple):
-    """Where a batch lies: byte position and size in the segment, first and last offset."""
+class Stretch(NamedTuple):
+    """The same, of which more than a little is read while it is sent."""
 
-    position: int
-    size: int
-    base_offset: int
-    last_offset: int
+    data: Buffer | FilePart
+    end_offset_limit: int
 
 
-def _get(file: File, offset: int, length: int, wait: bool) -> Buffer:
-    if wait:
-        return file.read_at(offset, length)
-    data = file.read_at_nowait(offset, length)
-    if data is None:
-        raise NotCached
-    return data
+class Reader:
+    """The reading half of a log."""
 
+    def __init__(self, tp: TopicPartition, disk: Disk, files: SegmentReader, *, segments: Segments, marks: Marks) -> None:
+        self._tp = tp
+        self._disk = disk
+        self._files = files
+        self._segments = segments
+        self._marks = marks
 
-class SegmentReader:
-    """Reads of all segments of a data directory; `report` is told of damage: (where, message)."""
+    def read(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Stretch | None:
+        """Batches from `offset` on, from the page cache; None if the device is needed: use read_blocking.
 
-    def __init__(self, pool: FilePool, cache: IndexCache, report: Callable[[str, str], None]) -> None:
-        self._pool = pool
-        self._cache = cache
-        self._report = report
-
-    def read(self, segment: Segment, position: int, length: int, *, wait: bool) -> Buffer:
-        """Up to `length` bytes of the log file.  NotCached if not `wait`."""
-        held = self._pool.acquire(segment.log_path)
-        try:
-            return _get(held.file, position, length, wait)
-        finally:
-            self._pool.release(held)
-
-    def part(self, segment: Segment, position: int, length: int) -> Buffer | FilePart:
-        """`length` bytes of the log file for an answer: small ones now, more of them while they are sent.
-
-        What is read while it is sent must lie in the page cache at its end, as it did at its start, where the batch was looked up; a hole
-        between is read from the device when it is met.
+        At most `bytes_max` bytes, but at least the first batch if `min_one` (KIP-74).
 
         Raises:
-            NotCached: the device is needed.
+            OutOfRange: outside [local_log_start, log_end].
+            Corrupt, StorageFailed: damage, or the disk failed.
         """
-        part = FilePart(self._pool, self._pool.acquire(segment.log_path), position, length)
         try:
-            if length <= PART_BYTES_MIN:
-                data = part.read_now(0, length)
-            elif part.read_now(length - 1, 1) is None:
-                data = None
-            else:
-                return part
-        except BaseException:
-            part.close()
-            raise
-        part.close()
-        if data is None:
-            raise NotCached
-        return data
-
-    def locate(self, segment: Segment, offset: int, limit: int, *, wait: bool, start: int = 0) -> Found | None:
-        """The first batch whose last offset is >= `offset`, below byte `limit`; None if there is none.
-
-        A batch begins at byte `start`, and none before it is looked at.
-
-        Raises:
-            NotCached: not `wait` and the device is needed.
-            Corrupt: a header that cannot be.
-        """
-        first, expected = start, None
-        if not segment.index_broken:
-            entry = self._floor(segment, segment.offsets, files.INDEX, offset - segment.base_offset, wait)
-            if entry is not None and (entry[1] >= start or not start):
-                first, expected = entry[1], segment.base_offset + entry[0]
-        held = self._pool.acquire(segment.log_path)
-        try:
-            found = _scan(held.file, first, offset, limit, expected, wait)
-            if found is not _MISMATCH:
-                return found
-            segment.index_broken = True
-            self._report("index", f"{segment.path(files.INDEX)} points to byte {first} for offset {expected}: not so")
-            return _scan(held.file, start, offset, limit, None, wait)
-        finally:
-            self._pool.release(held)
-
-    def locate_time(self, segment: Segment, timestamp_ms: int, limit: int) -> int:
-        """A batch's position at or before the first batch with a timestamp >= `timestamp_ms`.  Blocks.
-
-        The entry of the time index is believed only if the batch it names has that timestamp.
-        """
-        if segment.index_broken:
-            return 0
-        entry = self._floor(segment, segment.times, files.TIME_INDEX, timestamp_ms - 1, True)
-        if entry is None:
-            return 0
-        offset = segment.base_offset + entry[1]
-        found = self.locate(segment, offset, limit, wait=True)
-        if found is not None and found.last_offset == offset:
-            header = header_at(self.read(segment, found.position, BATCH_HEADER_BYTES, wait=True))
-            if header.max_timestamp == entry[0]:
-                return found.position
-        elif found is None and segment.end_offset > offset >= segment.base_offset:
-            return 0  # beyond what may be read yet
-        segment.index_broken = True
-        self._report("index", f"{segment.path(files.TIME_INDEX)} names offset {offset} for timestamp {entry[0]}: not so")
-        return 0
-
-    def _floor(self, segment: Segment, part: IndexPart, suffix: str, wanted: int, wait: bool) -> tuple[int, int] | None:
-        """Last entry at or below `wanted`: pending ones first, they are the newest."""
-        search = floor_offset if suffix == files.INDEX else floor_time
-        if part.pending:
-            found = search(bytes(part.pending) if wait else part.pending, wanted)
-            if found is not None:
-                return found
-        if part.length == 0:
+            return Stretch(*self._read(offset, bytes_max, min_one, committed_only, self._files.part, wait=False))
+        except NotCached:
             return None
-        path = segment.path(suffix)
-        entries = self._cache.get(path, part.length)
-        if entries is None:
-            entries = self._load(path, part.length, wait)
-        if len(entries) != part.length:
-            size = OFFSET_BYTES if suffix == files.INDEX else TIME_BYTES
-            whole = min(len(entries), part.length) // size * size
-            return search(memoryview(entries)[:whole], wanted)
-        return search(entries, wanted)
 
-    def _load(self, path: str, length: int, wait: bool) -> bytes:
-        self._pool.forget(path)  # index files grow behind the pool's back
-        held = self._pool.acquire(path)
+    async def read_blocking(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Slice:
+        """The same in a disk thread, from the device if need be."""
+        return await self._disk.run(self._read_waiting, offset, bytes_max, min_one, committed_only)
+
+    def _read_waiting(self, offset: int, bytes_max: int, min_one: bool, committed_only: bool) -> Slice:
+        take = partial(self._files.read, wait=True)
+        return Slice(*self._read(offset, bytes_max, min_one, committed_only, take, wait=True))
+
+    def _read(
+        self,
+        offset: int,
+        bytes_max: int,
+        min_one: bool,
+        committed_only: bool,
+        take: Callable[[Segment, int, int], T],
+        *,
+        wait: bool,
+    ) -> tuple[T | bytes, int]:
+        marks = self._marks
+        mark = marks.committed
+        end = min(marks.last_stable_offset, mark.offset) if committed_only else mark.offset
+        if not marks.local_log_start_offset <= offset < end:
+            self._check_range(offset)
+            return b"", end
+        reader = self._files
         try:
-            entries = bytes(_get(held.file, 0, length, wait))
-        finally:
-            self._pool.release(held)
-            self._pool.forget(path)
-        self._cache.put(path, entries)
-        return entries
+            segment, limit, found = self._find(offset, wait)
+            if found is None or found.base_offset >= end:
+                return b"", end
+            if end < mark.offset:
+                stable = reader.locate(segment, end, self._marks.readable_bytes(segment), wait=wait)
+                limit = limit if stable is None else min(limit, stable.position)
+            length = bytes_max
+            if found.size > length:
+                if not min_one:
+                    return b"", end
+                length = found.size
+            return take(segment, found.position, min(length, limit - found.position)), end
+        except FileNotFoundError as error:
+            self._check_range(offset)  # dropped meanwhile
+            raise Corrupt(f"{self._tp}: {error.filename} is gone") from error
+        except OSError as error:
+            raise StorageFailed(f"{self._tp}: cannot read at offset {offset}: {error}") from error
 
-    def forget_index(self, path: str) -> None:
-        """A file was replaced or is gone."""
-        self._pool.forget(path)
-        self._cache.forget(path)
+    def _check_range(self, offset: int) -> None:
+        """Raise OutOfRange, or Corrupt where damage begins: a reader must not wait there for ever."""
+        marks = self._marks
+        start, end = marks.local_log_start_offset, marks.log_end_offset
+        if isinstance(marks.failed, Corrupt) and marks.high_watermark <= offset <= end:
+            raise marks.failed
+        if not start <= offset <= end:
+            raise OutOfRange(f"{self._tp}: offset {offset} is outside the local log, {start} to {end}")
 
-    def walk(self, segment: Segment, start: int, limit: int) -> Iterator[tuple[int, BatchHeader]]:
-        """(position, header) of each batch in bytes [start, limit), which must begin and end at batches.  Blocks.
+    def _find(self, offset: int, wait: bool) -> tuple[Segment, int, Found | None]:
+        """(segment, its readable bytes, the batch that holds `offset` or the next one); the bytes end where damage begins."""
+        segments = self._segments.all
+        index = len(segments) - 1
+        if segments[index].base_offset > offset:
+            index = max(bisect_right(segments, offset, key=BASE_OFFSET) - 1, 0)
+        while True:
+            segment = segments[index]
+            start, limit, ahead = 0, self._marks.readable_bytes(segment), None
+            if segment.damage:
+                start, limit, ahead = sound_part(segment.log_path, segment.damage, offset, limit)
+            found = self._files.locate(segment, offset, limit, wait=wait, start=start)
+            if found is None and ahead is not None:
+                raise ahead.error(segment.log_path)
+            index += 1
+            if found is not None or index == len(segments):
+                return segment, limit, found
 
-        Raises:
-            Corrupt: a header that cannot be.
-        """
-        held = self._pool.acquire(segment.log_path)
-        try:
-            yield from walk_file(held.file, start, limit)
-        finally:
-            self._pool.release(held)
+    # -- by time
 
+    async def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
+        """First record with a timestamp >= `timestamp_ms`: (offset, timestamp, leader epoch); the local part only (KIP-79)."""
+        return await self._disk.run(self._offset_for_timestamp, timestamp_ms)
 
-_MISMATCH = Found(-1, -1, -1, -1)
+    def _offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
+        reader, start = self._files, self._marks.local_log_start_offset
+        for segment in self._segments.all:
+            limit = self._marks.readable_bytes(segment)
+            if segment.max_timestamp < timestamp_ms or limit == 0:
+                continue
+            for position, header in reader.walk(segment, reader.locate_time(segment, timestamp_ms, limit), limit):
+                if header.max_timestamp >= timestamp_ms and header.last_offset >= start and not header.is_control:
+                    for offset, timestamp in self._times(segment, position, header):
+                        if timestamp >= timestamp_ms and offset >= start:
+                            return offset, timestamp, header.leader_epoch
+        return None
 
+    async def offset_of_max_timestamp(self) -> tuple[int, int, int] | None:
+        """The first record with the largest timestamp: (offset, timestamp, leader epoch); the local part only (KIP-734)."""
+        return await self._disk.run(self._offset_of_max_timestamp)
 
-def _scan(file: File, position: int, offset: int, limit: int, expected: int | None, wait: bool) -> Found | None:
-    """The first batch from byte `position` on that ends at or beyond `offset`; the one at `position` must end at `expected`."""
-    if position < 0:
-        return _MISMATCH
-    chunk: Buffer = b""
-    at = 0
-    while True:
-        if at + BATCH_HEADER_BYTES > len(chunk):
-            position += at
-            if position + BATCH_HEADER_BYTES > limit:
-                return _MISMATCH if expected is not None else None
-            chunk, at = _get(file, position, min(CHUNK_BYTES, limit - position), wait), 0
-            if len(chunk) < BATCH_HEADER_BYTES:
-                raise Corrupt(f"{file.path} ends at byte {position + len(chunk)}; {limit} bytes were written")
-        base, length, delta = _SHORT.unpack_from(chunk, at)
-        if expected is not None:
-            if base + delta != expected or length < _BODY_BYTES_MIN or chunk[at + 16] != 2:
-                return _MISMATCH
-            expected = None
-        if length < _BODY_BYTES_MIN or position + at + length + BATCH_OVERHEAD_BYTES > limit:
-            raise Corrupt(f"{file.path}: batch at byte {position + at} says length {length}")
-        if base + delta >= offset:
-            return Found(position + at, length + BATCH_OVERHEAD_BYTES, base, base + delta)
-        at += length + BATCH_OVERHEAD_BYTES
+    def _offset_of_max_timestamp(self) -> tuple[int, int, int] | None:
+        best: tuple[int, Segment, int, BatchHeader] | None = None
+        start = self._marks.local_log_start_offset
+        for segment in self._segments.all:
+            if segment.max_timestamp < 0 or (best is not None and segment.max_timestamp <= best[0]):
+                continue
+            for position, header in self._largest_candidates(segment, start):
+                largest = header.max_timestamp
+                if header.base_offset < start:  # its largest may lie below the log start
+                    times = (time for offset, time in self._times(segment, position, header) if offset >= start)
+                    largest = max(times, default=-1)
+                if best is None or largest > best[0]:
+                    best = largest, segment, position, header
+        if best is None:
+            return None
+        real = [(time, -offset) for offset, time in self._times(*best[1:]) if offset >= start]
+        if not real:
+            return None
+        time, offset = max(real)  # by the records themselves: a header may be from before the door held it against them
+        return -offset, time, best[3].leader_epoch
 
+    def _largest_candidates(self, segment: Segment, start: int) -> Iterator[tuple[int, BatchHeader]]:
+        """Batches among which the segment's largest readable timestamp is: one, unless the log's ends cut into the segment."""
+        limit = self._marks.readable_bytes(segment)
+        certain = start <= segment.base_offset and segment.max_timestamp_offset < self._marks.high_watermark
+        found = self._files.locate(segment, segment.max_timestamp_offset if certain else start, limit, wait=True)
+        if found is not None:
+            until = found.position + found.size if certain else limit
+            yield from self._files.walk(segment, found.position, until)
 
-def walk_file(file: File, position: int, limit: int) -> Iterator[tuple[int, BatchHeader]]:
-    """Headers of the whole batches in [position, limit); reads ahead while batches are small, jumps while they are large."""
-    chunk: Buffer = b""
-    at = 0
-    step = WALK_BYTES
-    while position + at + BATCH_HEADER_BYTES <= limit:
-        if at + BATCH_HEADER_BYTES > len(chunk):
-            step = CHUNK_BYTES if at > 4 * len(chunk) and chunk else WALK_BYTES
-            position += at
-            chunk, at = file.read_at(position, min(step, limit - position)), 0
-            if len(chunk) < BATCH_HEADER_BYTES:
-                raise Corrupt(f"{file.path} ends at byte {position + len(chunk)}; {limit} bytes were written")
-        header = header_at(chunk, at)
-        if header.length < _BODY_BYTES_MIN or position + at + header.size > limit:
-            raise Corrupt(f"{file.path}: batch at byte {position + at} says length {header.length}")
-        yield position + at, header
-        at += header.size
+    def _times(self, segment: Segment, position: int, header: BatchHeader) -> list[tuple[int, int]]:
+        """(offset, timestamp) of each record of one batch: the only place where a batch is opened."""
+        for damage in segment.damage:
+            if damage.position <= position < damage.end:
+                raise damage.error(segment.log_path)
+        if header.is_log_append_time:
+            return [(header.base_offset + delta, header.max_timestamp) for delta in range(header.last_offset_delta + 1)]
+        batch = self._files.read(segment, position, header.size, wait=True)
+        return [(record.offset, record.timestamp) for record in decode_batch(memoryview(batch))]
+
+    # -- transactions
+
+    def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(producer id, first offset) of aborted transactions that overlap [start, end)."""
+        found = []
+        for segment in self._segments.all:
+            if segment.has_txn and segment.end_offset > start:
+                for entry in parse_txn(self._disk.read(segment.path(files.TXN_INDEX))):
+                    if entry.last_offset >= start and entry.first_offset < end:
+                        found.append((entry.producer_id, entry.first_offset))
+                    if entry.last_stable_offset >= end:
+                        return found
+        return found

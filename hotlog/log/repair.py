@@ -10,10 +10,10 @@ from hotlog.kernel.errors import Corrupt
 from hotlog.log import files
 from hotlog.log.loaded import Loaded, Loader, note_producer
 from hotlog.log.producers import Producers
-from hotlog.log.reader import SegmentReader
 from hotlog.log.recovery import Verdict, plan_tail
 from hotlog.log.scan import Stop, Tail, look_behind, scan
 from hotlog.log.segment import IndexPart, Segment
+from hotlog.log.segment_reader import SegmentReader
 from hotlog.wire.batch import BatchHeader
 from hotlog.world.ports import File
 

@@ -33,7 +33,7 @@ class SegmentInfo(NamedTuple):
     """A closed or active local segment as tiering and retention see it.
 
     Offsets half open; sizes in bytes; times in ms since the epoch, `closed_ms` -1 while active.  After a restart `first_append_ms`
-    and `closed_ms` come from file times (never earlier than they were).  `txnindex_path` may not exist.
+    and `closed_ms` come from file times (never earlier than they were).
     """
 
     base_offset: int
@@ -44,16 +44,26 @@ class SegmentInfo(NamedTuple):
     first_append_ms: int
     closed_ms: int
     log_path: str
-    index_path: str
-    timeindex_path: str
-    txnindex_path: str
+
+    @property
+    def index_path(self) -> str:
+        return self.log_path.removesuffix(files.LOG) + files.INDEX
+
+    @property
+    def timeindex_path(self) -> str:
+        return self.log_path.removesuffix(files.LOG) + files.TIME_INDEX
+
+    @property
+    def txnindex_path(self) -> str:
+        """May not exist."""
+        return self.log_path.removesuffix(files.LOG) + files.TXN_INDEX
 
 
 class Segment:
     """State of one segment."""
 
     __slots__ = (
-        "base_offset", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
+        "base_offset", "closed_info", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
         "index_broken", "last_time", "log_path", "max_timestamp", "max_timestamp_offset", "offsets", "since_index", "size", "times",
     )  # fmt: skip
 
@@ -63,6 +73,7 @@ class Segment:
         self.end_offset = base_offset
         self.log_path = files.segment_path(directory, base_offset, files.LOG)
         self.size = 0
+        self.closed_info: SegmentInfo | None = None  # made once; nothing of it changes any more
         self.created_ms = created_ms
         self.first_append_ms = created_ms
         self.closed_ms = -1
@@ -127,7 +138,10 @@ class Segment:
         self.max_timestamp = self.max_timestamp_offset = self.last_time = self.first_timestamp = -1
 
     def info(self) -> SegmentInfo:
-        return SegmentInfo(
+        made = SegmentInfo(
             self.base_offset, self.end_offset, self.size, self.max_timestamp, self.max_timestamp_offset, self.first_append_ms,
-            self.closed_ms, self.log_path, self.path(files.INDEX), self.path(files.TIME_INDEX), self.path(files.TXN_INDEX),
+            self.closed_ms, self.log_path,
         )  # fmt: skip
+        if self.closed_ms >= 0:
+            self.closed_info = made
+        return made

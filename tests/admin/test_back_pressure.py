@@ -15,7 +15,7 @@ from hotlog.answers.api import Later
 from hotlog.apis import k00_produce
 from hotlog.broker.broker import Broker
 from hotlog.kernel.ids import TopicPartition
-from hotlog.log.writers import ROLLED_MAX
+from hotlog.log.open_writers import ROLLED_MAX
 from hotlog.wire import apis
 from hotlog.wire.produce import PartitionData, ProduceRequest, TopicData
 from hotlog.wire.records import NewRecord, encode_batch

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from compaction.scrub import Hurt, Repair, Stored, plan_ranges, plan_repair
 from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import DamagedRecords
-from hotlog.log.partition_log import SegmentInfo
 from hotlog.log.scrub import ScrubRange
+from hotlog.log.segment import SegmentInfo
 from hotlog.wire.batch import header_at
 from tests.sim.bucket import Violation
 from tests.sim.checker import batches_of, check_partition
@@ -155,7 +155,7 @@ async def test_rot_in_a_tiered_segment_is_found_and_the_store_takes_over(scene: 
     assert counted(scene, "scrub") == 2
     assert scene.life.metrics.scrub_repairs.labels("rot")._value.get() == 1
     assert log.local_log_start_offset == infos[2].end_offset
-    assert (log.log_start_offset, log.damaged_segments()) == (0, [])
+    assert (log.log_start_offset, log.scrub.damaged_segments()) == (0, [])
     await check_partition(partition, ledger)
     await scene.restart("power")
     await scene.hours(2)
@@ -172,7 +172,7 @@ async def test_nothing_is_dropped_before_the_store_has_answered(scene: Scene) ->
     scene.world.bucket.weather.down = True
     await scrub_round(scene)
     assert partition.log.local_log_start_offset == 0
-    assert len(partition.log.damaged_segments()) == 1
+    assert len(partition.log.scrub.damaged_segments()) == 1
     await read_around(partition, bad)
     scene.world.bucket.weather.down = False
     await scrub_round(scene)

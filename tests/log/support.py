@@ -13,7 +13,8 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
-from hotlog.log.partition_log import Appended, PartitionLog
+from hotlog.log.partition_log import PartitionLog
+from hotlog.log.writer import Appended
 from hotlog.wire.batch import BatchHeader, check_produced, walk
 from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.ports import Buffer, Disk, File

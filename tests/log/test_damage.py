@@ -46,7 +46,7 @@ async def test_reads_go_around_damage_whatever_its_header_says(tmp_path: Path, s
         for number in range(40):
             append(log, batch(b"%03d" % number + b"x" * 97))
         await log.flush()
-        first = log._segments[0]
+        first = log._segments.all[0]
         size = first.size // first.end_offset
         bad = Damage(3 * size, 4 * size, 3, 4, "the batch fails its CRC-32C")
         first.damage = (bad,)
@@ -75,7 +75,7 @@ async def test_a_gap_before_damage_does_not_lead_past_it(tmp_path: Path) -> None
         for _ in range(6):
             append(log, batch(b"x" * 300))
         await log.flush()
-        log._segments[0].damage = (Damage(0, log._segments[0].size, 1, log._segments[0].end_offset, "rot"),)
+        log._segments.all[0].damage = (Damage(0, log._segments.all[0].size, 1, log._segments.all[0].end_offset, "rot"),)
         with pytest.raises(DamagedRecords):
             log.read(0, 1 << 20, min_one=True)
 
@@ -86,7 +86,7 @@ async def test_a_lookup_by_time_does_not_open_a_damaged_batch(tmp_path: Path) ->
         append(log, batch(b"one", timestamp=1_700_000_000_000))
         append(log, batch(b"two", timestamp=1_700_000_000_500))
         await log.flush()
-        segment = log._segments[0]
+        segment = log._segments.all[0]
         segment.damage = (Damage(segment.size // 2, segment.size, 1, 2, "rot"),)
         assert await log.offset_for_timestamp(1_700_000_000_000) == (0, 1_700_000_000_000, 0)
         with pytest.raises(DamagedRecords):

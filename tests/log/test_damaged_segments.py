@@ -89,12 +89,12 @@ def rot(log: PartitionLog, segment: int, *, byte: int) -> int:
 
 async def scrub(log: PartitionLog) -> None:
     """As the scrubber does with all segments."""
-    for want in log.scrub_ranges():
+    for want in log.scrub.scrub_ranges():
         done = SegmentScrub(FastDisk(1), want)
         while done.step():
             pass
-        log.note_damage(want.base_offset, done.damages, is_all=True)
-    await log.wait_damage_saved()
+        log.scrub.note_damage(want.base_offset, done.damages, is_all=True)
+    await log.scrub.wait_damage_saved()
 
 
 async def killed_after_a_find(directory: Path) -> tuple[PartitionLog, int]:
@@ -143,11 +143,11 @@ async def test_damage_is_refused_after_a_restart_without_a_scrub(tmp_path: Path,
     await scrub(log)
     base = log.segments()[segment].base_offset
     assert (tmp_path / NAME).read_bytes() == print_segments({DamagedSegment("clicks", 0, base)})
-    damages = log.damaged_segments()[0][1]
+    damages = log.scrub.damaged_segments()[0][1]
     await end(logs, how)
     for again in ("kill", "stop"):  # nor is it forgotten by the second life
         logs, log = await reopened(tmp_path)
-        ((info, found),) = log.damaged_segments()
+        ((info, found),) = log.scrub.damaged_segments()
         assert (info.base_offset, found) == (base, damages)
         await check_around(log, {bad})
         await end(logs, again)
@@ -179,7 +179,7 @@ async def test_damage_that_a_start_finds_itself_is_kept_too(tmp_path: Path) -> N
     body[position + 3] ^= 0x10
     path.write_bytes(body)
     logs, log = await reopened(tmp_path)
-    ((info, _),) = log.damaged_segments()
+    ((info, _),) = log.scrub.damaged_segments()
     assert (tmp_path / NAME).read_bytes() == print_segments({DamagedSegment("clicks", 0, info.base_offset)})
     await kill(logs)
 
@@ -261,7 +261,7 @@ async def test_no_content_of_the_file_fails_a_start_or_invents_damage(raw: bytes
         await kill(logs)
         (directory / NAME).write_bytes(raw)
         logs, log = await reopened(directory)
-        assert log.damaged_segments() == []
+        assert log.scrub.damaged_segments() == []
         assert log.failed is None
         assert len(await read_all(log)) == COUNT
         assert [where for where, _ in logs.damage] == ([] if parse_segments(raw)[1] else [NAME])

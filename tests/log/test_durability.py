@@ -290,9 +290,9 @@ async def test_small_files_without_space_are_tried_again_by_ticks_not_for_ever(t
             await log.wait_durable(end)
         for tries in (1, 2, 3):
             for _ in range(1_000):
-                if log._flusher.is_running:
+                if log._syncer.flusher.is_running:
                     await asyncio.sleep(0.001)
-            assert not log._flusher.is_running
+            assert not log._syncer.flusher.is_running
             assert len(disk.failed) == tries
             await logs.tick()
         disk.heal()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hotlog.kernel.errors import DiskFull, NotReady, StorageFailed
-from hotlog.log.partition_log import Appended, PartitionLog
+from hotlog.log.partition_log import PartitionLog
+from hotlog.log.writer import Appended
 from hotlog.wire.batch import check_produced
 from tests.log.faulty import NO_SPACE, FaultyDisk
 from tests.log.support import T0, append, batch, config, new_log, opened, read_all

@@ -210,7 +210,7 @@ async def test_idle_logs_roll_by_time_and_give_back_their_descriptors(tmp_path: 
         await log.flush()
         clock.ms += 60_001
         await logs.tick()
-        assert log._writer is None and not logs._parts.pool._pinned
+        assert log._syncer.file is None and not logs._parts.pool._pinned
         append(log, batch(b"more"), now_ms=clock.ms)
         await log.wait_durable(2)
         assert len(await read_all(log)) == 2
@@ -364,9 +364,9 @@ async def test_log_starts_that_move_together_are_written_together(tmp_path: Path
         disk.written.clear()
         await moved[0].wait_log_start_saved()
         disk.written.clear()
-        moved[0].log_start_offset = 0  # so that there is something to write once more
+        moved[0].begin_history_at(0)  # so that there is something to write once more
         few = await count_steps(moved[0].wait_log_start_saved())
-        moved[0].log_start_offset = 1
+        moved[0].begin_history_at(1)
         many = await count_steps(asyncio.gather(*(log.wait_log_start_saved() for log in moved)))
         assert disk.written.count("log-start-offset-checkpoint") == 2
         assert many.total < len(moved) * few.total / 2, "not a look at every log for every caller"

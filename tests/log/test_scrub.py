@@ -57,7 +57,7 @@ async def make_log(directory: Path) -> Sample:
             append(log, batch(*values, timestamp=T0 + number * 10, codec=(0, 1)[number % 5 == 0]))
         log.roll(T0)
         await log.flush()
-        want = log.scrub_ranges()[0]
+        want = log.scrub.scrub_ranges()[0]
         body = Path(want.path).read_bytes()
         starts = [position for position, _ in walk(body)] + [len(body)]
         return Sample(want, body, starts)
@@ -219,62 +219,62 @@ async def filled(logs: object, **settings: object) -> PartitionLog:
 async def test_only_what_is_readable_is_offered(tmp_path: Path) -> None:
     async with opened(tmp_path) as logs:
         log = await filled(logs)
-        assert [want.end_offset for want in log.scrub_ranges()] == [segment.end_offset for segment in log.segments()]
+        assert [want.end_offset for want in log.scrub.scrub_ranges()] == [segment.end_offset for segment in log.segments()]
         append(log, batch(b"not synced yet"))
-        *closed, active = log.scrub_ranges()
+        *closed, active = log.scrub.scrub_ranges()
         assert (active.end_offset, active.indexes) == (50, None)
         assert active.size < log.active.size
         assert all(want.indexes is not None for want in closed)
-        assert all(not scrub(want).damages for want in log.scrub_ranges())
+        assert all(not scrub(want).damages for want in log.scrub.scrub_ranges())
 
 
 async def test_damage_is_remembered_told_once_and_forgotten_when_it_is_gone(tmp_path: Path) -> None:
     async with opened(tmp_path) as logs:
         log = await filled(logs)
-        want = log.scrub_ranges()[0]
+        want = log.scrub.scrub_ranges()[0]
         path = Path(want.path)
         body = path.read_bytes()
         path.write_bytes(body[:100] + bytes([body[100] ^ 1]) + body[101:])
         done = scrub(want)
-        assert log.note_damage(want.base_offset, done.damages, is_all=True) == done.damages
-        assert log.note_damage(want.base_offset, done.damages, is_all=True) == []
-        assert [(info.base_offset, list(damages)) for info, damages in log.damaged_segments()] == [(0, done.damages)]
+        assert log.scrub.note_damage(want.base_offset, done.damages, is_all=True) == done.damages
+        assert log.scrub.note_damage(want.base_offset, done.damages, is_all=True) == []
+        assert [(info.base_offset, list(damages)) for info, damages in log.scrub.damaged_segments()] == [(0, done.damages)]
         with pytest.raises(DamagedRecords):
             log.read(0, 1000, min_one=True)
         path.write_bytes(body)
-        assert log.note_damage(want.base_offset, scrub(want).damages, is_all=True) == []
-        assert log.damaged_segments() == []
+        assert log.scrub.note_damage(want.base_offset, scrub(want).damages, is_all=True) == []
+        assert log.scrub.damaged_segments() == []
         assert log.read(0, 1000, min_one=True) is not None
-        assert log.note_damage(12345, [Damage(0, 1, 0, 1, "x")], is_all=True) == [], "a segment that was dropped meanwhile"
+        assert log.scrub.note_damage(12345, [Damage(0, 1, 0, 1, "x")], is_all=True) == [], "a segment that was dropped meanwhile"
 
 
 async def test_a_wrong_index_is_made_anew_but_not_from_damaged_batches(tmp_path: Path) -> None:
     async with opened(tmp_path) as logs:
         log = await filled(logs)
-        want = log.scrub_ranges()[0]
+        want = log.scrub.scrub_ranges()[0]
         assert want.indexes is not None
         good = Path(want.indexes[0].path).read_bytes()
         Path(want.indexes[0].path).write_bytes(bytes(len(good)))
         assert scrub(want).is_index_wrong
-        log.note_index_broken(want.base_offset)
-        log.note_damage(want.base_offset, [Damage(0, 1, 0, 1, "x")], is_all=True)
+        log.scrub.note_index_broken(want.base_offset)
+        log.scrub.note_damage(want.base_offset, [Damage(0, 1, 0, 1, "x")], is_all=True)
         await log.tick(T0)
         assert Path(want.indexes[0].path).read_bytes() == bytes(len(good))
-        log.note_damage(want.base_offset, [], is_all=True)
+        log.scrub.note_damage(want.base_offset, [], is_all=True)
         await log.tick(T0)
         assert Path(want.indexes[0].path).read_bytes() == good
-        assert not scrub(log.scrub_ranges()[0]).is_index_wrong
+        assert not scrub(log.scrub.scrub_ranges()[0]).is_index_wrong
 
 
 async def test_what_a_new_round_has_not_reached_yet_stays_known(tmp_path: Path) -> None:
     async with opened(tmp_path) as logs:
         log = await filled(logs)
         first, second, third = (Damage(at, at + 10, at, at + 1, "rot") for at in (100, 200, 300))
-        assert log.note_damage(0, [first, third], is_all=True) == [first, third]
-        assert log.note_damage(0, [second], is_all=False) == [second]
-        assert log.damaged_segments()[0][1] == (second, third)
-        assert log.note_damage(0, [second], is_all=True) == []
-        assert log.damaged_segments()[0][1] == (second,)
+        assert log.scrub.note_damage(0, [first, third], is_all=True) == [first, third]
+        assert log.scrub.note_damage(0, [second], is_all=False) == [second]
+        assert log.scrub.damaged_segments()[0][1] == (second, third)
+        assert log.scrub.note_damage(0, [second], is_all=True) == []
+        assert log.scrub.damaged_segments()[0][1] == (second,)
 
 
 # Starts
@@ -296,9 +296,9 @@ async def test_a_start_survives_any_damaged_header_of_a_closed_segment(tmp_path:
         assert logs.failures == {}
         again = logs.get(TP)
         assert again is not None
-        want = again.scrub_ranges()[1]
-        again.note_damage(want.base_offset, scrub(want).damages, is_all=True)
-        ((info, damages),) = again.damaged_segments()
+        want = again.scrub.scrub_ranges()[1]
+        again.scrub.note_damage(want.base_offset, scrub(want).damages, is_all=True)
+        ((info, damages),) = again.scrub.damaged_segments()
         assert [(damage.offset, damage.end_offset) for damage in damages] == [(header.base_offset, header.next_offset)]
         assert info.max_timestamp == infos[1].max_timestamp
         for offset in range(infos[0].end_offset, infos[1].end_offset):
@@ -323,5 +323,5 @@ async def test_a_start_survives_a_damaged_header_among_records_without_timestamp
     async with opened(tmp_path) as logs:
         again = logs.get(TP)
         assert again is not None
-        assert [(one.offset, one.end_offset) for _, damages in again.damaged_segments() for one in damages] == [(2, 3)]
+        assert [(one.offset, one.end_offset) for _, damages in again.scrub.damaged_segments() for one in damages] == [(2, 3)]
         assert header_at((await again.read_blocking(3, 1000, min_one=True)).data).base_offset == 3

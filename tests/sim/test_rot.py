@@ -63,7 +63,7 @@ def test_bits_that_rot_under_a_scrub_are_never_read(seed: int) -> None:
         assert told + found() >= flipped * 0.9, "two flips may meet in one batch"
         for _, partition, _ in scene.traffic.partitions(scene.life):
             assert partition.log.failed is None
-            assert partition.log.damaged_segments() == []
+            assert partition.log.scrub.damaged_segments() == []
         await scene.hours(48)
         check_settled(world, grace_ms=12 * HOUR_MS)
 

@@ -14,7 +14,7 @@ import pytest
 from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import DamagedRecords
 from hotlog.kernel.limits import KiB
-from hotlog.log.log_scrub import LogScrub
+from hotlog.log.scrub_view import ScrubView
 from tests.compaction.test_scrub import rot
 from tests.sim.bucket import Violation
 from tests.sim.checker import Ledger, batches_of, check_partition
@@ -50,16 +50,16 @@ class Finds:
 
 @pytest.fixture
 def finds(monkeypatch: pytest.MonkeyPatch) -> Finds:
-    seen, wait = Finds(), LogScrub.wait_damage_saved
+    seen, wait = Finds(), ScrubView.wait_damage_saved
 
-    async def noted(self: LogScrub) -> None:
+    async def noted(self: ScrubView) -> None:
         seen.begun += 1
         if seen.fuse is not None and seen.begun == 1:
             seen.fuse.at = seen.fuse.calls + seen.at
         await wait(self)
         seen.ended += 1
 
-    monkeypatch.setattr(LogScrub, "wait_damage_saved", noted)
+    monkeypatch.setattr(ScrubView, "wait_damage_saved", noted)
     return seen
 
 
@@ -117,7 +117,7 @@ class Story:
         scene.life = await world.boot()
         await scene.hours(3)
         await scene.traffic.check(scene.life)
-        assert scene.first[0].log.damaged_segments() == []
+        assert scene.first[0].log.scrub.damaged_segments() == []
         assert not scene.life.disk.exists(FILE), "what was made good is forgotten"
         return died
 
@@ -214,14 +214,14 @@ def test_what_an_earlier_life_found_is_made_good_before_the_round_comes_to_it() 
         world.bucket.weather.down = True
         await asyncio.sleep(3600)
         await scene.life.beat("scrub")
-        assert len(partition.log.damaged_segments()) == 1
+        assert len(partition.log.scrub.damaged_segments()) == 1
         world.bucket.weather.down = False
         await scene.restart("kill")
         (tick,) = (beat.tick for beat in scene.life.node.beats if beat.name == "scrub")
         partition, ledger = scene.first
-        assert len(partition.log.damaged_segments()) == 1
+        assert len(partition.log.scrub.damaged_segments()) == 1
         start = world.clock.monotonic()
-        while partition.log.damaged_segments():
+        while partition.log.scrub.damaged_segments():
             assert world.clock.monotonic() < start + 10
             await tick()
         assert scene.life.metrics.scrub_bytes._value.get() < info.base_offset / 4 * 20_000, "the round is not there yet"

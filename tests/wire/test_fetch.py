@@ -17,7 +17,7 @@ from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import StorageFailed
-from hotlog.log.partition_log import PartitionLog
+from hotlog.log.reader import Reader
 from hotlog.wire import batch as batches
 from hotlog.wire.fetch_request import VERSIONS, Wanted
 from hotlog.wire.records import decode_batch
@@ -158,7 +158,7 @@ async def test_a_poll_ends_empty_when_its_time_is_up_or_its_client_is_gone(serve
         while served.connections.working:
             await asyncio.sleep(0.01)
     log = partition_of(served).log
-    assert not log._waiters, "a poll that ended leaves nothing behind in the log"
+    assert not log.marks.has_listeners, "a poll that ended leaves nothing behind in the log"
 
 
 @pytest.mark.parametrize(
@@ -351,15 +351,14 @@ async def test_reads_outside_the_page_cache_go_to_a_thread(
     served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(client, "t", 5)
-    log = partition_of(served).log
-    monkeypatch.setattr(type(log), "read", lambda self, *args, **options: None)
+    monkeypatch.setattr(partition_of(served).log, "read", lambda *args, **options: None)
     assert len(values_of(fetched(await client.call(fetch("t", {0: 0})))[0][1])) == 5
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of any log is in the page cache."""
-    monkeypatch.setattr(PartitionLog, "read", lambda self, *args, **options: None)
+    monkeypatch.setattr(Reader, "read", lambda self, *args, **options: None)
 
 
 @pytest.mark.usefixtures("device")
@@ -385,14 +384,11 @@ async def test_the_grant_goes_on_to_the_first_partition_that_has_data(
     """One that always fails must not stand in the way of the others for ever."""
     for partition in range(3):
         await client.call(produce("t", {partition: batch_of(b"x" * 5000)}))
-    read = PartitionLog.read_blocking
 
-    async def fails(log: PartitionLog, *args: Any, **options: Any) -> Any:
-        if log.tp.partition == 0:
-            raise StorageFailed("the disk has a hole here (test)")
-        return await read(log, *args, **options)
+    async def fails(*args: Any, **options: Any) -> Any:
+        raise StorageFailed("the disk has a hole here (test)")
 
-    monkeypatch.setattr(PartitionLog, "read_blocking", fails)
+    monkeypatch.setattr(partition_of(served).log, "read_blocking", fails)
     answer = fetched(await client.call(fetch("t", {0: 0, 1: 0, 2: 0}, partition_bytes_max=100)))
     assert [code for code, _ in answer.values()] == [ErrorCode.kafka_storage_error, NONE, NONE]
     assert [len(values_of(records)) for _, records in answer.values()] == [0, 1, 0]

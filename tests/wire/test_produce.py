@@ -425,16 +425,12 @@ async def test_a_full_disk_is_a_clear_retriable_error_and_passes(
     partition = served.broker.partition("t", 0)
     assert partition is not None
     await client.call(produce("t", {0: batch_of(b"a")}))
-    kind = type(partition.log)
-    append = kind.append
 
-    def full(self: Any, *args: Any, **options: Any) -> Any:
-        if self is partition.log:
-            raise DiskFull("t-0: no space left on the data directory")
-        return append(self, *args, **options)
+    def full(*args: Any, **options: Any) -> Any:
+        raise DiskFull("t-0: no space left on the data directory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "append", full)
+        patch.setattr(partition.log, "append", full)
         response = await client.call(produce("t", {0: batch_of(b"b"), 1: batch_of(b"c")}))
     assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1), (1, NONE, 0)]
     assert "no space left" in response.responses[0].partition_responses[0].error_message
@@ -445,11 +441,11 @@ async def test_a_failed_fsync_is_not_acknowledged(served: Serving, client: Clien
     partition = served.broker.partition("t", 0)
     assert partition is not None
 
-    async def failing(self: Any, end_offset: int) -> None:
+    async def failing(end_offset: int) -> None:
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(type(partition.log), "wait_durable", failing)
-    monkeypatch.setattr(type(partition.log), "high_watermark", 0, raising=False)
+    monkeypatch.setattr(partition.log, "wait_durable", failing)
+    partition.log.set_commit_rule(lambda log_end, durable_end: 0)
     response = await client.call(produce("t", {0: batch_of(b"b")}))
     assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1)]
     assert "EIO" in response.responses[0].partition_responses[0].error_message
@@ -461,10 +457,10 @@ async def test_a_batch_that_is_not_durable_in_time_times_out(
     partition = served.broker.partition("t", 0)
     assert partition is not None
 
-    async def never(self: Any, end_offset: int) -> None:
+    async def never(end_offset: int) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(type(partition.log), "wait_durable", never)
-    monkeypatch.setattr(type(partition.log), "_advance", lambda *_: None)
+    monkeypatch.setattr(partition.log, "wait_durable", never)
+    partition.log.set_commit_rule(lambda log_end, durable_end: 0)
     request = dataclasses.replace(produce("t", {0: batch_of(b"b")}), timeout=timedelta(milliseconds=50))
     assert produced(await client.call(request)) == [(0, ErrorCode.request_timed_out, -1)]

@@ -20,7 +20,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.front import connections as accounts
 from hotlog.front.dispatch import load_apis
 from hotlog.front.outlet import PIECE_BYTES
-from hotlog.log.reader import PART_BYTES_MIN
+from hotlog.log.segment_reader import PART_BYTES_MIN
 from hotlog.wire import apis
 from hotlog.wire.frame import SCRATCH_BYTES
 from hotlog.world.posix import PosixFile

@@ -23,7 +23,7 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import RANGE_BYTES_MAX, KiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.log.partition_log import Slice
+from hotlog.log.reader import Slice
 from hotlog.wire.records import Record, decode_batch
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from tiering.cache.chunks import ChunkCache, ChunkSource, joined

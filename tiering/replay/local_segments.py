@@ -19,7 +19,7 @@ from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, CHUNK_BYTES
 from hotlog.log import checkpoints, files
 from hotlog.log.index import parse_txn
-from hotlog.log.reader import walk_file
+from hotlog.log.segment_reader import walk_file
 from hotlog.wire.batch import crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
 from hotlog.world.ports import Disk, File

@@ -46,9 +46,11 @@ class HotLog(Protocol):
     """What of hotlog.log's PartitionLog the tier uses."""
 
     config: TopicConfig
-    log_start_offset: int
-    log_end_offset: int
 
+    @property
+    def log_start_offset(self) -> int: ...
+    @property
+    def log_end_offset(self) -> int: ...
     @property
     def active(self) -> Base: ...
     @property

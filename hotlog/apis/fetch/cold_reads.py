@@ -17,7 +17,7 @@ from uuid import UUID
 from hotlog.apis.fetch.sessions import SESSION_ID_MAX, FetchSessions
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.limits import MiB
-from hotlog.log.partition_log import Slice
+from hotlog.log.reader import Slice
 from hotlog.wire.batch import header_at
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from kio.schema.errors import ErrorCode
 from controller.metadata import State as MetadataState
 from hotlog.apis.fetch.cold_reads import ColdData, ColdFetches, ColdWish
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
-from hotlog.log.log_reads import Slice, Stretch
+from hotlog.log.reader import Slice, Stretch
 from hotlog.wire.batch import header_at
 from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.wire.fetch_reply import PartitionReply
@@ -100,11 +100,11 @@ class Part:
         partition = self.partition
         if partition is None or (self.code and self.code is not ErrorCode.offset_out_of_range):
             return PartitionReply(self.key[1], self.code)
-        log = partition.log
+        marks = partition.log.marks
         aborted = (self.aborted or ()) if is_committed_only else None
         data = self.records.data if self.records is not None else b""
         return PartitionReply(
-            self.key[1], self.code, log.high_watermark, log.last_stable_offset, partition.log_start_offset, aborted, data
+            self.key[1], self.code, marks.high_watermark, marks.last_stable_offset, marks.log_start_offset, aborted, data
         )
 
 
@@ -170,25 +170,25 @@ class Round:
         partition = part.partition
         if partition is None or self._broker.partition(*partition.tp) is not partition:
             return False
-        log = partition.log
-        end = log.last_stable_offset if self.limits.is_committed_only else log.high_watermark
-        return end <= part.wanted.offset and log.log_start_offset <= part.wanted.offset and log.failed is None
+        marks, offset = partition.log.marks, part.wanted.offset
+        end = marks.last_stable_offset if self.limits.is_committed_only else marks.high_watermark
+        return end <= offset and marks.log_start_offset <= offset and marks.failed is None
 
     def _classify(self, part: Part) -> None:
         partition = part.partition = self._find(part)
         if partition is None:
             return
-        log, wanted = partition.log, part.wanted
+        marks, wanted = partition.log.marks, part.wanted
         if wanted.leader_epoch >= 0 and wanted.leader_epoch != partition.leader_epoch:
             is_old = wanted.leader_epoch < partition.leader_epoch
             self._fail(part, ErrorCode.fenced_leader_epoch if is_old else ErrorCode.unknown_leader_epoch)
-        elif not partition.log_start_offset <= wanted.offset <= log.log_end_offset:
+        elif not marks.log_start_offset <= wanted.offset <= marks.log_end_offset:
             self._fail(part, ErrorCode.offset_out_of_range)
-        elif part.is_damaged_locally or (wanted.offset < log.local_log_start_offset and not self._goes_on_behind_hole(part)):
+        elif part.is_damaged_locally or (wanted.offset < marks.local_log_start_offset and not self._goes_on_behind_hole(part)):
             self._classify_cold(part, partition)
         else:
             wanted = part.wanted
-            end = log.last_stable_offset if self.limits.is_committed_only else log.high_watermark
+            end = marks.last_stable_offset if self.limits.is_committed_only else marks.high_watermark
             part.state = State.HOT if wanted.offset < end else State.AT_END
 
     @staticmethod

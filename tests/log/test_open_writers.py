@@ -10,8 +10,8 @@ import pytest
 
 from hotlog.kernel.errors import Retry, StorageFailed
 from hotlog.log.manager import LogManager
+from hotlog.log.open_writers import ROLLED_MAX
 from hotlog.log.partition_log import PartitionLog
-from hotlog.log.writers import ROLLED_MAX
 from tests.log.faulty import IO, FaultyDisk
 from tests.log.support import TP, append, batch, config, new_log, opened, read_all
 from tests.tools.patience import SOON_S
@@ -112,7 +112,7 @@ async def test_a_failed_log_lets_go_of_every_file(tmp_path: Path, call: str) -> 
         disk.let_go()
         with pytest.raises(StorageFailed):
             await waiting
-        await log._flusher.idle()
+        await log._syncer.flusher.idle()
         assert pinned(logs) == 0
         assert not log.is_crowded, "who appends is refused, not held up"
         await log.wait_room()

@@ -24,7 +24,7 @@ READ_SHARE = 8  # and files that are kept open for readers: 1/8
 _LOOKED_AT = 16
 
 
-class Writer(Protocol):
+class OpenLog(Protocol):
     """A log that holds its active segment open."""
 
     def give_back_writer(self) -> bool:
@@ -34,23 +34,23 @@ class Writer(Protocol):
     async def flush(self) -> None: ...
 
 
-class Writers:
+class OpenWriters:
     """The logs that hold their active segment open, the one that opened it first at the head."""
 
     def __init__(self, pool: FilePool, open_max: int) -> None:
         self._pool = pool
         self._open_max = open_max
-        self._open: dict[Writer, None] = {}
+        self._open: dict[OpenLog, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def is_full(self) -> bool:
         return self._pool.pinned_count >= self._open_max
 
-    def opened(self, log: Writer) -> None:
+    def opened(self, log: OpenLog) -> None:
         self._open[log] = None
 
-    def released(self, log: Writer | None = None) -> None:
+    def released(self, log: OpenLog | None = None) -> None:
         """Files were given back; `log` holds none any more."""
         if log is not None:
             self._open.pop(log, None)

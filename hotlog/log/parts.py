@@ -1,0 +1,31 @@
+"""What all logs of a data directory share.
+
+Invariants: made once by the manager, handed to every log, never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from hotlog.kernel.metrics import Metrics
+from hotlog.log.open_writers import OpenWriters
+from hotlog.log.pool import FilePool
+from hotlog.log.segment_reader import SegmentReader
+from hotlog.log.space import Space
+from hotlog.world.ports import Clock, Disk, Entropy
+
+
+class Parts(NamedTuple):
+    """`save_*`: until the data directory's file of that name has what all logs know now."""
+
+    disk: Disk
+    clock: Clock
+    entropy: Entropy
+    metrics: Metrics
+    pool: FilePool
+    writers: OpenWriters
+    reader: SegmentReader
+    space: Space
+    save_log_starts: Callable[[], Awaitable[None]]
+    save_damage: Callable[[], Awaitable[None]]

@@ -1,0 +1,306 @@
+"""What of one log has to get to the disk besides its batches, and when everything is on the device: pending index entries, small files,
+rolled segments, the group commit.
+
+Invariants: what counts as durable was covered by an fsync that began after it was written; the recovery point passes a segment only when its
+indexes are on the device too; after a failed write or fsync nothing is synced again; a failed log holds nothing open once no thread uses it.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from hotlog.kernel.errors import DiskFull, Retry, StorageFailed
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log import files
+from hotlog.log.flusher import NO_DESCRIPTORS, NO_SPACE, Flusher, FlushJob
+from hotlog.log.marks import Marks
+from hotlog.log.open_writers import ROLLED_MAX
+from hotlog.log.parts import Parts
+from hotlog.log.segment import IndexPart, Segment
+from hotlog.log.segments import Segments
+from hotlog.world.ports import File
+
+INDEX_PENDING_BYTES = 4096  # index entries kept in memory before they are written
+
+
+class Syncer:
+    """Holds the files of a log that are open for writing.
+
+    `file` is the active segment's, None while nobody appends; `rolled` are the segments that were closed and are not on the device yet, oldest
+    first; `is_writing` says that a thread writes at the end, and nobody else may.
+    """
+
+    def __init__(
+        self, parts: Parts, tp: TopicPartition, directory: str, config: TopicConfig, segments: Segments, marks: Marks
+    ) -> None:
+        self.config = config
+        self.file: File | None = None
+        self.rolled: list[Segment] = []
+        self.is_writing = False
+        self.flusher = Flusher(parts.disk, plan=self._plan, note=self._note, fail=self.fail)
+        self.index_pending_max = INDEX_PENDING_BYTES
+        self.last_flush_ms = parts.clock.now_ms()
+        self._parts = parts
+        self._tp = tp
+        self._directory = directory
+        self._segments = segments
+        self._marks = marks
+        self._small: dict[str, bytes] = {}  # small files due with the next flush
+        self._small_wait = False  # they found no space: they are tried again by the next `flush`, a tick's at the latest
+        self._has_new_names = False
+        self._index_changed = False  # the active segment's index files were written for the last time before a stop
+        self._flush_started = 0.0
+        self._flush_wanted = marks.durable_end
+
+    # -- files open for writing
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether an append now could hold more files open than this log, or all logs together, may: `wait_room` first."""
+        if (self.file is not None and not self.rolled) or self._marks.failed is not None or self._marks.is_closed:
+            return False
+        return len(self.rolled) >= ROLLED_MAX or self._parts.writers.is_full
+
+    async def wait_room(self) -> None:
+        """Until an append may open what it needs; at once if it may now."""
+        while self.is_crowded:
+            if self.rolled:
+                self.flusher.kick()
+                await self.flusher.idle()
+            else:
+                await self._parts.writers.make_room()
+
+    def open_file(self) -> File:
+        """The active segment's file, opened if need be."""
+        path = self._segments.active.log_path
+        try:
+            if self.file is None:
+                self.file = self._parts.pool.pin(path)
+                self._parts.writers.opened(self)
+            return self.file
+        except OSError as error:
+            self.refuse_after(error, "append to", path)
+
+    def give_back_writer(self) -> bool:
+        """Let go of the active segment if all of it is on the device; whether that was done."""
+        is_dirty = self._marks.durable_end < self._marks.log_end_offset
+        if self.file is None or is_dirty or self.flusher.is_running or self.is_writing:
+            return False
+        self.write_indexes(self._segments.active)
+        self.forget_file()
+        return True
+
+    def forget_file(self) -> None:
+        """The active segment is not open for writing any more."""
+        self._parts.pool.unpin(self._segments.active.log_path)
+        self.file = None
+        self._parts.writers.released(self)
+
+    def rolled_over(self, old: Segment, fresh_file: File, small: tuple[str, bytes]) -> None:
+        """`old` was closed, and `fresh_file` is the active segment's now; `small` is a file to write once that is on the device."""
+        self.file = fresh_file
+        self.rolled.append(old)
+        self._has_new_names = True
+        self._small[small[0]] = small[1]
+        self.flusher.kick()
+
+    def truncated(self, end_offset: int, rolled: list[Segment]) -> None:
+        """The log was cut to end at `end_offset`; of the rolled segments these are left.  No job is in flight."""
+        self.file = None
+        self.rolled = rolled
+        self._parts.writers.released(self)
+        self._flush_wanted = min(self._flush_wanted, end_offset)
+        for path in list(self._small):
+            parsed = files.parse_segment_name(path.rsplit("/", 1)[1])
+            if parsed is not None and parsed[0] > end_offset:
+                del self._small[path]
+
+    # -- what is due
+
+    def write_soon(self, path: str, data: bytes) -> None:
+        """Write a small file with the next flush."""
+        self._small[path] = data
+
+    def waiting(self, path: str) -> bytes | None:
+        """What the small file at `path` will hold, if it waits to be written."""
+        return self._small.get(path)
+
+    def written(self, path: str) -> None:
+        """The small file at `path` was written by somebody else, and newer."""
+        self._small.pop(path, None)
+
+    @property
+    def has_small_files(self) -> bool:
+        return bool(self._small)
+
+    @property
+    def recovery_point(self) -> int:
+        """Everything below is on the device, with the indexes of closed segments."""
+        durable = self._marks.durable_end
+        return min(durable, self.rolled[0].base_offset) if self.rolled else durable
+
+    def want(self, end_offset: int) -> None:
+        """Have everything below `end_offset` on the device soon."""
+        self._flush_wanted = end_offset
+        if self.flusher.task is None:
+            self.flusher.kick()
+
+    def write_indexes(self, segment: Segment, *, force: bool = False) -> None:
+        """Write pending index entries.  Without `force` a full disk only puts it off."""
+        try:
+            segment.offsets = self._write_index(segment.path(files.INDEX), segment.offsets)
+            segment.times = self._write_index(segment.path(files.TIME_INDEX), segment.times)
+            self.index_pending_max = INDEX_PENDING_BYTES
+        except OSError as error:
+            if force:
+                raise
+            if error.errno not in NO_SPACE:
+                self.fail(error)
+            self.index_pending_max += INDEX_PENDING_BYTES
+
+    def _write_index(self, path: str, part: IndexPart) -> IndexPart:
+        if not part.pending:
+            return part
+        file = self._parts.disk.open(path, create=True)
+        try:
+            file.write_at(part.length, part.pending)
+        finally:
+            file.close()
+        return IndexPart(part.total, bytearray())
+
+    # -- durability
+
+    async def wait_durable(self, end_offset: int) -> None:
+        """Until everything below `end_offset` is as durable on this disk as the topic's settings promise.
+
+        Raises:
+            StorageFailed: it cannot be promised.
+        """
+        marks = self._marks
+        if end_offset <= marks.durable_end or (not self.config.is_fsynced and end_offset > self._flush_wanted):
+            if marks.failed is not None and end_offset > marks.durable_end:
+                self.refuse()
+            return
+        if marks.failed is not None or marks.is_closed:
+            self.refuse()
+        assert end_offset <= marks.log_end_offset, "nothing durable can be promised of what was not appended"
+        self.want(max(self._flush_wanted, end_offset))
+        await marks.durable_waiters.wait(end_offset)
+
+    async def flush(self) -> None:
+        """Until everything appended so far is on the device, whatever the settings."""
+        marks = self._marks
+        end = marks.log_end_offset
+        if marks.durable_end >= end and not (self.rolled or self._small or self._has_new_names or self._index_changed):
+            return
+        if marks.failed is not None:
+            self.refuse()
+        self._small_wait = False
+        self.want(end)
+        if marks.durable_end < end:
+            await marks.durable_waiters.wait(end)
+        await self.flusher.idle()
+
+    async def flush_at_close(self) -> None:
+        """The same with the index entries that wait: the last flush before a clean stop."""
+        active = self._segments.active
+        active.note_time()
+        self._index_changed = bool(active.offsets.pending or active.times.pending)
+        self.write_indexes(active)
+        await self.flush()
+
+    def _plan(self) -> FlushJob | None:
+        marks = self._marks
+        if marks.failed is not None:
+            return None
+        active = self._segments.active
+        whole = self._flush_wanted > marks.durable_end
+        due = {} if self._small_wait else self._small
+        if not (whole or self.rolled or due or self._has_new_names or self._index_changed):
+            return None
+        self._flush_started = self._parts.clock.monotonic()
+        logs = [self._parts.pool.pin(segment.log_path) for segment in self.rolled]
+        if whole and self.file is not None:
+            logs.append(self.file)
+        indexed = [*self.rolled, active] if self._index_changed else self.rolled
+        self._index_changed = False
+        writes, self._small = tuple(due.items()), {} if due else self._small
+        names, self._has_new_names = self._has_new_names, False
+        return FlushJob(
+            writes=writes,
+            logs=tuple(logs),
+            index_paths=tuple(s.path(suffix) for s in indexed for suffix in (files.INDEX, files.TIME_INDEX)),
+            directory=self._directory if names else None,
+            # What was rolled is durable then; of the active segment nothing is new, unless all of it was wanted.
+            end=marks.log_end_offset if whole else max(marks.durable_end, active.base_offset),
+            closed=tuple(segment.log_path for segment in self.rolled),
+        )
+
+    def _note(self, job: FlushJob, unwritten: tuple[tuple[str, bytes], ...]) -> None:
+        if self._marks.failed is not None:
+            self._let_go_when_unused()
+            return
+        for path, data in unwritten:
+            self._small.setdefault(path, data)
+            self._small_wait = True
+        self.rolled = [segment for segment in self.rolled if segment.log_path not in job.closed]
+        for path in job.closed:
+            self._parts.pool.unpin(path)
+        if job.closed:
+            self._parts.writers.released()
+        self.last_flush_ms = self._parts.clock.now_ms()
+        self._parts.metrics.flush_seconds.observe(self._parts.clock.monotonic() - self._flush_started)
+        self._marks.synced(job.end)
+
+    # -- failure and the end
+
+    def fail(self, error: Exception) -> None:
+        """The disk failed: what it holds of this log is in doubt."""
+        if self._marks.failed is None:
+            self._parts.metrics.storage_failed.inc()
+            self._marks.fail(error, StorageFailed(f"{self._tp}: the disk failed: {error}"))
+        self._let_go_when_unused()
+
+    def writing_ended(self) -> None:
+        """The thread that wrote at the end is done."""
+        self.is_writing = False
+        if self._marks.failed is not None:
+            self._let_go_when_unused()
+
+    def _let_go_when_unused(self) -> None:
+        """A failed log holds nothing open for writing, once no thread uses it."""
+        if self.flusher.is_syncing or self.is_writing:
+            return
+        for segment in self.rolled:
+            self._parts.pool.unpin(segment.log_path)
+        if self.file is not None:
+            self._parts.pool.unpin(self._segments.active.log_path)
+            self.file = None
+        self._parts.writers.released(self)
+
+    async def close(self) -> None:
+        """Let go of every file; nothing is flushed any more."""
+        self._marks.is_closed = True
+        await self.flusher.idle()
+        for segment in self._segments.all:
+            self._parts.pool.forget(segment.log_path)
+        self.file = None
+        self._parts.writers.released(self)
+        self._marks.close(StorageFailed(f"{self._tp}: the log is closed"))
+
+    def refuse(self) -> NoReturn:
+        """Say why nothing is appended or made durable."""
+        failed = self._marks.failed
+        if failed is None:
+            raise StorageFailed(f"{self._tp}: the log is closed")
+        raise StorageFailed(f"{self._tp}: the log takes no more appends until restart and recovery: {failed}") from failed
+
+    def refuse_after(self, error: OSError, doing: str, path: str) -> NoReturn:
+        """Say what an error of the disk means for who wanted to append."""
+        if error.errno in NO_DESCRIPTORS:
+            raise Retry(f"{self._tp}: no file descriptor is left to {doing} {path}") from error
+        if error.errno in NO_SPACE:
+            raise DiskFull(f"{self._tp}: no space to {doing} {path}: {error}") from error
+        self.fail(error)
+        self.refuse()

@@ -1,0 +1,254 @@
+"""Appends to one log: checks, roll, one gathered write.
+
+A leader's append gives out offsets and stamps its epoch; a follower's keeps what the leader gave.
+
+Invariants: a refused append changed nothing; after a failed write or fsync nothing is appended again; a segment with bytes has offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hotlog.kernel.errors import DiskFull, NotReady, TooLarge
+from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log import checkpoints, files
+from hotlog.log.epochs import LeaderEpochs
+from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, entry_count_max
+from hotlog.log.marks import Marks
+from hotlog.log.parts import Parts
+from hotlog.log.producers import Producers
+from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
+from hotlog.log.segment import Segment
+from hotlog.log.segments import Segments
+from hotlog.log.syncer import Syncer
+from hotlog.wire.batch import BatchHeader, stamp, stamp_append_time
+
+_new = tuple.__new__  # a named tuple's own constructor is a Python call
+
+
+class Appended(NamedTuple):
+    """What became of an append.  `append_time_ms` is -1 under CreateTime; wait_durable(end_offset) before an ack that promises it."""
+
+    base_offset: int
+    last_offset: int
+    append_time_ms: int
+    log_start_offset: int
+    end_offset: int
+    is_duplicate: bool
+
+
+class Begun(NamedTuple):
+    """An append that may be written: `headers` as they are stamped, at offsets [base, end)."""
+
+    headers: list[BatchHeader]
+    base: int
+    end: int
+
+
+class Writer:
+    """The writing half of a log; `leader_epoch` is what its appends are stamped with, `blocked` why they are refused for now."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        tp: TopicPartition,
+        directory: str,
+        config: TopicConfig,
+        *,
+        segments: Segments,
+        marks: Marks,
+        syncer: Syncer,
+        epochs: LeaderEpochs,
+        producers: Producers,
+    ) -> None:
+        self.leader_epoch = max(epochs.latest, 0)
+        self.blocked: str | None = None
+        self.last_append_ms = 0
+        self._parts = parts
+        self._tp = tp
+        self._directory = directory
+        self._segments = segments
+        self._marks = marks
+        self._syncer = syncer
+        self._epochs = epochs
+        self._producers = producers
+        self.reconfigure(config)
+
+    def reconfigure(self, config: TopicConfig) -> None:
+        """Take over changed topic settings."""
+        self._config = config
+        self._segment_ms = self._jittered_ms()
+        self._offset_entries_max = entry_count_max(config.segment_index_bytes, OFFSET_BYTES)
+        self._time_entries_max = entry_count_max(config.segment_index_bytes, TIME_BYTES)
+
+    def _jittered_ms(self) -> int:
+        config = self._config
+        jitter = min(config.segment_jitter_ms, config.segment_ms)
+        return config.segment_ms - int(self._parts.entropy.uniform(0, jitter)) if jitter else config.segment_ms
+
+    # -- leader
+
+    def append(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Appended:
+        """Write batches at the end whose headers say what their records say (hotlog.wire.inspect); `data` is stamped in place.
+
+        Raises:
+            StorageFailed, DiskFull: nothing was appended.
+            TooLarge: more bytes than a segment may hold.
+            OutOfOrderSequence, InvalidProducerEpoch: idempotent producers (hotlog.log.producers).
+            NotReady: a thread is writing: ask again, or use append_in_turn.
+        """
+        syncer = self._syncer
+        if syncer.is_writing:
+            raise NotReady(f"{self._tp}: a large batch is being written")
+        begun = self.begin(data, headers, now_ms)
+        if isinstance(begun, Appended):
+            return begun
+        file = syncer.file or syncer.open_file()
+        try:
+            file.append((data,))
+        except OSError as error:
+            syncer.refuse_after(error, "append to", file.path)
+        return self.finish(begun, now_ms)
+
+    def begin(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Begun | Appended:
+        """Everything before the write: checks, a roll, stamps; or what became of a batch that is here already."""
+        marks, config, size = self._marks, self._config, len(data)
+        self._check_open(size)
+        first = headers[0]
+        if first.producer_id >= 0 or len(headers) > 1:
+            known = self._producers.check(headers)
+            if known is not None:
+                at = known.timestamp if config.is_log_append_time else -1
+                return Appended(known.first_offset, known.last_offset, at, marks.log_start_offset, known.last_offset + 1, True)
+        base = marks.log_end_offset
+        if len(headers) == 1:  # nearly always
+            end, largest = base + first.last_offset_delta + 1, first.max_timestamp
+        else:
+            end = base + sum(header.last_offset_delta for header in headers) + len(headers)
+            largest = max(header.max_timestamp for header in headers)
+        self._parts.space.take(size)
+        self._roll_if_due(size, now_ms if config.is_log_append_time else largest, end - 1, now_ms)
+        headers = stamp(data, headers, base, self.leader_epoch)
+        if config.is_log_append_time:
+            headers = stamp_append_time(data, headers, now_ms)
+        return _new(Begun, (headers, base, end))
+
+    def finish(self, begun: Begun, now_ms: int) -> Appended:
+        """Everything after the write."""
+        headers, base, end = begun
+        if self.leader_epoch > self._epochs.latest:
+            self._epochs.assign(self.leader_epoch, base)
+            self.note_epochs()
+        self._note_appended(headers, end, now_ms)
+        at = now_ms if self._config.is_log_append_time else -1
+        return _new(Appended, (base, end - 1, at, self._marks.log_start_offset, end, False))
+
+    # -- both
+
+    def _check_open(self, size: int) -> None:
+        marks, config = self._marks, self._config
+        if marks.failed is not None or marks.is_closed:
+            self._syncer.refuse()
+        if self.blocked is not None:
+            raise DiskFull(f"{self._tp}: {self.blocked}")
+        if size > config.segment_bytes:
+            raise TooLarge(f"{self._tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
+
+    def _note_appended(self, headers: Sequence[BatchHeader], end: int, now_ms: int) -> None:
+        """Batches are written: indexes, producers, ends, and what makes them durable."""
+        active, config, marks, syncer = self._segments.all[-1], self._config, self._marks, self._syncer
+        if active.size == 0:
+            active.first_append_ms = now_ms
+        active.note(headers, config.index_interval_bytes)
+        for header in headers:
+            if header.producer_id >= 0:
+                self._producers.update(header, now_ms)
+        self.last_append_ms = now_ms
+        if len(active.offsets.pending) >= syncer.index_pending_max:
+            syncer.write_indexes(active)
+        marks.appended(end, active.base_offset, active.size)
+        if config.is_fsynced or end - marks.durable_end >= config.flush_messages:
+            syncer.want(end)
+
+    def note_epochs(self) -> None:
+        """Write the leader epochs with the next flush."""
+        self._syncer.write_soon(f"{self._directory}/{files.EPOCHS_FILE}", checkpoints.print_epochs(self._epochs.entries))
+
+    # -- roll
+
+    def roll(self, now_ms: int) -> None:
+        """Close the active segment if it holds anything.  Raises DiskFull, StorageFailed, NotReady (a thread is writing to it)."""
+        if self._syncer.is_writing:
+            raise NotReady(f"{self._tp}: a large batch is being written")
+        if self._marks.failed is not None or self._marks.is_closed:
+            self._syncer.refuse()
+        if self._segments.active.size:
+            self._roll(now_ms, self._marks.log_end_offset)
+
+    def maybe_roll(self, now_ms: int) -> bool:
+        """Close a segment that segment.ms or a roll that was asked for has passed over, by wall time of its first append; whether it did."""
+        active, marks = self._segments.active, self._marks
+        due = plan_idle_roll(
+            size=active.size,
+            first_append_ms=active.first_append_ms,
+            now_ms=now_ms,
+            segment_ms=self._segment_ms,
+            roll_before_ms=self._config.roll_before_ms,
+        )
+        if due is Roll.NOT_YET or marks.failed is not None or marks.is_closed or self._syncer.is_writing:
+            return False
+        self._roll(now_ms, marks.log_end_offset)
+        return True
+
+    def _roll_if_due(self, size: int, largest: int, last_offset: int, now_ms: int) -> None:
+        """Roll before an append of `size` bytes with that largest timestamp and last offset, if it is time."""
+        active = self._segments.all[-1]
+        offsets, times = active.offsets, active.times
+        tail = _new(
+            Tail,
+            (
+                active.base_offset, active.size, active.first_timestamp, active.created_ms,
+                (offsets.length + len(offsets.pending)) // OFFSET_BYTES, (times.length + len(times.pending)) // TIME_BYTES,
+            ),
+        )  # fmt: skip
+        due = plan_roll(
+            tail,
+            append_bytes=size,
+            append_timestamp=largest,
+            last_offset=last_offset,
+            now_ms=now_ms,
+            segment_bytes=self._config.segment_bytes,
+            segment_ms=self._segment_ms,
+            offset_entries_max=self._offset_entries_max,
+            time_entries_max=self._time_entries_max,
+        )
+        if due is not Roll.NOT_YET:
+            self._roll(now_ms, self._marks.log_end_offset)
+
+    def _roll(self, now_ms: int, base_offset: int) -> None:
+        old, pool, disk, syncer = self._segments.active, self._parts.pool, self._parts.disk, self._syncer
+        fresh = Segment(self._directory, base_offset, created_ms=now_ms)
+        assert fresh.base_offset > old.base_offset or not old.size, "a segment with bytes has offsets"
+        try:
+            if syncer.file is None:
+                syncer.file = pool.pin(old.log_path)
+                self._parts.writers.opened(syncer)
+            old.note_time()
+            syncer.write_indexes(old, force=True)
+            file = pool.pin(fresh.log_path, create=True)
+            if file.size:
+                file.truncate(0)
+            for suffix in (files.INDEX, files.TIME_INDEX):
+                index = disk.open(fresh.path(suffix), create=True)
+                index.truncate(0)
+                index.close()
+        except OSError as error:
+            pool.forget(fresh.log_path)
+            syncer.refuse_after(error, "roll", old.log_path)
+        old.closed_ms = now_ms
+        snapshot = files.segment_path(self._directory, fresh.base_offset, files.SNAPSHOT)
+        syncer.rolled_over(old, file, (snapshot, self._producers.encode()))
+        self._segments.add(fresh)
+        self._segment_ms = self._jittered_ms()
