@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 
 from compaction.trusted_clock import KeptClock, store_time_ms
 from controller.metadata import Metadata, State
@@ -18,7 +19,8 @@ from hotlog.broker.ends_notes import note_ends_at_last
 from hotlog.broker.takeover import Takeover
 from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Dispatch
-from hotlog.front.listener import Listener
+from hotlog.front.listeners import Listeners
+from hotlog.kernel.addresses import Endpoint, advertised_addresses
 from hotlog.kernel.errors import Corrupt, HotlogError, UnknownVersion
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
@@ -175,29 +177,29 @@ class Node:
         self.parts = parts
         self.broker = parts.broker
         self.beats = beats_of(parts)
-        self._listener = Listener(
-            Connections(parts.broker, Dispatch(parts.metrics), parts.settings, parts.metrics, parts.world.clock)
-        )
+        connections = Connections(parts.broker, Dispatch(parts.metrics), parts.settings, parts.metrics, parts.world.clock)
+        self._listeners = Listeners(connections, parts.world.network)
         self._produce_requests = 0  # as last looked at
 
     @property
     def metadata(self) -> Metadata:
         return self.parts.metadata
 
-    async def listen(self, host: str, port: int, *, told_host: str = "") -> tuple[str, int]:
-        """Let clients in; return the address really bound.
+    async def listen(self, endpoints: Sequence[Endpoint], *, machine_name: str = "") -> list[Endpoint]:
+        """Let clients in; return the endpoints as they are really bound.
 
-        `told_host` is what clients are told instead of `host` where advertised.listeners is not set: a wildcard is no address to go to.
+        `machine_name` is what clients are told where a listener is on every address and advertised.listeners does not name it: a wildcard
+        is no address to go to.
         """
-        told = self.parts.settings.advertised()
-        self.broker.advertised = told or (told_host or host, port)
-        bound = await self._listener.start(host, port)
-        self.broker.advertised = told or (told_host or bound[0], bound[1])
+        listed = self.parts.settings.advertised()
+        self.broker.advertised = advertised_addresses(endpoints, listed, machine_name)
+        bound = await self._listeners.start(endpoints)
+        self.broker.advertised = advertised_addresses(bound, listed, machine_name)
         return bound
 
     async def close(self) -> None:
         """Stop taking requests, flush, close.  What was acknowledged does not depend on it."""
-        await self._listener.close()
+        await self._listeners.close()
         await self.broker.close()
         await note_ends_at_last(self.broker)
         await self.parts.meter.save()
@@ -241,7 +243,7 @@ class Node:
         with contextlib.suppress(OSError):
             metrics.disk_free_bytes.set(parts.world.disk.free_bytes(parts.logs.directory))
         metrics.store_up.set(parts.store_health.is_up)
-        metrics.request_bytes.set(self._listener.connections.held_bytes)
+        metrics.request_bytes.set(self._listeners.connections.held_bytes)
         sizes, damaged = await parts.logs.by_topic()
         for gauge, values in ((metrics.log_size_bytes, sizes), (metrics.damaged_segments, damaged)):
             gauge.clear()  # a deleted topic has no size

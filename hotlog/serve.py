@@ -14,13 +14,13 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from hotlog import __version__
 from hotlog.compose import Node, open_node
-from hotlog.kernel.addresses import printed_address
+from hotlog.kernel.addresses import WILDCARDS, Endpoint, printed_address
 from hotlog.kernel.beats import Beat
 from hotlog.kernel.log_levels import parse_levels
 from hotlog.kernel.metrics import Metrics
@@ -30,6 +30,7 @@ from hotlog.observe.http import HttpDoor
 from hotlog.observe.loop_lag import LoopLag
 from hotlog.schedule import Schedule
 from hotlog.world.memory import GIVE_BACK_S, FreedMemory, keep_heap
+from hotlog.world.network import TcpNetwork
 from hotlog.world.ports import World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
@@ -37,18 +38,17 @@ from tiering.store import StoreHealth, open_store, parse_store_url
 from tiering.store.urls import keeps_own_time
 
 log = logging.getLogger("hotlog.serve")
-WILDCARDS = ("0.0.0.0", "::")  # listen on every address; as Kafka does, clients are told the machine's name then
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What `hotlog serve` was asked for.  `listen` and `http` are (host, port); port 0 picks a free one.
+    """What `hotlog serve` was asked for.  `http` is (host, port); port 0 picks a free one, here and in `listeners`.
 
     `without_effect` are the keys that were given and change nothing here.
     """
 
     data_dir: str
-    listen: tuple[str, int]
+    listeners: Sequence[Endpoint]
     http: tuple[str, int] | None
     store_url: str
     settings: Settings
@@ -125,7 +125,7 @@ async def _serve(options: ServeOptions) -> None:
         door = None if options.http is None else await http.start(*options.http)
         node = await open_node(
             options.settings,
-            World(clock, disk, store, entropy),
+            World(clock, disk, TcpNetwork(), store, entropy),
             metrics=metrics,
             data_dir=options.data_dir,
             meter=meter,
@@ -140,25 +140,26 @@ async def _serve(options: ServeOptions) -> None:
         closing.push_async_callback(http.close)  # before the node
         closing.push_async_callback(schedule.close)
         closing.callback(lag.close)
-        host, port = await node.listen(*options.listen, told_host=socket.getfqdn() if options.listen[0] in WILDCARDS else "")
+        is_everywhere = any(endpoint.host in WILDCARDS for endpoint in options.listeners)
+        bound = await node.listen(options.listeners, machine_name=socket.getfqdn() if is_everywhere else "")
         schedule.start()
         lag.start()
         _settle_memory()
-        _banner(options, node, (host, port), door, clock.monotonic() - began)
-        sys.stdout.write(f"hotlog ready on {host}:{port}\n")
+        _banner(options, node, bound, door, clock.monotonic() - began)
+        sys.stdout.write(f"hotlog ready on {bound[0].host}:{bound[0].port}\n")
         sys.stdout.flush()
         await stop.wait()
         log.info("stopping")
 
 
-def _banner(options: ServeOptions, node: Node, bound: tuple[str, int], http: tuple[str, int] | None, seconds: float) -> None:
+def _banner(options: ServeOptions, node: Node, bound: Sequence[Endpoint], http: tuple[str, int] | None, seconds: float) -> None:
     """Who serves what, from where: the first line to look for in a log."""
     facts = {
         "version": __version__,
         "cluster_id": node.metadata.cluster_id,
         "node": options.settings.number("node.id"),
-        "listeners": f"PLAINTEXT://{printed_address(bound)}",
-        "advertised": printed_address(node.broker.advertised),
+        "listeners": ",".join(map(str, bound)),
+        "advertised": ",".join(map(printed_address, node.broker.advertised.values())),
         "http": "none" if http is None else printed_address(http),
         "store": str(parse_store_url(options.store_url)),
         "data_dir": options.data_dir,

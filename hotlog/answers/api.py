@@ -10,24 +10,45 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.world.ports import Buffer, Streamed
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
 
 
+class Principal(NamedTuple):
+    """Who somebody is, as authentication found: Kafka's `User:alice`."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+
+ANONYMOUS = Principal("User", "ANONYMOUS")  # of a listener that asks nobody
+
+
+class Caller(NamedTuple):
+    """Who is at the other end of a connection.  Made when it comes and again whenever it authenticates; `peer` is (host, port)."""
+
+    peer: tuple[str, int]
+    connection_id: int
+    listener: str = PLAINTEXT
+    principal: Principal = ANONYMOUS
+
+
 @dataclass(slots=True)
 class RequestContext:
-    """Who asks for what.  `arrived` is monotonic seconds; `peer` the client's (host, port)."""
+    """Who asks for what.  `arrived` is monotonic seconds."""
 
     api_key: int
     version: int
     correlation_id: int
     client_id: str | None
-    peer: tuple[str, int]
-    connection_id: int
+    caller: Caller
     arrived: float
-    listener: str = "PLAINTEXT"
     has_failed: bool = False  # set by a handler that answers with an error code, for the metrics
 
 

@@ -42,8 +42,8 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     if request.topics is None or (version < TOPICS_NULLABLE_FROM and not request.topics):
         wanted = list(broker.image.topics.values())
         if _is_wide(broker, version, wanted):
-            return _all_prepared(broker, version, wanted)
-        return _answer(broker, version, [_known(broker, version, topic) for topic in wanted])
+            return _all_prepared(broker, context, wanted)
+        return _answer(broker, context, [_known(broker, version, topic) for topic in wanted])
     may_create = broker.settings.flag("auto.create.topics.enable")
     may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
     named = list(dict.fromkeys(request.topics))  # what is named twice is answered once, as Kafka does
@@ -58,7 +58,7 @@ def _named(broker: Broker, context: RequestContext, named: list[Any], may_create
     known = [topic for topic in topics if topic is not None]
     if len(known) < len(topics):
         return _with_creation(broker, context, named, topics)
-    return _answer(broker, version, known)
+    return _answer(broker, context, known)
 
 
 def _images(broker: Broker, named: list[Any]) -> list[TopicImage]:
@@ -82,8 +82,8 @@ def _is_wide(broker: Broker, version: int, topics: list[TopicImage]) -> bool:
     return False
 
 
-async def _all_prepared(broker: Broker, version: int, topics: list[TopicImage]) -> Spliced:
-    return _answer(broker, version, await _prepared(broker, version, topics))
+async def _all_prepared(broker: Broker, context: RequestContext, topics: list[TopicImage]) -> Spliced:
+    return _answer(broker, context, await _prepared(broker, context.version, topics))
 
 
 async def _named_prepared(broker: Broker, context: RequestContext, named: list[Any], may_create: bool) -> Any:
@@ -116,12 +116,13 @@ async def _with_creation(broker: Broker, context: RequestContext, named: list[An
     for place, (wanted, topic) in enumerate(zip(named, topics, strict=True)):
         if topic is None:
             topics[place] = await _created(broker, context, wanted.name)
-    return _answer(broker, context.version, [topic for topic in topics if topic is not None])
+    return _answer(broker, context, [topic for topic in topics if topic is not None])
 
 
-def _answer(broker: Broker, version: int, topics: list[bytes]) -> Spliced:
+def _answer(broker: Broker, context: RequestContext, topics: list[bytes]) -> Spliced:
+    version = context.version
     shapes = responses(KEY, version)
-    host, port = broker.advertised
+    host, port = broker.advertised[context.caller.listener]
     without_topics = shapes.MetadataResponse(
         throttle_time=NO_THROTTLE,
         brokers=(shapes.MetadataResponseBroker(node_id=broker.node_id, host=host, port=port, rack=broker.rack or None),),

@@ -29,7 +29,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     shapes = responses(KEY, context.version)
     kind = getattr(request, "key_type", GROUP)
     code, message = await _state(broker, context, kind)
-    host, port = broker.advertised
+    host, port = broker.advertised[context.caller.listener]
     node: dict[str, Any] = {"node_id": broker.node_id, "host": host, "port": port}
     if code is not ErrorCode.none:
         node = {"node_id": -1, "host": "", "port": -1}

@@ -37,7 +37,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
             member_id=request.member_id,
             instance_id=getattr(request, "group_instance_id", None),
             client_id=context.client_id or "",
-            client_host=f"/{context.peer[0]}",
+            client_host=f"/{context.caller.peer[0]}",
             session_timeout_ms=session_ms,
             rebalance_timeout_ms=max(milliseconds(rebalance), 0) if rebalance is not None else session_ms,
             protocol_type=request.protocol_type,

@@ -27,7 +27,7 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     shapes = responses(KEY, context.version)
     endpoint = getattr(request, "endpoint_type", BROKERS)
     is_served = endpoint == BROKERS
-    host, port = broker.advertised
+    host, port = broker.advertised[context.caller.listener]
     brokers = (
         shapes.DescribeClusterBroker(broker_id=broker.node_id, host=host, port=port, rack=broker.rack or None, is_fenced=False),
     )

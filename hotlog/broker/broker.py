@@ -43,6 +43,7 @@ from hotlog.broker.hosting import Hosting, Partition
 from hotlog.broker.kept import Kept
 from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
+from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
@@ -65,7 +66,7 @@ CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
 class Broker:
-    """One node.  `metadata` is open; `advertised` is what clients are told to connect to (set once the listener is bound)."""
+    """One node.  `metadata` is open; `advertised` is where clients are told to go, by the listener they came by (set once the listeners are bound)."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Broker:
         self.metadata = metadata
         self.tier = tier
         self.node_id = metadata.node_id
-        self.advertised: tuple[str, int] = ("127.0.0.1", 9092)
+        self.advertised: Mapping[str, tuple[str, int]] = {PLAINTEXT: ("127.0.0.1", 9092)}
         self.transactions_refused = 0
         self.is_ready = False
         self.produce_requests = 0  # so far

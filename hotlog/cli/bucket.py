@@ -18,6 +18,7 @@ from hotlog.kernel.errors import NotFound
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
+from hotlog.world.network import TcpNetwork
 from hotlog.world.ports import ObjectStore, World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tiering.cost.meter import Meter
@@ -81,7 +82,7 @@ async def open_world(url: str, settings: Settings | None = None) -> AsyncIterato
     meter = Meter(clock)
     store = await open_store(url, settings=settings, metrics=metrics, clock=clock, entropy=entropy, disk=disk, meter=meter)
     try:
-        yield World(clock, disk, store, entropy), settings, metrics, meter
+        yield World(clock, disk, TcpNetwork(), store, entropy), settings, metrics, meter
     finally:
         await store.close()
 

@@ -6,6 +6,7 @@ Invariants: --set wins over the file, a flag over both; what is wrong stops befo
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 
 from hotlog.cli.options import parse_pairs
 from hotlog.cli.output import say, show_rows
-from hotlog.kernel.addresses import parse_address, printed_address
+from hotlog.kernel.addresses import PLAINTEXT, Endpoint, parse_address, printed_address
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.server_properties import Understood, told, understood
 from hotlog.kernel.settings import BROKER_KEYS, KEY_FAMILIES
@@ -82,13 +83,15 @@ def serve(
     asked = understood({**from_file, **from_flags}, has_store=store is not None)
     root = (data_dir or Path(asked.data_dir or DATA_DIR_DEFAULT)).resolve()
     _refuse_kafkas(root)
-    address = parse_address(listen, what="--listen") if listen else asked.listen or parse_address(LISTEN_DEFAULT, what="--listen")
+    listeners = asked.listeners
+    if listen or not listeners:
+        listeners = (Endpoint(PLAINTEXT, *parse_address(listen or LISTEN_DEFAULT, what="--listen")),)
     options = ServeOptions(
         data_dir=str(root),
-        listen=address,
+        listeners=listeners,
         http=None if http == "none" else parse_address(http, what="--http"),
         store_url=store or asked.store_url or (root / "store").as_uri(),
-        settings=told(asked.settings, listen=address, data_dir=str(root)),
+        settings=told(asked.settings, listeners=listeners, data_dir=str(root)),
         is_adopting=adopt,
         without_effect=asked.without_effect,
         logs_json=log_format is LogFormat.JSON,
@@ -122,7 +125,7 @@ def _show(options: ServeOptions, asked: Understood, origins: dict[str, str], fla
     rows = [
         ("data dir", options.data_dir, said("data_dir", "data dir", is_said=asked.data_dir is not None)),
         ("store", str(parse_store_url(options.store_url)), said("store", "store", is_said=asked.store_url is not None)),
-        ("listen", printed_address(options.listen), said("listen", "listen", is_said=asked.listen is not None)),
+        ("listen", ", ".join(_shown(options.listeners)), said("listen", "listen", is_said=bool(asked.listeners))),
         ("http", http, flags["http"] or "default"),
         ("log format", "json" if options.logs_json else "text", flags["log_format"] or "default"),
     ]
@@ -136,6 +139,12 @@ def _show(options: ServeOptions, asked: Understood, origins: dict[str, str], fla
     if asked.without_effect:
         say(f"without effect here: {', '.join(asked.without_effect)}")
     say("what clients changed while a broker ran is kept in the metadata and wins over these")
+
+
+def _shown(listeners: Sequence[Endpoint]) -> Iterator[str]:
+    """The address of a single listener; several with their names."""
+    for endpoint in listeners:
+        yield str(endpoint) if len(listeners) > 1 else printed_address((endpoint.host, endpoint.port))
 
 
 _ALIASES = {"node.id": ("broker.id",)}

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any, cast
 
-from hotlog.answers.api import Later, RequestContext, Spliced
+from hotlog.answers.api import Caller, Later, RequestContext, Spliced
 from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Door, UnknownApi
 from hotlog.front.outlet import Outlet
@@ -56,7 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self._outlet: Outlet | None = None  # as long as there is a transport
         self._all = connections
-        self._listener_name = listener_name
+        self._caller = Caller(self.peer, number, listener_name)
         self._reader = FrameReader(connections.scratch, connections.request_bytes_max)
         self._frames: deque[memoryview] = deque()  # bounded: reading pauses above REQUESTS_WAITING_MAX, one receive may overshoot
         self._slots: deque[Slot] = deque()  # bounded by the frames and by write_paused
@@ -77,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
         peer = transport.get_extra_info("peername") or ("", 0)
         self.peer = (str(peer[0]), int(peer[1]))
+        self._caller = self._caller._replace(peer=self.peer)
         self._outlet = Outlet(transport, own=self._own, on_empty=self._work)
         self._all.opened(self)
         LOG.debug("connection %d of %s:%d is open", self.number, *self.peer)
@@ -216,10 +217,8 @@ class Connection(asyncio.BufferedProtocol):
             header.version,
             header.correlation_id,
             header.client_id,
-            self.peer,
-            self.number,
+            self._caller,
             self.last_request,
-            self._listener_name,
         )
         slot = Slot(context, door, request, len(frame))
         self._slots.append(slot)
@@ -343,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
         outcome = "refused" if context.has_failed else "done"
         LOG.debug(
             "%s version %d of %s:%d (connection %d, client %r): %s in %.1f ms, %d bytes in, %d out",
-            slot.door.api.name, context.version, *context.peer, self.number, context.client_id, outcome, seconds * 1000,
+            slot.door.api.name, context.version, *self.peer, self.number, context.client_id, outcome, seconds * 1000,
             slot.frame_bytes, size,
         )  # fmt: skip
 

@@ -9,10 +9,10 @@ Invariants: pure; a refusal says what to do, and never repeats a value that may 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hotlog.kernel.addresses import client_listeners, parse_listeners, printed_address
+from hotlog.kernel.addresses import Endpoint, parse_listeners
 from hotlog.kernel.aiven import store_of_plugin
 from hotlog.kernel.errors import InvalidConfig
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
@@ -54,13 +54,13 @@ _NO_DOOR = {"security.inter.broker.protocol": "PLAINTEXT", "ssl.client.auth": "n
 
 @dataclass(frozen=True, kw_only=True)
 class Understood:
-    """What a configuration asks for; None where it does not say.  `said_by`: which of its keys says where data and listener are.
+    """What a configuration asks for; None, or no listeners, where it does not say.  `said_by`: which of its keys says where data and listener are.
 
     `without_effect` are the given keys that change nothing here.
     """
 
     settings: Settings
-    listen: tuple[str, int] | None
+    listeners: tuple[Endpoint, ...]
     data_dir: str | None
     store_url: str | None
     said_by: Mapping[str, str]
@@ -89,14 +89,11 @@ def understood(given: Mapping[str, str], *, has_store: bool = False) -> Understo
     said_by = {"data dir": folder_key, "store": store.said_by, "listen": "listeners"}
     return Understood(
         settings=settings,
-        listen=parse_listeners(given),
+        listeners=tuple(parse_listeners(given)),
         data_dir=data_dir,
         store_url=store.url,
         said_by=said_by,
-        without_effect=(
-            *sorted({*settings.ignored, *store.without_effect} - set(_ROOF)),
-            *(f"listeners after the first ({listener})" for listener in client_listeners(given)[1:]),
-        ),
+        without_effect=tuple(sorted({*settings.ignored, *store.without_effect} - set(_ROOF))),
     )
 
 
@@ -160,7 +157,7 @@ def _folder(given: Mapping[str, str]) -> tuple[str | None, str]:
     return None, ""
 
 
-def told(settings: Settings, *, listen: tuple[str, int], data_dir: str) -> Settings:
-    """Settings that also tell clients where data and listener are, as Kafka's `log.dirs` and `listeners` do."""
-    others = {**settings.others, "log.dirs": data_dir, "listeners": f"PLAINTEXT://{printed_address(listen)}"}
+def told(settings: Settings, *, listeners: Sequence[Endpoint], data_dir: str) -> Settings:
+    """Settings that also tell clients where data and listeners are, as Kafka's `log.dirs` and `listeners` do."""
+    others = {**settings.others, "log.dirs": data_dir, "listeners": ",".join(map(str, listeners))}
     return replace(settings, others={name: text for name, text in others.items() if name != "log.dir"})

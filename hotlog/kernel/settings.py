@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from hotlog.kernel.addresses import listener_name
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey, Value, table
 from hotlog.kernel.errors import InvalidConfig
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
@@ -20,7 +21,7 @@ _OWN = [
     ConfigKey(name="node.id", kind="int", default=1, minimum=0, dynamic=False, doc="This broker's number, unique in the cluster."),
     ConfigKey(name="broker.rack", kind="string", default="", dynamic=False, is_open=True, doc="This broker's zone."),
     ConfigKey(name="advertised.listeners", kind="list", default=(), dynamic=False, is_open=True,
-              doc="HOST:PORT told to clients (a listener name before :// is accepted); empty: the address listened on."),
+              doc="HOST:PORT told to clients, with the listener's name before :// where there are several; empty: the address listened on."),
     ConfigKey(name="num.partitions", kind="int", default=1, minimum=1, doc="Partitions of a topic created without a number."),
     ConfigKey(name="default.replication.factor", kind="int", default=1, minimum=1, doc="Replicas of a topic created without a number."),
     ConfigKey(name="auto.create.topics.enable", kind="boolean", default=True, doc="Create a topic when a client asks for it."),
@@ -199,23 +200,23 @@ class Settings:
         """What a topic key is worth on this broker when the topic does not set it."""
         return {key.name: self.values[synonym] for synonym, key in _BY_SYNONYM.items()}
 
-    def advertised(self) -> tuple[str, int] | None:
-        """(host, port) of the first of advertised.listeners; None: tell clients the address listened on.
+    def advertised(self) -> dict[str, tuple[str, int]]:
+        """advertised.listeners by listener name, in their order: where clients are told to go; empty: where is listened.
 
         Raises:
-            InvalidConfig: it is not HOST:PORT.
+            InvalidConfig: one is not HOST:PORT.
         """
         listed = self.values["advertised.listeners"]
         assert isinstance(listed, tuple)
-        if not listed:
-            return None
-        text = listed[0]
-        host, _, port = text.rpartition("://")[2].rpartition(":")
-        if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535):
-            raise InvalidConfig(
-                f"advertised.listeners={text!r} is not allowed; expected HOST:PORT with a port of 1 to 65535, which clients can reach"
-            )
-        return host.strip("[]"), int(port)
+        found: dict[str, tuple[str, int]] = {}
+        for text in listed:
+            host, _, port = text.rpartition("://")[2].rpartition(":")
+            if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535):
+                raise InvalidConfig(
+                    f"advertised.listeners={text!r} is not allowed; expected HOST:PORT with a port of 1 to 65535, which clients can reach"
+                )
+            found.setdefault(listener_name(text), (host.strip("[]"), int(port)))
+        return found
 
     def number(self, name: str) -> int:
         value = self.values[name]

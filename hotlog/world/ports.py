@@ -1,20 +1,23 @@
-"""The outside on one page: Clock, Disk, ObjectStore, Entropy, gathered in World.
+"""The outside on one page: Clock, Disk, Network, ObjectStore, Entropy, gathered in World.
 
 Everything the broker, uploader and workers do to the outside passes here, so that a simulator can supply all of it (the asyncio
-loop supplies timers and sockets).  Real forms: hotlog.world.posix (Clock, Disk, Entropy), tiering.store (ObjectStore).
+loop supplies timers).  Real forms: hotlog.world.posix (Clock, Disk, Entropy), hotlog.world.network, tiering.store (ObjectStore).
 
 Invariants: no code above asks which form it was given; each port has one contract test suite run against every form.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 P = ParamSpec("P")
 T = TypeVar("T")
+AnyProtocol = TypeVar("AnyProtocol", bound=asyncio.BaseProtocol)
 Buffer = bytes | bytearray | memoryview
+LISTEN_BACKLOG = 4096  # connections that came and were not accepted yet
 
 
 class Clock(Protocol):
@@ -152,6 +155,41 @@ class Disk(Protocol):
         ...
 
 
+class Listening(Protocol):
+    """An address that somebody listens on."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) really bound."""
+        ...
+
+    def close(self) -> None:
+        """Accept nobody more; connections that were accepted go on."""
+        ...
+
+    async def wait_closed(self) -> None: ...
+
+
+class Network(Protocol):
+    """Streams of bytes between processes, in asyncio's own terms: a protocol is made for each connection and is given its transport.
+
+    A transport does at least: write, close, abort, is_closing, pause_reading, resume_reading, set_write_buffer_limits,
+    get_write_buffer_size, and get_extra_info of "peername" and "sockname"; "socket" and "sslcontext" may be None.  A BufferedProtocol
+    is received into directly.  What a peer sees of an abort is an error or an end, sooner or later.
+    """
+
+    async def listen(
+        self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, backlog: int = LISTEN_BACKLOG
+    ) -> Listening:
+        """Listen on an address; port 0 chooses one.  OSError if it cannot be bound."""
+        ...
+
+    async def connect(self, make: Callable[[], AnyProtocol], host: str, port: int) -> AnyProtocol:
+        """The protocol of a new connection.  OSError: nobody listens there (ConnectionRefusedError), or nothing answers; that can take
+        minutes, so have a deadline around it."""
+        ...
+
+
 class ObjectInfo(NamedTuple):
     """One object in a listing.  `modified_ms` is the store's clock, ms since the epoch: for reports, never for safety."""
 
@@ -244,5 +282,6 @@ class World(NamedTuple):
 
     clock: Clock
     disk: Disk
+    network: Network
     store: ObjectStore
     entropy: Entropy

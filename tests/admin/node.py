@@ -14,7 +14,7 @@ from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
 from controller.metadata import Metadata
-from hotlog.answers.api import Later, RequestContext
+from hotlog.answers.api import Caller, Later, RequestContext
 from hotlog.broker.broker import Broker
 from hotlog.front.dispatch import Dispatch
 from hotlog.kernel.metrics import Metrics
@@ -115,8 +115,8 @@ class Door:
         door = self.dispatch.door(key, version)
         entity = apis.decode_request(key, version, memoryview(body), 0)
         context = RequestContext(
-            api_key=key, version=version, correlation_id=next(_correlations), client_id="test", peer=("127.0.0.1", 1),
-            connection_id=1, arrived=0.0,
+            api_key=key, version=version, correlation_id=next(_correlations), client_id="test", 
+            caller=Caller(("127.0.0.1", 1), 1), arrived=0.0,
         )  # fmt: skip
         answer = door.api.handle(self.broker, context, entity)
         if isinstance(answer, Awaitable):

@@ -13,7 +13,7 @@ from kio.schema.errors import ErrorCode
 from kio.serial import entity_writer
 
 from controller.topic_rules import NewTopic
-from hotlog.answers.api import RequestContext
+from hotlog.answers.api import Caller, RequestContext
 from hotlog.apis import k03_metadata
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, request, running
@@ -83,7 +83,7 @@ async def test_metadata_of_every_version_tells_the_topic(tmp_path: Path, version
     async with running(tmp_path) as broker:
         door = Door(broker)
         await create(door, "clicks", 2)
-        broker.advertised = ("host.example", 4711)
+        broker.advertised = {"PLAINTEXT": ("host.example", 4711)}
         for names in (None, ["clicks"]):
             reply = await metadata(door, version, names)
             assert [(b.node_id, b.host, b.port) for b in reply.brokers] == [(1, "host.example", 4711)]
@@ -370,7 +370,7 @@ async def test_metadata_from_kept_bytes_is_what_kio_writes_and_follows_changes(t
                 topics=() if version == 0 else None, allow_auto_topic_creation=False, include_cluster_authorized_operations=False,
                 include_topic_authorized_operations=False,
             )  # fmt: skip
-            context = RequestContext(3, version, 1, None, ("", 1), 1, 0.0)
+            context = RequestContext(3, version, 1, None, Caller(("", 1), 1), 0.0)
             assert b"".join(bytes(part) for part in k03_metadata.handle(broker, context, wanted).buffers) == spelled
         await broker.create_partitions("t5", 3)
         await broker.delete_topic(broker.topic("t0").topic_id)

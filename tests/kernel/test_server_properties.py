@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hotlog.kernel.addresses import Endpoint
 from hotlog.kernel.errors import Invalid, InvalidConfig
 from hotlog.kernel.server_properties import nearest, told, understood
 from tiering.store import parse_store_url
@@ -25,11 +26,15 @@ SHIPPED = {
 
 def test_the_file_that_kafka_ships_is_understood() -> None:
     asked = understood(SHIPPED)
-    assert (asked.listen, asked.data_dir, asked.store_url) == (("0.0.0.0", 9092), "/tmp/kraft-combined-logs", None)
+    assert (asked.listeners, asked.data_dir, asked.store_url) == (
+        (Endpoint("PLAINTEXT", "0.0.0.0", 9092),),
+        "/tmp/kraft-combined-logs",
+        None,
+    )
     assert asked.settings.number("num.recovery.threads.per.data.dir") == 2
     assert "num.io.threads" in asked.without_effect
     assert not {"listeners", "log.dirs", "node.id", "process.roles"} & set(asked.without_effect)
-    seen = told(asked.settings, listen=("::1", 9092), data_dir="/data").others
+    seen = told(asked.settings, listeners=[Endpoint("PLAINTEXT", "::1", 9092)], data_dir="/data").others
     assert (seen["log.dirs"], seen["listeners"]) == ("/data", "PLAINTEXT://[::1]:9092")
 
 
@@ -172,8 +177,8 @@ def test_a_listener_that_asks_for_protection_is_refused() -> None:
         understood({"listeners": "SASL_SSL://:9093"})
 
 
-def test_only_the_first_listener_for_clients_is_opened_and_that_is_said() -> None:
+def test_every_listener_for_clients_is_opened() -> None:
     asked = understood({"listeners": "INSIDE://:1,PLAINTEXT://:2,CONTROLLER://:3", "controller.listener.names": "CONTROLLER",
                         "listener.security.protocol.map": "INSIDE:PLAINTEXT"})  # fmt: skip
-    assert asked.listen == ("0.0.0.0", 1)
-    assert asked.without_effect == ("listeners after the first (PLAINTEXT://:2)",)
+    assert asked.listeners == (Endpoint("INSIDE", "0.0.0.0", 1), Endpoint("PLAINTEXT", "0.0.0.0", 2))
+    assert asked.without_effect == ()

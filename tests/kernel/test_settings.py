@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hotlog.kernel.addresses import parse_listeners
+from hotlog.kernel.addresses import Endpoint, advertised_addresses, parse_listeners
 from hotlog.kernel.errors import Invalid, InvalidConfig
 from hotlog.kernel.settings import Settings
 
@@ -16,17 +16,26 @@ def test_an_address_that_no_client_could_reach_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
+    ("text", "addresses"),
     [
-        ("", None),
-        ("here:9092", ("here", 9092)),
-        ("PLAINTEXT://10.0.0.7:19092", ("10.0.0.7", 19092)),
-        ("PLAINTEXT://[::1]:9092", ("::1", 9092)),
-        ("PLAINTEXT://one:1,CONTROLLER://two:2", ("one", 1)),
+        ("", {}),
+        ("here:9092", {"PLAINTEXT": ("here", 9092)}),
+        ("PLAINTEXT://10.0.0.7:19092", {"PLAINTEXT": ("10.0.0.7", 19092)}),
+        ("PLAINTEXT://[::1]:9092", {"PLAINTEXT": ("::1", 9092)}),
+        ("PLAINTEXT://one:1,CONTROLLER://two:2", {"PLAINTEXT": ("one", 1), "CONTROLLER": ("two", 2)}),
     ],
 )
-def test_the_first_advertised_listener_is_told(text: str, address: tuple[str, int] | None) -> None:
-    assert Settings.resolve({"advertised.listeners": text}).advertised() == address
+def test_advertised_listeners_are_found_by_name(text: str, addresses: dict[str, tuple[str, int]]) -> None:
+    assert Settings.resolve({"advertised.listeners": text}).advertised() == addresses
+
+
+def test_clients_are_told_the_address_of_the_listener_they_came_by() -> None:
+    inside, outside = Endpoint("INSIDE", "10.0.0.7", 9092), Endpoint("OUTSIDE", "0.0.0.0", 19092)
+    listed = {"OUTSIDE": ("broker.example", 443)}
+    assert advertised_addresses([inside, outside], listed) == {"INSIDE": ("10.0.0.7", 9092), "OUTSIDE": ("broker.example", 443)}
+    assert advertised_addresses([inside, outside], {}, "machine") == {"INSIDE": ("10.0.0.7", 9092), "OUTSIDE": ("machine", 19092)}
+    assert advertised_addresses([outside], {}, "machine") == {"OUTSIDE": ("machine", 19092)}
+    assert advertised_addresses([inside], listed) == {"INSIDE": ("broker.example", 443)}  # the first that is listed
 
 
 def test_what_changes_nothing_is_named_and_defaults_are_not() -> None:
@@ -43,17 +52,32 @@ def test_what_changes_nothing_is_named_and_defaults_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "address"),
+    ("given", "listeners"),
     [
-        ({}, None),
-        ({"listeners": "127.0.0.1:9092"}, ("127.0.0.1", 9092)),
-        ({"listeners": "PLAINTEXT://:9092,CONTROLLER://:9093", "controller.listener.names": "CONTROLLER"}, ("0.0.0.0", 9092)),
-        ({"listeners": "CONTROLLER://:9093, PLAINTEXT://[::1]:9092", "controller.listener.names": "CONTROLLER"}, ("::1", 9092)),
-        ({"listeners": "INSIDE://a:1", "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:SSL"}, ("a", 1)),
+        ({}, []),
+        ({"listeners": "127.0.0.1:9092"}, ["PLAINTEXT://127.0.0.1:9092"]),
+        (
+            {"listeners": "PLAINTEXT://:9092,CONTROLLER://:9093", "controller.listener.names": "CONTROLLER"},
+            ["PLAINTEXT://0.0.0.0:9092"],
+        ),
+        (
+            {"listeners": "CONTROLLER://:9093, PLAINTEXT://[::1]:9092", "controller.listener.names": "CONTROLLER"},
+            ["PLAINTEXT://[::1]:9092"],
+        ),
+        ({"listeners": "INSIDE://a:1", "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:SSL"}, ["INSIDE://a:1"]),
+        (
+            {"listeners": "INSIDE://a:1, OUTSIDE://b:2", "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:PLAINTEXT"},
+            ["INSIDE://a:1", "OUTSIDE://b:2"],
+        ),
     ],
 )
-def test_the_listener_for_clients_is_found(given: dict[str, str], address: tuple[str, int] | None) -> None:
-    assert parse_listeners(given) == address
+def test_the_listeners_for_clients_are_found(given: dict[str, str], listeners: list[str]) -> None:
+    assert list(map(str, parse_listeners(given))) == listeners
+
+
+def test_two_listeners_do_not_share_a_name() -> None:
+    with pytest.raises(Invalid, match="PLAINTEXT"):
+        parse_listeners({"listeners": "PLAINTEXT://:1,PLAINTEXT://:2"})
 
 
 @pytest.mark.parametrize(

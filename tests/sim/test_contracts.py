@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hotlog.world.network import TcpNetwork
 from hotlog.world.ports import ObjectStore
 from tests.sim.bucket import Bucket
 from tests.sim.clock import SimClock
@@ -16,14 +18,16 @@ from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
 from tests.sim.fuse import Fuse
 from tests.sim.loop import SimLoop, run
+from tests.sim.network import SimNet
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
 from tests.store import test_contract as store_contract
 from tests.world import test_disk_contract as disk_contract
+from tests.world import test_network_contract as network_contract
 from tiering.store.resilient import Policy, ResilientStore, Retrier
 
 Test = Callable[..., Any]
-GIVEN = {"store", "store_url", "open_test_store", "disk_root"}
+GIVEN = {"store", "store_url", "open_test_store", "disk_root", "network_bench"}
 
 
 def cases(suite: Any) -> Iterator[Any]:
@@ -70,3 +74,21 @@ def test_disk_contract(test: Test, values: dict[str, Any]) -> None:
         test(disk_root=(disk, "/root"), **values)
 
     run(main)
+
+
+@pytest.mark.parametrize(("test", "values"), cases(network_contract))
+def test_network_contract(test: Test, values: dict[str, Any]) -> None:
+    async def main(loop: SimLoop) -> None:
+        net = SimNet(loop, stream(0, "network"))
+        await test(network_bench=network_contract.Bench(net.host("server"), net.host("client"), "server"), **values)
+        assert loop.unhandled == []
+
+    run(main)
+
+
+@pytest.mark.parametrize(("test", "values"), cases(network_contract))
+def test_network_contract_on_the_loop_that_serve_takes(test: Test, values: dict[str, Any]) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    network = TcpNetwork()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test(network_bench=network_contract.Bench(network, network, "127.0.0.1"), **values))

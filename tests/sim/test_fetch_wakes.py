@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hotlog.answers.api import RequestContext, Spliced
+from hotlog.answers.api import Caller, RequestContext, Spliced
 from hotlog.apis import k01_fetch
 from hotlog.broker.broker import Broker
 from hotlog.wire import apis
@@ -92,7 +92,7 @@ class Scene:
         """One fetch by its bytes; returns bytes of records by topic."""
         parts = [fetch(topic, {0: at}, bytes_min=bytes_min, wait_ms=WAIT_MS, version=VERSION) for topic, at in offsets.items()]
         request = dataclasses.replace(parts[0], topics=tuple(part.topics[0] for part in parts))
-        context = RequestContext(1, VERSION, 1, "test", ("127.0.0.1", 1), 1, self.broker.clock.monotonic())
+        context = RequestContext(1, VERSION, 1, "test", Caller(("127.0.0.1", 1), 1), self.broker.clock.monotonic())
         answer = k01_fetch.handle(self.broker, context, decode(VERSION, memoryview(written(request)), 0))
         if not isinstance(answer, Spliced):
             answer = await Watched(answer, at)

@@ -26,6 +26,7 @@ from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
 from tests.sim.fuse import Crashed, Fuse
 from tests.sim.loop import SimLoop, cancel_tasks, run
+from tests.sim.network import SimNet
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
 from tiering.cost.meter import Meter
@@ -38,6 +39,7 @@ from tiering.store.resilient import ResilientStore, Retrier
 
 T = TypeVar("T")
 DATA_DIR = "/data"
+HOST = "broker"
 TICKS_MAX = 400  # of one beat in a row
 
 
@@ -55,6 +57,7 @@ class SimWorld:
         self.machine = Machine(stream(seed, "disk"))
         self.bucket = Bucket(self.store_clock, stream(seed, "store"))
         self.bucket.guard = self._why_live
+        self.net = SimNet(loop, stream(seed, "network"))
         self.lives = 0
         self.is_adopting = False  # whether a life may take the place of one on another disk
         self.has_store_clock = False  # whether nodes know that the store's clock is not theirs
@@ -122,6 +125,7 @@ class Life:
         self.fuse = fuse
         self.disk = SimDisk(world.machine, world.clock, world.trace, fuse)
         self.entropy = SimEntropy(world.seed, f"life {world.lives}")
+        self.network = world.net.host(HOST)
         self.metrics = Metrics()
         raw = SimStore(world.bucket, world.trace, fuse)
         self._health = StoreHealth(world.clock)
@@ -133,7 +137,7 @@ class Life:
         world = self.world
         self._opened = await open_node(
             world.settings,
-            World(world.clock, self.disk, self.store, self.entropy),
+            World(world.clock, self.disk, self.network, self.store, self.entropy),
             metrics=self.metrics,
             data_dir=DATA_DIR,
             meter=Meter(world.clock),
@@ -169,6 +173,7 @@ class Life:
         if how == "stop":
             await self.node.close()
         self.fuse.blown = True
+        self.network.end(has_power=how != "power")
         current = asyncio.current_task()
         assert current is not None
         await cancel_tasks(self.world.loop)

@@ -20,9 +20,11 @@ from kio.schema.errors import ErrorCode
 from hotlog.broker.broker import Broker
 from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Dispatch
-from hotlog.front.listener import Listener
+from hotlog.front.listeners import Listeners
+from hotlog.kernel.addresses import PLAINTEXT, Endpoint
 from hotlog.wire import apis
 from hotlog.wire.records import NewRecord, encode_batch
+from hotlog.world.network import TcpListening, TcpNetwork
 from hotlog.world.ports import Clock
 from tests.admin.node import open_broker, open_directory_store
 from tests.tools.narrow import narrow, open_narrow
@@ -101,10 +103,10 @@ class HandClock:
 class Serving:
     """A broker and its door."""
 
-    def __init__(self, broker: Broker, listener: Listener, address: tuple[str, int]) -> None:
+    def __init__(self, broker: Broker, listeners: Listeners, address: tuple[str, int]) -> None:
         self.broker = broker
-        self.listener = listener
-        self.connections = listener.connections
+        self.listeners = listeners
+        self.connections = listeners.connections
         self.address = address
         self._clients: list[Client] = []
 
@@ -113,8 +115,9 @@ class Serving:
 
     async def connect_lazy(self) -> Client:
         """A client that reads no answers; kernel buffers take next to nothing off the broker's hands."""
-        assert self.listener._server is not None
-        narrow(self.listener._server.sockets)
+        (listening,) = self.listeners._open
+        assert isinstance(listening, TcpListening)
+        narrow(listening.sockets)
         client = self._made(*await open_narrow(*self.address))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         return client
@@ -145,15 +148,16 @@ async def serving(
     own = await open_directory_store(tmp_path / "store")
     broker = await open_broker(tmp_path / "data", own if store is None else store(own), settings)
     connections = Connections(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, clock or broker.clock)
-    listener = Listener(connections)
-    address = await listener.start("127.0.0.1", 0)
-    broker.advertised = address
-    served = Serving(broker, listener, address)
+    listeners = Listeners(connections, TcpNetwork())
+    (bound,) = await listeners.start([Endpoint(PLAINTEXT, "127.0.0.1", 0)])
+    address = bound.host, bound.port
+    broker.advertised = {PLAINTEXT: address}
+    served = Serving(broker, listeners, address)
     try:
         yield served
     finally:
         await served.close()
-        await listener.close()
+        await listeners.close()
         await broker.close()
         await own.close()
 

@@ -522,7 +522,7 @@ async def test_stopping_answers_what_is_in_work(tmp_path: Path, monkeypatch: pyt
         poll = fetch("t", {0: 0}, wait_ms=POLL_MS)
         correlation = client.send(poll)
         await served.working()
-        closing = asyncio.create_task(served.listener.close())
+        closing = asyncio.create_task(served.listeners.close())
         assert (await client.answer(poll, correlation)).error_code is ErrorCode.none
         await closing
         assert await client.is_closed()
