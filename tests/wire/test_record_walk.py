@@ -109,6 +109,7 @@ def test_so_it_does_of_bytes_that_are_wrong(records: list[RawRecord], position: 
 @settings(max_examples=600)
 @given(odd=_odd_sections(), base=st.integers(-(2**63), 2**63 - 1))
 @example(odd=(1, b"\x20" + b"\x00" + b"\x80" * 9 + b"\x7f" + b"\x00\x01\x01\x00"), base=5)  # a tenth byte of more bits than 64
+@example(odd=(1, b"\x0e\x00\x00\x00\x01\x01\x00\x00"), base=0)  # a byte behind the headers
 @example(odd=(1, b"\x00"), base=0)
 @example(odd=(1, b""), base=0)
 def test_so_it_does_of_numbers_that_nobody_writes(odd: tuple[int, bytes], base: int) -> None:
