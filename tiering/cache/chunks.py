@@ -5,7 +5,7 @@ footer.  Objects are immutable and their keys are never used twice, so a chunk n
 
 Invariants: N readers of one chunk cost one GET; a started GET ends in the cache, whoever went away meanwhile; a chunk is returned only
 after its source's check passed; memory and disk stay within hotlog.cache.memory.bytes and hotlog.cache.disk.bytes, what is in flight
-within remote.log.reader.threads * RANGE_BYTES_MAX; one GET reads at most RANGE_BYTES_MAX, less where `share` says so.
+within remote.log.reader.threads * RANGE_BYTES_MAX; one GET reads at most RANGE_BYTES_MAX of log, less where `share` says so.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _DISK_WRITE_BYTES_PER_SECOND = (
 _FOOTER_INDEX = 2**32 - 1  # the number under which the disk layer has an object's footer
 _FOOTER_SHARE = (
     16  # one of so many bytes on disk is for footers: chunks never push them out, and they are a thousandth of the log
+)
+_RUNS_BESIDE_TAIL = (
+    2  # what a reader holds while it goes over the border of two runs, with the object's last one here since its footer is
 )
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retries are below this
 
@@ -98,6 +101,7 @@ class ChunkCache:
         self._loans = Loans()
         self._memory_hits = metrics.cache_hits.labels("memory")
         self._run_bytes_max = self.memory_bytes_max // 4  # several runs fit, or a run is one chunk
+        self._has_room_for_tails = True
         self._disk = disk
         self._disk_layer: ChunkDisk | None = None
         disk_bytes = settings.number("hotlog.cache.disk.bytes")
@@ -136,11 +140,16 @@ class ChunkCache:
     def share(self, readers: int) -> None:
         """`readers` sequential readers are at work: two runs of each fit into memory at once, or a run is one chunk."""
         self._run_bytes_max = self.memory_bytes_max // max(4, 2 * readers)
+        held = (_RUNS_BESIDE_TAIL + 1) * readers * self._run_chunks(CHUNK_BYTES) * CHUNK_BYTES
+        self._has_room_for_tails = held <= self.memory_bytes_max
 
     def run_chunks(self, source: ChunkSource) -> int:
         """Chunks that one GET brings at most: a power of two, so that smaller runs begin where larger ones do."""
+        return self._run_chunks(source.chunk_bytes)
+
+    def _run_chunks(self, chunk_bytes: int) -> int:
         bytes_max = min(RANGE_BYTES_MAX, self._run_bytes_max)
-        return 1 << max(0, (bytes_max // source.chunk_bytes).bit_length() - 1)
+        return 1 << max(0, (bytes_max // chunk_bytes).bit_length() - 1)
 
     def run_bytes(self, source: ChunkSource) -> int:
         """Bytes of a whole run, which begins at a multiple of this."""
@@ -230,13 +239,25 @@ class ChunkCache:
             await self._footer_layer.write(key, _FOOTER_INDEX, data)
             self._show_disk_bytes()
 
-    def offer(self, source: ChunkSource, data: memoryview) -> None:
-        """Keep the whole log part of a small object if it is what the source says."""
+    def tail_start(self, log_bytes: int) -> int:
+        """Where the last range of an object begins, which may come with its footer, by one GET; its end where there is no room for that."""
+        if not self._has_room_for_tails:
+            return log_bytes
+        step = self._run_chunks(CHUNK_BYTES) * CHUNK_BYTES
+        return (log_bytes - 1) // step * step
+
+    async def make_way(self, size: int) -> None:
+        """What the rate of reads says of log bytes that come with a footer."""
+        await self.rate.take(size)
+
+    async def offer(self, source: ChunkSource, start: int, data: memoryview) -> None:
+        """Keep log bytes from `start` to the end, which came with the footer, if they are what the source says."""
         self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(data))
-        run = Run(source.key, 0, source.chunk_count, source.chunk_bytes, self._loans.lend(data))
-        if self._is_good(source, run):
+        first, lent = start // source.chunk_bytes, self._loans.lend(data)
+        run = Run(source.key, first, source.chunk_count - first, source.chunk_bytes, lent)
+        if start % source.chunk_bytes == 0 and await self._disk.run(self._is_good, source, run):
             self._remember([run])
-            for index in range(run.length):
+            for index in range(first, source.chunk_count):
                 self._keep_on_disk(run, index)
 
     @staticmethod

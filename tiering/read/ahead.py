@@ -3,6 +3,9 @@
 It remembers how far it has come for each sequential reader (its frontier), so that a read that is answered from memory costs no look at
 what was begun before.  A reader that had to wait shows that something of that is gone or late: the frontier starts over at its feet.
 
+The footer of the next object comes with the last range of its log, by one GET, where neither is here: a footer by itself would be every fifth GET of a
+replay of segments of 64 MiB.  That range is held until the reader has come to it, so it comes only where memory has room for three of each reader.
+
 Invariants: a frontier never lies behind its reader; GETs are whole aligned ranges in the readahead lane; nothing here raises.
 """
 
@@ -92,7 +95,7 @@ class Ahead:
                 if following is None:
                     frontier.end_offset = history.end_offset
                     return
-                footer = await history.footer(following)
+                footer = await history.footer(following, is_read_through=True)
                 frontier.row, frontier.footer, frontier.position = following, footer, 0
                 if not self._begin(history, frontier, window, room):
                     return

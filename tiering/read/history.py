@@ -37,7 +37,15 @@ class Keeper(Protocol):
 
     def keep_footer(self, key: str, data: memoryview) -> None: ...
 
-    def offer(self, source: ChunkSource, data: memoryview) -> None: ...
+    def tail_start(self, log_bytes: int) -> int:
+        """Where the last range of an object begins that may come with its footer; `log_bytes` for none."""
+        ...
+
+    async def make_way(self, size: int) -> None:
+        """Wait until so many bytes of log may be read."""
+        ...
+
+    async def offer(self, source: ChunkSource, start: int, data: memoryview) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +171,16 @@ class History:
 
         return await self.shelf.pages.get(key, load, wait_s=self.wait_s)
 
-    async def footer(self, row: Entry) -> Footer:
-        """The footer of a row's object.
+    async def footer(self, row: Entry, *, is_read_through: bool = False) -> Footer:
+        """The footer of a row's object; for one who will read all of it, the last range of its log comes by the same GET.
 
         Raises:
             MissingObject, Corrupt, StoreUnavailable.
         """
-        return await self.shelf.footers.get(self.keys.object(row.name), lambda: self._load_footer(row), wait_s=self.wait_s)
+        load = lambda: self._load_footer(row, is_read_through)  # noqa: E731
+        return await self.shelf.footers.get(self.keys.object(row.name), load, wait_s=self.wait_s)
 
-    async def _load_footer(self, row: Entry) -> Footer:
+    async def _load_footer(self, row: Entry, is_read_through: bool) -> Footer:
         """From the keeper, or by a GET, which brings a small object whole: its log is what will be wanted next."""
         key, keeper = self.keys.object(row.name), self.shelf.keeper
         kept = await keeper.recall_footer(key) if keeper is not None else None
@@ -180,18 +189,28 @@ class History:
                 return self.parse_footer(row, Blob(kept, "", row.size))
             except (Corrupt, UnknownVersion):
                 pass  # a foreign, damaged or newer file of the cache: as good as none
-        is_whole = keeper is not None and row.size <= CHUNK_BYTES
+        start = row.footer_position
+        if keeper is not None and row.size <= CHUNK_BYTES:
+            start = 0
+        elif keeper is not None and is_read_through:
+            start = keeper.tail_start(row.log_bytes)
+            if start < row.log_bytes:
+                await keeper.make_way(row.log_bytes - start)
         brought: list[memoryview] = []
 
         def parse(blob: Blob) -> Footer:
             brought[:] = [memoryview(blob.data)]
             return self.parse_footer(row, blob)
 
-        footer = await self._checked(key, 0 if is_whole else row.footer_position, row.size, row, parse)
+        footer = await self._checked(key, start, row.size, row, parse)
         if keeper is not None:
-            if is_whole:
-                keeper.offer(self.chunks_of(row, footer), brought[0][: row.log_bytes])
-            keeper.keep_footer(key, brought[0][row.footer_position :] if is_whole else brought[0])
+            log_bytes = row.footer_position - start
+            if log_bytes:
+                own = memoryview(bytes(brought[0][log_bytes:]))  # no view of the log that came with it
+                footer = self.parse_footer(row, Blob(own, "", row.size))
+                await keeper.offer(self.chunks_of(row, footer), start, brought[0][:log_bytes])
+                brought[0] = own
+            keeper.keep_footer(key, brought[0])
         return footer
 
     def parse_footer(self, row: Entry, blob: Blob) -> Footer:

@@ -344,7 +344,7 @@ class ColdReader:
                 offset = row.end_offset
                 continue
             reading.has_waited |= self.shelf.footers.peek(history.keys.object(row.name)) is None
-            footer = await history.footer(row)
+            footer = await history.footer(row, is_read_through=reading.is_sequential)
             reading.is_sequential |= offset == row.base_offset
             return row, footer, footer.position_for(offset)
         return None
