@@ -86,6 +86,10 @@ class StoreRefused(StoreUnavailable):
     """The store answered that it will not serve us (credentials, permissions, missing bucket): retrying at once is no use."""
 
 
+class PeerUnavailable(Retry):
+    """Another broker cannot be asked: it does not answer, or too many calls wait for it already."""
+
+
 class NotReady(Retry):
     """This part of the broker is still starting or is shutting down."""
 

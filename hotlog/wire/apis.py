@@ -135,6 +135,44 @@ def decode_request(key: int, version: int, frame: memoryview, position: int) -> 
         raise Invalid(f"request of API {key} version {version} is malformed: {error}") from None
 
 
+def encode_request(correlation_id: int, client_id: str, request: Any) -> bytes:
+    """A kio request entity as a whole frame, size first; its API and version are its own."""
+    name, body = client_id.encode(), encoded(request)
+    head = _REQUEST_HEAD.pack(request.__api_key__, request.__version__, correlation_id, len(name)) + name
+    if request.__flexible__:
+        head += b"\0"
+    return b"".join((struct.pack(">i", len(head) + len(body)), head, body))
+
+
+def response_body(key: int, version: int, frame: memoryview) -> int:
+    """Where the body of a response frame begins.
+
+    Raises:
+        Invalid: its header is cut off.
+    """
+    return skip_tags(frame, 4) if has_flexible_response_header(key, version) else 4
+
+
+@cache
+def _response_reader(key: int, version: int) -> tuple[Step, Any]:
+    kind = response_type(key, version)
+    return step_for(kind), entity_reader(kind)
+
+
+def decode_response(key: int, version: int, frame: memoryview) -> Any:
+    """The body of a response frame (that begins with its correlation id) as a kio entity.
+
+    Raises:
+        Invalid: malformed, for whatever reason.
+    """
+    walk, read = _response_reader(key, version)
+    try:
+        frame, position = walked(walk, frame, response_body(key, version, frame))
+        return read(frame.toreadonly(), position)[0]
+    except (Invalid, SerialError, ValueError, OverflowError, TypeError) as error:
+        raise Invalid(f"response of API {key} version {version} is malformed: {error}") from None
+
+
 def response_head(key: int, version: int, correlation_id: int, body_bytes: int) -> bytes:
     """Size, correlation id and, where the header is flexible, an empty tag section."""
     if has_flexible_response_header(key, version):

@@ -43,6 +43,7 @@ _TABLE: dict[type[BaseException], ErrorCode] = {
     errors.Retry: ErrorCode.request_timed_out,
     errors.StoreUnavailable: ErrorCode.kafka_storage_error,
     errors.StoreRefused: ErrorCode.kafka_storage_error,
+    errors.PeerUnavailable: ErrorCode.request_timed_out,
     errors.NotReady: ErrorCode.leader_not_available,
     errors.DiskFull: ErrorCode.kafka_storage_error,
     errors.OutcomeUnknown: ErrorCode.request_timed_out,

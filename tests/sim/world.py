@@ -167,8 +167,8 @@ class Life:
             except (Retry, Fenced, OutcomeUnknown) as weather:
                 self.world.trace.add("world", f"beat {beat.name} ends: {type(weather).__name__}")
 
-    async def end(self, how: str) -> None:
-        """`stop` (clean), `kill` (-9) or `power`: after it a new life may begin."""
+    async def end(self, how: str, *, keep: list[asyncio.Task[Any]] | None = None) -> None:
+        """`stop` (clean), `kill` (-9) or `power`: after it a new life may begin.  `keep`: tasks of others, which go on."""
         self.world.trace.add("world", f"life {self.world.lives} ends by {how} after {self.fuse.calls} calls {self.fuse.label}")
         if how == "stop":
             await self.node.close()
@@ -176,7 +176,7 @@ class Life:
         self.network.end(has_power=how != "power")
         current = asyncio.current_task()
         assert current is not None
-        await cancel_tasks(self.world.loop)
+        await cancel_tasks(self.world.loop, keep)
         if how == "power":
             self.disk.lose_power(Fuse())
         else:
