@@ -9,24 +9,24 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
-from controller.metadata import Metadata
 from hotlog.answers.api import Caller, Later, RequestContext
 from hotlog.broker.broker import Broker
+from hotlog.compose import open_node
 from hotlog.front.dispatch import Dispatch
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.log.manager import LogManager
 from hotlog.wire import apis
 from hotlog.wire.error_codes import Refused
-from hotlog.world.ports import ObjectStore
+from hotlog.world.ports import ObjectStore, World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
-from tests.controller.world import allow
 from tests.tools.patience import PATIENCE_S, PATIENT_STORE
-from tiering.store import open_store
+from tiering.cost.meter import Meter
+from tiering.store import StoreHealth, open_store
 from tiering.tier import ColdTier
 
 QUICK = {"group.initial.rebalance.delay.ms": "0", "group.min.session.timeout.ms": "10", "offsets.topic.num.partitions": "2"}
@@ -43,30 +43,22 @@ async def open_directory_store(path: Path, metrics: Metrics | None = None) -> Ob
 async def open_broker(
     data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, tiered: bool = True, is_adopting: bool = True
 ) -> Broker:
-    """A started broker that has heard from the store about every partition; the caller closes it."""
-    resolved = Settings.resolve({**QUICK, **(settings or {})})
-    clock, disk, entropy, metrics = SystemClock(), PosixDisk(), SystemEntropy(), Metrics()
-    metadata = Metadata(
-        store, clock=clock, disk=disk, entropy=entropy, directory=f"{data}/metadata", settings=resolved, open_wait_s=PATIENCE_S, take_over=allow if is_adopting else None,
-    )  # fmt: skip
-    try:
-        await metadata.open()
-        tier = ColdTier(
-            store=store, clock=clock, disk=disk, entropy=entropy, settings=resolved, metrics=metrics,
-            cache_dir=f"{data}/cache", cluster_id=metadata.cluster_id,
-        )  # fmt: skip
-        broker = Broker(
-            settings=resolved, clock=clock, disk=disk, entropy=entropy, metrics=metrics,
-            logs=LogManager(clock, disk, entropy, resolved, metrics, str(data)), metadata=metadata,
-            tier=tier if tiered else None,
-        )  # fmt: skip
-        await broker.start()
-    except BaseException:
-        await metadata.close()
-        raise
-    if tiered:
-        await heard_of(tier)
-    return broker
+    """The broker of a node that has heard from the store about every partition; the caller closes it.  No worker runs."""
+    given = {**QUICK, **(settings or {})} | ({} if tiered else {"remote.log.storage.system.enable": "false"})
+    clock, disk = SystemClock(), PosixDisk()
+    with patch("controller.metadata.OPEN_WAIT_S", PATIENCE_S), patch("controller.metadata.HOT_WAIT_S", PATIENCE_S):
+        node = await open_node(
+            Settings.resolve(given),
+            World(clock, disk, store, SystemEntropy()),
+            metrics=Metrics(),
+            data_dir=str(data),
+            meter=Meter(clock),
+            store_health=StoreHealth(clock),
+            is_adopting=is_adopting,
+        )
+    if node.broker.tier is not None:
+        await heard_of(node.broker.tier)
+    return node.broker
 
 
 async def heard_of(tier: ColdTier) -> None:

@@ -119,7 +119,7 @@ async def test_a_lost_disk_waits_for_the_store_rather_than_give_offsets_out_twic
     await produce(broker, 0, 20)
     await tier(broker, 20)
     await broker.close()
-    shutil.rmtree(tmp_path / "data" / "clicks-0")
+    shutil.rmtree(tmp_path / "data" / "log" / "clicks-0")
     store.shared["is_off"] = True
     broker = await open_broker(tmp_path / "data", store)
     assert broker.partition("clicks", 0) is None, "not served"
@@ -141,13 +141,13 @@ async def test_a_log_behind_its_cold_tier_begins_anew(tmp_path: Path) -> None:
         await broker.create_topic("clicks", 1)
         await produce(broker, 0, 10)
         await broker.logs.get(TP).flush()
-        shutil.copytree(tmp_path / "data" / "clicks-0", tmp_path / "old")
+        shutil.copytree(tmp_path / "data" / "log" / "clicks-0", tmp_path / "old")
         await produce(broker, 10, 10)
         await tier(broker, 20)
-    shutil.rmtree(tmp_path / "data" / "clicks-0")
-    shutil.copytree(tmp_path / "old", tmp_path / "data" / "clicks-0")
+    shutil.rmtree(tmp_path / "data" / "log" / "clicks-0")
+    shutil.copytree(tmp_path / "old", tmp_path / "data" / "log" / "clicks-0")
     for name in (".kafka_cleanshutdown", "recovery-point-offset-checkpoint", "replication-offset-checkpoint"):
-        (tmp_path / "data" / name).unlink(missing_ok=True)
+        (tmp_path / "data" / "log" / name).unlink(missing_ok=True)
     async with running(tmp_path) as broker:
         async with asyncio.timeout(SOON_S):
             while broker.partition("clicks", 0) is None or broker.partition("clicks", 0).log.log_end_offset != 20:
@@ -236,7 +236,7 @@ async def test_a_second_data_directory_deposes_the_first_which_goes_on_serving(t
     assert first.partition("clicks", 0) is not None
     await second.close()
     await first.close()
-    with pytest.raises(ForeignStore, match="taken over"):
+    with pytest.raises(ForeignStore, match="last run from another data directory"):
         await open_broker(tmp_path / "data", store, is_adopting=False)
 
 
@@ -257,7 +257,7 @@ async def test_another_clusters_store_or_directory_is_refused(tmp_path: Path) ->
 async def test_a_damaged_partition_leaves_the_others_served(tmp_path: Path) -> None:
     async with running(tmp_path) as broker:
         await broker.create_topic("clicks", 2)
-    metadata = tmp_path / "data" / "clicks-1" / "partition.metadata"
+    metadata = tmp_path / "data" / "log" / "clicks-1" / "partition.metadata"
     metadata.write_text("nonsense")
     async with running(tmp_path) as broker:
         assert broker.partition("clicks", 0) is not None
@@ -273,7 +273,7 @@ async def test_a_rotten_topic_id_does_not_cost_the_partition(tmp_path: Path) -> 
         data = encode_batch([NewRecord(1_700_000_000_000, None, b"x")])
         partition.log.append(memoryview(data), [header_at(data)], now_ms=1_700_000_000_000)
         await partition.log.flush()
-    metadata = tmp_path / "data" / "clicks-0" / "partition.metadata"
+    metadata = tmp_path / "data" / "log" / "clicks-0" / "partition.metadata"
     good, mended = metadata.read_bytes(), 0
     for bit in range(len(good) * 8):
         body = bytearray(good)
@@ -373,7 +373,7 @@ async def test_log_dirs_tell_both_tiers(tmp_path: Path, version: int) -> None:
         await tier(broker, 20)
         shapes = request(35, version)
         local, remote = (await Door(broker).call(35, version, shapes.DescribeLogDirsRequest(topics=None))).results
-        assert (local.log_dir, remote.log_dir) == (str(tmp_path / "data"), f"remote:{broker.cluster_id}")
+        assert (local.log_dir, remote.log_dir) == (str(tmp_path / "data" / "log"), f"remote:{broker.cluster_id}")
         for result in (local, remote):
             assert result.topics[0].partitions[0].partition_size == broker.logs.get(TP).size > 0
         await broker.logs.get(TP).drop_local_before(20)
