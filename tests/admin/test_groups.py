@@ -15,6 +15,7 @@ from hotlog.coordinators import keyed_log
 from hotlog.coordinators.shards import partition_for
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, open_broker, open_directory_store, request, running
+from tests.support.clocks import HandClock
 from tests.tools.patience import SOON_S
 
 LONG_MS = int(SOON_S * 1000)  # for what a member must not miss
@@ -372,14 +373,14 @@ async def test_expiry_takes_old_empty_groups_only(tmp_path: Path) -> None:
     async with running(tmp_path, {"offsets.retention.minutes": "1"}) as broker:
         await ready(broker)
         started_ms, started = broker.groups._started
-        broker.groups._clock = StubClock(started_ms, started)
+        broker.groups._clock = HandClock(started_ms, seconds=started)
         await Client(broker, group="old").commit({0: 1}, simple=True)
         live = Client(broker)
         await live.join()
         await live.sync()
         await live.commit({0: 2})
         assert not await broker.groups.tick()
-        broker.groups._clock = StubClock(started_ms + 120_000, started + 120)
+        broker.groups._clock = HandClock(started_ms + 120_000, seconds=started + 120)
         assert await broker.groups.tick()
         assert await Client(broker, group="old").fetch((0,)) == {0: -1}
         assert await live.fetch((0,)) == {0: 2}
@@ -389,17 +390,6 @@ async def test_a_clock_that_jumps_a_year_expires_nothing(tmp_path: Path) -> None
     async with running(tmp_path) as broker:
         await ready(broker)
         await Client(broker, group="old").commit({0: 1}, simple=True)
-        broker.groups._clock = StubClock(broker.clock.now_ms() + 365 * 86_400_000, broker.clock.monotonic())
+        broker.groups._clock = HandClock(broker.clock.now_ms() + 365 * 86_400_000, seconds=broker.clock.monotonic())
         assert not await broker.groups.tick()
         assert await Client(broker, group="old").fetch((0,)) == {0: 1}
-
-
-class StubClock:
-    def __init__(self, now_ms: int, monotonic: float) -> None:
-        self._now_ms, self._monotonic = now_ms, monotonic
-
-    def now_ms(self) -> int:
-        return self._now_ms
-
-    def monotonic(self) -> float:
-        return self._monotonic

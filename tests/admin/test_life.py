@@ -16,38 +16,20 @@ from controller.records import TopicCreated, TopicDeleted
 from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round
 from hotlog.broker.broker import Broker
-from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, StoreUnavailable, UnknownVersion
+from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, UnknownVersion
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.log.checkpoints import parse_metadata
 from hotlog.wire.batch import header_at
 from hotlog.wire.error_codes import Refused
 from hotlog.wire.fetch_request import Wanted
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
-from hotlog.world.ports import ObjectStore
 from tests.admin.node import Door, heard_of, open_broker, open_directory_store, request, running
 from tests.controller.world import Raw
+from tests.support.faulty_store import Faults, FaultyStore
 from tests.tools.patience import SOON_S
 from tiering.manifest.codec import FORMAT, decode, encode
 
 TP = TopicPartition("clicks", 0)
-
-
-class Switch:
-    """A store with a switch: off, every call fails as an outage does."""
-
-    def __init__(self, inner: ObjectStore) -> None:
-        self._inner = inner
-        self.shared = {"is_off": False}
-
-    def bind(self, **names: str | None) -> Switch:
-        other = Switch(self._inner.bind(**names))  # type: ignore[arg-type]
-        other.shared = self.shared
-        return other
-
-    def __getattr__(self, name: str):
-        if self.shared["is_off"] and name != "close":
-            raise StoreUnavailable(f"{name}: the store is off")
-        return getattr(self._inner, name)
 
 
 async def produce(broker: Broker, first: int, count: int) -> None:
@@ -113,14 +95,14 @@ async def test_a_lost_disk_begins_anew_where_the_cold_tier_ends(tmp_path: Path, 
 
 
 async def test_a_lost_disk_waits_for_the_store_rather_than_give_offsets_out_twice(tmp_path: Path) -> None:
-    store = Switch(await open_directory_store(tmp_path / "store"))
+    store = FaultyStore(await open_directory_store(tmp_path / "store"), Faults())
     broker = await open_broker(tmp_path / "data", store)
     await broker.create_topic("clicks", 1)
     await produce(broker, 0, 20)
     await tier(broker, 20)
     await broker.close()
     shutil.rmtree(tmp_path / "data" / "log" / "clicks-0")
-    store.shared["is_off"] = True
+    store.faults.is_down = True
     broker = await open_broker(tmp_path / "data", store)
     assert broker.partition("clicks", 0) is None, "not served"
     shapes = request(3, 9)
@@ -130,7 +112,7 @@ async def test_a_lost_disk_waits_for_the_store_rather_than_give_offsets_out_twic
     )  # fmt: skip
     reply = await Door(broker).call(3, 9, wanted)
     assert reply.topics[0].partitions[0].error_code is ErrorCode.leader_not_available
-    store.shared["is_off"] = False
+    store.faults.is_down = False
     await broker.tick()
     assert broker.partition("clicks", 0).log.log_end_offset == 20
     await broker.close()
@@ -159,11 +141,11 @@ async def test_a_log_behind_its_cold_tier_begins_anew(tmp_path: Path) -> None:
 
 
 async def test_without_the_store_hot_data_is_served_and_changes_are_retriable(tmp_path: Path) -> None:
-    store = Switch(await open_directory_store(tmp_path / "store"))
+    store = FaultyStore(await open_directory_store(tmp_path / "store"), Faults())
     broker = await open_broker(tmp_path / "data", store)
     await broker.create_topic("clicks", 1)
     await produce(broker, 0, 5)
-    store.shared["is_off"] = True
+    store.faults.is_down = True
     for _ in range(2):  # while running, and after a restart
         await produce(broker, broker.logs.get(TP).log_end_offset, 5)
         with pytest.raises(Refused) as refused:
@@ -179,7 +161,7 @@ async def test_without_the_store_hot_data_is_served_and_changes_are_retriable(tm
         broker = await open_broker(tmp_path / "data", store)
     assert broker.metadata.state is State.OFFLINE
     assert broker.logs.get(TP).log_end_offset == 15
-    store.shared["is_off"] = False
+    store.faults.is_down = False
     await broker.tick()
     await broker.create_topic("views", 1)
     await broker.close()
@@ -201,15 +183,15 @@ async def test_a_crash_between_commit_and_effect_is_repaired_at_the_next_start(t
 
 
 async def test_purging_waits_for_the_store(tmp_path: Path) -> None:
-    store = Switch(await open_directory_store(tmp_path / "store"))
+    store = FaultyStore(await open_directory_store(tmp_path / "store"), Faults())
     broker = await open_broker(tmp_path / "data", store)
     topic = await broker.create_topic("clicks", 1)
     await broker.metadata.submit(DeleteTopics(topic_ids=(topic.topic_id,)))
-    store.shared["is_off"] = True
+    store.faults.is_down = True
     await broker.tick()
     assert broker.partition("clicks", 0) is None
     assert topic.topic_id in broker.image.doomed
-    store.shared["is_off"] = False
+    store.faults.is_down = False
     await broker.tick()
     assert broker.image.doomed == {}
     await broker.close()
@@ -401,7 +383,7 @@ async def test_objects_of_a_deleted_topic_become_garbage_and_a_namesake_is_untou
 
 
 async def test_a_store_that_comes_back_as_another_clusters_is_left_alone(tmp_path: Path) -> None:
-    store = Switch(await open_directory_store(tmp_path / "store"))
+    store = FaultyStore(await open_directory_store(tmp_path / "store"), Faults())
     broker = await open_broker(tmp_path / "data", store)
     await broker.create_topic("clicks", 1)
     await produce(broker, 0, 5)
@@ -409,11 +391,10 @@ async def test_a_store_that_comes_back_as_another_clusters_is_left_alone(tmp_pat
     async with running(tmp_path / "elsewhere"):
         pass
     before = sorted(path.name for path in (tmp_path / "elsewhere" / "store").rglob("*"))
-    store.shared["is_off"] = True
+    store.faults.is_down = True
     broker = await open_broker(tmp_path / "data", store)
-    store._inner = await open_directory_store(tmp_path / "elsewhere" / "store")
-    broker.metadata._store._inner = broker.tier._store._inner = store._inner
-    store.shared["is_off"] = False
+    store.faults.replaced_by = await open_directory_store(tmp_path / "elsewhere" / "store")
+    store.faults.is_down = False
     await broker.tick()
     assert broker.metadata.state is State.FENCED
     broker.logs.get(TP).roll(broker.clock.now_ms())

@@ -12,7 +12,7 @@ from crc32c import crc32c
 from hotlog.kernel.ids import PartitionId
 from hotlog.wire.batch import BatchHeader, header_at
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
-from tests.cold.support import ScriptedStore
+from tests.support.scripted_store import ScriptedStore
 from tiering.manifest.archive import build_page, page_ref
 from tiering.manifest.codec import encode
 from tiering.manifest.root import Entry, Manifest, hole, sealed

@@ -10,7 +10,8 @@ from hotlog.kernel.settings import Settings
 from hotlog.wire.records import NewRecord
 from hotlog.world.posix import PosixDisk
 from tests.cold.lake import Lake
-from tests.cold.support import ScriptedStore, Ticking
+from tests.support.clocks import HandClock
+from tests.support.scripted_store import ScriptedStore
 from tests.tools.patience import PATIENCE_S
 from tiering.read.reader import ColdReader
 
@@ -20,7 +21,7 @@ FOREVER_MS = int(PATIENCE_S * 1000)
 def reader_of(lake: Lake, metrics: Metrics | None = None, cache_dir: Path | None = None, **given: str) -> ColdReader:
     return ColdReader(
         store=lake.store,  # type: ignore[arg-type]
-        clock=Ticking(),
+        clock=HandClock(),
         disk=PosixDisk(),
         settings=Settings.resolve(given),
         metrics=metrics or Metrics(),

@@ -15,7 +15,8 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.world.pacing import ByteRate
 from hotlog.world.posix import PosixDisk
-from tests.cold.support import Call, ScriptedStore, Ticking
+from tests.support.clocks import HandClock
+from tests.support.scripted_store import Call, ScriptedStore
 from tiering.cache import disk as disk_layer
 from tiering.cache.chunks import ChunkCache, ChunkSource
 from tiering.store.lanes import Lane, LaneGate, Ticket
@@ -29,7 +30,7 @@ def cache_of(store: ScriptedStore, cache_dir: Path | None = None, metrics: Metri
     settings = Settings.resolve({name.replace("_", "."): value for name, value in given.items()})
     return ChunkCache(
         store=store,  # type: ignore[arg-type]
-        clock=Ticking(),
+        clock=HandClock(),
         disk=PosixDisk(),
         settings=settings,
         metrics=metrics or Metrics(),
@@ -334,7 +335,7 @@ async def test_leaving_the_gate_while_waiting_loses_no_slot() -> None:
 
 
 async def test_byte_rate_makes_later_reads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Ticking()
+    clock = HandClock()
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -374,7 +375,7 @@ async def test_the_set_rate_paces_reads_from_the_store_and_nothing_else(monkeypa
     store = store_with_data()
     cache = cache_of(store, remote_log_manager_fetch_max_bytes_per_second=str(CHUNK_BYTES))
     clock = cache._clock
-    assert isinstance(clock, Ticking)
+    assert isinstance(clock, HandClock)
     asked_after: list[float] = []
     slept: list[float] = []
     wait = asyncio.sleep

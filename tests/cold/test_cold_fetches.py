@@ -14,7 +14,7 @@ from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
 from hotlog.wire.records import NewRecord
 from tests.cold.lake import TOPIC_ID, Lake
 from tests.cold.reading import drained, reader_of
-from tests.cold.support import ScriptedStore
+from tests.support.scripted_store import ScriptedStore
 from tiering.cold_partition import ColdPartition
 from tiering.objects.segment import AbortedTransaction
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hotlog.wire.records import NewRecord
 from tests.cold.lake import Lake, random_lake
 from tests.cold.reading import reader_of
-from tests.cold.support import ScriptedStore
+from tests.support.scripted_store import ScriptedStore
 from tiering.objects.segment import AbortedTransaction
 
 

@@ -14,7 +14,7 @@ from hotlog.wire.batch import walk
 from hotlog.wire.records import NewRecord
 from tests.cold.lake import Lake, random_lake
 from tests.cold.reading import FOREVER_MS, reader_of, sequential_lake
-from tests.cold.support import ScriptedStore
+from tests.support.scripted_store import ScriptedStore
 from tiering.objects import batch_runs
 
 

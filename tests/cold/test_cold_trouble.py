@@ -8,7 +8,7 @@ from hotlog.kernel.errors import Corrupt, StoreUnavailable
 from hotlog.kernel.metrics import Metrics
 from tests.cold.lake import Lake, random_lake
 from tests.cold.reading import FOREVER_MS, reader_of, sequential_lake
-from tests.cold.support import Call
+from tests.support.scripted_store import Call
 
 
 @pytest.mark.parametrize("kind", ["log", "footer", "trailer", "page"])

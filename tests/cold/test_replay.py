@@ -15,7 +15,8 @@ from hotlog.wire.batch import header_at
 from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake, random_lake
-from tests.cold.support import Call, ScriptedStore, Ticking
+from tests.support.clocks import HandClock
+from tests.support.scripted_store import Call, ScriptedStore
 from tiering.read.history import History, Shelf
 from tiering.replay.direct import DirectReader, Hole, Progress, Run
 from tiering.replay.places import AtOffset, AtTime, Place
@@ -157,7 +158,7 @@ def topic(count: int = 3) -> tuple[ScriptedStore, list[Lake]]:
 async def replay(store: ScriptedStore, sink: object, *, start: Place = None, until: Place = None, **more: object) -> Progress:
     return await direct_replay(
         store,  # type: ignore[arg-type]
-        topic="clicks", cluster_id=CLUSTER, topic_id=TOPIC_ID, partitions=range(4), sink=sink, clock=Ticking(),  # type: ignore[arg-type]
+        topic="clicks", cluster_id=CLUSTER, topic_id=TOPIC_ID, partitions=range(4), sink=sink, clock=HandClock(),  # type: ignore[arg-type]
         entropy=SystemEntropy(), start=start, until=until, **more,  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from hotlog.wire.records import NewRecord
 from hotlog.world.posix import PosixDisk
 from tests.cold.lake import Lake
 from tests.cold.reading import FOREVER_MS, drained, reader_of
-from tests.cold.support import Call, ScriptedStore
+from tests.support.scripted_store import Call, ScriptedStore
 from tiering.read.reader import LENT_BYTES_MAX, ColdReader
 
 PARTITIONS = 16

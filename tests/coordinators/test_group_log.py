@@ -17,8 +17,9 @@ from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, 
 from hotlog.coordinators.record_log import LocalRecordLog
 from hotlog.kernel.ids import TopicPartition
 from hotlog.world.ports import Disk
-from tests.log.faulty import FaultyDisk
-from tests.log.support import T0, FastDisk, TestClock, config, new_log, opened
+from tests.log.support import T0, config, new_log, opened
+from tests.support.clocks import HandClock
+from tests.support.disks import FastDisk, FaultyDisk
 from tests.tools.steps import count_steps
 
 TP = TopicPartition("__consumer_offsets", 0)
@@ -36,7 +37,7 @@ def stored(group: str, generation: int) -> Entry:
 @asynccontextmanager
 async def table_at(path: Path, disk: Disk | None = None) -> AsyncIterator[GroupLog]:
     async with opened(path, CONFIG, disk=disk or FastDisk(2)) as logs:
-        table = GroupLog(LocalRecordLog(logs.get(TP) or await new_log(logs, CONFIG, TP)), TestClock())
+        table = GroupLog(LocalRecordLog(logs.get(TP) or await new_log(logs, CONFIG, TP)), HandClock())
         await table.replay()
         yield table
 
@@ -211,7 +212,7 @@ async def test_what_goes_was_written_again_on_the_device_whatever_the_durability
     disk = FaultyDisk()
     lazy = config(cleanup_policy="compact", hotlog_durability="page-cache", flush_messages=1 << 40)
     async with opened(tmp_path, lazy, disk=disk) as logs:
-        table = GroupLog(LocalRecordLog(await new_log(logs, lazy, TP)), TestClock())
+        table = GroupLog(LocalRecordLog(await new_log(logs, lazy, TP)), HandClock())
         for offset in range(60):
             await table.append([committed(offset)])
         await table.log.log.flush()

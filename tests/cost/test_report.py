@@ -13,6 +13,7 @@ from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.limits import MiB
 from hotlog.world.posix import PosixDisk
 from tests.conftest import OpenStore
+from tests.support.clocks import HandClock
 from tiering.cost import CostRow, Deployment, TopicUsage, Usage, cost_report, load_book
 from tiering.cost import formulas as f
 from tiering.cost.meter import MONTHS_KEPT, OVERFLOW_TOPIC, TOPICS_MAX, Line, Meter, Row, month_of
@@ -20,19 +21,9 @@ from tiering.cost.report import PB
 from tiering.store.resilient import ResilientStore, UploadLimits
 from tiering.store.sources import BytesSource
 
+NOVEMBER_2026 = 1_795_000_000_000  # ms
 DAY = 24 * 3600.0
 GiB = 2**30
-
-
-class HandClock:
-    def __init__(self, ms: int = 1_795_000_000_000) -> None:  # November 2026
-        self.ms = ms
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return self.ms / 1000
 
 
 def usage(window_s: float = 30 * DAY) -> Usage:
@@ -154,7 +145,7 @@ async def test_the_model_is_held_to_the_meter(
     minio_url: str, open_test_store: OpenStore, object_bytes: int, requests: int
 ) -> None:
     """A recorded run against a real store: requests per GiB, and dollars, as the model says."""
-    meter, limits = Meter(HandClock()), UploadLimits(single_put_bytes_max=5 * MiB, part_bytes=5 * MiB)
+    meter, limits = Meter(HandClock(NOVEMBER_2026)), UploadLimits(single_put_bytes_max=5 * MiB, part_bytes=5 * MiB)
     store = await open_test_store(minio_url, meter=meter)
     assert isinstance(store, ResilientStore)
     uploads, fetches = store.limited(limits).bind(topic="clicks", purpose="upload"), store.bind(topic="clicks", purpose="fetch")
@@ -180,7 +171,7 @@ async def test_the_model_is_held_to_the_meter(
 
 
 async def test_the_meter_survives_restarts(tmp_path: Path) -> None:
-    clock, disk, path = HandClock(), PosixDisk(), str(tmp_path / "meter.json")
+    clock, disk, path = HandClock(NOVEMBER_2026), PosixDisk(), str(tmp_path / "meter.json")
     meter = Meter(clock, disk=disk, path=path)
     await meter.load()
     meter.add("clicks", "upload", "put", "ok", sent=10)
@@ -206,12 +197,12 @@ async def test_a_damaged_meter_file_is_told_not_zeroed(tmp_path: Path) -> None:
     for damage in (b"{", b"[]", b'{"format": "other"}', b'{"format":"hotlog-meter","version":1,"since_ms":0,"rows":[[1]]}'):
         path.write_bytes(damage)
         with pytest.raises(Corrupt, match="move it away"):
-            await Meter(HandClock(), disk=PosixDisk(), path=str(path)).load()
+            await Meter(HandClock(NOVEMBER_2026), disk=PosixDisk(), path=str(path)).load()
     assert path.exists()
 
 
 def test_the_meter_is_bounded() -> None:
-    clock = HandClock()
+    clock = HandClock(NOVEMBER_2026)
     meter = Meter(clock)
     for number in range(TOPICS_MAX + 50):
         meter.add(f"topic-{number}", "upload", "put", "ok")
@@ -232,7 +223,7 @@ async def test_a_newer_meter_file_is_refused_by_name_and_left_alone(tmp_path: Pa
     path = tmp_path / "meter.json"
     newer = b'{"format":"hotlog-meter","version":2,"since_ms":0,"rows":[]}'
     path.write_bytes(newer)
-    meter = Meter(HandClock(), disk=PosixDisk(), path=str(path))
+    meter = Meter(HandClock(NOVEMBER_2026), disk=PosixDisk(), path=str(path))
     with pytest.raises(UnknownVersion, match="meter file has format version 2"):
         await meter.load()
     meter.add("clicks", "upload", "put", "ok")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hotlog.wire.records import NewRecord
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake, random_lake
-from tests.cold.support import ScriptedStore
+from tests.support.scripted_store import ScriptedStore
 from tiering.export.job import ExportProgress, ExportRequest, export_topic
 
 DAY_MS = 86_400_000

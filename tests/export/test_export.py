@@ -22,8 +22,8 @@ from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.cold.lake import Lake, random_lake
-from tests.cold.support import ScriptedStore
 from tests.export.support import DAY_MS, export, exported, grow, tables, topic, wanted
+from tests.support.scripted_store import ScriptedStore
 from tiering.export.ranges import add, missing, normal
 from tiering.export.value_schema import parse_schema
 from tiering.objects.segment import AbortedTransaction

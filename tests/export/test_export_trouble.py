@@ -14,8 +14,8 @@ from hotlog.log import checkpoints, files
 from hotlog.wire.records import NewRecord
 from hotlog.world.ports import PendingUpload
 from tests.cold.lake import TOPIC_ID, Lake, random_lake
-from tests.cold.support import ScriptedStore
 from tests.export.support import DAY_MS, export, exported, grow, topic, wanted
+from tests.support.scripted_store import ScriptedStore
 from tiering.replay.places import AtOffset, AtTime
 
 

@@ -20,7 +20,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.wire.records import NewRecord
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake
-from tests.cold.support import ScriptedStore
+from tests.support.scripted_store import ScriptedStore
 from tiering.export.job import ExportProgress, ExportRequest, export_topic
 from tiering.store import open_store
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -17,57 +16,14 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import BatchHeader, check_produced, walk
 from hotlog.wire.records import NewRecord, encode_batch
-from hotlog.world.ports import Buffer, Disk, File
-from hotlog.world.posix import PosixDisk, PosixFile, SystemEntropy
-from tests.log.faulty import FaultyDisk
+from hotlog.world.ports import Disk
+from hotlog.world.posix import SystemEntropy
+from tests.support.clocks import HandClock
+from tests.support.disks import FastDisk, FaultyDisk
 
 TP = TopicPartition("clicks", 0)
 TOPIC_ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
 T0 = 1_700_000_000_000
-
-
-class FastFile(PosixFile):
-    """Syncs in name only: for tests in which the machine never stops.  All of it is in memory, whatever the page cache let go."""
-
-    __slots__ = ()
-
-    def read_at_nowait(self, offset: int, length: int) -> Buffer:
-        return self.read_at(offset, length)
-
-    def sync(self) -> None:
-        pass
-
-
-class FastDisk(PosixDisk):
-    """A real disk without fsync."""
-
-    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
-        file = super().open(path, create=create, read_only=read_only)
-        file.__class__ = FastFile
-        return file
-
-    def write_atomic(self, path: str, data: Buffer) -> None:
-        with open(f"{path}.new", "wb") as file:
-            file.write(data)
-        os.rename(f"{path}.new", path)
-
-    def sync_dir(self, path: str) -> None:
-        pass
-
-
-class TestClock:
-    """A wall clock that stands still until it is moved."""
-
-    __test__ = False
-
-    def __init__(self, now_ms: int = T0) -> None:
-        self.ms = now_ms
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return self.ms / 1000
 
 
 def batch(
@@ -97,11 +53,11 @@ def config(**overrides: object) -> TopicConfig:
     return TopicConfig.resolve(given)
 
 
-def manager(directory: object, *, disk: Disk | None = None, clock: TestClock | None = None, **settings: object) -> LogManager:
+def manager(directory: object, *, disk: Disk | None = None, clock: HandClock | None = None, **settings: object) -> LogManager:
     given = {name.replace("_", "."): str(value) for name, value in settings.items()}
     given.setdefault("hotlog.disk.reserve.bytes", "0")
     return LogManager(
-        clock or TestClock(), disk or FastDisk(2), SystemEntropy(), Settings.resolve(given), Metrics(), str(directory)
+        clock or HandClock(), disk or FastDisk(2), SystemEntropy(), Settings.resolve(given), Metrics(), str(directory)
     )
 
 

@@ -16,9 +16,8 @@ from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.scrub import SegmentScrub
 from hotlog.wire.batch import header_at, walk
-from hotlog.world.ports import Buffer, File
-from tests.log.faulty import FaultyDisk
-from tests.log.support import T0, TP, FastDisk, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.log.support import T0, TP, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.support.disks import FastDisk, FaultyDisk, WatchedDisk
 
 NAME = "damaged-segments"
 COUNT = 50
@@ -313,38 +312,6 @@ async def test_a_full_disk_is_asked_again(tmp_path: Path) -> None:
     await kill(logs)
 
 
-class WatchedDisk(FastDisk):
-    """Notes every path that is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.asked: list[str] = []
-
-    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
-        self.asked.append(path)
-        return super().open(path, create=create, read_only=read_only)
-
-    def read(self, path: str) -> bytes:
-        self.asked.append(path)
-        return super().read(path)
-
-    def exists(self, path: str) -> bool:
-        self.asked.append(path)
-        return super().exists(path)
-
-    def size(self, path: str) -> int:
-        self.asked.append(path)
-        return super().size(path)
-
-    def remove(self, path: str) -> None:
-        self.asked.append(path)
-        super().remove(path)
-
-    def write_atomic(self, path: str, data: Buffer) -> None:
-        self.asked.append(path)
-        super().write_atomic(path, data)
-
-
 async def test_who_has_no_damage_has_no_file_and_asks_for_none(tmp_path: Path) -> None:
     disk = WatchedDisk()
     for _ in range(2):
@@ -353,4 +320,4 @@ async def test_who_has_no_damage_has_no_file_and_asks_for_none(tmp_path: Path) -
             await scrub(log)
             await logs.checkpoint()
     assert len(disk.asked) > 20
-    assert [path for path in disk.asked if NAME in path] == []
+    assert [path for _, path in disk.asked if NAME in path] == []

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hotlog.kernel.errors import DiskFull, StorageFailed
-from tests.log.faulty import IO, NO_SPACE, FaultyDisk
-from tests.log.support import T0, TP, TestClock, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.log.support import T0, TP, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.support.clocks import HandClock
+from tests.support.disks import IO, NO_SPACE, FaultyDisk
 
 PAGE_CACHE = config(hotlog_durability="page-cache")
 
@@ -82,7 +83,7 @@ async def test_page_cache_durability_reads_and_acks_at_once(tmp_path: Path) -> N
 
 
 async def test_flush_messages_and_flush_ms(tmp_path: Path) -> None:
-    disk, clock = FaultyDisk(), TestClock()
+    disk, clock = FaultyDisk(), HandClock()
     topic = config(hotlog_durability="page-cache", flush_messages=3, flush_ms=1000)
     async with opened(tmp_path, topic, disk=disk, clock=clock) as logs:
         log = await new_log(logs, topic)

@@ -11,8 +11,8 @@ from hotlog.kernel.errors import DiskFull, NotReady, StorageFailed
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import check_produced
-from tests.log.faulty import NO_SPACE, FaultyDisk
 from tests.log.support import T0, append, batch, config, new_log, opened, read_all
+from tests.support.disks import NO_SPACE, FaultyDisk
 from tests.tools.patience import SOON_S
 
 PAGE_CACHE = config(hotlog_durability="page-cache", segment_ms=1000)

@@ -12,22 +12,9 @@ import pytest
 from hotlog.kernel.errors import AlreadyExists, Invalid, NotFound, OutOfRange
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log import manager as manager_module
-from hotlog.world.ports import Buffer
-from tests.log.support import (
-    T0,
-    TOPIC_ID,
-    TP,
-    FastDisk,
-    TestClock,
-    append,
-    batch,
-    config,
-    kill,
-    manager,
-    new_log,
-    opened,
-    read_all,
-)
+from tests.log.support import T0, TOPIC_ID, TP, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.support.clocks import HandClock
+from tests.support.disks import WatchedDisk
 from tests.tools.steps import count_steps
 
 TIERED = config(remote_storage_enable="true", file_delete_delay_ms=1000, segment_bytes=1024)
@@ -98,7 +85,7 @@ async def test_a_refused_open_can_be_tried_again(tmp_path: Path) -> None:
 
 
 async def test_create_and_delete(tmp_path: Path) -> None:
-    clock = TestClock()
+    clock = HandClock()
     topic = config(file_delete_delay_ms=1000)
     async with opened(tmp_path, topic, clock=clock) as logs:
         log = await new_log(logs, topic)
@@ -136,7 +123,7 @@ async def test_a_log_that_starts_where_the_cold_tier_ends(tmp_path: Path) -> Non
 
 
 async def test_dropping_local_segments_of_a_tiered_log(tmp_path: Path) -> None:
-    clock = TestClock()
+    clock = HandClock()
     async with opened(tmp_path, TIERED, clock=clock) as logs:
         log = await new_log(logs, TIERED)
         for _ in range(10):
@@ -194,7 +181,7 @@ async def test_the_log_start_survives_a_kill(tmp_path: Path) -> None:
 
 
 async def test_idle_logs_roll_by_time_and_give_back_their_descriptors(tmp_path: Path) -> None:
-    clock = TestClock()
+    clock = HandClock()
     topic = config(segment_ms=10_000)
     async with opened(tmp_path, topic, clock=clock) as logs:
         log = await new_log(logs, topic)
@@ -267,7 +254,7 @@ async def test_the_index_bound_rolls_a_segment(tmp_path: Path) -> None:
 
 
 async def test_a_log_close_that_fails_leaves_no_clean_marker(tmp_path: Path) -> None:
-    from tests.log.faulty import IO, FaultyDisk
+    from tests.support.disks import IO, FaultyDisk
 
     disk = FaultyDisk()
     logs = manager(tmp_path, disk=disk)
@@ -334,7 +321,7 @@ async def test_what_is_known_of_a_partition_that_cannot_be_opened_is_kept(tmp_pa
 
 async def test_upkeep_of_many_partitions_is_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager_module, "TICKED_AT_ONCE", 8)
-    clock = TestClock()
+    clock = HandClock()
     async with opened(tmp_path, clock=clock) as logs:
         for index in range(4):
             await new_log(logs, tp=TP._replace(partition=index))
@@ -354,29 +341,19 @@ async def test_upkeep_of_many_partitions_is_pieces(tmp_path: Path, monkeypatch: 
 
 
 async def test_log_starts_that_move_together_are_written_together(tmp_path: Path) -> None:
-    disk = CountingDisk(2)
+    disk = WatchedDisk(2)
     async with opened(tmp_path, disk=disk) as logs:
         moved = [await new_log(logs, tp=TP._replace(partition=index)) for index in range(50)]
         for log in moved:
             append(log, batch(b"x"))
             await log.flush()
             log.advance_log_start(1)
-        disk.written.clear()
+        disk.asked.clear()
         await moved[0].wait_log_start_saved()
-        disk.written.clear()
+        disk.asked.clear()
         moved[0].begin_history_at(0)  # so that there is something to write once more
         few = await count_steps(moved[0].wait_log_start_saved())
         moved[0].begin_history_at(1)
         many = await count_steps(asyncio.gather(*(log.wait_log_start_saved() for log in moved)))
-        assert disk.written.count("log-start-offset-checkpoint") == 2
+        assert sum(Path(path).name == "log-start-offset-checkpoint" for path in disk.paths("write_atomic")) == 2
         assert many.total < len(moved) * few.total / 2, "not a look at every log for every caller"
-
-
-class CountingDisk(FastDisk):
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
-        self.written: list[str] = []
-
-    def write_atomic(self, path: str, data: Buffer) -> None:
-        self.written.append(Path(path).name)
-        super().write_atomic(path, data)

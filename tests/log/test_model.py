@@ -19,7 +19,8 @@ from hotlog.kernel.errors import OutOfOrderSequence, OutOfRange
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk
-from tests.log.support import T0, TOPIC_ID, TP, TestClock, append, batch, config, kill, manager
+from tests.log.support import T0, TOPIC_ID, TP, append, batch, config, kill, manager
+from tests.support.clocks import HandClock
 
 EXAMPLES = int(os.environ.get("HOTLOG_MODEL_EXAMPLES", "30"))  # more for a night
 
@@ -57,7 +58,7 @@ class LogLife(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.home = tempfile.TemporaryDirectory(prefix="hotlog-model-")
-        self.clock = TestClock()
+        self.clock = HandClock()
         self.model = Model()
 
     def run_(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -12,8 +12,8 @@ from hotlog.kernel.errors import Retry, StorageFailed
 from hotlog.log.manager import LogManager
 from hotlog.log.open_writers import ROLLED_MAX
 from hotlog.log.partition_log import PartitionLog
-from tests.log.faulty import IO, FaultyDisk
 from tests.log.support import TP, append, batch, config, new_log, opened, read_all
+from tests.support.disks import IO, FaultyDisk
 from tests.tools.patience import SOON_S
 
 TINY = config(segment_bytes=1024)  # a batch a segment

@@ -13,8 +13,8 @@ from hotlog.log.index import AbortedTransaction, encode_txn
 from hotlog.wire.batch import crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import RawRecord, raw_batch
-from tests.log.faulty import FaultyDisk
 from tests.log.support import T0, TP, append, batch, config, new_log, opened, read_all
+from tests.support.disks import FaultyDisk
 from tests.tools.patience import SOON_S
 
 SMALL = config(segment_bytes=2048, index_interval_bytes=300)

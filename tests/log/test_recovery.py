@@ -12,8 +12,8 @@ from hotlog.kernel.errors import Corrupt, OutOfOrderSequence, OutOfRange, Storag
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk
-from tests.log.faulty import FaultyDisk
 from tests.log.support import T0, TOPIC_ID, TP, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.support.disks import FaultyDisk
 
 SMALL = config(segment_bytes=4096, index_interval_bytes=200)
 DIR = "clicks-0"

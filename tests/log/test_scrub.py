@@ -18,8 +18,8 @@ from hotlog.log.damage import Damage
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.scrub import DAMAGES_MAX, PIECE_BYTES, ScrubRange, SegmentScrub
 from hotlog.wire.batch import header_at, walk
-from tests.log.faulty import FaultyDisk
-from tests.log.support import T0, TP, FastDisk, append, batch, config, new_log, opened
+from tests.log.support import T0, TP, append, batch, config, new_log, opened
+from tests.support.disks import FastDisk, FaultyDisk
 
 DISK = FastDisk(1)
 

@@ -9,7 +9,7 @@ import pytest
 from hotlog.kernel.errors import DiskFull
 from hotlog.kernel.limits import MiB
 from hotlog.log.space import Space
-from tests.log.faulty import FaultyDisk
+from tests.support.disks import FaultyDisk
 
 RESERVE = 64 * MiB
 

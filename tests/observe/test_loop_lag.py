@@ -8,7 +8,7 @@ import pytest
 
 from hotlog.kernel.metrics import Metrics
 from hotlog.observe.loop_lag import INTERVAL_S, LOOKS, LoopLag
-from tests.cold.support import Ticking
+from tests.support.clocks import HandClock
 
 BLOCKED_S = 3.0
 
@@ -21,7 +21,7 @@ async def seen(metrics: Metrics, count: int) -> float:
 
 
 async def test_what_blocks_the_loop_is_seen_and_nothing_after_it() -> None:
-    metrics, clock = Metrics(), Ticking()
+    metrics, clock = Metrics(), HandClock()
     lag = LoopLag(clock, metrics)
     lag.start()
     clock.ms += int((INTERVAL_S + BLOCKED_S) * 1000)  # a callback took this long
@@ -33,7 +33,7 @@ async def test_what_blocks_the_loop_is_seen_and_nothing_after_it() -> None:
 
 async def test_it_stops_when_it_is_closed() -> None:
     closed, other = Metrics(), Metrics()
-    lag, witness = LoopLag(Ticking(), closed), LoopLag(Ticking(), other)
+    lag, witness = LoopLag(HandClock(), closed), LoopLag(HandClock(), other)
     lag.start()
     lag.close()
     witness.start()
@@ -45,7 +45,7 @@ async def test_it_stops_when_it_is_closed() -> None:
 @pytest.mark.parametrize(("times", "told_s"), [(1, 0.0), (2, BLOCKED_S)])
 async def test_how_late_it_was_is_told_but_for_the_worst_moment(times: int, told_s: float) -> None:
     told: list[float] = []
-    metrics, clock = Metrics(), Ticking()
+    metrics, clock = Metrics(), HandClock()
     lag = LoopLag(clock, metrics, told.append)
     lag.start()
     for number in range(times):

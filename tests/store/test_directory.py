@@ -20,6 +20,7 @@ from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.conftest import OpenStore
+from tests.support.clocks import HandClock
 from tests.tools.patience import PATIENCE_S
 from tiering.cost.meter import Meter
 from tiering.store.directory import DirectoryStore
@@ -78,19 +79,6 @@ ENDLESS_UPLOAD = textwrap.dedent(
 )
 
 
-class StoppedClock:
-    """A clock that does not move, or is moved by hand."""
-
-    def __init__(self, ms: int = 1_700_000_000_000) -> None:
-        self.ms = ms
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return 0.0
-
-
 class ConstantEntropy:
     """The same bytes each time; nonces still differ."""
 
@@ -107,13 +95,13 @@ class ConstantEntropy:
         return bytes(count)
 
 
-async def open_with(root: Path, clock: StoppedClock) -> DirectoryStore:
+async def open_with(root: Path, clock: HandClock) -> DirectoryStore:
     account = Account(clock, Metrics(), Meter(clock))
     return await DirectoryStore.open(str(root), run=PosixDisk().run, clock=clock, entropy=ConstantEntropy(), account=account)
 
 
 async def test_no_two_writes_share_an_etag_even_when_the_clock_stands_still_or_goes_back(tmp_path: Path) -> None:
-    clock = StoppedClock()
+    clock = HandClock(seconds=0.0)
     store = await open_with(tmp_path, clock)
     etags = [await store.put("x", b"same") for _ in range(20)]
     clock.ms -= 600_000
@@ -173,7 +161,7 @@ async def test_an_upload_of_a_killed_process_is_never_visible_and_can_be_aborted
 
 
 async def test_small_writes_of_killed_processes_are_swept_after_an_hour(tmp_path: Path) -> None:
-    clock = StoppedClock()
+    clock = HandClock(seconds=0.0)
     store = await open_with(tmp_path, clock)
     await store.close()
     staged = tmp_path / ".hotlog-store" / "tmp" / "abandoned"
@@ -239,7 +227,7 @@ async def test_empty_folders_go_with_their_last_object(tmp_path: Path, open_test
 
 
 async def test_a_full_disk_is_the_store_being_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = await open_with(tmp_path, StoppedClock())
+    store = await open_with(tmp_path, HandClock(seconds=0.0))
     first = await store.put("root", b"one")
 
     def full(fd: int, data: object) -> int:
@@ -260,7 +248,7 @@ async def test_a_full_disk_is_the_store_being_unavailable(tmp_path: Path, monkey
 
 
 async def test_a_read_in_progress_sees_one_version(tmp_path: Path) -> None:
-    store = await open_with(tmp_path, StoppedClock())
+    store = await open_with(tmp_path, HandClock(seconds=0.0))
     bodies = [bytes([number]) * 3 * MiB for number in range(6)]
     await store.put("x", bodies[0])
 
@@ -279,7 +267,7 @@ async def test_a_read_in_progress_sees_one_version(tmp_path: Path) -> None:
 
 async def test_a_rename_whose_directory_cannot_be_synced_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new object can be seen: a conditional writer must read back, not believe that nothing happened."""
-    store = await open_with(tmp_path, StoppedClock())
+    store = await open_with(tmp_path, HandClock(seconds=0.0))
     first = await store.put("root", b"one")
 
     def fails(path: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
+from tests.support.clocks import LoopClock
 from tiering.store.resilient import Policy, Retrier
 
 
@@ -53,14 +54,6 @@ class Jitter:
 
     def bytes(self, count: int) -> bytes:
         raise AssertionError("not used")
-
-
-class LoopClock:
-    def now_ms(self) -> int:
-        return int(self.monotonic() * 1000)
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 class Played:

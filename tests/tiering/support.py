@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TypeVar
 from unittest.mock import patch
 from uuid import UUID
 
-from hotlog.kernel.errors import OutcomeUnknown, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
-from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
-from tests.log.support import T0, TestClock, append, batch, kill
+from tests.log.support import T0, append, batch, kill
+from tests.support.clocks import HandClock
+from tests.support.faulty_store import Faults, FaultyStore, Killed
 from tests.tools.patience import PATIENT_STORE, SOON_S
 from tiering.manifest.root import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
 from tiering.manifest.spill import SpillPlan
@@ -30,98 +29,11 @@ from tiering.objects.keys import PartitionKeys
 from tiering.store import open_store
 from tiering.tier import ColdPartition, ColdTier
 
-T = TypeVar("T")
 CLUSTER = "kL9cluster_id-0123456A"
 TOPIC_ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
 PID = PartitionId(TOPIC_ID, 0)
 TP = TopicPartition("clicks", 0)
 KEYS = PartitionKeys(CLUSTER, PID)
-
-
-class Killed(BaseException):
-    """The process died inside a store call."""
-
-
-@dataclass
-class Faults:
-    """What goes wrong, shared by all views of one faulty store; `calls` counts every call that reaches the store."""
-
-    kill_at: int = -1  # die at this call ...
-    is_done_first: bool = False  # ... after it had its effect
-    lose_reply_of: Callable[[str, str], bool] = lambda op, key: False  # done, but the answer is lost
-    is_down: bool = False
-    hold: Callable[[str, str], bool] = lambda op, key: False  # never answers until `released`
-    held: asyncio.Event = field(default_factory=asyncio.Event)  # a call is held
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-    calls: int = 0
-    log: list[tuple[str, str]] = field(default_factory=list)
-
-    def count(self, op: str) -> int:
-        return sum(1 for one, _ in self.log if one == op)
-
-
-class FaultyStore:
-    """An ObjectStore in front of a real one."""
-
-    def __init__(self, store: ObjectStore, faults: Faults) -> None:
-        self._store = store
-        self.faults = faults
-
-    def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> ObjectStore:
-        return FaultyStore(self._store.bind(topic=topic, purpose=purpose), self.faults)
-
-    async def _do(self, op: str, key: str, work: Callable[[], Awaitable[T]], *, conditional: bool = False) -> T:
-        faults = self.faults
-        faults.calls += 1
-        faults.log.append((op, key))
-        if faults.calls == faults.kill_at and not faults.is_done_first:
-            raise Killed(f"{op} {key}")
-        if faults.is_down:
-            raise StoreUnavailable(f"{op} {key}: the store is down")
-        if faults.hold(op, key):
-            faults.held.set()
-            await faults.released.wait()
-        result = await work()
-        if faults.calls == faults.kill_at:
-            raise Killed(f"{op} {key} (done)")
-        if faults.lose_reply_of(op, key):
-            raise (OutcomeUnknown if conditional else StoreUnavailable)(f"{op} {key}: the answer was lost")
-        return result
-
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
-        conditional = if_match is not None or if_absent
-        return await self._do(
-            "put", key, lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent), conditional=conditional
-        )
-
-    async def put_source(self, key: str, source: ByteSource) -> str:
-        return await self._do("put_source", key, lambda: self._store.put_source(key, source))
-
-    async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
-        return await self._do("get", key, lambda: self._store.get(key, start, end))
-
-    async def get_tail(self, key: str, length: int) -> Blob:
-        return await self._do("get", key, lambda: self._store.get_tail(key, length))
-
-    async def head(self, key: str) -> ObjectInfo:
-        return await self._do("head", key, lambda: self._store.head(key))
-
-    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
-        async for info in self._store.list(prefix, after=after):
-            yield info
-
-    async def delete(self, keys: Sequence[str]) -> None:
-        await self._do("delete", keys[0], lambda: self._store.delete(keys))
-
-    async def list_uploads(self, prefix: str) -> AsyncIterator[PendingUpload]:
-        async for upload in self._store.list_uploads(prefix):
-            yield upload
-
-    async def abort_upload(self, upload: PendingUpload) -> None:
-        await self._store.abort_upload(upload)
-
-    async def close(self) -> None:
-        await self._store.close()
 
 
 def settings(**given: object) -> Settings:
@@ -148,7 +60,7 @@ class Node:
     faults: Faults
     store: ObjectStore
     disk: PosixDisk
-    clock: TestClock
+    clock: HandClock
     metrics: Metrics
     logs: LogManager
     tier: ColdTier
@@ -194,12 +106,12 @@ async def node(
     *,
     faults: Faults | None = None,
     config: TopicConfig | None = None,
-    clock: TestClock | None = None,
+    clock: HandClock | None = None,
     **given: object,
 ) -> AsyncIterator[Node]:
     """Open (again) what lies below `root`; killed, not closed, when the body raises Killed.  An attach waits for its manifest, however
     long a busy machine takes to give it."""
-    faults, disk, clock, metrics = faults or Faults(), PosixDisk(2), clock or TestClock(), Metrics()
+    faults, disk, clock, metrics = faults or Faults(), PosixDisk(2), clock or HandClock(), Metrics()
     resolved, entropy = settings(**given), SystemEntropy()
     real = await open_store(f"file://{root}/store", settings=resolved, metrics=metrics, clock=clock, entropy=entropy, disk=disk)
     store = FaultyStore(real, faults)

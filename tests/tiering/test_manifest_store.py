@@ -15,8 +15,10 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
-from tests.log.support import T0, TestClock
-from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, Faults, FaultyStore, Killed, row, settings
+from tests.log.support import T0
+from tests.support.clocks import HandClock
+from tests.support.faulty_store import Faults, FaultyStore, Killed
+from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, row, settings
 from tiering.manifest.edits import Edit, Pages, advance_start, append, blank, claim, mark_deleted
 from tiering.manifest.garbage import clear_garbage, doomed_before, is_finished, names_of
 from tiering.manifest.root import ENTRIES_MAX, Manifest, find_offset
@@ -29,7 +31,7 @@ class Room:
     """One directory store; manifests over it, each with faults of its own."""
 
     def __init__(self, store: ObjectStore, disk: PosixDisk) -> None:
-        self.store, self.disk, self.clock, self.random = store, disk, TestClock(), Random(1)
+        self.store, self.disk, self.clock, self.random = store, disk, HandClock(), Random(1)
 
     def manifest(self, faults: Faults | None = None) -> ManifestStore:
         store = FaultyStore(self.store, faults or Faults())
@@ -63,7 +65,7 @@ def first() -> Manifest:
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     disk = PosixDisk(2)
     store = await open_store(
-        f"file://{tmp_path}", settings=settings(), metrics=Metrics(), clock=TestClock(), entropy=SystemEntropy(), disk=disk
+        f"file://{tmp_path}", settings=settings(), metrics=Metrics(), clock=HandClock(), entropy=SystemEntropy(), disk=disk
     )
     yield Room(store, disk)
     await store.close()

@@ -9,7 +9,8 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.log.manager import LogManager
 from hotlog.world.ports import ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
-from tests.log.support import T0, TestClock
+from tests.log.support import T0
+from tests.support.clocks import HandClock
 from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, TP, fill, row, settings, tiered
 from tests.tools.patience import SOON_S
 from tiering.manifest.edits import advance_start, append, blank
@@ -20,7 +21,7 @@ from tiering.tier import ColdTier
 
 
 async def test_copy_commit_prove_and_delete(store: ObjectStore, tmp_path: Path) -> None:
-    disk, clock, entropy, metrics, given = PosixDisk(2), TestClock(), SystemEntropy(), Metrics(), settings()
+    disk, clock, entropy, metrics, given = PosixDisk(2), HandClock(), SystemEntropy(), Metrics(), settings()
     logs = LogManager(clock, disk, entropy, given, metrics, f"{tmp_path}/data")
     await logs.open(config_of=lambda tp: tiered())
     tier = ColdTier(
@@ -51,7 +52,7 @@ async def test_copy_commit_prove_and_delete(store: ObjectStore, tmp_path: Path) 
 
 
 async def test_pages_and_lost_races(store: ObjectStore) -> None:
-    random, clock = Random(3), TestClock()
+    random, clock = Random(3), HandClock()
     one, two = (ManifestStore(store, KEYS, clock=clock, entropy=SystemEntropy(), topic="clicks") for _ in range(2))
 
     rows = []

@@ -9,7 +9,8 @@ from random import Random
 import pytest
 
 from hotlog.kernel.ids import PartitionId, TopicPartition
-from tests.log.support import T0, TestClock, append, batch
+from tests.log.support import T0, append, batch
+from tests.support.clocks import HandClock
 from tests.tiering.proofs import proven, read_cold
 from tests.tiering.support import PID, TOPIC_ID, fill, node, tiered
 from tests.tools.patience import SOON_S
@@ -218,7 +219,7 @@ async def test_many_partitions_share_the_copies_at_once(tmp_path: Path) -> None:
 
 async def test_long_history_spills_and_stays_readable(tmp_path: Path) -> None:
     """More rows than the root holds: they go to archive pages, and reads by offset and time find everything."""
-    async with node(tmp_path, clock=TestClock()) as here:
+    async with node(tmp_path, clock=HandClock()) as here:
         log = await here.create(tiered(**{"segment.bytes": "1024", "index.interval.bytes": "100"}))
         cold = await here.attach(log)
         await fill(log, 230, records=1, value_bytes=900)

@@ -12,8 +12,9 @@ from hotlog.kernel.errors import Fenced, NotReady, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.wire.batch import walk
 from tests.log.support import read_all
+from tests.support.faulty_store import Faults, Killed
 from tests.tiering.proofs import CLUSTER, proven
-from tests.tiering.support import KEYS, PID, TOPIC_ID, Faults, Killed, Node, fill, node, row, tiered
+from tests.tiering.support import KEYS, PID, TOPIC_ID, Node, fill, node, row, tiered
 from tests.tools.patience import SOON_S
 from tiering.manifest.edits import append as append_row
 from tiering.manifest.edits import claim

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -85,19 +84,6 @@ def parsed(key: int, version: int, frame: bytes, correlation: int) -> Any:
     assert struct.unpack_from(">i", frame)[0] == correlation
     head = 5 if apis.has_flexible_response_header(key, version) else 4
     return read(apis.response_type(key, version), frame, head)
-
-
-class HandClock:
-    """Stands still until the test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = time.monotonic()  # a poll's end is counted on the broker's own clock
-
-    def now_ms(self) -> int:
-        return int(time.time() * 1000)
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 class Serving:

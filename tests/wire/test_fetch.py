@@ -22,9 +22,10 @@ from hotlog.wire import batch as batches
 from hotlog.wire.fetch_request import VERSIONS, Wanted
 from hotlog.wire.records import decode_batch
 from hotlog.world.posix import PosixFile
+from tests.support.faulty_store import Faults, FaultyStore
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, fetched, parsed, produce, produced, serving
-from tests.wire.tiered import SMALL_SEGMENTS, Gate, GatedStore, fill, no_store, tier_out
+from tests.wire.tiered import SMALL_SEGMENTS, fill, no_store, tier_out
 
 NONE = ErrorCode.none
 
@@ -221,19 +222,19 @@ async def test_below_the_log_start_is_out_of_range(served: Serving, client: Clie
 class Tiered:
     """Topic `cold`: its first 12 records only in the store; topic `hot`: all local."""
 
-    def __init__(self, served: Serving, gate: Gate, client: Client, values: list[bytes]) -> None:
+    def __init__(self, served: Serving, faults: Faults, client: Client, values: list[bytes]) -> None:
         self.served = served
-        self.gate = gate
+        self.faults = faults
         self.client = client
         self.values = values
 
 
 @pytest_asyncio.fixture
 async def tiered(tmp_path: Path) -> AsyncIterator[Tiered]:
-    gate = Gate()
+    faults = Faults()
     bare = {"hotlog.cache.memory.bytes": "0", "hotlog.cache.disk.bytes": "0", "hotlog.readahead.bytes": "0"}
     async with serving(
-        tmp_path, {"remote.fetch.max.wait.ms": str(POLL_MS), **bare}, store=lambda own: GatedStore(own, gate)
+        tmp_path, {"remote.fetch.max.wait.ms": str(POLL_MS), **bare}, store=lambda own: FaultyStore(own, faults)
     ) as served:
         await served.broker.create_topic("cold", 2, SMALL_SEGMENTS)
         await served.broker.create_topic("hot", 1)
@@ -241,8 +242,8 @@ async def tiered(tmp_path: Path) -> AsyncIterator[Tiered]:
         values = await fill(client, "cold", 12)
         await tier_out(served.broker, partition_of(served, "cold"))
         assert partition_of(served, "cold").log.local_log_start_offset == 12
-        yield Tiered(served, gate, client, values)
-        gate.open.set()
+        yield Tiered(served, faults, client, values)
+        faults.let_go()
 
 
 async def test_cold_records_are_read_as_they_were(tiered: Tiered) -> None:
@@ -254,11 +255,10 @@ async def test_cold_records_are_read_as_they_were(tiered: Tiered) -> None:
     assert found == tiered.values
 
 
-async def asked(gate: Gate) -> None:
-    """Until a read stands at the closed gate."""
+async def asked(faults: Faults) -> None:
+    """Until a read is held."""
     async with asyncio.timeout(PATIENCE_S):
-        while not gate.held:
-            await asyncio.sleep(0.01)
+        await faults.held.wait()
 
 
 def both(**options: Any) -> Any:
@@ -277,15 +277,15 @@ def by_topic(response: Any) -> dict[str, tuple[ErrorCode, list[bytes]]]:
 
 async def test_hot_data_does_not_wait_for_cold_data_and_cold_data_still_comes(tiered: Tiered) -> None:
     await tiered.client.call(produce("hot", {0: batch_of(b"h")}))
-    tiered.gate.open.clear()
+    tiered.faults.hold_reads()
     answer = by_topic(await tiered.client.call(both(wait_ms=POLL_MS)))
     assert answer == {"cold": (NONE, []), "hot": (NONE, [b"h"])}
-    await asked(tiered.gate)
-    reads = tiered.gate.reads
+    await asked(tiered.faults)
+    reads = tiered.faults.count("get")
     answer = by_topic(await tiered.client.call(both(wait_ms=POLL_MS)))
     assert answer["cold"] == (NONE, [])
-    assert tiered.gate.reads == reads, "the same cold read is in flight once"
-    tiered.gate.open.set()
+    assert tiered.faults.count("get") == reads, "the same cold read is in flight once"
+    tiered.faults.let_go()
     async with asyncio.timeout(PATIENCE_S):
         while not answer["cold"][1]:
             answer = by_topic(await tiered.client.call(both(wait_ms=0)))
@@ -294,7 +294,7 @@ async def test_hot_data_does_not_wait_for_cold_data_and_cold_data_still_comes(ti
 
 
 async def test_an_append_wakes_a_fetch_that_waits_for_the_store(tiered: Tiered) -> None:
-    tiered.gate.open.clear()
+    tiered.faults.hold_reads()
     request = both(wait_ms=POLL_MS)
     correlation = tiered.client.send(request)
     await tiered.served.working()
@@ -305,11 +305,11 @@ async def test_an_append_wakes_a_fetch_that_waits_for_the_store(tiered: Tiered) 
 
 
 async def test_a_store_that_is_away_is_an_empty_answer_after_the_wait_not_an_error_loop(tiered: Tiered) -> None:
-    tiered.gate.failure = no_store()
+    tiered.faults.reads_fail_with = no_store()
     tiered.served.broker.settings.values["remote.fetch.max.wait.ms"] = 100  # type: ignore[index]
     assert fetched(await tiered.client.call(fetch("cold", {0: 0}, wait_ms=50))) == {0: (NONE, b"")}
-    assert tiered.gate.reads <= 12, "one look-up with the store's own retries, not a loop"
-    tiered.gate.failure = None
+    assert tiered.faults.count("get") <= 12, "one look-up with the store's own retries, not a loop"
+    tiered.faults.reads_fail_with = None
     async with asyncio.timeout(PATIENCE_S):
         records = b""
         while not records:
@@ -319,7 +319,7 @@ async def test_a_store_that_is_away_is_an_empty_answer_after_the_wait_not_an_err
 
 async def test_damage_in_the_store_is_an_error_of_that_partition_only(tiered: Tiered) -> None:
     await tiered.client.call(produce("hot", {0: batch_of(b"h")}))
-    tiered.gate.damage = True
+    tiered.faults.is_damaging = True
     codes: dict[str, Any] = {"cold": (NONE, [])}
     async with asyncio.timeout(PATIENCE_S):
         while codes["cold"][0] is NONE:
@@ -339,11 +339,11 @@ async def test_cold_and_hot_share_the_budget(tiered: Tiered) -> None:
 
 
 async def test_a_cold_partition_alone_waits_for_the_store_beyond_max_wait(tiered: Tiered) -> None:
-    tiered.gate.open.clear()
+    tiered.faults.hold_reads()
     request = fetch("cold", {0: 0}, wait_ms=1)
     correlation = tiered.client.send(request)
-    await asked(tiered.gate)
-    tiered.gate.open.set()
+    await asked(tiered.faults)
+    tiered.faults.let_go()
     assert values_of(fetched(await tiered.client.answer(request, correlation))[0][1])[0] == tiered.values[0]
 
 

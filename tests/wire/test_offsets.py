@@ -13,9 +13,10 @@ from kio.schema.errors import ErrorCode
 from hotlog.kernel import errors
 from hotlog.wire import apis
 from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
+from tests.support.faulty_store import Faults, FaultyStore
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, Serving, batch_of, produce, serving
-from tests.wire.tiered import SMALL_SEGMENTS, Gate, GatedStore, fill, no_store, tier_out
+from tests.wire.tiered import SMALL_SEGMENTS, fill, no_store, tier_out
 
 START = 1_600_000_000_000
 NONE = ErrorCode.none
@@ -24,9 +25,9 @@ NONE = ErrorCode.none
 class Half:
     """Topic t: offsets 0 to 11 only in the store, 12 to 15 only local; one record a second from START on."""
 
-    def __init__(self, served: Serving, gate: Gate, client: Client) -> None:
+    def __init__(self, served: Serving, faults: Faults, client: Client) -> None:
         self.served = served
-        self.gate = gate
+        self.faults = faults
         self.client = client
 
     async def list(
@@ -45,12 +46,12 @@ class Half:
 
 @pytest_asyncio.fixture
 async def half(tmp_path: Path) -> AsyncIterator[Half]:
-    gate = Gate()
+    faults = Faults()
     bare = {
         "hotlog.cache.memory.bytes": "0", "hotlog.cache.disk.bytes": "0", "hotlog.readahead.bytes": "0",
         "remote.list.offsets.request.timeout.ms": str(int(PATIENCE_S * 1000)),
     }  # fmt: skip
-    async with serving(tmp_path, bare, store=lambda own: GatedStore(own, gate)) as served:
+    async with serving(tmp_path, bare, store=lambda own: FaultyStore(own, faults)) as served:
         await served.broker.create_topic("t", 1, SMALL_SEGMENTS)
         client = await served.connect()
         await fill(client, "t", 12)
@@ -59,7 +60,7 @@ async def half(tmp_path: Path) -> AsyncIterator[Half]:
         await tier_out(served.broker, partition)
         for number in range(12, 16):
             await client.call(produce("t", {0: batch_of(b"hot", timestamp=START + number * 1000)}))
-        yield Half(served, gate, client)
+        yield Half(served, faults, client)
 
 
 @pytest.mark.parametrize("version", range(1, 12))
@@ -105,7 +106,7 @@ async def test_times_respect_the_log_start(half: Half) -> None:
 
 
 async def test_a_store_that_is_away_is_a_timeout_for_times_and_nothing_for_ends(half: Half) -> None:
-    half.gate.failure = no_store()
+    half.faults.reads_fail_with = no_store()
     assert (await half.list(-1))[:2] == (NONE, 16)
     assert (await half.list(-2))[:2] == (NONE, 0)
     assert (await half.list(START + 3000))[0] is ErrorCode.request_timed_out

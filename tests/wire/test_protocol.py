@@ -6,6 +6,7 @@ import asyncio
 import resource
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from hotlog.log.segment_reader import PART_BYTES_MIN
 from hotlog.wire import apis
 from hotlog.wire.frame import SCRATCH_BYTES
 from hotlog.world.posix import PosixFile
+from tests.support.clocks import HandClock
 from tests.tools.narrow import TAKEN_BYTES_MAX
 from tests.tools.patience import PATIENCE_S
-from tests.wire.serving import POLL_MS, Client, HandClock, Serving, batch_of, fetch, frame_of, parsed, produce, produced, serving
+from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, frame_of, parsed, produce, produced, serving
 from tests.wire.strategies import entities
 
 MALFORMED = "hotlog_connections_malformed_total"
@@ -225,7 +227,7 @@ def test_random_requests_of_every_api_are_answered_or_closed(
 
 async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "TICK_SECONDS", 0.05)
-    clock = HandClock()
+    clock = HandClock(seconds=time.monotonic())
     async with serving(tmp_path, {"connections.max.idle.ms": "20000"}, clock=clock) as served:
         await served.broker.create_topic("t", 1)
         half, silent, lively = await served.connect(), await served.connect(), await served.connect()
@@ -250,7 +252,7 @@ async def test_a_client_that_never_reads_its_replies_ends_with_the_idle_time(
 ) -> None:
     """Requests that wait behind an unread reply are no sign of life: the bytes held for it must come free."""
     monkeypatch.setattr(accounts, "TICK_SECONDS", 0.05)
-    clock = HandClock()
+    clock = HandClock(seconds=time.monotonic())
     async with serving(tmp_path, {"connections.max.idle.ms": "20000"}, clock=clock) as served:
         await served.broker.create_topic("t", 1)
         writer = await served.connect()

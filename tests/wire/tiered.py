@@ -6,67 +6,13 @@ Invariants: everything but the gate is real: segments are copied by the uploader
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from hotlog.broker.broker import Broker, Partition
 from hotlog.kernel.errors import StoreUnavailable
-from hotlog.world.ports import Blob, ObjectStore
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, batch_of, produce, produced
 
 SMALL_SEGMENTS = {"retention.ms": "-1", "segment.bytes": "4096", "segment.ms": "3600000", "file.delete.delay.ms": "0"}
-
-
-class Gate:
-    """Shared by all bound views of one GatedStore.  `open` lets reads through; `failure` is what they raise."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.open.set()
-        self.failure: Exception | None = None
-        self.damage = False
-        self.reads = 0
-        self.held = 0  # reads that stand at the closed gate
-
-    async def pass_through(self) -> None:
-        self.reads += 1
-        if not self.open.is_set():
-            self.held += 1
-            try:
-                await self.open.wait()
-            finally:
-                self.held -= 1
-        if self.failure is not None:
-            raise self.failure
-
-
-class GatedStore:
-    """An ObjectStore whose reads pass a gate."""
-
-    def __init__(self, inner: ObjectStore, gate: Gate) -> None:
-        self._inner = inner
-        self._gate = gate
-
-    def bind(self, **labels: Any) -> GatedStore:
-        return GatedStore(self._inner.bind(**labels), self._gate)
-
-    async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
-        await self._gate.pass_through()
-        return self._damaged(await self._inner.get(key, start, end))
-
-    async def get_tail(self, key: str, length: int) -> Blob:
-        await self._gate.pass_through()
-        return self._damaged(await self._inner.get_tail(key, length))
-
-    def _damaged(self, blob: Blob) -> Blob:
-        if not self._gate.damage:
-            return blob
-        data = bytearray(blob.data)
-        data[len(data) // 2] ^= 0x40
-        return blob._replace(data=bytes(data))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def no_store() -> StoreUnavailable:

@@ -1,4 +1,4 @@
-"""A scripted object store and a scripted clock: every GET is counted, and may be held, failed or damaged by the test."""
+"""A store in memory for tests: every GET is counted, and may be held, failed or damaged by the test."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from dataclasses import dataclass, field
 
 from hotlog.kernel.errors import Corrupt, NotFound, PreconditionFailed
 from hotlog.world.ports import Blob, Buffer, ObjectInfo, PendingUpload
-
-
-class Ticking:
-    """A clock the test moves."""
-
-    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
-        self.ms = now_ms
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return self.ms / 1000
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A Disk that fails on request, over a real one."""
+"""Real disks for tests: one without fsync, one that notes what is asked of it, one that fails on request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,76 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from hotlog.world.ports import Buffer, File
-from hotlog.world.posix import PosixDisk
+from hotlog.world.posix import PosixDisk, PosixFile
 from tests.tools.patience import SOON_S
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class FastFile(PosixFile):
+    """Syncs in name only: for tests in which the machine never stops.  All of it is in memory, whatever the page cache let go."""
+
+    __slots__ = ()
+
+    def read_at_nowait(self, offset: int, length: int) -> Buffer:
+        return self.read_at(offset, length)
+
+    def sync(self) -> None:
+        pass
+
+
+class FastDisk(PosixDisk):
+    """A real disk without fsync."""
+
+    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
+        file = super().open(path, create=create, read_only=read_only)
+        file.__class__ = FastFile
+        return file
+
+    def write_atomic(self, path: str, data: Buffer) -> None:
+        with open(f"{path}.new", "wb") as file:
+            file.write(data)
+        os.rename(f"{path}.new", path)
+
+    def sync_dir(self, path: str) -> None:
+        pass
+
+
+class WatchedDisk(FastDisk):
+    """Notes every call with a path."""
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__(threads)
+        self.asked: list[tuple[str, str]] = []
+
+    def paths(self, call: str) -> list[str]:
+        """What was asked for by `call`, in order."""
+        return [path for one, path in self.asked if one == call]
+
+    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
+        self.asked.append(("open", path))
+        return super().open(path, create=create, read_only=read_only)
+
+    def read(self, path: str) -> bytes:
+        self.asked.append(("read", path))
+        return super().read(path)
+
+    def exists(self, path: str) -> bool:
+        self.asked.append(("exists", path))
+        return super().exists(path)
+
+    def size(self, path: str) -> int:
+        self.asked.append(("size", path))
+        return super().size(path)
+
+    def remove(self, path: str) -> None:
+        self.asked.append(("remove", path))
+        super().remove(path)
+
+    def write_atomic(self, path: str, data: Buffer) -> None:
+        self.asked.append(("write_atomic", path))
+        super().write_atomic(path, data)
 
 
 class FaultyFile:
