@@ -6,7 +6,6 @@ Invariants: a test sees only topics that it made; `run` is what a person would s
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from hotlog.cli.app import main
 from hotlog.cli.raw import ask
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
+from tests.tools.plain import plain_environment
 
 _numbers = itertools.count(1)
 
@@ -98,7 +98,7 @@ def started(broker: HotlogServer, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def environment(broker: HotlogServer) -> dict[str, str]:
-    return {**os.environ, "HOTLOG_BOOTSTRAP": broker.bootstrap}
+    return plain_environment(HOTLOG_BOOTSTRAP=broker.bootstrap)
 
 
 def fill(broker: HotlogServer, topic: str, lines: list[str], *options: str) -> None:

@@ -13,6 +13,7 @@ from hotlog.cli.app import VERBS
 from tests.docs.pages import ROOT, blocks, commands, inline_commands
 from tests.docs.stories import STORIES
 from tests.tools.patience import PATIENCE_S
+from tests.tools.plain import plain_environment
 from tiering.cost import load_book
 
 # Run by .ci/run, word for word.
@@ -87,7 +88,12 @@ def _is_known(words: list[str], helps: dict[str, str]) -> bool:
     key = " ".join(path)
     if key not in helps:
         done = subprocess.run(
-            [sys.executable, "-m", "hotlog", *path, "--help"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            [sys.executable, "-m", "hotlog", *path, "--help"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            env=plain_environment(),
         )
         helps[key] = done.stdout if done.returncode == 0 else ""
     return all(flag in helps.get(key, "") for flag in re.findall(r"--[a-z-]+", " ".join(words)) if flag != "--help")

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
+from tests.tools.plain import plain_environment
 
 HURRY = {
     "remote.log.manager.task.interval.ms": "200",
@@ -134,7 +135,12 @@ def alter(server: HotlogServer, topic: str, config: dict[str, str]) -> None:
 def hotlog(*arguments: str, code: int = 0, timeout: float = PATIENCE_S, **options: Any) -> str:
     """Run a verb in a process of its own; its standard output."""
     done = subprocess.run(
-        [sys.executable, "-m", "hotlog", *arguments], capture_output=True, text=True, timeout=timeout, check=False, **options
+        [sys.executable, "-m", "hotlog", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **{"env": plain_environment(), **options},
     )
     assert done.returncode == code, f"exit code {done.returncode}: {done.stdout[-1500:]} {done.stderr[-3000:]}"
     return done.stdout if code == 0 else done.stdout + done.stderr

@@ -16,6 +16,7 @@ from confluent_kafka import Producer
 from tests.e2e.conftest import create, hotlog, produce, running
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
+from tests.tools.plain import plain_environment
 from tests.tools.ports import free_ports
 
 HURRY = {"remote.log.manager.task.interval.ms": "200"}
@@ -31,7 +32,7 @@ def said(server: HotlogServer, *arguments: str, code: int = 0, bootstrap: str = 
     """What a verb says on standard error."""
     places = ["--store", (server.data / "store").as_uri(), "-b", bootstrap or server.bootstrap]
     command = [sys.executable, "-m", "hotlog", *arguments, *places]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=plain_environment())
     assert done.returncode == code, done.stderr
     return done.stderr
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.tools.patience import PATIENCE_S
+from tests.tools.plain import plain_environment
 from tests.tools.ports import free_ports
 
 READY_LINE = re.compile(r"hotlog ready on (\S+:\d+)")
@@ -72,7 +73,7 @@ class HotlogServer:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **self.environment},
+                env=plain_environment(**self.environment),
             )
         said = self._read_until_ready()
         if READY_LINE.search(said) is None:
