@@ -1,6 +1,6 @@
 """kill -9 of a real broker under load (faults 1, 2, 4, 8): nothing acknowledged is lost, nothing idempotent is doubled.
 
-HOTLOG_KILL_LOOPS (default 10; CI runs 100) is how often it dies.  The broker is `hotlog serve`; the client librdkafka with acks=all and
+HOTLOG_KILL_LOOPS (default 10; CI runs 100) is how often it dies.  The broker is `hotlog serve`, begun warm; the client librdkafka with acks=all and
 idempotence, which goes on retrying over the restarts.
 """
 
@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.patience import PATIENCE_S
+from tests.tools.warm_start import WarmServer
 
 LOOPS = int(os.environ.get("HOTLOG_KILL_LOOPS", "10"))
 PARTITIONS = 3
@@ -33,10 +34,12 @@ SETTINGS = {
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[HotlogServer]:
-    server = HotlogServer(folder=tmp_path / "broker", settings=SETTINGS)
-    server.start()
-    yield server
-    server.stop()
+    server = WarmServer(folder=tmp_path / "broker", settings=SETTINGS)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 class Load(threading.Thread):

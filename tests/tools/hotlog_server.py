@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from tests.tools.patience import PATIENCE_S
 from tests.tools.plain import plain_environment
@@ -68,18 +69,22 @@ class HotlogServer:
         """Start and wait for the ready line. Raises ServerFailed with what it said."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                self.command(),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                env=plain_environment(**self.environment),
-            )
+            self.process = self.spawn(errors)
         said = self._read_until_ready()
         if READY_LINE.search(said) is None:
             self.stop()
             tail = self.errors.read_text(errors="replace")[-2_000:]
             raise ServerFailed(f"hotlog did not say that it is ready: {said[-1_000:]!r} {tail}")
+
+    def spawn(self, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        """The process, its standard output a pipe, its errors in the file."""
+        return subprocess.Popen(
+            self.command(),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            env=plain_environment(**self.environment),
+        )
 
     def _read_until_ready(self) -> str:
         assert self.process is not None and self.process.stdout is not None, "just started"
