@@ -22,6 +22,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.wire import apis
 from hotlog.wire.error_codes import Refused
+from hotlog.world.network import TcpNetwork
 from hotlog.world.ports import ObjectStore, World
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.tools.patience import PATIENCE_S, PATIENT_STORE
@@ -49,7 +50,7 @@ async def open_broker(
     with patch("controller.metadata.OPEN_WAIT_S", PATIENCE_S), patch("controller.metadata.HOT_WAIT_S", PATIENCE_S):
         node = await open_node(
             Settings.resolve(given),
-            World(clock, disk, store, SystemEntropy()),
+            World(clock, disk, TcpNetwork(), store, SystemEntropy()),
             metrics=Metrics(),
             data_dir=str(data),
             meter=Meter(clock),
