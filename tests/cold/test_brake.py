@@ -118,8 +118,8 @@ def test_the_slower_of_brake_and_setting_counts_and_reads_wait_for_it() -> None:
 def test_a_node_holds_its_replays_back_only_while_somebody_produces() -> None:
     async def main(world: SimWorld) -> None:
         node = (await world.boot()).node
-        assert node.tier is not None
-        rate = node.tier.reader.chunks.rate
+        assert node.broker.tier is not None
+        rate = node.broker.tier.reader.chunks.rate
 
         async def replay_and_feel() -> int:
             await rate.take(1 << 30)

@@ -163,7 +163,7 @@ async def local_segments_read(folder: Path, topic_id: UUID, partition: Partition
     """What an export reads beside the store; and what retention makes of it."""
     partition.log.roll(NOW)
     await partition.log.flush()
-    local = await LocalSegments.open(PosixDisk(), str(folder / "data"), partition.tp, topic_id)
+    local = await LocalSegments.open(PosixDisk(), str(folder / "data" / "log"), partition.tp, topic_id)
     assert local is not None
     assert [row for run in [run async for run in local.runs(0, len(rows))] for row in decoded(bytes(run.data))] == rows
     infos = partition.log.segments()
