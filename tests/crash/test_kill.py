@@ -45,8 +45,9 @@ def server(tmp_path: Path) -> Iterator[HotlogServer]:
 class Load(threading.Thread):
     """Produces numbered records until told to stop; remembers what was acknowledged, and where."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, *, pause_s: float = 0.002) -> None:
         super().__init__(daemon=True)
+        self._pause_s = pause_s  # after every hundred records
         self.acked: dict[bytes, tuple[int, int]] = {}
         self.failed: list[str] = []
         self.progress = threading.Condition()
@@ -80,7 +81,7 @@ class Load(threading.Thread):
                 self._producer.poll(0.05)
             self._producer.poll(0)
             if number % 100 == 0:
-                self._producer.poll(0.002)
+                self._producer.poll(self._pause_s)
         assert self._producer.flush(PATIENCE_S) == 0
 
     def wait_for_more(self, count: int) -> None:
