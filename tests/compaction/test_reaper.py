@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from compaction.reaper import KEYS_PER_DELETE, PARTITIONS_MAX, Reaper, reap
+from compaction.reaper import AT_ONCE, KEYS_PER_DELETE, PARTITIONS_MAX, Reaper, reap
 from compaction.trusted_clock import TrustedClock
+from hotlog.broker import hosting
+from hotlog.broker.hosting import Hosting
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.ids import PartitionId
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
@@ -230,5 +234,42 @@ def test_a_deleted_topics_manifest_stays_while_its_newest_root_lists_more() -> N
         await until_idle(reaper)
         assert [key for key in bench.bucket.objects if "/data/" in key] == []
         assert tier.forgotten == [PID]
+
+    with_bench(body)
+
+
+def test_a_topic_of_1000_partitions_goes_within_seconds_of_a_store_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with up to 50 ms each way; docs/operations.md says the bound.  In virtual time: the same on any machine."""
+    partitions, way_s = 1_000, 0.05
+
+    async def delete(store: SimStore, keys: Sequence[str]) -> None:  # one request for all of them, as S3 takes it
+        await asyncio.sleep(2 * way_s)
+        for key in keys:
+            store.bucket.delete(key)
+
+    monkeypatch.setattr(SimStore, "delete", delete)
+
+    async def body(bench: Bench) -> None:
+        manifests = {}
+        for number in range(partitions):
+            pid = PartitionId(PID.topic_id, number)
+            manifests[pid] = await bench.fill(1, pid=pid)
+        bench.bucket.weather = replace(bench.bucket.weather, latency_seconds=way_s)
+
+        class Marking:
+            async def delete_topic_partition(self, pid: PartitionId) -> None:
+                not_before = bench.clock.now_ms() + GRACE_MS
+                await manifests[pid].commit(lambda root, _: mark_deleted(root, now_ms=0, not_before_ms=not_before))
+
+        topic = SimpleNamespace(topic_id=PID.topic_id, partitions=range(partitions))
+        began = bench.clock.monotonic()
+        await Hosting._delete_cold(None, Marking(), topic)  # type: ignore[arg-type]
+        assert bench.clock.monotonic() - began <= 2 * 2 * way_s * partitions / hosting.AT_ONCE
+        reaper, _ = reaper_of(bench, *manifests.values())
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        began = bench.clock.monotonic()
+        await until_idle(reaper)
+        assert [key for key in bench.bucket.objects if "/data/" in key] == []
+        assert bench.clock.monotonic() - began <= 2 * 2 * way_s * partitions / AT_ONCE
 
     with_bench(body)

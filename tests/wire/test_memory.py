@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from kio.schema.errors import ErrorCode
 
@@ -98,6 +99,32 @@ def test_many_beginnings_of_large_requests_take_little(broker: Watched, came: in
             each.sendall(struct.pack(">i", 90 * MiB) + b"x" * came)
         until(lambda: broker.held_bytes >= count * max(came, FRAME_BYTES_FIRST))
         assert broker.grown_bytes < SPARE_BYTES + 10 * count * came
+
+
+def test_a_scrape_costs_as_much_with_many_connections_as_without(broker: Watched) -> None:
+    """It took 33 s with 1,500 connections, each of which held two mebibytes.  CPU of the broker, so that the machine's load has no say."""
+    assert broker.server.process is not None
+    process, scrapes = psutil.Process(broker.server.process.pid), 20
+
+    def cost_s() -> float:
+        before = process.cpu_times()
+        for _ in range(scrapes):
+            assert broker.held_bytes >= 0
+        after = process.cpu_times()
+        return float(after.user + after.system - before.user - before.system) / scrapes
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4_096)), hard))
+    cost_s()  # what is made at the first one
+    quiet = cost_s()
+    with ExitStack() as stack:
+        for _ in range(1_500):
+            each = stack.enter_context(broker.connect())
+            each.sendall(struct.pack(">i", 90 * MiB) + b"x" * 12)
+        until(lambda: broker.held_bytes >= 1_500 * FRAME_BYTES_FIRST)
+        crowded = cost_s()
+    print(f"a scrape: {quiet * 1000:.1f} ms quiet, {crowded * 1000:.1f} ms with 1,500 connections")
+    assert crowded < 2 * quiet + 0.02
 
 
 def joining(group: str, metadata: bytes) -> Any:
