@@ -218,3 +218,14 @@ def produced(response: Any) -> list[tuple[int, ErrorCode, int]]:
 def fetched(response: Any) -> dict[int, tuple[ErrorCode, bytes]]:
     """Partition -> (code, records) of a Fetch answer of one topic."""
     return {p.partition_index: (p.error_code, p.records or b"") for topic in response.responses for p in topic.partitions}
+
+
+def api_versions(version: int) -> Any:
+    shapes = apis.requests(18, version)
+    return shapes.ApiVersionsRequest(client_software_name="test", client_software_version="1")
+
+
+async def gone(served: Serving, left: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while served.connections.connection_count > left:
+            await asyncio.sleep(0.01)

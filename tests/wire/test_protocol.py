@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import struct
-import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,26 +14,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from hotlog.front import connections as accounts
 from hotlog.front.dispatch import load_apis
-from hotlog.front.outlet import PIECE_BYTES
-from hotlog.log.segment_reader import PART_BYTES_MIN
 from hotlog.wire import apis
-from hotlog.wire.frame import SCRATCH_BYTES
-from hotlog.world.posix import PosixFile
-from tests.support.clocks import HandClock
-from tests.tools.narrow import TAKEN_BYTES_MAX
 from tests.tools.patience import PATIENCE_S
-from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, frame_of, parsed, produce, produced, serving
+from tests.wire.serving import (
+    Serving,
+    api_versions,
+    batch_of,
+    fetch,
+    frame_of,
+    parsed,
+    produce,
+    produced,
+    serving,
+)
 from tests.wire.strategies import entities
 
 MALFORMED = "hotlog_connections_malformed_total"
+
+
 REFUSED = "hotlog_connections_refused_total"
-
-
-def api_versions(version: int) -> Any:
-    shapes = apis.requests(18, version)
-    return shapes.ApiVersionsRequest(client_software_name="test", client_software_version="1")
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], scope="module")
@@ -223,308 +219,3 @@ def test_random_requests_of_every_api_are_answered_or_closed(
             assert (await good.call(api_versions(3))).error_code is ErrorCode.none
 
     asyncio.run(story())
-
-
-async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "TICK_SECONDS", 0.05)
-    clock = HandClock(seconds=time.monotonic())
-    async with serving(tmp_path, {"connections.max.idle.ms": "20000"}, clock=clock) as served:
-        await served.broker.create_topic("t", 1)
-        half, silent, lively = await served.connect(), await served.connect(), await served.connect()
-        half.writer.write(struct.pack(">ihh", 100, 18, 0))
-        poll = fetch("t", {0: 0}, wait_ms=POLL_MS)
-        correlation = lively.send(poll)  # a long poll is not idleness
-        await served.working()
-        async with asyncio.timeout(PATIENCE_S):
-            while served.connections.connection_count < 3:
-                await asyncio.sleep(0.01)
-        clock.seconds += 20.1
-        assert await half.is_closed()
-        assert await silent.is_closed()
-        assert served.counted(REFUSED, reason="idle") == 2
-        writer = await served.connect()
-        await writer.call(produce("t", {0: batch_of(b"news")}))
-        assert (await lively.answer(poll, correlation)).error_code is ErrorCode.none
-
-
-async def test_a_client_that_never_reads_its_replies_ends_with_the_idle_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Requests that wait behind an unread reply are no sign of life: the bytes held for it must come free."""
-    monkeypatch.setattr(accounts, "TICK_SECONDS", 0.05)
-    clock = HandClock(seconds=time.monotonic())
-    async with serving(tmp_path, {"connections.max.idle.ms": "20000"}, clock=clock) as served:
-        await served.broker.create_topic("t", 1)
-        writer = await served.connect()
-        for _ in range(10):
-            await writer.call(produce("t", {0: batch_of(b"x" * 900_000)}))
-        lazy = await served.connect_lazy()
-        for _ in range(20):
-            lazy.send(fetch("t", {0: 0}, partition_bytes_max=20_000_000))
-        async with asyncio.timeout(PATIENCE_S):
-            while not served.broker.reply_backlog_bytes:
-                await asyncio.sleep(0.01)
-            while served.connections.connection_count:
-                clock.seconds += 20.1
-                await asyncio.sleep(0.1)
-        assert served.broker.reply_backlog_bytes == 0
-        assert served.counted(REFUSED, reason="idle") == 2
-
-
-async def test_connections_have_bounds(tmp_path: Path) -> None:
-    async with serving(tmp_path, {"max.connections": "3"}) as served:
-        clients = [await served.connect() for _ in range(3)]
-        for client in clients:
-            await client.call(api_versions(0))
-        await refuses_the_next(served)
-        assert served.counted(REFUSED, reason="max.connections") == 1
-        await clients[0].close()
-        await gone(served, 2)
-        assert (await (await served.connect()).call(api_versions(0))).error_code is ErrorCode.none
-
-
-async def test_connections_of_one_address_have_bounds(tmp_path: Path) -> None:
-    async with serving(tmp_path, {"max.connections.per.ip": "1"}) as served:
-        await (await served.connect()).call(api_versions(0))
-        await refuses_the_next(served)
-        assert served.counted(REFUSED, reason="max.connections.per.ip") == 1
-
-
-async def test_the_place_of_an_address_is_given_back(tmp_path: Path) -> None:
-    async with serving(tmp_path, {"max.connections.per.ip": "2"}) as served:
-        for _ in range(3):
-            first, second = await served.connect(), await served.connect()
-            await first.call(api_versions(0))
-            await second.call(api_versions(0))
-            await refuses_the_next(served)
-            await first.close()
-            second.writer.transport.abort()  # type: ignore[attr-defined]
-            await gone(served, 0)
-
-
-@pytest.mark.parametrize("came", [2, 12, 200_000, 3_000_000])
-async def test_bytes_of_a_request_that_breaks_off_are_given_back(served: Serving, came: int) -> None:
-    for number in range(3):
-        client = await served.connect()
-        await client.call(api_versions(0))
-        client.writer.write((struct.pack(">i", 10_000_000) + b"x" * came)[: came + 4 if came > 2 else came])
-        async with asyncio.timeout(PATIENCE_S):
-            while served.connections.held_bytes < came:
-                await asyncio.sleep(0.01)
-        if number % 2:
-            client.writer.transport.abort()  # type: ignore[attr-defined]
-        else:
-            await client.close()
-        await gone(served, 0)
-        assert served.connections.held_bytes == 0
-
-
-async def test_bytes_of_requests_in_work_are_held_until_they_are_done(served: Serving) -> None:
-    """Also when their client is gone meanwhile; a request that waits behind another one goes with its client."""
-    await served.broker.create_topic("t", 1)
-    client = await served.connect()
-    request = produce("t", {0: batch_of(b"x" * 500_000)})
-    disk, gate = served.broker.disk, asyncio.Event()
-    run = disk.run
-
-    async def held(*args: Any, **kwargs: Any) -> Any:
-        await gate.wait()
-        return await run(*args, **kwargs)
-
-    disk.run = held  # type: ignore[method-assign]
-    try:
-        client.send(request)
-        await served.working()
-        size = served.connections.held_bytes
-        assert size > 500_000
-        client.writer.transport.abort()  # type: ignore[attr-defined]
-        await gone(served, 0)
-        assert served.connections.held_bytes == size
-    finally:
-        gate.set()
-        del disk.run
-    async with asyncio.timeout(PATIENCE_S):
-        while served.connections.working:
-            await asyncio.sleep(0.01)
-    assert served.connections.held_bytes == 0
-
-
-async def test_half_requests_cannot_hold_more_than_the_budget_and_one_request(tmp_path: Path) -> None:
-    """Who is longest in the middle of a request makes room; who sends whole ones is served."""
-    limits = {"queued.max.request.bytes": "1000000", "socket.request.max.bytes": "2000000"}
-    async with serving(tmp_path, limits) as served:
-        client = await served.connect()
-        for _ in range(10):
-            lazy = await served.connect()
-            lazy.writer.write(struct.pack(">i", 1_900_000) + b"x" * 1_000_000)
-            async with asyncio.timeout(PATIENCE_S):
-                while lazy.writer.transport.get_write_buffer_size() and not lazy.writer.transport.is_closing():
-                    await asyncio.sleep(0.01)
-            assert (await client.call(api_versions(0))).error_code is ErrorCode.none
-            assert served.connections.held_bytes <= 3_000_000 + 8 * SCRATCH_BYTES
-        assert served.counted(REFUSED, reason="queued.max.request.bytes") >= 5
-
-
-async def refuses_the_next(served: Serving) -> None:
-    """One connection more is closed without an answer, though it asks at once."""
-    extra = await served.connect()
-    extra.send(api_versions(0))
-    assert await extra.is_closed()
-
-
-async def gone(served: Serving, left: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while served.connections.connection_count > left:
-            await asyncio.sleep(0.01)
-
-
-async def test_requests_above_the_byte_budget_wait_and_are_all_served(tmp_path: Path) -> None:
-    """Every client's request alone is above the budget: they pass one after another, none is lost, none hangs."""
-    async with serving(tmp_path, {"queued.max.request.bytes": "100000"}) as served:
-        await served.broker.create_topic("t", 4)
-        clients = [await served.connect() for _ in range(4)]
-
-        async def work(number: int, client: Client) -> None:
-            for _ in range(5):
-                response = await client.call(produce("t", {number: batch_of(b"x" * 600_000)}))
-                assert produced(response)[0][1] is ErrorCode.none
-
-        await asyncio.gather(*(work(number, client) for number, client in enumerate(clients)))
-        assert [served.broker.partition("t", n).log.log_end_offset for n in range(4)] == [5, 5, 5, 5]  # type: ignore[union-attr]
-
-
-async def test_half_requests_that_fill_the_budget_do_not_stop_others(tmp_path: Path) -> None:
-    async with serving(tmp_path, {"queued.max.request.bytes": "100000"}) as served:
-        for _ in range(5):
-            lazy = await served.connect()
-            lazy.writer.write(struct.pack(">i", 10_000_000) + b"x" * 900_000)
-            await lazy.writer.drain()
-        client = await served.connect()
-        for _ in range(5):
-            assert (await client.call(api_versions(0))).error_code is ErrorCode.none
-
-
-async def test_a_client_that_does_not_read_holds_back_only_itself(served: Serving) -> None:
-    await served.broker.create_topic("t", 1)
-    writer = await served.connect()
-    for _ in range(20):
-        await writer.call(produce("t", {0: batch_of(b"x" * 900_000)}))
-    lazy = await served.connect()
-    for _ in range(40):
-        lazy.send(fetch("t", {0: 0}, partition_bytes_max=20_000_000))
-    assert (await writer.call(api_versions(0))).error_code is ErrorCode.none
-    for _ in range(40):  # and when it reads, everything is there
-        frame = await lazy.frame()
-        assert len(frame) > 17_000_000
-
-
-OPENER = """
-import resource, socket, sys
-host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-held = [socket.create_connection((host, port)) for _ in range(count)]
-for each in held[::2]:
-    each.sendall(b"\\0\\0\\0\\x20half")
-print("open", flush=True)
-sys.stdin.read()
-"""
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-async def test_10_000_connections_opened_and_left_cost_next_to_nothing(served: Serving) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    count = min(10_000, hard - 1_000)  # both ends need descriptors, hence the other process
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        OPENER,
-        *map(str, served.address),
-        str(count),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    before = resident_bytes()
-    try:
-        assert await process.stdout.readline() == b"open\n"
-        client = await served.connect()
-        assert (await client.call(api_versions(3))).error_code is ErrorCode.none
-        async with asyncio.timeout(PATIENCE_S):  # the kernel lets clients believe that they are connected before it hands them on
-            while served.counted("hotlog_connections") < count + 1:
-                await asyncio.sleep(0.01)
-        assert (resident_bytes() - before) / count < 16 * 1024, "bytes of one idle connection"
-    finally:
-        process.stdin.close()
-        await process.wait()
-    await gone(served, 1)
-    assert served.counted("hotlog_connections") == 1
-
-
-async def test_fetches_shrink_while_slow_clients_hold_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small pieces are read at once, so a client that does not take them holds memory."""
-    monkeypatch.setattr(PosixFile, "read_at_nowait", PosixFile.read_at)  # whatever the machine's page cache has let go
-    count, size = 40, 100_000
-    async with serving(tmp_path, {"hotlog.queued.max.response.bytes": "8000000"}) as served:
-        await served.broker.create_topic("t", count)
-        client = await served.connect()
-        await client.call(produce("t", {number: batch_of(b"x" * size) for number in range(count)}))
-        whole = fetch("t", dict.fromkeys(range(count), 0), partition_bytes_max=PART_BYTES_MIN)
-        assert answer_bytes(await client.call(whole)) > 1_800_000
-        lazy = [await served.connect_lazy() for _ in range(16)]
-        for each in lazy:
-            for _ in range(8):
-                each.send(whole)
-        async with asyncio.timeout(PATIENCE_S):
-            while answer_bytes(await client.call(whole)) > 1_000_000:
-                pass
-        for each in lazy:
-            each.writer.transport.abort()  # type: ignore[attr-defined]
-        async with asyncio.timeout(PATIENCE_S):
-            while served.broker.reply_backlog_bytes:
-                await asyncio.sleep(0.01)
-        assert answer_bytes(await client.call(whole)) > 1_800_000
-
-
-async def test_slow_clients_of_large_answers_hold_a_piece_each(tmp_path: Path) -> None:
-    """What is read while it is sent takes no memory of an answer's size, and the others' answers stay whole."""
-    count = 16
-    limit = 40_000_000 + count * PIECE_BYTES  # an answer gets a quarter of what is left of it
-    async with serving(tmp_path, {"hotlog.queued.max.response.bytes": str(limit)}) as served:
-        await served.broker.create_topic("t", 1)
-        client = await served.connect()
-        for _ in range(10):
-            await client.call(produce("t", {0: batch_of(b"x" * 900_000)}))
-        whole = fetch("t", {0: 0}, partition_bytes_max=50_000_000)
-        lazy = [await served.connect_lazy() for _ in range(count)]
-        for each in lazy:
-            each.send(whole)
-        async with asyncio.timeout(PATIENCE_S):
-            while served.counted("kafka_network_requests_total", api="Fetch") < len(lazy):
-                await asyncio.sleep(0.01)
-        assert count * (PIECE_BYTES - TAKEN_BYTES_MAX) <= served.broker.reply_backlog_bytes <= count * PIECE_BYTES
-        assert answer_bytes(await client.call(whole)) > 8_900_000
-
-
-def answer_bytes(response: Any) -> int:
-    """Bytes of records in a fetch's answer."""
-    return sum(len(part.records or b"") for topic in response.responses for part in topic.partitions)
-
-
-async def test_stopping_answers_what_is_in_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "DRAIN_SECONDS_MAX", PATIENCE_S)
-    async with serving(tmp_path) as served:
-        await served.broker.create_topic("t", 1)
-        client = await served.connect()
-        poll = fetch("t", {0: 0}, wait_ms=POLL_MS)
-        correlation = client.send(poll)
-        await served.working()
-        closing = asyncio.create_task(served.listeners.close())
-        assert (await client.answer(poll, correlation)).error_code is ErrorCode.none
-        await closing
-        assert await client.is_closed()
