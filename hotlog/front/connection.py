@@ -228,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
             self._wait(slot, self._in_order(slot, self._decoded(slot, frame, position)))
             return
         try:
-            response = door.api.handle(self._all.broker, context, request)
+            response = door.handle(self._all.broker, context, request)
         except Exception as error:
             self._refused(slot, error)
             return
@@ -242,7 +242,7 @@ class Connection(asyncio.BufferedProtocol):
         except Invalid as error:
             self.fail("request", error)
             return None
-        response = slot.door.api.handle(broker, slot.context, slot.request)
+        response = slot.door.handle(broker, slot.context, slot.request)
         return await response if hasattr(response, "__await__") else response
 
     def _answer_unknown(self, key: int, correlation_id: int, error: UnknownApi) -> None:

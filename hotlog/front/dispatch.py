@@ -3,7 +3,7 @@
 Unknown API or version: Kafka answers only for ApiVersions (error 35 in the layout of version 0, KIP-511) and closes the connection for
 everything else; so do we.
 
-Invariants: MODULES is the one list of what is served, and ApiVersions answers exactly that list.
+Invariants: MODULES is the one list of what is served, and ApiVersions answers exactly that list; a door is entered through its guard.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from kio.schema.errors import ErrorCode
 from prometheus_client import Counter, Histogram
 
-from hotlog.answers.api import Api, RequestContext, Spliced
+from hotlog.answers.api import Api, Handler, RequestContext, Spliced
 from hotlog.answers.slices import is_wide
+from hotlog.front.guard import Guard
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.wire import apis
@@ -41,9 +42,10 @@ class UnknownApi(Invalid):
 
 
 class Door(NamedTuple):
-    """An API with its metrics, looked up once per request."""
+    """An API behind its guard, with its metrics; looked up once per request."""
 
     api: Api
+    handle: Handler
     requests: Counter
     errors: Counter
     seconds: Histogram
@@ -58,11 +60,13 @@ def load_apis() -> tuple[Api, ...]:
 class Dispatch:
     """The table of doors."""
 
-    def __init__(self, metrics: Metrics, served: Iterable[Api] | None = None) -> None:
+    def __init__(self, metrics: Metrics, served: Iterable[Api] | None = None, guard: Guard | None = None) -> None:
+        guard = guard or Guard()
         self.apis = {api.key: api for api in (load_apis() if served is None else served)}
         self._doors = {
             key: Door(
                 api,
+                guard.before(api),
                 metrics.requests.labels(api.name),
                 metrics.request_errors.labels(api.name),
                 metrics.request_seconds.labels(api.name),

@@ -111,7 +111,7 @@ class Door:
             api_key=key, version=version, correlation_id=next(_correlations), client_id="test", 
             caller=Caller(("127.0.0.1", 1), 1), arrived=0.0,
         )  # fmt: skip
-        answer = door.api.handle(self.broker, context, entity)
+        answer = door.handle(self.broker, context, entity)
         if isinstance(answer, Awaitable):
             answer = await answer
         if isinstance(answer, Later):
