@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from compaction.scrub import Hurt, Repair, Stored, plan_ranges, plan_repair
-from compaction.worker import Hosted
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.limits import KiB
@@ -26,10 +25,9 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.log.damage import Damage
 from hotlog.log.scrub import PIECE_BYTES, ScrubRange, SegmentScrub
-from hotlog.wire.batch import header_at
+from hotlog.partitions.partition import Partition
 from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk
-from tiering.cold_partition import ColdPartition
 
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0
@@ -49,7 +47,7 @@ class Scrubber:
 
     def __init__(
         self,
-        hosted: Callable[[], Sequence[Hosted]],
+        hosted: Callable[[], Sequence[Partition]],
         *,
         clock: Clock,
         disk: Disk,
@@ -64,11 +62,11 @@ class Scrubber:
         self._rate = ByteRate(clock, settings().number("hotlog.scrub.bytes.per.second"), burst_bytes=PIECE_BYTES)
         self._round_due = clock.monotonic()
         self._is_running = False
-        self._queue: deque[Hosted] = deque()
+        self._queue: deque[Partition] = deque()
         self._ranges: deque[ScrubRange] = deque()
-        self._partition: Hosted | None = None
+        self._partition: Partition | None = None
         self._scrub: SegmentScrub | None = None
-        self._hurt: dict[TopicPartition, Hosted] = {}
+        self._hurt: dict[TopicPartition, Partition] = {}
         self._repair_due = clock.monotonic()
 
     async def tick(self) -> bool:
@@ -149,7 +147,7 @@ class Scrubber:
             self._scrub = None
             await self._note(partition, scrub, is_all=True)
 
-    async def _note(self, partition: Hosted, scrub: SegmentScrub, *, is_all: bool) -> None:
+    async def _note(self, partition: Partition, scrub: SegmentScrub, *, is_all: bool) -> None:
         """Tell the log, the metrics and whoever reads our output what was found; return when a kill forgets nothing of it."""
         log, base = partition.log, scrub.want.base_offset
         if not log.scrub.has_segment(base):
@@ -173,7 +171,7 @@ class Scrubber:
         if news:
             await log.scrub.wait_damage_saved()
 
-    def _tell_damage(self, partition: Hosted, want: ScrubRange, damage: Damage) -> None:
+    def _tell_damage(self, partition: Partition, want: ScrubRange, damage: Damage) -> None:
         self._metrics.corruption.labels("scrub").inc()
         log = partition.log
         end = next(
@@ -202,16 +200,15 @@ class Scrubber:
             if partition.log.is_closed or not partition.log.scrub.damaged_segments():
                 del self._hurt[tp]
 
-    async def _repair(self, partition: Hosted) -> None:
-        log, cold, repair = partition.log, partition.cold, self._plan(partition)
+    async def _repair(self, partition: Partition) -> None:
+        repair = self._plan(partition)
         if repair is None:
             return
-        assert cold is not None
         for offset in repair.proofs:
-            if not await _has(cold, offset):
+            if not await partition.stores_record(offset, wait_ms=PROOF_WAIT_MS):
                 LOG.warning("scrub: %s: the store has not answered with offset %d yet: nothing is dropped", partition.tp, offset)
                 return
-        freed = await log.drop_local_before(repair.drop_offset)
+        freed = await partition.log.drop_local_before(repair.drop_offset)
         if freed:
             self._metrics.scrub_repairs.labels(partition.tp.topic).inc()
             LOG.warning(
@@ -220,11 +217,10 @@ class Scrubber:
             )  # fmt: skip
 
     @staticmethod
-    def _plan(partition: Hosted) -> Repair | None:
-        log, cold = partition.log, partition.cold
-        stored = None
-        if log.config.remote_enabled and cold is not None and cold.ready and cold.view is not None:
-            stored = Stored(cold.log_start_offset, min(cold.end_offset, log.tiered_end_offset))
+    def _plan(partition: Partition) -> Repair | None:
+        log, stored, known = partition.log, None, partition.stored_range()
+        if partition.config.remote_enabled and known is not None:
+            stored = Stored(known[0], min(known[1], log.tiered_end_offset))
         hurt = [
             Hurt(info.end_offset, info.closed_ms >= 0, [(damage.offset, damage.end_offset) for damage in damages])
             for info, damages in log.scrub.damaged_segments()
@@ -232,12 +228,3 @@ class Scrubber:
         return plan_repair(
             hurt, stored, log_start_offset=log.log_start_offset, local_start_offset=log.local_log_start_offset
         )  # fmt: skip
-
-
-async def _has(cold: ColdPartition, offset: int) -> bool:
-    """Whether the store answers with the batch that holds `offset`; the cold reader checks its CRC."""
-    found = await cold.read(offset, 1, min_one=True, wait_ms=PROOF_WAIT_MS)
-    if not len(found.data):
-        return False
-    header = header_at(found.data)
-    return header.base_offset <= offset < header.next_offset

@@ -15,40 +15,25 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
-from uuid import UUID
 
 from compaction.cold_view import cold_of
 from compaction.retention import Cold, Local, Piece, Plan, plan_retention
 from compaction.trusted_clock import AGREEMENT_MS, KeptClock, TrustedClock, store_time_ms
 from hotlog.kernel.errors import Corrupt, HotlogError, Invalid, OutcomeUnknown, StoreUnavailable
-from hotlog.kernel.ids import PartitionId, TopicPartition
+from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.partition_log import PartitionLog
+from hotlog.partitions.partition import Partition
 from hotlog.world.ports import Clock, Entropy, ObjectStore
 from tiering.manifest.edits import advance_start
 from tiering.manifest.root import Manifest
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
-from tiering.tier import ColdPartition
 
 LOG = logging.getLogger(__name__)
 LOOKED_AT_ONCE = 256  # partitions and local segments, in one tick
-
-
-class Hosted(Protocol):
-    """A partition of this broker (hotlog.broker.broker.Partition)."""
-
-    @property
-    def tp(self) -> TopicPartition: ...
-    @property
-    def topic_id(self) -> UUID: ...
-    @property
-    def log(self) -> PartitionLog: ...
-    @property
-    def cold(self) -> ColdPartition | None: ...
 
 
 def local_of(log: PartitionLog) -> Local:
@@ -64,18 +49,16 @@ class RetentionWorker:
         hosted: the partitions, asked at the start of each round.
         settings: the broker's settings as they are now (log.retention.check.interval.ms).
         trusted: the clock that deletion goes by.
-        is_tiering: whether this broker has a cold tier at all.
     """
 
     def __init__(
         self,
-        hosted: Callable[[], Sequence[Hosted]],
+        hosted: Callable[[], Sequence[Partition]],
         *,
         clock: Clock,
         settings: Callable[[], Settings],
         metrics: Metrics,
         trusted: KeptClock | TrustedClock,
-        is_tiering: bool,
     ) -> None:
         self._hosted = hosted
         self._clock = clock
@@ -83,8 +66,7 @@ class RetentionWorker:
         self._metrics = metrics
         self._kept = trusted if isinstance(trusted, KeptClock) else None
         self._trusted = trusted.trusted if isinstance(trusted, KeptClock) else trusted
-        self._is_tiering = is_tiering
-        self._queue: deque[Hosted] = deque()
+        self._queue: deque[Partition] = deque()
         self._round_due = clock.monotonic()
 
     async def tick(self) -> bool:
@@ -108,7 +90,7 @@ class RetentionWorker:
                 break
         return bool(self._queue)
 
-    async def _try(self, partition: Hosted) -> bool:
+    async def _try(self, partition: Partition) -> bool:
         """Whether something was changed; failures are told and left for the next round."""
         try:
             return await self._keep(partition)
@@ -121,23 +103,22 @@ class RetentionWorker:
             LOG.warning("retention of %s failed and is tried again: %s", partition.tp, failure)
         return True
 
-    async def plan(self, partition: Hosted) -> Plan:
+    async def plan(self, partition: Partition) -> Plan:
         """What retention would do with `partition` now."""
-        log, cold, now_ms = partition.log, partition.cold, self._trusted.now_ms()
-        is_tiered = self._is_tiering and (log.config.remote_enabled or cold is not None)
+        log, manifest, now_ms = partition.log, partition.manifest, self._trusted.now_ms()
         view: Cold | None = None
-        if is_tiered and cold is not None and cold.ready:
-            view = await cold_of(cold.manifest, cold.view, log.config, now_ms)
+        if manifest is not None:
+            view = await cold_of(manifest, manifest.view, partition.config, now_ms)
         return plan_retention(
             view,
             local_of(log),
-            log.config,
+            partition.config,
             now_ms=now_ms,
-            log_start_offset=log.log_start_offset,
-            is_tiered=is_tiered,
+            log_start_offset=partition.log_start_offset,
+            is_tiered=partition.is_tiered,
         )
 
-    async def _keep(self, partition: Hosted) -> bool:
+    async def _keep(self, partition: Partition) -> bool:
         log = partition.log
         if log.failed is not None or log.is_closed:
             return False
@@ -153,35 +134,23 @@ class RetentionWorker:
             LOG.warning("%s: %d bytes past total retention left before they could be copied", partition.tp, plan.dropped_bytes)
         return changed
 
-    async def _move_start(self, partition: Hosted, plan: Plan) -> bool:
-        log, cold, target = partition.log, partition.cold, plan.log_start_offset
+    @staticmethod
+    async def _move_start(partition: Partition, plan: Plan) -> bool:
+        target = plan.log_start_offset
         if plan.is_slowed:
             LOG.warning(
                 "%s: more than a quarter is past retention; %d bytes go in this round",
                 partition.tp,
                 plan.cold_bytes + plan.local_bytes,
             )
-        view = cold.view if cold is not None and cold.ready else None
-        behind = view is not None and (view.log_start_offset < target or view.has_dead_rows)
-        failure: HotlogError | None = None
-        if cold is not None and behind:
-            try:
-                await cold.advance_start(target)
-            except (StoreUnavailable, OutcomeUnknown) as weather:
-                if plan.dropped_bytes == 0:
-                    raise
-                failure = weather  # local data past total retention goes all the same
-        moved = target > log.log_start_offset
-        if moved:
-            log.advance_log_start(target)
-            await log.wait_log_start_saved()  # before a file goes
+        before = partition.log_start_offset
+        changed = await partition.expire(target, goes_without_store=plan.dropped_bytes > 0)
+        if partition.log_start_offset > before:
             LOG.info(
                 "%s: records below offset %d are past retention: %d segments (%d bytes) of the store, %d bytes local",
                 partition.tp, target, plan.cold_entries, plan.cold_bytes, plan.local_bytes,
             )  # fmt: skip
-        if failure is not None:
-            LOG.warning("%s: the manifest will follow when the store answers: %s", partition.tp, failure)
-        return moved or behind
+        return changed
 
 
 _BLOCKED = "total retention by size is reached by data that cannot be copied to the store (hotlog.untiered.overflow=block)"

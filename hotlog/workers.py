@@ -126,7 +126,6 @@ def _retention(parts: Parts) -> Tick:
         settings=parts.settings_now,
         metrics=parts.metrics,
         trusted=parts.trusted,
-        is_tiering=parts.broker.tier is not None,
     ).tick
 
 

@@ -144,6 +144,10 @@ class ColdPartition:
         self._require_ready()
         return await self._home.reader.end_offset_for_epoch(self, epoch)
 
+    async def newest_epoch(self) -> int:
+        self._require_ready()
+        return await self._home.reader.newest_epoch(self)
+
     async def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
         self._require_ready()
         return await self._home.reader.aborted_transactions(self, start, end)

@@ -5,7 +5,7 @@ acks=1 is answered when the leader's own rule is met (its fsync, or its append, 
 can be read; acks=-1 when the topic's is; acks=0 not at all (an error then closes the connection: there is no other way to tell).
 
 Invariants: nothing is appended whose records were not looked at; a batch is appended whole or not at all, in the order of the connection's
-requests; nothing but acks=0 is done before `wait_durable`, also where the batch was here already; an error of one partition is that
+requests; nothing but acks=0 is done before it is `committed`, also where the batch was here already; an error of one partition is that
 partition's alone.
 """
 
@@ -40,8 +40,8 @@ from hotlog.wire.produce import (
 )
 
 if TYPE_CHECKING:
-    from hotlog.broker.broker import Broker, Partition
-    from hotlog.log.partition_log import PartitionLog
+    from hotlog.broker.broker import Broker
+    from hotlog.partitions.partition import Partition
 
 LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,9 @@ class _Plan(NamedTuple):
 
 
 _Place = tuple[_Plan, int]
-_Wait = tuple[list[PartitionResult], int, "Partition", int]  # where its answer stands, and the offset that must be durable
+_Wait = tuple[
+    list[PartitionResult], int, "Partition", int
+]  # where its answer stands, and the offset up to which it must be committed
 
 
 def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> Any:
@@ -154,7 +156,7 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
         raise Refused(ErrorCode.invalid_required_acks, f"acks={request.acks} is not allowed; 0, 1 and -1 are")
     if records is None:
         raise InvalidRecord("records are null; one batch is needed")
-    headers = check_produced(records, batch_bytes_max=partition.log.config.message_bytes_max)
+    headers = check_produced(records, batch_bytes_max=partition.config.message_bytes_max)
     if len(headers) != 1:
         raise InvalidRecord(f"{len(headers)} batches for {partition.tp}; exactly one is allowed")
     header = headers[0]
@@ -171,7 +173,7 @@ def _look(plan: _Plan, at: int, now_ms: int, room: Room) -> bool:
     assert batch.records is not None
     assert batch.partition is not None
     try:
-        header = inspect(batch.records, batch.headers[0], batch.partition.log.config, now_ms, room)
+        header = inspect(batch.records, batch.headers[0], batch.partition.config, now_ms, room)
     except Exception as error:
         plan.batches[at] = batch._replace(refusal=error)
         return True
@@ -223,8 +225,7 @@ def _must_wait(plans: list[_Plan]) -> bool:
         for batch in plan.batches:
             if batch.refusal is None and batch.records is not None and batch.partition is not None:
                 size += len(batch.records)
-                log = batch.partition.log
-                if size > INLINE_APPEND_BYTES_MAX or log.is_busy:
+                if size > INLINE_APPEND_BYTES_MAX or batch.partition.log.is_busy:
                     return True
     return False
 
@@ -236,19 +237,19 @@ async def _wait_room(plans: list[_Plan], timeout_ms: int) -> None:
             while crowded := _crowded(plans):
                 await crowded[0][2].wait_room()
     except TimeoutError:
-        for plan, at, log in _crowded(plans):
+        for plan, at, partition in _crowded(plans):
             refusal = Refused(
-                ErrorCode.request_timed_out, f"{log.tp} waits for the disk: its segments roll faster than they are synced"
+                ErrorCode.request_timed_out, f"{partition.tp} waits for the disk: its segments roll faster than they are synced"
             )
             plan.batches[at] = plan.batches[at]._replace(refusal=refusal)
 
 
-def _crowded(plans: list[_Plan]) -> list[tuple[_Plan, int, PartitionLog]]:
+def _crowded(plans: list[_Plan]) -> list[tuple[_Plan, int, Partition]]:
     return [
-        (plan, at, batch.partition.log)
+        (plan, at, batch.partition)
         for plan in plans
         for at, batch in enumerate(plan.batches)
-        if batch.refusal is None and batch.partition is not None and batch.partition.log.is_crowded
+        if batch.refusal is None and batch.partition is not None and batch.partition.is_crowded
     ]
 
 
@@ -257,7 +258,7 @@ async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:
     for plan in plans:
         for at, batch in enumerate(plan.batches):
             if batch.refusal is None and batch.records is not None and batch.partition is not None:
-                append = batch.partition.log.append_in_turn
+                append = batch.partition.append_in_turn
                 try:
                     appended = await append(batch.records, batch.headers, now_ms=broker.clock.now_ms())
                 except Exception as error:
@@ -269,7 +270,7 @@ async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:
 def _append(
     broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan], results: list[TopicResult]
 ) -> list[_Wait]:
-    """Append what is not yet, and add its answers to the results; what must become durable before they are true."""
+    """Append what is not yet, and add its answers to the results; what must be committed before they are true."""
     now_ms = broker.clock.now_ms()
     waits: list[_Wait] = []
     for result, plan in zip(results, plans, strict=True):
@@ -291,25 +292,24 @@ def _answer(context: RequestContext, request: ProduceRequest, results: list[Topi
             raise next(Refused(p.code, p.message or "") for t in results for p in t.partitions if p.code)
         return None
     if waits:
-        return Later(_when_durable(context, request.timeout_ms, results, waits))
+        return Later(_when_committed(context, request.timeout_ms, results, waits))
     return _response(context.version, results)
 
 
 def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -> tuple[PartitionResult, int]:
-    """The answer for one partition, and the offset up to which it must become durable first (-1: it is, or it was refused)."""
+    """The answer for one partition, and the offset up to which it must be committed first (-1: it is, or it was refused)."""
     try:
         if batch.refusal is not None:
             raise batch.refusal
         assert batch.partition is not None
         assert batch.records is not None
-        log = batch.partition.log
-        appended = batch.appended or log.append(batch.records, batch.headers, now_ms=now_ms)
+        appended = batch.appended or batch.partition.append(batch.records, batch.headers, now_ms=now_ms)
     except Exception as error:
         return _refused(broker, topic, batch.number, error), -1
     if not appended.is_duplicate:
         broker.metrics.bytes_in.labels(topic).inc(len(batch.records))
         broker.metrics.messages_in.labels(topic).inc(batch.headers[0].record_count)
-    end, marks = appended.last_offset + 1, log.marks
+    end, marks = appended.last_offset + 1, batch.partition.marks
     result = PartitionResult(batch.number, ErrorCode.none, appended.base_offset, appended.append_time_ms, marks.log_start_offset)
     return result, end if marks.high_watermark < end else -1
 
@@ -323,18 +323,18 @@ def _refused(broker: Broker, topic: str | None, index: int, error: Exception) ->
     return PartitionResult(index, code_for(error), message=message_for(error), record_errors=faults)
 
 
-async def _when_durable(context: RequestContext, timeout_ms: int, results: list[TopicResult], waits: list[_Wait]) -> Spliced:
-    """The reply once every appended batch is durable; a partition that is not in time answers REQUEST_TIMED_OUT."""
+async def _when_committed(context: RequestContext, timeout_ms: int, results: list[TopicResult], waits: list[_Wait]) -> Spliced:
+    """The reply once every appended batch is committed; a partition that is not in time answers REQUEST_TIMED_OUT."""
     outcomes: list[BaseException | None]
     try:
         async with asyncio.timeout(max(timeout_ms, 1) / 1000):
             if len(waits) == 1:
-                await waits[0][2].log.wait_durable(waits[0][3])
+                await waits[0][2].committed(waits[0][3])
                 outcomes = [None]
             else:
-                outcomes = await _all_durable(waits)
+                outcomes = await _all_committed(waits)
     except Exception as error:
-        outcomes = [None if p.log.high_watermark >= end else error for _, _, p, end in waits]
+        outcomes = [None if p.marks.high_watermark >= end else error for _, _, p, end in waits]
     for (answers, at, _, _), outcome in zip(waits, outcomes, strict=True):
         if outcome is not None:
             context.has_failed = True
@@ -342,12 +342,12 @@ async def _when_durable(context: RequestContext, timeout_ms: int, results: list[
     return _response(context.version, results)
 
 
-async def _all_durable(waits: list[_Wait]) -> list[BaseException | None]:
+async def _all_committed(waits: list[_Wait]) -> list[BaseException | None]:
     """What became of each; all flushes are asked for before the first is waited for."""
     asked: list[asyncio.Task[None]] = []
     try:
         async for some in slices(waits):
-            asked += [asyncio.ensure_future(partition.log.wait_durable(end)) for _, _, partition, end in some]
+            asked += [asyncio.ensure_future(partition.committed(end)) for _, _, partition, end in some]
         return await asyncio.gather(*asked, return_exceptions=True)
     finally:
         for each in asked:

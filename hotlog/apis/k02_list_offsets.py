@@ -20,13 +20,14 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.slices import SLICE, slices
-from hotlog.broker.leaders import check_epoch, epoch_at
+from hotlog.broker.leaders import check_epoch
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.wire import apis
 from hotlog.wire.error_codes import Refused, code_for, is_expected
 
 if TYPE_CHECKING:
-    from hotlog.broker.broker import Broker, Partition
+    from hotlog.broker.broker import Broker
+    from hotlog.partitions.partition import Partition
 
 LOG = logging.getLogger(__name__)
 
@@ -87,51 +88,33 @@ def _answer(broker: Broker, version: int, topic: str, part: Any, is_committed: b
             return _search(partition, part.timestamp, is_committed)
         if part.timestamp not in _SINCE or version < _SINCE[part.timestamp]:
             raise Refused(ErrorCode.unsupported_version, f"position {part.timestamp} is not known in version {version}")
-        return _named(broker, partition, part.timestamp, is_committed)
+        return _named(partition, part.timestamp, is_committed)
     except Exception as error:
         return error
 
 
-def _named(broker: Broker, partition: Partition, position: int, is_committed: bool) -> Found:
-    log, cold = partition.log, partition.cold
+def _named(partition: Partition, position: int, is_committed: bool) -> Found:
     if position == LATEST:
-        end = log.last_stable_offset if is_committed else log.high_watermark
-        return Found(end, -1, partition.leader_epoch)
+        return Found(partition.readable_end(is_committed), -1, partition.leader_epoch)
     if position == EARLIEST:
         offset = partition.log_start_offset
-    elif position == EARLIEST_LOCAL:
-        offset = log.local_log_start_offset
     else:
-        if not log.config.remote_enabled or broker.tier is None:
+        ranges = partition.ranges()
+        if position == EARLIEST_LOCAL:
+            offset = ranges.local_start
+        elif ranges.stored_end < 0:
             return Found()
-        tiered_end = cold.end_offset if cold is not None and cold.ready else log.tiered_end_offset
-        is_tiered = tiered_end > partition.log_start_offset
-        if position == LATEST_TIERED:
-            offset = tiered_end - 1 if is_tiered else -1
+        elif position == LATEST_TIERED:
+            offset = ranges.stored_end - 1 if ranges.is_tiered else -1
         else:
-            offset = tiered_end if is_tiered else log.local_log_start_offset
-    return Found(offset, -1, epoch_at(partition, offset))
+            offset = ranges.stored_end if ranges.is_tiered else ranges.local_start
+    return Found(offset, -1, partition.epoch_at(offset))
 
 
 async def _search(partition: Partition, timestamp: int, is_committed: bool) -> Found:
     """The first record at or after a time, or the one with the largest; none if it is not readable yet."""
-    log, cold = partition.log, partition.cold
-    found: tuple[int, int, int] | None = None
-    has_cold_only = log.local_log_start_offset > partition.log_start_offset
-    if has_cold_only and (cold is None or not cold.ready):
-        raise StoreUnavailable(f"{partition.tp}: the tiered part of the log cannot be searched now")
-    if timestamp == MAX_TIMESTAMP:
-        local = await log.offset_of_max_timestamp()
-        tiered = await cold.offset_of_max_timestamp() if has_cold_only and cold is not None else None
-        both = [each for each in (tiered, local) if each is not None]
-        found = max(both, key=lambda each: each[1], default=None)  # the older one of equals
-    else:
-        if has_cold_only and cold is not None:
-            found = await cold.offset_for_timestamp(timestamp)
-        if found is None:
-            found = await log.offset_for_timestamp(timestamp)
-    end = log.last_stable_offset if is_committed else log.high_watermark
-    if found is None or found[0] >= end:
+    found = await (partition.offset_of_max_time() if timestamp == MAX_TIMESTAMP else partition.offset_for_time(timestamp))
+    if found is None or found.offset >= partition.readable_end(is_committed):
         return Found()
     return Found(*found)
 

@@ -45,7 +45,7 @@ async def _delete(broker: Broker, topic: str, index: int, offset: int) -> int:
     partition = broker.partition(topic, index)
     if partition is None:
         raise Refused(ErrorCode.unknown_topic_or_partition, f"{topic}-{index} does not exist")
-    if not partition.log.config.is_deleted:
+    if not partition.config.is_deleted:
         raise Refused(ErrorCode.policy_violation, f"records of {topic} cannot be deleted: its cleanup.policy has no `delete`")
     return await partition.delete_records(offset)
 

@@ -18,15 +18,14 @@ from kio.schema.errors import ErrorCode
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.slices import SLICE, breathe, gathered
 from hotlog.broker.leaders import check_epoch
+from hotlog.partitions.partition import UNKNOWN_EPOCH
 from hotlog.wire import apis
 from hotlog.wire.error_codes import Refused, code_for, is_expected
 
 if TYPE_CHECKING:
-    from hotlog.broker.broker import Broker, Partition
+    from hotlog.broker.broker import Broker
 
 LOG = logging.getLogger(__name__)
-
-UNKNOWN = (-1, -1)
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -39,7 +38,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         for number, (part, each) in enumerate(zip(topic.partitions, found, strict=True), 1):
             if number % SLICE == 0:
                 await breathe()
-            code, (epoch, end_offset) = ErrorCode.none, each if isinstance(each, tuple) else UNKNOWN
+            code, (epoch, end_offset) = ErrorCode.none, each if isinstance(each, tuple) else UNKNOWN_EPOCH
             if isinstance(each, BaseException):
                 context.has_failed = True
                 code = code_for(each)
@@ -57,23 +56,7 @@ async def _answer(broker: Broker, topic: str, part: Any) -> tuple[int, int]:
     if partition is None:
         raise Refused(ErrorCode.unknown_topic_or_partition, f"partition {topic}-{part.partition} is not here")
     check_epoch(partition, part.current_leader_epoch)
-    return await end_offset_for_epoch(partition, part.leader_epoch)
-
-
-async def end_offset_for_epoch(partition: Partition, epoch: int) -> tuple[int, int]:
-    """(largest known epoch <= `epoch`, its end offset) from the tier that knows it.
-
-    Raises:
-        StoreUnavailable: only the cold tier knows it, and it does not answer.
-    """
-    log, cold = partition.log, partition.cold
-    entries = log.epochs.entries
-    is_older = bool(entries) and epoch < entries[0][0]
-    if is_older and cold is not None and cold.ready and cold.end_offset > cold.log_start_offset:
-        found = await cold.end_offset_for_epoch(epoch)
-        if found != UNKNOWN:
-            return found
-    return log.end_offset_for_epoch(epoch)
+    return await partition.end_offset_for_epoch(part.leader_epoch)
 
 
 API = Api(key=23, name="OffsetForLeaderEpoch", versions=range(2, 5), handle=handle)

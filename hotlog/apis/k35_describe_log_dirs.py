@@ -21,7 +21,7 @@ from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
-    from hotlog.broker.hosting import Partition
+    from hotlog.partitions.partition import Partition
 
 KEY = 35
 UNKNOWN = -1
@@ -33,9 +33,9 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     wanted = None if request.topics is None else {(t.topic, index) for t in request.topics for index in t.partitions}
     partitions = [partition for partition in broker.hosted() if wanted is None or tuple(partition.tp) in wanted]
     results = [await _local(broker, context, partitions)]
-    cold = [partition for partition in partitions if partition.cold is not None]
-    if cold:
-        sizes = await _sizes(cold, lambda partition: partition.cold.size_bytes if partition.cold is not None else 0)
+    tiered = [partition for partition in partitions if partition.stored_bytes is not None]
+    if tiered:
+        sizes = await _sizes(tiered, lambda partition: partition.stored_bytes or 0)
         results.append(await _result(context, f"remote:{broker.cluster_id}", sizes, UNKNOWN, UNKNOWN))
     return responses(KEY, context.version).DescribeLogDirsResponse(
         throttle_time=NO_THROTTLE, error_code=ErrorCode.none, results=tuple(results)
@@ -49,7 +49,7 @@ async def _local(broker: Broker, context: RequestContext, partitions: list[Parti
     except OSError as problem:
         refusal(context, problem)
         free = UNKNOWN
-    return await _result(context, directory, await _sizes(partitions, lambda each: each.log.size), UNKNOWN, free)
+    return await _result(context, directory, await _sizes(partitions, lambda each: each.local_bytes), UNKNOWN, free)
 
 
 async def _sizes(partitions: list[Partition], size_of: Callable[[Partition], int]) -> Sizes:

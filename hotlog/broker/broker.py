@@ -1,7 +1,7 @@
 """The broker: what this node hosts, and every change to it.
 
 A change to topics goes through the metadata log first; that commit is the instant at which it is true.  Its effects (directories,
-manifests, settings) follow by hotlog.broker.hosting, which compares the newest image with what is hosted, so that a crash between commit
+manifests, settings) follow by hotlog.broker.image_effects, which compares the newest image with what is hosted, so that a crash between commit
 and effect is repaired by the same code at the next start.
 
 Invariants: a partition is served only while the image has it; a change is answered after its local effects; no log is deleted
@@ -39,7 +39,7 @@ from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS
 from controller.metadata import Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
-from hotlog.broker.hosting import Hosting, Partition
+from hotlog.broker.image_effects import ImageEffects
 from hotlog.broker.kept import Kept
 from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
@@ -52,6 +52,8 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
+from hotlog.partitions.hosting import Hosting
+from hotlog.partitions.partition import Partition
 from hotlog.wire.error_codes import Refused, error_for
 from hotlog.world.ports import Clock, Disk, Entropy
 
@@ -113,7 +115,8 @@ class Broker:
             partition_count=self._groups_partitions,
             topic_partitions=self._topic_partitions,
         )
-        self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier, forget_topic=self.groups.forget_topic)
+        self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier)
+        self._effects = ImageEffects(self._hosting, metadata, forget_topic=self.groups.forget_topic)
 
     # What is there
 
@@ -149,7 +152,7 @@ class Broker:
 
     def config_of(self, topic: TopicImage) -> TopicConfig:
         """The topic's settings, resolved over this broker's."""
-        return self._hosting.config_of(topic, self.settings)
+        return self._effects.config_of(topic, self.settings)
 
     # Life
 
@@ -161,7 +164,7 @@ class Broker:
             await self.tier.start()
         async with self._lock:
             await self._reconcile()
-            await self._hosting.mend(self.image)
+            await self._effects.mend(self.image)
             await self._reconcile()
         await self.groups.start()
         led_elsewhere = sum(part.leader != self.node_id for topic in self.image.topics.values() for part in topic.partitions)
@@ -192,9 +195,9 @@ class Broker:
             await self._hosting.leave_store()
             done = True
         async with self._lock:
-            await self._hosting.mend(self.image)
+            await self._effects.mend(self.image)
             done = await self._reconcile() or done
-        return await self._hosting.purge_cold(self.image) or done
+        return await self._effects.purge_cold(self.image) or done
 
     # Changes
 
@@ -343,7 +346,7 @@ class Broker:
         before, self.settings = self.settings, self.metadata.settings
         if before is not self.settings and self.tier is not None:
             self.tier.reconfigure(self.settings)
-        return await self._hosting.reconcile(self.image, self.settings)
+        return await self._effects.reconcile(self.image, self.settings)
 
     # For the group coordinator
 
@@ -410,6 +413,3 @@ class Broker:
 def _created(image: ClusterImage, topic_id: UUID, name: str) -> TopicImage | HotlogError:
     """The topic that a change made, unless somebody has deleted it since."""
     return image.topics_by_id.get(topic_id) or NotFound(f"topic {name!r} was deleted")
-
-
-__all__ = ["Broker", "Partition"]

@@ -26,7 +26,7 @@ async def _ends(broker: Broker) -> PartitionEnds:
     for number, partition in enumerate(broker.hosted(), 1):
         if number % YIELD_EVERY == 0:
             await asyncio.sleep(0)
-        ends.setdefault(partition.topic_id, {})[partition.tp.partition] = partition.log.log_end_offset
+        ends.setdefault(partition.topic_id, {})[partition.tp.partition] = partition.log_end_offset
     return ends
 
 

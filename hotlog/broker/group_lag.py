@@ -29,4 +29,4 @@ class GroupLag:
 
     def _ends_of(self, topic: str, index: int) -> Ends | None:
         partition = self._broker.partition(topic, index)
-        return None if partition is None else Ends(partition.log.local_log_start_offset, partition.log.high_watermark)
+        return None if partition is None else Ends(partition.local_log_start_offset, partition.committed_end)

@@ -12,7 +12,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
-    from hotlog.broker.broker import Partition
+    from hotlog.partitions.partition import Partition
 
 
 def check_epoch(partition: Partition, current: int) -> None:
@@ -25,8 +25,3 @@ def check_epoch(partition: Partition, current: int) -> None:
         return
     code = ErrorCode.fenced_leader_epoch if current < partition.leader_epoch else ErrorCode.unknown_leader_epoch
     raise Refused(code, f"{partition.tp}: the client's leader epoch is {current}, ours is {partition.leader_epoch}")
-
-
-def epoch_at(partition: Partition, offset: int) -> int:
-    """The leader epoch that wrote `offset`, as far as the local log knows; -1 if it does not."""
-    return partition.log.epochs.epoch_at(offset) if offset >= 0 else -1

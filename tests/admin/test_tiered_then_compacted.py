@@ -84,7 +84,7 @@ async def test_deletion_by_time_and_size_does_not_run_on_a_topic_that_is_only_co
         await with_history(broker)
         worker = RetentionWorker(
             broker.hosted, clock=broker.clock, settings=lambda: broker.settings, metrics=broker.metrics,
-            trusted=TrustedClock(broker.clock), is_tiering=True,
+            trusted=TrustedClock(broker.clock),
         )  # fmt: skip
         short = (("retention.ms", SET, "0"), ("retention.bytes", SET, "0"), ("hotlog.untiered.overflow", SET, "drop"))
         assert (await step(broker, TOPIC, "clicks", ("cleanup.policy", SET, "compact"), *short)).error_code is ErrorCode.none

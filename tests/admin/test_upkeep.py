@@ -12,9 +12,10 @@ import tiering.tier
 from compaction.reaper import Reaper
 from compaction.trusted_clock import TrustedClock
 from compaction.worker import RetentionWorker
-from hotlog.broker import hosting
+from hotlog.broker import image_effects
 from hotlog.broker.broker import Broker
 from hotlog.log import manager
+from hotlog.partitions import hosting
 from tests.admin.node import heard_of, running
 from tests.tools.steps import Steps, count_steps
 
@@ -29,7 +30,7 @@ async def retention_round(broker: Broker) -> tuple[int, int]:
     """How many ticks a round takes, and the most steps at once."""
     worker = RetentionWorker(
         broker.hosted, clock=broker.clock, settings=lambda: broker.settings, metrics=broker.metrics,
-        trusted=TrustedClock(broker.clock), is_tiering=broker.tier is not None,
+        trusted=TrustedClock(broker.clock),
     )  # fmt: skip
     ticks, most, is_more = 0, 0, True
 
@@ -47,6 +48,7 @@ async def test_the_most_that_runs_at_once_does_not_grow_with_the_partitions(
 ) -> None:
     monkeypatch.setattr(compaction.worker, "LOOKED_AT_ONCE", 8)
     monkeypatch.setattr(hosting, "LOOKED_AT_ONCE", 8)
+    monkeypatch.setattr(image_effects, "LOOKED_AT_ONCE", 8)
     async with running(tmp_path, tiered=False) as broker:
         await broker.create_topic("few", 4)
         await settled(broker)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
 
 from hotlog.apis.fetch import cold_reads
 from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
+from hotlog.kernel.ids import TopicPartition
+from hotlog.partitions.partition import Partition
 from hotlog.wire.records import NewRecord
 from tests.cold.lake import TOPIC_ID, Lake
 from tests.cold.reading import drained, reader_of
@@ -40,7 +43,9 @@ class World:
         home: Any = SimpleNamespace(reader=self.reader)
         self.cold = ColdPartition(home, target)
         self.cold.ready = True
-        self.partition: Any = SimpleNamespace(cold=self.cold, tp="clicks-0")
+        log: Any = Mock()
+        self.partition = Partition(TopicPartition("clicks", 0), TOPIC_ID, 0, log, Mock())
+        self.partition.cold = self.cold
 
     def wish(self, offset: int, *, committed: bool = False) -> ColdWish:
         return ColdWish(UUID(int=TOPIC_ID.int), 0, offset, SIZE, committed)

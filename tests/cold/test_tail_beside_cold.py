@@ -16,7 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 from kio.schema.errors import ErrorCode
 
-from hotlog.broker.broker import Partition
+from hotlog.partitions.partition import Partition
 from hotlog.wire import batch as batches
 from hotlog.wire.records import decode_batch
 from tests.conftest import OpenStore

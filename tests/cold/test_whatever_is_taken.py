@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from hotlog.broker.broker import Partition
+from hotlog.partitions.partition import Partition
 from hotlog.wire import apis
 from hotlog.wire.batch import walk, whole_batches_end
 from hotlog.wire.records import decode_batch, name_bytes

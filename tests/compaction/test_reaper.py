@@ -12,10 +12,10 @@ import pytest
 
 from compaction.reaper import AT_ONCE, KEYS_PER_DELETE, PARTITIONS_MAX, Reaper, reap
 from compaction.trusted_clock import TrustedClock
-from hotlog.broker import hosting
-from hotlog.broker.hosting import Hosting
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.ids import PartitionId
+from hotlog.partitions import hosting
+from hotlog.partitions.hosting import Hosting
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
 from tests.sim.clock import YEAR_MS
 from tests.sim.store import SimStore
@@ -263,7 +263,7 @@ def test_a_topic_of_1000_partitions_goes_within_seconds_of_a_store_that_takes_it
 
         topic = SimpleNamespace(topic_id=PID.topic_id, partitions=range(partitions))
         began = bench.clock.monotonic()
-        await Hosting._delete_cold(None, Marking(), topic)  # type: ignore[arg-type]
+        await Hosting.delete_cold(SimpleNamespace(_tier=Marking()), topic)  # type: ignore[arg-type]
         assert bench.clock.monotonic() - began <= 2 * 2 * way_s * partitions / hosting.AT_ONCE
         reaper, _ = reaper_of(bench, *manifests.values())
         await asyncio.sleep(GRACE_MS / 1000 + 60)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compaction.scrub import Hurt, Repair, Stored, plan_ranges, plan_repair
-from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import DamagedRecords
 from hotlog.log.scrub import ScrubRange
 from hotlog.log.segment import SegmentInfo
+from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at
 from tests.sim.bucket import Violation
 from tests.sim.checker import batches_of, check_partition

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hotlog.broker.broker import Partition
+from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at, walk
 from hotlog.wire.records import NewRecord, encode_batch
 from tests.sim.bucket import Violation

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import Corrupt, HotlogError
 from hotlog.log.flusher import Flusher
+from hotlog.partitions.partition import Partition
 from tests.sim.checker import Ledger, batches_of, check_partition, read_cold, send
 from tests.sim.clock import HOUR_MS, MINUTE_MS, YEAR_MS
 from tests.sim.test_ninety_days import CLICKS, SETTINGS

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import DamagedRecords
 from hotlog.kernel.limits import KiB
 from hotlog.log.scrub_view import ScrubView
+from hotlog.partitions.partition import Partition
 from tests.compaction.test_scrub import rot
 from tests.sim.bucket import Violation
 from tests.sim.checker import Ledger, batches_of, check_partition

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import NotFound, Retry, StorageFailed
+from hotlog.partitions.partition import Partition
 from hotlog.wire.error_codes import Refused
 from tests.sim.bucket import Violation
 from tests.sim.checker import Ledger, check_partition, send

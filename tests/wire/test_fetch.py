@@ -15,9 +15,8 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.rounds import Limits, Round
-from hotlog.broker.broker import Partition
 from hotlog.kernel.errors import StorageFailed
-from hotlog.log.reader import Reader
+from hotlog.partitions.partition import Partition
 from hotlog.wire import batch as batches
 from hotlog.wire.fetch_request import VERSIONS, Wanted
 from hotlog.wire.records import decode_batch
@@ -351,14 +350,15 @@ async def test_reads_outside_the_page_cache_go_to_a_thread(
     served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(client, "t", 5)
-    monkeypatch.setattr(partition_of(served).log, "read", lambda *args, **options: None)
+    monkeypatch.setattr(partition_of(served), "read_now", lambda *args, **options: None)
     assert len(values_of(fetched(await client.call(fetch("t", {0: 0})))[0][1])) == 5
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
+def device(served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of any log is in the page cache."""
-    monkeypatch.setattr(Reader, "read", lambda self, *args, **options: None)
+    for partition in served.broker.hosted():
+        monkeypatch.setattr(partition, "read_now", lambda *args, **options: None)
 
 
 @pytest.mark.usefixtures("device")
@@ -388,7 +388,7 @@ async def test_the_grant_goes_on_to_the_first_partition_that_has_data(
     async def fails(*args: Any, **options: Any) -> Any:
         raise StorageFailed("the disk has a hole here (test)")
 
-    monkeypatch.setattr(partition_of(served).log, "read_blocking", fails)
+    monkeypatch.setattr(served.broker.partition("t", 0), "read_disk", fails)
     answer = fetched(await client.call(fetch("t", {0: 0, 1: 0, 2: 0}, partition_bytes_max=100)))
     assert [code for code, _ in answer.values()] == [ErrorCode.kafka_storage_error, NONE, NONE]
     assert [len(values_of(records)) for _, records in answer.values()] == [0, 1, 0]

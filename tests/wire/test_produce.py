@@ -430,7 +430,7 @@ async def test_a_full_disk_is_a_clear_retriable_error_and_passes(
         raise DiskFull("t-0: no space left on the data directory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(partition.log, "append", full)
+        patch.setattr(partition, "append", full)
         response = await client.call(produce("t", {0: batch_of(b"b"), 1: batch_of(b"c")}))
     assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1), (1, NONE, 0)]
     assert "no space left" in response.responses[0].partition_responses[0].error_message
@@ -444,7 +444,7 @@ async def test_a_failed_fsync_is_not_acknowledged(served: Serving, client: Clien
     async def failing(end_offset: int) -> None:
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(partition.log, "wait_durable", failing)
+    monkeypatch.setattr(partition, "committed", failing)
     partition.log.set_commit_rule(lambda log_end, durable_end: 0)
     response = await client.call(produce("t", {0: batch_of(b"b")}))
     assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1)]
@@ -460,7 +460,7 @@ async def test_a_batch_that_is_not_durable_in_time_times_out(
     async def never(end_offset: int) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(partition.log, "wait_durable", never)
+    monkeypatch.setattr(partition, "committed", never)
     partition.log.set_commit_rule(lambda log_end, durable_end: 0)
     request = dataclasses.replace(produce("t", {0: batch_of(b"b")}), timeout=timedelta(milliseconds=50))
     assert produced(await client.call(request)) == [(0, ErrorCode.request_timed_out, -1)]

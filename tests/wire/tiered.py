@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
-from hotlog.broker.broker import Broker, Partition
+from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import StoreUnavailable
+from hotlog.partitions.partition import Partition
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Client, batch_of, produce, produced
 

@@ -132,6 +132,11 @@ class Lookup:
             floor = known
         return floor, self._history.end_offset
 
+    async def newest_epoch(self) -> int:
+        """The leader epoch of the newest tiered record; -1 if nothing is tiered."""
+        lineage = await self._lineage()
+        return lineage[-1][0] if lineage else -1
+
     async def _lineage(self) -> tuple[tuple[int, int], ...]:
         """(epoch, first offset), ascending: the newest footer has the whole line up to its end."""
         offset = self._history.end_offset

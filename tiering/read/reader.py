@@ -435,6 +435,11 @@ class ColdReader:
         """(epoch, end offset) as OffsetForLeaderEpoch answers it (KIP-101, KIP-279); (-1, -1) if unknown here."""
         return await self._looked_up(source, lambda lookup: lookup.end_offset_for_epoch(epoch)) or (-1, -1)
 
+    async def newest_epoch(self, source: ColdSource) -> int:
+        """The leader epoch of the newest tiered record; -1 if nothing is tiered."""
+        newest = await self._looked_up(source, lambda lookup: lookup.newest_epoch())
+        return -1 if newest is None else newest
+
     async def aborted_transactions(self, source: ColdSource, start: int, end: int) -> list[tuple[int, int]]:
         """(producer id, first offset) of aborted transactions with data in [start, end), by first offset."""
         return await self._looked_up(source, lambda lookup: lookup.aborted_transactions(start, end)) or []

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from hotlog.apis.fetch.sessions import SESSION_ID_MAX, FetchSessions
-from hotlog.kernel.errors import StoreUnavailable
 from hotlog.kernel.limits import MiB
-from hotlog.log.reader import Slice
 from hotlog.wire.batch import header_at
 
 if TYPE_CHECKING:
-    from hotlog.broker.broker import Broker, Partition
+    from hotlog.broker.broker import Broker
+    from hotlog.partitions.partition import Cold, Partition
 
 RESULTS_MAX = 256
 RESULT_BYTES_MAX = 64 * MiB
@@ -38,27 +37,20 @@ class ColdWish(NamedTuple):
     is_committed_only: bool
 
 
-class ColdData(NamedTuple):
-    data: Slice
-    aborted: list[tuple[int, int]] | None
-
-
 class ColdFetches:
     """Reads in flight and their results, oldest first."""
 
     def __init__(self) -> None:
-        self._reads: OrderedDict[ColdWish, asyncio.Future[ColdData]] = (
-            OrderedDict()
-        )  # bounded by RESULTS_MAX, results by bytes too
-        self._tasks: dict[asyncio.Task[ColdData], None] = {}
+        self._reads: OrderedDict[ColdWish, asyncio.Future[Cold]] = OrderedDict()  # bounded by RESULTS_MAX, results by bytes too
+        self._tasks: dict[asyncio.Task[Cold], None] = {}
         self._result_bytes = 0
 
-    def start(self, wish: ColdWish, partition: Partition) -> asyncio.Future[ColdData]:
+    def start(self, wish: ColdWish, partition: Partition) -> asyncio.Future[Cold]:
         """The read for `wish`: the one in flight or finished, or a new one, which is finished already if its data is in memory."""
         known = self._reads.get(wish)
         if known is not None:
             return known
-        data = _read_now(wish, partition)
+        data = partition.read_cold_now(wish.offset, wish.bytes_max, wish.is_committed_only)
         if data is not None:
             there = asyncio.get_running_loop().create_future()
             there.set_result(data)
@@ -66,14 +58,16 @@ class ColdFetches:
             self._result_bytes += len(data.data.data)
             self._trim()
             return there
-        task = asyncio.get_running_loop().create_task(_read(wish, partition))
+        task = asyncio.get_running_loop().create_task(
+            partition.read_cold(wish.offset, wish.bytes_max, wish.is_committed_only, wait_ms=READ_WAIT_MS)
+        )
         self._reads[wish] = task
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._finished(wish, done))
         self._trim()
         return task
 
-    def peek(self, wish: ColdWish | None) -> asyncio.Future[ColdData] | None:
+    def peek(self, wish: ColdWish | None) -> asyncio.Future[Cold] | None:
         """The read for `wish`, in flight or finished."""
         return self._reads.get(wish) if wish is not None else None
 
@@ -85,7 +79,7 @@ class ColdFetches:
         data = task.result().data.data
         return header_at(data).size if len(data) else 0
 
-    def take(self, wish: ColdWish) -> ColdData | None:
+    def take(self, wish: ColdWish) -> Cold | None:
         """The result, if it is there; the next fetch of the same offset reads again.
 
         Raises:
@@ -97,7 +91,7 @@ class ColdFetches:
         self._drop(wish)
         return task.result()
 
-    def _finished(self, wish: ColdWish, task: asyncio.Task[ColdData]) -> None:
+    def _finished(self, wish: ColdWish, task: asyncio.Task[Cold]) -> None:
         self._tasks.pop(task, None)
         if task.cancelled() or self._reads.get(wish) is not task:
             return
@@ -123,26 +117,6 @@ class ColdFetches:
             await asyncio.wait(tasks)
         self._reads.clear()
         self._result_bytes = 0
-
-
-def _read_now(wish: ColdWish, partition: Partition) -> ColdData | None:
-    """What is in memory as a reader's next."""
-    cold = partition.cold
-    if cold is None or (wish.is_committed_only and cold.has_aborted):
-        return None
-    data = cold.read_now(wish.offset, wish.bytes_max)
-    return None if data is None else ColdData(data, [] if wish.is_committed_only else None)
-
-
-async def _read(wish: ColdWish, partition: Partition) -> ColdData:
-    cold = partition.cold
-    if cold is None:
-        raise StoreUnavailable(f"{partition.tp}: the cold tier was detached")
-    data = await cold.read(wish.offset, wish.bytes_max, min_one=True, wait_ms=READ_WAIT_MS)
-    aborted = None
-    if wish.is_committed_only:
-        aborted = await cold.aborted_transactions(wish.offset, data.end_offset_limit) if len(data.data) else []
-    return ColdData(data, aborted)
 
 
 class Fetches:

@@ -19,17 +19,18 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from controller.metadata import State as MetadataState
-from hotlog.apis.fetch.cold_reads import ColdData, ColdFetches, ColdWish
-from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
+from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
+from hotlog.kernel.errors import Corrupt, HotlogError, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.reader import Slice, Stretch
+from hotlog.partitions.partition import Place
 from hotlog.wire.batch import header_at
 from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
 
 if TYPE_CHECKING:
-    from hotlog.broker.broker import Broker, Partition
+    from hotlog.broker.broker import Broker
+    from hotlog.partitions.partition import Cold, Partition
 
 LOG = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Part:
         partition = self.partition
         if partition is None or (self.code and self.code is not ErrorCode.offset_out_of_range):
             return PartitionReply(self.key[1], self.code)
-        marks = partition.log.marks
+        marks = partition.marks
         aborted = (self.aborted or ()) if is_committed_only else None
         data = self.records.data if self.records is not None else b""
         return PartitionReply(
@@ -170,7 +171,7 @@ class Round:
         partition = part.partition
         if partition is None or self._broker.partition(*partition.tp) is not partition:
             return False
-        marks, offset = partition.log.marks, part.wanted.offset
+        marks, offset = partition.marks, part.wanted.offset
         end = marks.last_stable_offset if self.limits.is_committed_only else marks.high_watermark
         return end <= offset and marks.log_start_offset <= offset and marks.failed is None
 
@@ -178,44 +179,33 @@ class Round:
         partition = part.partition = self._find(part)
         if partition is None:
             return
-        marks, wanted = partition.log.marks, part.wanted
+        marks, wanted = partition.marks, part.wanted
         if wanted.leader_epoch >= 0 and wanted.leader_epoch != partition.leader_epoch:
             is_old = wanted.leader_epoch < partition.leader_epoch
             self._fail(part, ErrorCode.fenced_leader_epoch if is_old else ErrorCode.unknown_leader_epoch)
         elif not marks.log_start_offset <= wanted.offset <= marks.log_end_offset:
             self._fail(part, ErrorCode.offset_out_of_range)
-        elif part.is_damaged_locally or (wanted.offset < marks.local_log_start_offset and not self._goes_on_behind_hole(part)):
+        elif part.is_damaged_locally or wanted.offset < marks.local_log_start_offset:
             self._classify_cold(part, partition)
         else:
-            wanted = part.wanted
             end = marks.last_stable_offset if self.limits.is_committed_only else marks.high_watermark
             part.state = State.HOT if wanted.offset < end else State.AT_END
 
-    @staticmethod
-    def _goes_on_behind_hole(part: Part) -> bool:
-        """Have a reader go on in the local log where only a recorded hole lies before that: no tier has anything in between."""
-        assert part.partition is not None
-        cold, log = part.partition.cold, part.partition.log
-        end = cold.behind_hole(part.wanted.offset) if cold is not None else None
-        if end is None or end < log.local_log_start_offset:
-            return False
-        part.wanted = part.wanted._replace(offset=end)
-        return True
-
     def _classify_cold(self, part: Part, partition: Partition) -> None:
-        cold = partition.cold
+        offset = partition.behind_hole(part.wanted.offset) if not part.is_damaged_locally else None
+        if offset is not None:  # only a recorded hole lies before the local log: no tier has anything in between
+            part.wanted = part.wanted._replace(offset=offset)
+            is_hot = partition.place_of(offset, self.limits.is_committed_only) is Place.HOT
+            part.state = State.HOT if is_hot else State.AT_END
+            return
         part.state = State.COLD
-        if cold is None and (self._broker.tier is None or self._broker.metadata.state is MetadataState.FENCED):
-            LOG.error("%s: offset %d is neither local nor in a store", partition.tp, part.wanted.offset)
+        try:
+            partition.check_cold(part.wanted.offset)
+        except StorageFailed as missing:
+            LOG.error("%s", missing)
             self._fail(part, ErrorCode.kafka_storage_error)
-        elif cold is not None and cold.damage is not None and not cold.ready:
-            self._failed(part, cold.damage)  # an empty answer would hide it for ever
-        elif cold is not None and cold.ready and not cold.log_start_offset <= part.wanted.offset < cold.end_offset:
-            LOG.error(
-                "%s: offset %d lies between what the store has, [%d, %d), and the local log from %d",
-                partition.tp, part.wanted.offset, cold.log_start_offset, cold.end_offset, partition.log.local_log_start_offset,
-            )  # fmt: skip
-            self._fail(part, ErrorCode.kafka_storage_error)
+        except HotlogError as damage:  # of the manifest: an empty answer would hide it for ever
+            self._failed(part, damage)
 
     def _find(self, part: Part) -> Partition | None:
         key, number = part.key
@@ -252,7 +242,7 @@ class Round:
             return
         assert part.partition is not None
         try:
-            found = part.partition.log.read(
+            found = part.partition.read_now(
                 part.wanted.offset,
                 max(min(room, part.wanted.bytes_max), 0),
                 min_one=self.size == 0,
@@ -280,7 +270,7 @@ class Round:
 
     async def _read_disk(self, parts: list[Part], room: int) -> None:
         reads = [
-            part.partition.log.read_blocking(
+            part.partition.read_disk(
                 part.wanted.offset,
                 min(room, part.wanted.bytes_max),
                 min_one=self.size == 0 and part is parts[0],
@@ -307,16 +297,12 @@ class Round:
         self.size += len(found.data)
         if self.limits.is_committed_only and part.aborted is None:
             assert part.partition is not None
-            part.aborted = part.partition.log.aborted_transactions(part.wanted.offset, found.end_offset_limit)
+            part.aborted = part.partition.aborted_transactions(part.wanted.offset, found.end_offset_limit)
 
     def _turns_to_store(self, part: Part, error: Exception) -> bool:
         """Whether a failed local read is made good by the store's copy; if not, the error is the partition's answer (fault 12)."""
         partition = part.partition
-        cold = partition.cold if partition is not None else None
-        if not isinstance(error, Corrupt) or cold is None or not cold.ready:
-            self._failed(part, error)
-            return False
-        if not cold.log_start_offset <= part.wanted.offset < cold.end_offset:
+        if not isinstance(error, Corrupt) or partition is None or not partition.is_stored(part.wanted.offset):
             self._failed(part, error)
             return False
         LOG.error("%s: %s; served from the store's copy", part.key, error)
@@ -341,7 +327,7 @@ class Round:
         assert partition is not None
         if part.has_given_up or (room <= 0 and self.size):
             return
-        if partition.cold is None or not partition.cold.ready:
+        if not partition.has_store:
             return  # the store is away: the fetch waits its time and is answered with nothing
         if part.wish is None:
             bytes_max = max(min(self.limits.bytes_max, part.wanted.bytes_max), 1)
@@ -371,7 +357,7 @@ class Round:
                 part.aborted = found.aborted
                 self._got(part, _cut(found.data, room if self.size else part.wish.bytes_max))
 
-    def cold_read(self, part: Part) -> asyncio.Future[ColdData] | None:
+    def cold_read(self, part: Part) -> asyncio.Future[Cold] | None:
         """The read in flight for a cold part."""
         return self._cold.peek(part.wish)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hotlog.answers.slices import SLICE, breathe
 from hotlog.apis.fetch.rounds import Part, Round, State
-from hotlog.log.partition_log import PartitionLog
+from hotlog.partitions.partition import Partition
 
 if TYPE_CHECKING:
     from hotlog.broker.polls import Polls
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 class Watch:
     """One waiting fetch; a context manager."""
 
-    __slots__ = ("_fetch", "_has_moved", "_is_resting", "_logs", "_polls", "_reads", "_waiting")
+    __slots__ = ("_fetch", "_has_moved", "_is_resting", "_partitions", "_polls", "_reads", "_waiting")
 
     def __init__(self, polls: Polls, fetch: Round) -> None:
         self._polls = polls
         self._fetch = fetch
-        self._logs: dict[PartitionLog, None] = {}
+        self._partitions: dict[Partition, None] = {}
         self._reads: dict[asyncio.Future[Any], None] = {}  # cold ones
         self._has_moved = False
         self._is_resting = False  # moves are noted, but do not end the wait
@@ -40,8 +40,8 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._polls.remove(self._wake)
-        for log in self._logs:
-            log.remove_waiter(self._moved)
+        for partition in self._partitions:
+            partition.remove_listener(self._moved)
         for read in self._reads:
             read.remove_done_callback(self._came)
 
@@ -68,9 +68,9 @@ class Watch:
     def _listen(self, parts: list[Part]) -> None:
         for part in parts:
             partition = part.partition
-            if partition is not None and partition.log not in self._logs:
-                self._logs[partition.log] = None
-                partition.log.add_waiter(self._moved)
+            if partition is not None and partition not in self._partitions:
+                self._partitions[partition] = None
+                partition.add_listener(self._moved)
             if part.state is State.COLD:
                 read = self._fetch.cold_read(part)
                 if read is not None and read not in self._reads:

@@ -8,70 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 from uuid import UUID
 
-from controller.changes import PurgeTopics
-from controller.config_rules import topic_config
 from controller.image import ClusterImage, TopicImage
-from controller.metadata import Metadata
-from hotlog.kernel.errors import HotlogError, OutcomeUnknown, OutOfRange, Retry, StoreUnavailable
+from controller.metadata import Metadata, State
+from hotlog.kernel.errors import HotlogError, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
-from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
-
-if TYPE_CHECKING:
-    from tiering.tier import ColdPartition, ColdTier
+from hotlog.partitions.partition import Partition
+from tiering.tier import ColdTier
 
 LOG = logging.getLogger(__name__)
 AT_ONCE = 32
-LOOKED_AT_ONCE = 256  # topics or partitions, in one turn of the loop
-
-
-class Partition:
-    """A hosted partition in both tiers."""
-
-    __slots__ = ("cold", "leader_epoch", "log", "topic_id", "tp")
-
-    def __init__(self, tp: TopicPartition, topic_id: UUID, leader_epoch: int, log: PartitionLog) -> None:
-        self.tp = tp
-        self.topic_id = topic_id
-        self.leader_epoch = leader_epoch
-        self.log = log
-        self.cold: ColdPartition | None = None
-
-    @property
-    def pid(self) -> PartitionId:
-        return PartitionId(self.topic_id, self.tp.partition)
-
-    @property
-    def log_start_offset(self) -> int:
-        """The earliest offset clients may read, over both tiers."""
-        return self.log.log_start_offset
-
-    async def delete_records(self, offset: int) -> int:
-        """Move the log start up to `offset` (-1: the high watermark) over both tiers (KIP-107); return the log start.
-
-        The local log start moves first: it is what clients are held to, and it is durable before any object is condemned.
-
-        Raises:
-            OutOfRange: `offset` is negative or above the high watermark.
-        """
-        wanted = self.log.high_watermark if offset == -1 else offset
-        if not 0 <= wanted <= self.log.high_watermark:
-            raise OutOfRange(f"{self.tp}: offset {offset} is not within 0 and the high watermark {self.log.high_watermark}")
-        if wanted > self.log.log_start_offset:
-            self.log.advance_log_start(wanted)
-        await self.log.wait_log_start_saved()
-        if self.cold is not None:
-            try:
-                await self.cold.advance_start(wanted)
-            except (Retry, OutcomeUnknown) as weather:  # the retention worker brings the manifest up to the log start
-                LOG.info("%s: objects below %d are given up later: %s", self.tp, wanted, weather)
-        return self.log.log_start_offset
+LOOKED_AT_ONCE = 256  # partitions, in one turn of the loop
 
 
 class Partitions(dict[tuple[str, int], Partition]):
@@ -91,58 +42,25 @@ class Partitions(dict[tuple[str, int], Partition]):
 
 
 class Hosting:
-    """The hosted partitions.  The broker has one `reconcile` or `mend` under way at a time; `purge_cold` runs beside them, on topics that
-    `reconcile` has given up."""
+    """The hosted partitions.  The broker has one `host`, `mend` or `give_up` under way at a time; `delete_cold` runs beside them, on topics
+    that were given up."""
 
-    def __init__(
-        self,
-        *,
-        logs: LogManager,
-        metadata: Metadata,
-        tier: ColdTier | None,
-        forget_topic: Callable[[str], Awaitable[None]],
-    ) -> None:
+    def __init__(self, *, logs: LogManager, metadata: Metadata, tier: ColdTier | None) -> None:
         self.partitions = Partitions()
         self.fresh: set[UUID] = set()  # topics that this process created: nothing of theirs can be anywhere
+        self.has_tier = tier is not None
         self._logs = logs
         self._metadata = metadata
         self._node_id = metadata.node_id
         self._tier = tier
-        self._forget_topic = forget_topic
-        self._given_up: set[UUID] = set()  # deleted topics of which nothing is left here
-        self._applied: dict[UUID, tuple[TopicImage, Settings]] = {}
-        self._configs: dict[UUID, tuple[TopicImage, Settings, TopicConfig]] = {}
 
-    def config_of(self, topic: TopicImage, settings: Settings) -> TopicConfig:
-        """The topic's settings, resolved over the broker's."""
-        known = self._configs.get(topic.topic_id)
-        if known is None or known[0].configs is not topic.configs or known[1] is not settings:
-            known = (topic, settings, topic_config(topic.configs, settings))
-            self._configs[topic.topic_id] = known
-        return known[2]
+    @property
+    def awaits_store(self) -> bool:
+        """Whether a partition without a cold tier may still get one."""
+        return self.has_tier and self._metadata.state is not State.FENCED
 
-    def _is_applied(self, topic: TopicImage, settings: Settings) -> bool:
-        known = self._applied.get(topic.topic_id)
-        return known is not None and known[0] is topic and known[1] is settings
-
-    async def reconcile(self, image: ClusterImage, settings: Settings) -> bool:
-        """Make what is hosted agree with `image`; repeatable.  True if something was done."""
-        work = []
-        for number, topic in enumerate(image.topics.values(), 1):
-            if number % LOOKED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            if not self._is_applied(topic, settings):
-                work.append(topic)
-        done = [await self._host(topic, settings) for topic in work]
-        done += [await self._purge_local(topic, image) for topic in self._doomed(image) if topic.topic_id not in self._given_up]
-        return any(done)
-
-    def _doomed(self, image: ClusterImage) -> list[TopicImage]:
-        return [topic for topic in image.doomed.values() if any(part.leader == self._node_id for part in topic.partitions)]
-
-    async def _host(self, topic: TopicImage, settings: Settings) -> bool:
+    async def host(self, topic: TopicImage, config: TopicConfig) -> bool:
         """Open or create every partition of `topic` that this node leads, at its epoch and settings; False if some must wait."""
-        config = self.config_of(topic, settings)
         mine = [index for index, part in enumerate(topic.partitions) if part.leader == self._node_id]
         gate = asyncio.Semaphore(AT_ONCE)
         hosted = await asyncio.gather(*(self._try_host(topic, index, config, gate) for index in mine))
@@ -152,9 +70,7 @@ class Hosting:
             await self._follow_tier(topic, config, partitions)
         except HotlogError as weather:
             LOG.warning("%s: the cold tier does not follow its settings yet: %s", topic.name, weather)
-            is_whole = False
-        if is_whole:
-            self._applied[topic.topic_id] = (topic, settings)
+            return False
         return is_whole
 
     async def _try_host(self, topic: TopicImage, index: int, config: TopicConfig, gate: asyncio.Semaphore) -> Partition | None:
@@ -174,13 +90,13 @@ class Hosting:
             log = None
         if log is None:
             log = await self._create_log(topic, tp, config, epoch)
-        elif log.config is not config:
-            log.reconfigure(config)
         if log.leader_epoch != epoch:
             log.set_leader_epoch(epoch)
         partition = self.partitions.get(tp)
         if partition is None or partition.log is not log:
-            partition = self.partitions[tp] = Partition(tp, topic.topic_id, epoch, log)
+            partition = self.partitions[tp] = Partition(tp, topic.topic_id, epoch, log, self)
+        if log.config is not config:
+            partition.reconfigure(config)
         partition.leader_epoch = epoch
         return partition
 
@@ -207,22 +123,26 @@ class Hosting:
             await log.wait_log_start_saved()
         return log
 
-    async def mend(self, image: ClusterImage) -> None:
-        """Begin a log anew that turned out to end before its cold tier does: the store has all of it, and more."""
+    async def mend(self, image: ClusterImage) -> set[UUID]:
+        """Give up logs that turned out to end before their cold tier does: the store has all of them, and more.
+
+        Returns the ids of their topics, which are to be hosted again.
+        """
+        given_up = set()
         for number, (tp, partition) in enumerate(list(self.partitions.items()), 1):
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            view = partition.cold.view if partition.cold is not None and partition.cold.ready else None
-            topic = image.topics_by_id.get(partition.topic_id)
-            if view is None or topic is None or partition.log.log_end_offset >= view.end_offset:
+            stored = partition.stored_range()
+            if stored is None or partition.topic_id not in image.topics_by_id or partition.log_end_offset >= stored[1]:
                 continue
-            LOG.warning("%s ends at %d, its cold tier at %d", partition.tp, partition.log.log_end_offset, view.end_offset)
+            LOG.warning("%s ends at %d, its cold tier at %d", partition.tp, partition.log_end_offset, stored[1])
             del self.partitions[tp]
             self.fresh.discard(partition.topic_id)
-            self._applied.pop(partition.topic_id, None)
+            given_up.add(partition.topic_id)
             if self._tier is not None:
                 await self._tier.detach(partition.pid)
             await self._logs.delete(partition.tp)
+        return given_up
 
     async def leave_store(self) -> None:
         """Have nothing more to do with the store: it is another cluster's.  The hot tier goes on."""
@@ -256,51 +176,33 @@ class Hosting:
                 await tier.delete_topic_partition(partition.pid)
                 partition.cold = None
 
-    async def _purge_local(self, topic: TopicImage, image: ClusterImage) -> bool:
-        """Give up a deleted topic's logs, copies under way and group offsets; False if that is to be repeated."""
-        try:
-            for index in range(len(topic.partitions)):
-                tp = TopicPartition(topic.name, index)
-                partition = self.partitions.get(tp)
-                if partition is not None and partition.topic_id == topic.topic_id:
-                    del self.partitions[tp]
-                if self._tier is not None:
-                    await self._tier.detach(PartitionId(topic.topic_id, index))
-                log = self._logs.get(tp)
-                if log is not None and log.topic_id == topic.topic_id:
-                    await self._logs.delete(tp)
-            if topic.name not in image.topics:
-                await self._forget_topic(topic.name)
-        except (HotlogError, OSError) as problem:
-            LOG.warning("logs of deleted topic %s (%s) are still to be removed: %s", topic.name, topic.topic_id, problem)
-            return False
-        self._applied.pop(topic.topic_id, None)
-        self._configs.pop(topic.topic_id, None)
-        self.fresh.discard(topic.topic_id)
-        self._given_up.add(topic.topic_id)
-        return True
+    async def give_up(self, topic: TopicImage) -> None:
+        """Delete the logs of a deleted topic and end its copies under way; repeatable.
 
-    async def purge_cold(self, image: ClusterImage) -> bool:
-        """Doom what deleted topics left in the store and note that in the metadata; what fails is repeated.  True if something was done.
-
-        Not part of a request: it costs two calls of the store for each partition.
+        Raises:
+            HotlogError, OSError: some are still to be removed.
         """
-        done = False
-        for topic in self._doomed(image):
-            if topic.topic_id not in self._given_up or not self._metadata.is_joined:
-                continue
-            try:
-                if self._tier is not None:
-                    await self._delete_cold(self._tier, topic)
-                await self._metadata.submit(PurgeTopics(topic_ids=(topic.topic_id,)))
-            except HotlogError as weather:
-                LOG.warning("objects of deleted topic %s (%s) are still to be removed: %s", topic.name, topic.topic_id, weather)
-                continue
-            self._given_up.discard(topic.topic_id)
-            done = True
-        return done
+        for index in range(len(topic.partitions)):
+            tp = TopicPartition(topic.name, index)
+            partition = self.partitions.get(tp)
+            if partition is not None and partition.topic_id == topic.topic_id:
+                del self.partitions[tp]
+            if self._tier is not None:
+                await self._tier.detach(PartitionId(topic.topic_id, index))
+            log = self._logs.get(tp)
+            if log is not None and log.topic_id == topic.topic_id:
+                await self._logs.delete(tp)
+        self.fresh.discard(topic.topic_id)
 
-    async def _delete_cold(self, tier: ColdTier, topic: TopicImage) -> None:
+    async def delete_cold(self, topic: TopicImage) -> None:
+        """Doom what a deleted topic left in the store: two calls of the store for each partition.
+
+        Raises:
+            StoreUnavailable, OutcomeUnknown: some is still to be doomed.
+        """
+        tier = self._tier
+        if tier is None:
+            return
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def delete(index: int) -> None:
