@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
 
 KEY = 8
+GROUP_NOT_FOUND_FROM = 9
 BY_ID_FROM = 10
 
 
@@ -51,6 +52,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
             instance_id=getattr(request, "group_instance_id", None),
             generation=request.generation_id_or_member_epoch,
             commits=commits,
+            unknown=Code.GROUP_ID_NOT_FOUND if context.version >= GROUP_NOT_FOUND_FROM else Code.ILLEGAL_GENERATION,
         )
     except Exception as problem:
         failure = coordinator_error(context, problem)

@@ -2,7 +2,7 @@
 
 Versions 0 to 6: an unknown group is "Dead" without an error up to version 5, GROUP_ID_NOT_FOUND from 6 (KIP-1043).
 
-Invariants: metadata and assignments are told only when the group is stable, as Kafka does.
+Invariants: metadata is told only when the group is stable, an assignment as long as it is not withdrawn, as Kafka does.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _describe(broker: Broker, context: RequestContext, group_id: str) -> Any:
                 client_id=member.client_id,
                 client_host=member.client_host,
                 member_metadata=member.metadata(group.protocol) if is_stable else b"",
-                member_assignment=group.assignment(member.member_id) if is_stable else b"",
+                member_assignment=group.assignment(member.member_id),
             )
             for member in group.members.values()
         ),

@@ -22,10 +22,10 @@ KEY = 42
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
-    """Delete each group."""
+    """Delete each group; one that is named twice once."""
     shapes = responses(KEY, context.version)
     results = []
-    async for groups in slices(request.groups_names):
+    async for groups in slices(tuple(dict.fromkeys(request.groups_names))):
         for group_id in groups:
             try:
                 code = code_of(context, await broker.groups.delete(group_id))

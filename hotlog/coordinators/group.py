@@ -42,6 +42,7 @@ from hotlog.coordinators.group_types import (
     MemberDue,
     NewMemberDue,
     Protocols,
+    Revived,
     State,
     Stored,
     Sync,
@@ -66,7 +67,12 @@ class _Step(Draft):
 
     def join(self, event: Join) -> None:
         code = self.join_refusal(event)
-        if code is not Code.NONE:
+        if code is Code.NONE and self.is_full(event):
+            self.reply(event.token, Joined(Code.GROUP_MAX_SIZE_REACHED, ""))
+            if event.member_id in self.group.members:  # the group was larger than it may be now
+                self.drop(self.group.members[event.member_id])
+                self.complete_if_all_joined()
+        elif code is not Code.NONE:
             self.reply(event.token, Joined(code, event.member_id))
         elif event.member_id == "":
             self.join_new(event)
@@ -90,16 +96,22 @@ class _Step(Draft):
         others = len(group.members) - (known is not None)
         if others and (event.protocol_type != group.protocol_type or not self.is_common(event.protocols, known, others)):
             return Code.INCONSISTENT_GROUP_PROTOCOL
-        is_known = known is not None or event.member_id in group.pending
-        if not is_known and event.instance_id not in group.static:
-            size = len(group.joining) if group.state is State.PREPARING else len(group.members)
-            if size >= self.limits.members_max or len(group.pending) >= PENDING_MEMBERS_MAX:
-                return Code.GROUP_MAX_SIZE_REACHED
+        is_new = known is None and event.member_id not in group.pending and event.instance_id not in group.static
+        if is_new and len(group.pending) >= PENDING_MEMBERS_MAX:
+            return Code.GROUP_MAX_SIZE_REACHED
         replaced = {event.member_id, group.static.get(event.instance_id or "", "")}
         bytes_of_others = group.size - sum(group.members[key].size for key in replaced if key in group.members)
         if bytes_of_others + MEMBER_BYTES + protocol_bytes(event.protocols) > self.limits.bytes_max:
             return Code.GROUP_MAX_SIZE_REACHED
         return Code.NONE
+
+    def is_full(self, event: Join) -> bool:
+        """Whether the group has no place for who asks (group.max.size).  While members rejoin, the first of them have the places; a static
+        member that comes back asks for one more, as in Kafka."""
+        group = self.group
+        if group.state is State.PREPARING:
+            return event.member_id not in group.joining and len(group.joining) >= self.limits.members_max
+        return event.member_id not in group.members and len(group.members) >= self.limits.members_max
 
     def is_common(self, protocols: Protocols, known: Member | None, others: int) -> bool:
         """Whether all others know one of `protocols`; `known` is who asks, as a member so far."""
@@ -181,6 +193,12 @@ class _Step(Draft):
         self.prepare_or_complete()
 
     # Rebalance
+
+    def revived(self, event: Revived) -> None:
+        for member in self.group.members.values():
+            self.arm_session(member)
+        if len(self.group.members) > self.limits.members_max:
+            self.prepare()
 
     def join_due(self, event: JoinDue) -> None:
         group = self.group
@@ -276,15 +294,13 @@ class _Step(Draft):
             return Code.NONE
         if event.generation < 0 and not event.member_id and event.instance_id is None:
             return Code.UNKNOWN_MEMBER_ID
-        if event.instance_id is not None and group.static.get(event.instance_id, event.member_id) != event.member_id:
-            return Code.FENCED_INSTANCE_ID
-        member = group.members.get(event.member_id)
-        if member is None:
-            return Code.UNKNOWN_MEMBER_ID
+        code = self.check_member(event.member_id, event.instance_id)
+        if code is not Code.NONE:
+            return code
         if event.generation != group.generation:
             return Code.ILLEGAL_GENERATION
         if not self.is_waiting(event.member_id):
-            self.arm_session(member)
+            self.arm_session(group.members[event.member_id])
         return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
 
     def leave(self, event: Leave) -> None:
@@ -348,4 +364,5 @@ _HANDLERS: dict[type, Callable[[_Step, Any], None]] = {
     JoinDue: _Step.join_due,
     SyncDue: _Step.sync_due,
     Stored: _Step.stored,
+    Revived: _Step.revived,
 }

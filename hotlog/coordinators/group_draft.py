@@ -166,6 +166,8 @@ class Draft:
     def prepare(self) -> None:
         """Begin a rebalance: whoever waits for an assignment must join again."""
         was_empty = self.group.state is State.EMPTY
+        if self.group.state is State.COMPLETING and self.group.assignments:
+            self.set(assignments={}, assigned_size=0)
         if self.group.syncing:
             self.tell_syncing(Code.REBALANCE_IN_PROGRESS)
         self.effects.append(Disarm(SYNC_TIMER))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from hotlog.coordinators.effects import Arm, Effect
+from hotlog.coordinators.effects import Effect
 from hotlog.coordinators.group import step
-from hotlog.coordinators.group_draft import session_of
-from hotlog.coordinators.group_types import Event, Group, Limits, State, Stored
+from hotlog.coordinators.group_types import Event, Group, Limits, Revived, State, Stored
 from hotlog.coordinators.keyed_log import KeyedLog
 from hotlog.coordinators.offset_records import GroupKey, GroupValue, Key, Value
 
@@ -31,8 +30,7 @@ class GroupKind:
         value = stored.value(owner, GroupKey(owner))
         if not isinstance(value, GroupValue):
             return None
-        sessions: list[Arm] = [session_of(member) for member in value.group.members.values()]
-        return value.group, sessions
+        return self.step(value.group, Revived())
 
     def step(self, state: Group, event: Event) -> tuple[Group, Sequence[Effect]]:
         return step(state, event, self._limits())

@@ -59,15 +59,18 @@ class GroupShard(Shard[Group, Key, Value]):
         member_id: str,
         instance_id: str | None,
         generation: int,
+        unknown: Code,
         rules: OffsetRules,
     ) -> dict[Place, Code]:
-        """OffsetCommit: a code for each (topic, partition)."""
+        """OffsetCommit: a code for each (topic, partition); `unknown` where a member names a group that is not there."""
         codes: dict[Place, Code] = {}
         for at in range(0, max(len(commits), 1), LOOKED_AT_ONCE):  # no offsets at all is a heartbeat still
             if at:
                 await asyncio.sleep(0)
             some = commits[at : at + LOOKED_AT_ONCE]
-            code = self._commit_refusal(group_id, member_id, instance_id, generation)  # a group moves on between two slices
+            code = unknown if generation >= 0 else Code.NONE
+            if self.state(group_id) is not None:  # looked at again: a group moves on between two slices
+                code = self._commit_refusal(group_id, member_id, instance_id, generation)
             if code is not Code.NONE:
                 codes.update({(commit.topic, commit.partition): code for commit in some})
                 continue
@@ -79,8 +82,6 @@ class GroupShard(Shard[Group, Key, Value]):
         return codes
 
     def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
-        if self.state(group_id) is None:
-            return Code.NONE if generation < 0 else Code.ILLEGAL_GENERATION
         token = self.token()
         event = CommitCheck(token=token, member_id=member_id, instance_id=instance_id, generation=generation)
         code: Code = self.ask_now(group_id, token, event)
@@ -104,7 +105,7 @@ class GroupShard(Shard[Group, Key, Value]):
                 entries.append((OffsetKey(group_id, *place), value))
                 yield place, Code.NONE
 
-    async def delete_offsets(self, group_id: str, places: Sequence[Place]) -> dict[Place, Code]:
+    async def delete_offsets(self, group_id: str, places: Sequence[Place], rules: OffsetRules) -> dict[Place, Code]:
         """OffsetDelete (KIP-496): not for topics that a member still subscribes to."""
         codes: dict[Place, Code] = {}
         for at in range(0, len(places), LOOKED_AT_ONCE):
@@ -115,23 +116,29 @@ class GroupShard(Shard[Group, Key, Value]):
             gone: list[Entry] = []
             known = self.log.offsets(group_id)
             for place in some:
-                is_subscribed = place[0] in topics
-                codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else refusal
+                if refusal is not Code.NONE:
+                    codes[place] = refusal
+                elif not 0 <= place[1] < rules.partitions_of(place[0]):
+                    codes[place] = Code.UNKNOWN_TOPIC_OR_PARTITION
+                else:
+                    is_subscribed = topics is None or place[0] in topics
+                    codes[place] = Code.GROUP_SUBSCRIBED_TO_TOPIC if is_subscribed else Code.NONE
                 if codes[place] is Code.NONE and place in known:
                     gone.append((OffsetKey(group_id, *place), None))
             await self.log.append(gone)
         self.note_records_gone(group_id)
         return codes
 
-    def _delete_refusal(self, group_id: str) -> tuple[Code, frozenset[str]]:
-        """Why no offset of the group may be deleted, or those of which topics."""
+    def _delete_refusal(self, group_id: str) -> tuple[Code, frozenset[str] | None]:
+        """Why no offset of the group may be deleted, or else those of which topics may not (None: of none)."""
         group = self.state(group_id)
         if group is None:
             return (Code.NONE if self.log.has(group_id) else Code.GROUP_ID_NOT_FOUND), frozenset()
         if group.state is State.EMPTY:
             return Code.NONE, frozenset()
-        topics = subscribed_topics(group)
-        return (Code.NON_EMPTY_GROUP, frozenset()) if topics is None else (Code.NONE, topics)
+        if group.protocol_type != "consumer":  # what its members use cannot be told
+            return Code.NON_EMPTY_GROUP, frozenset()
+        return Code.NONE, subscribed_topics(group)
 
     async def forget_topic(self, topic: str) -> None:
         """A topic was deleted: its offsets mean nothing any more."""

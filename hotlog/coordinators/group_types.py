@@ -238,7 +238,11 @@ class Stored(NamedTuple):
     is_ok: bool
 
 
-Event = Join | Sync | Heartbeat | Leave | CommitCheck | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored
+class Revived(NamedTuple):
+    """The group was read from the log: its members have one session to show up, and a group that is too large now is rebalanced."""
+
+
+Event = Join | Sync | Heartbeat | Leave | CommitCheck | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored | Revived
 
 # Answers
 

@@ -227,9 +227,16 @@ class GroupCoordinator:
     # Offsets
 
     async def commit(
-        self, group_id: str, *, member_id: str, instance_id: str | None, generation: int, commits: Iterable[Commit]
+        self,
+        group_id: str,
+        *,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        commits: Iterable[Commit],
+        unknown: Code = Code.ILLEGAL_GENERATION,
     ) -> dict[tuple[str, int], Code]:
-        """OffsetCommit: a code for each (topic, partition); durable when it returns.
+        """OffsetCommit: a code for each (topic, partition); committed when it returns.  `unknown` if a member's group is not there.
 
         Raises:
             NotServed, StorageFailed, DiskFull
@@ -238,10 +245,18 @@ class GroupCoordinator:
         if not _is_group_id(group_id) and group_id != "":
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
         shard = await self._shards.for_writing(group_id)
-        rules = OffsetRules(self._topic_partitions, self._settings().number("offset.metadata.max.bytes"))
         return await shard.commit(
-            group_id, wanted, member_id=member_id, instance_id=instance_id, generation=generation, rules=rules
+            group_id,
+            wanted,
+            member_id=member_id,
+            instance_id=instance_id,
+            generation=generation,
+            unknown=unknown,
+            rules=self._rules(),
         )
+
+    def _rules(self) -> OffsetRules:
+        return OffsetRules(self._topic_partitions, self._settings().number("offset.metadata.max.bytes"))
 
     def offsets(self, group_id: str) -> Mapping[tuple[str, int], OffsetValue]:
         """All committed offsets of a group, as they are when they are looked at.
@@ -283,7 +298,7 @@ class GroupCoordinator:
         Raises:
             NotServed, StorageFailed, DiskFull
         """
-        if not _is_group_id(group_id):
+        if not _is_group_id(group_id) and group_id != "":
             return Code.INVALID_GROUP_ID
         if not self._shards.exist:
             return Code.GROUP_ID_NOT_FOUND
@@ -298,7 +313,7 @@ class GroupCoordinator:
         wanted = list(places)
         if not self._shards.exist:
             return {place: Code.GROUP_ID_NOT_FOUND for place in wanted}
-        return await self._shards.of(group_id).delete_offsets(group_id, wanted)
+        return await self._shards.of(group_id).delete_offsets(group_id, wanted, self._rules())
 
     async def forget_topic(self, topic: str) -> None:
         """A topic was deleted: its offsets mean nothing any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hotlog.coordinators.group_types import JOIN_TIMER, NEW_MEMBER_JOIN_MS_MAX, Code, State, Stored, member_timer
+from hotlog.coordinators.group_types import JOIN_TIMER, NEW_MEMBER_JOIN_MS_MAX, Code, Revived, State, Stored, member_timer
 from tests.coordinators.story import LIMITS, Story
 
 
@@ -104,6 +104,31 @@ def test_the_group_has_a_largest_size() -> None:
     story = Story(LIMITS._replace(members_max=2))
     story.stable(2)
     assert story.joined(story.join()).code is Code.GROUP_MAX_SIZE_REACHED
+
+
+def test_a_group_that_is_larger_than_it_may_be_now_shrinks_to_who_rejoins_first() -> None:
+    """group.max.size was lowered, and the group read again: as Kafka, a rebalance decides."""
+    story = Story()
+    members = story.stable(4)
+    story.limits = LIMITS._replace(members_max=2)
+    story.send(Revived())
+    assert story.group.state is State.PREPARING
+    assert story.heartbeat(members[0]) is Code.REBALANCE_IN_PROGRESS
+    first, second = story.join(members[2]), story.join(members[0])
+    for late in (members[1], members[3]):
+        refused = story.joined(story.join(late))
+        assert (refused.code, refused.member_id) == (Code.GROUP_MAX_SIZE_REACHED, "")
+        assert late not in story.group.members
+    assert story.joined(first).generation == story.joined(second).generation == 5, "nobody else is waited for"
+    assert story.joined(story.join()).code is Code.GROUP_MAX_SIZE_REACHED
+
+
+def test_a_static_member_of_a_full_group_has_to_wait_for_its_place_as_in_kafka() -> None:
+    story = Story(LIMITS._replace(members_max=1))
+    old = story.joined(story.join(instance="i")).member_id
+    assert story.joined(story.join(instance="i")).code is Code.GROUP_MAX_SIZE_REACHED
+    story.fire(member_timer(old))
+    assert story.joined(story.join(instance="i")).code is Code.NONE
 
 
 def test_what_members_say_has_a_bound_for_each_group() -> None:

@@ -123,3 +123,16 @@ def test_an_assignment_beyond_the_bound_is_refused_as_a_record_too_large() -> No
     assert synced.code is Code.UNKNOWN_SERVER_ERROR
     assert story.group.assignment(joined.member_id) == b""
     assert story.stores == []
+
+
+def test_assignments_are_withdrawn_when_a_rebalance_is_broken_off_and_kept_until_then() -> None:
+    """As Kafka's DescribeGroups tells them."""
+    story = Story()
+    first, second = story.stable(2)
+    token = story.join(first, protocols=(("range", b"new"),))
+    assert story.group.assignment(second) == second.encode(), "while members rejoin"
+    story.join(second)
+    assert story.joined(token).code is Code.NONE
+    assert story.group.assignment(second) == second.encode(), "while the leader assigns"
+    story.leave((second, None))
+    assert story.group.assignments == {}

@@ -8,7 +8,7 @@ import pytest
 
 from hotlog.coordinators import group_shard
 from hotlog.coordinators.group_types import Code, State
-from hotlog.coordinators.service import GroupCoordinator
+from hotlog.coordinators.service import Commit, GroupCoordinator
 from hotlog.kernel.limits import KiB
 from hotlog.kernel.settings import Settings
 from tests.coordinators.scene import SETTINGS, Member, Scene, all_work, commit, play
@@ -150,6 +150,42 @@ def test_after_a_restart_dead_members_expire_and_the_living_stay() -> None:
         assert groups.describe("living").group.state is State.STABLE
         assert groups.describe("dead").group.state is State.EMPTY
         assert not groups.describe("dead").group.members
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_after_a_restart_with_a_smaller_limit_who_rejoins_first_stays() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        members = [Member(groups, rebalance_ms=5_000) for _ in range(3)]
+        await asyncio.gather(*(member.join() for member in members))
+        await asyncio.gather(*(member.join() for member in members))
+        assert len(groups.describe("g").group.members) == 3
+        await scene.end(groups)
+        scene.settings = Settings.resolve({**SETTINGS.given, "group.max.size": "2"})
+        groups = await scene.life()
+        assert groups.describe("g").group.state is State.PREPARING
+        for member in members:
+            member.groups = groups
+            assert member.heartbeat() is Code.REBALANCE_IN_PROGRESS
+        joining = [asyncio.create_task(member.join()) for member in members]
+        await asyncio.wait(joining)
+        assert [task.exception() is None for task in joining] == [True, True, False]
+        assert set(groups.describe("g").group.members) == {member.member_id for member in members[:2]}
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_a_member_of_a_group_that_is_not_there_is_told_what_its_version_knows() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        commits = [Commit("clicks", 0, 1, -1, None)]
+        for unknown in (Code.ILLEGAL_GENERATION, Code.GROUP_ID_NOT_FOUND):
+            codes = await groups.commit("g", member_id="m", instance_id=None, generation=3, commits=commits, unknown=unknown)
+            assert codes == {("clicks", 0): unknown}
+        assert groups.all() == []
         await scene.end(groups)
 
     play(story)
