@@ -158,12 +158,11 @@ def test_after_a_restart_dead_members_expire_and_the_living_stay() -> None:
 def test_after_a_restart_with_a_smaller_limit_who_rejoins_first_stays() -> None:
     async def story(scene: Scene) -> None:
         groups = await scene.life()
-        members = [Member(groups, rebalance_ms=5_000) for _ in range(3)]
-        await asyncio.gather(*(member.join() for member in members))
+        members = [Member(groups, rebalance_ms=8_000) for _ in range(3)]
         await asyncio.gather(*(member.join() for member in members))
         assert len(groups.describe("g").group.members) == 3
         await scene.end(groups)
-        scene.settings = Settings.resolve({**SETTINGS.given, "group.max.size": "2"})
+        scene.settings = Settings.resolve({**scene.settings.given, "group.max.size": "2"})
         groups = await scene.life()
         assert groups.describe("g").group.state is State.PREPARING
         for member in members:
@@ -175,7 +174,7 @@ def test_after_a_restart_with_a_smaller_limit_who_rejoins_first_stays() -> None:
         assert set(groups.describe("g").group.members) == {member.member_id for member in members[:2]}
         await scene.end(groups)
 
-    play(story)
+    play(story, Settings.resolve({**SETTINGS.given, "group.initial.rebalance.delay.ms": "1000"}))
 
 
 def test_a_member_of_a_group_that_is_not_there_is_told_what_its_version_knows() -> None:
