@@ -14,16 +14,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable
+from mmap import mmap
 from typing import Any, cast
 
 from hotlog.answers.api import Caller, Later, RequestContext, Spliced
 from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Door, UnknownApi
+from hotlog.front.large_frames import mapping_of
 from hotlog.front.outlet import Outlet
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.limits import KiB
 from hotlog.wire.apis import API_VERSIONS_KEY, encoded, parse_header
-from hotlog.wire.frame import SIZE_BYTES, FrameReader
+from hotlog.wire.frame import FRAME_BYTES_LEAP, SIZE_BYTES, FrameReader
 from hotlog.world.ports import Buffer, Streamed
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ REQUESTS_WAITING_MAX = 64  # frames of one connection that wait for the request 
 class Slot:
     """A request that was begun: its place in the order of replies."""
 
-    __slots__ = ("buffers", "context", "door", "frame_bytes", "request")
+    __slots__ = ("buffers", "context", "door", "frame_bytes", "mapping", "request")
 
     def __init__(self, context: RequestContext, door: Door, request: Any, frame_bytes: int) -> None:
         self.context = context
@@ -43,6 +45,7 @@ class Slot:
         self.request = request
         self.frame_bytes = frame_bytes
         self.buffers: list[Buffer | Streamed] | None = None  # None until the reply is known; empty for "no reply"
+        self.mapping: mmap | None  # of a frame of FRAME_BYTES_LEAP and more
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -91,6 +94,7 @@ class Connection(asyncio.BufferedProtocol):
             self._outlet.drop()
         self.transport = self._outlet = None
         self._frames.clear()
+        self._all.unmap(self._reader.drop())
         in_work = sum(slot.frame_bytes + SIZE_BYTES for slot in self._slots if slot.buffers is None)  # given back when done
         self._release(self._held - in_work)
         self._clear_backlog()
@@ -205,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
                 door = dispatch.door(header.api_key, header.version)
             except UnknownApi as error:
                 self._answer_unknown(header.api_key, header.correlation_id, error)
-                self._done(len(frame))
+                self._release(len(frame) + SIZE_BYTES)
                 return
             is_wide = len(frame) > WIDE_FRAME_BYTES and not door.api.decodes_any_size
             request = None if is_wide else dispatch.decode(door, header.version, frame, position)
@@ -221,6 +225,8 @@ class Connection(asyncio.BufferedProtocol):
             self.last_request,
         )
         slot = Slot(context, door, request, len(frame))
+        if slot.frame_bytes >= FRAME_BYTES_LEAP:
+            slot.mapping = mapping_of(frame)
         self._slots.append(slot)
         self._all.working += 1
         if is_wide:
@@ -292,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
             response = await awaitable
         except asyncio.CancelledError:
             self._all.working -= 1
-            self._done(slot.frame_bytes)
+            self._done(slot)
             raise
         except Exception as error:
             self._refused(slot, error)
@@ -330,7 +336,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_told:
             self._tell(slot, seconds)
         self._all.working -= 1
-        self._done(slot.frame_bytes)
+        self._done(slot)
         slots = self._slots
         while slots and slots[0].buffers is not None:
             replies = slots.popleft().buffers
@@ -346,8 +352,10 @@ class Connection(asyncio.BufferedProtocol):
             slot.frame_bytes, size,
         )  # fmt: skip
 
-    def _done(self, frame_bytes: int) -> None:
-        self._release(frame_bytes + SIZE_BYTES)
+    def _done(self, slot: Slot) -> None:
+        self._release(slot.frame_bytes + SIZE_BYTES)
+        if slot.frame_bytes >= FRAME_BYTES_LEAP:
+            self._all.unmap(slot.mapping)
 
     def _hold(self, size: int) -> None:
         self._held += size

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
+from mmap import mmap
 from typing import Protocol
 
 from hotlog.broker.broker import Broker
 from hotlog.front.dispatch import Dispatch
+from hotlog.front.large_frames import unmap
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.wire.frame import SCRATCH_BYTES
@@ -145,6 +147,13 @@ class Connections:
 
     def disown(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
+
+    def unmap(self, mapping: mmap | None) -> None:
+        """Give a large request's memory back beside the loop; it is done, or will not come."""
+        if mapping is not None:
+            task = asyncio.get_running_loop().create_task(unmap(self.broker.disk, mapping), name="unmap")
+            self.own(task)
+            task.add_done_callback(self.disown)
 
     # The budget of request bytes
 

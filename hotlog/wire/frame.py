@@ -55,6 +55,11 @@ class FrameReader:
             return len(self._head)
         return self._filled if self._is_mapped else len(self._view)
 
+    def drop(self) -> mmap.mmap | None:
+        """Give up an unfinished frame: nothing more comes.  Its mapping, if it has one."""
+        view, self._view = self._view, None
+        return view.obj if view is not None and isinstance(view.obj, mmap.mmap) else None
+
     def buffer(self) -> memoryview:
         """Where the next bytes go: the rest of a large frame, or the shared scratch (consumed before anybody else's turn)."""
         if self._view is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import mmap
 import struct
 import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +25,7 @@ from hotlog.kernel.errors import DiskFull
 from hotlog.kernel.limits import ZSTD_WINDOW_BYTES_MAX
 from hotlog.log import flusher
 from hotlog.wire import apis
+from hotlog.wire import frame as frames
 from hotlog.wire import produce as codec
 from hotlog.wire.batch import crc32c, crc_ok, walk
 from hotlog.wire.inspect import Room
@@ -30,7 +33,7 @@ from hotlog.wire.records import NewRecord, encode_batch
 from hotlog.world.posix import PosixFile
 from tests.fixtures.raw_batch import RawRecord, raw_batch, zstd
 from tests.tools.patience import PATIENCE_S
-from tests.wire.serving import Client, Serving, batch_of, produce, produced, serving
+from tests.wire.serving import Client, Serving, batch_of, frame_of, produce, produced, serving
 from tests.wire.test_records import bomb, resealed, with_body
 
 NONE = ErrorCode.none
@@ -379,6 +382,36 @@ async def test_a_large_request_is_looked_into_and_written_by_threads(
     assert [produced(answer) for answer in answers] == [[(0, NONE, 0), (1, NONE, 0)], [(0, NONE, 1)]]
     assert [on_loop for size, on_loop, was_done in looks if size > 4096 and was_done] == [False]
     assert [on_loop for size, on_loop in writes if size > 4096] == [False]
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "broken off"])
+async def test_the_memory_of_a_large_request_is_given_back_by_a_thread(
+    served: Serving, monkeypatch: pytest.MonkeyPatch, is_whole: bool
+) -> None:
+    """Unmapping 50 MB on the event loop held up everybody for ten milliseconds, on a busy machine for many times that."""
+    closed: list[bool] = []  # on the loop's thread?
+
+    class Watched(mmap.mmap):
+        def close(self) -> None:
+            super().close()
+            closed.append(threading.current_thread() is threading.main_thread())
+
+    monkeypatch.setattr(frames, "mmap", SimpleNamespace(mmap=Watched))
+    await served.broker.create_topic("wide", 1, {"max.message.bytes": str(100 * 1024 * 1024)})
+    client = await served.connect()
+    request = frame_of(produce("wide", {0: batch_of(b"x" * 8 * 1024 * 1024)}), 1)
+    client.writer.write(request if is_whole else request[:-1])
+    if is_whole:
+        await client.frame()
+    else:
+        async with asyncio.timeout(PATIENCE_S):
+            while served.connections.held_bytes < len(request) - 64:
+                await asyncio.sleep(0.01)
+        await client.close()
+    async with asyncio.timeout(PATIENCE_S):
+        while not closed:
+            await asyncio.sleep(0.01)
+    assert closed == [False]
 
 
 async def test_what_needs_much_memory_is_opened_one_at_a_time(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
