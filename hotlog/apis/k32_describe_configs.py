@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from controller.image import ALL_BROKERS
 from controller.topic_rules import check_name
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.config_entries import Entry, broker_entries, topic_entries
+from hotlog.answers.config_resources import config_resource
 from hotlog.answers.replies import NO_THROTTLE, refusal
 from hotlog.answers.slices import breathe
 from hotlog.wire.apis import responses
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
 
 KEY = 32
-TOPIC, BROKER = 2, 4  # ConfigResource.Type
 RESOURCES_AT_ONCE = 4  # in one turn of the loop: each has up to some hundred entries
 
 
@@ -57,33 +56,17 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 
 def _entries(broker: Broker, resource: Any) -> list[Entry]:
-    if resource.resource_type == TOPIC:
-        topic = broker.topic(resource.resource_name)
-        if topic is None:
-            check_name(resource.resource_name)
-            raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {resource.resource_name!r} does not exist")
-        entries = topic_entries(broker, topic)
-    elif resource.resource_type == BROKER:
-        entries = broker_entries(broker, broker_named(broker, resource.resource_name))
+    found = config_resource(broker, resource)
+    if isinstance(found, int):
+        entries = broker_entries(broker, found)
     else:
-        raise Refused(
-            ErrorCode.invalid_request, f"resource type {resource.resource_type} has no configurations here; 2 and 4 have"
-        )
+        topic = broker.topic(found)
+        if topic is None:
+            check_name(found)
+            raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {found!r} does not exist")
+        entries = topic_entries(broker, topic)
     asked = resource.configuration_keys
     return entries if asked is None or not asked else [entry for entry in entries if entry.name in asked]
-
-
-def broker_named(broker: Broker, name: str) -> int:
-    """The node a BROKER resource means; ALL_BROKERS for the empty name.
-
-    Raises:
-        Refused: another node, or not a number.
-    """
-    if name == "":
-        return ALL_BROKERS
-    if name != str(broker.node_id):
-        raise Refused(ErrorCode.invalid_request, f"broker {name!r} is not this one; the only broker is {broker.node_id}")
-    return broker.node_id
 
 
 def _result(shapes: Any, entry: Entry, with_synonyms: bool, with_docs: bool) -> Any:

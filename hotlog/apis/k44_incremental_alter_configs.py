@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kio.schema.errors import ErrorCode
-
 from controller.config_rules import ConfigChange
 from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.config_resources import altered, config_resource
 from hotlog.answers.replies import NO_THROTTLE
-from hotlog.apis.k32_describe_configs import BROKER, TOPIC, broker_named
-from hotlog.apis.k33_alter_configs import altered
 from hotlog.wire.apis import responses
-from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -27,22 +23,18 @@ KEY = 44
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Change each resource."""
+
+    async def alter(resource: Any) -> None:
+        changes = [ConfigChange(config.name, config.config_operation, config.value) for config in resource.configs]
+        match config_resource(broker, resource):
+            case str(topic):
+                await broker.step_configs(topic, changes, validate_only=request.validate_only)
+            case int(node_id):
+                await broker.step_broker_configs(node_id, changes, validate_only=request.validate_only)
+
     shapes = responses(KEY, context.version)
-    results = await altered(broker, context, request, shapes.AlterConfigsResourceResponse, _alter)
+    results = await altered(context, request, shapes.AlterConfigsResourceResponse, alter)
     return shapes.IncrementalAlterConfigsResponse(throttle_time=NO_THROTTLE, responses=results)
-
-
-async def _alter(broker: Broker, resource: Any, validate_only: bool) -> None:
-    changes = [ConfigChange(config.name, config.config_operation, config.value) for config in resource.configs]
-    if resource.resource_type == TOPIC:
-        await broker.step_configs(resource.resource_name, changes, validate_only=validate_only)
-    elif resource.resource_type == BROKER:
-        node_id = broker_named(broker, resource.resource_name)
-        await broker.step_broker_configs(node_id, changes, validate_only=validate_only)
-    else:
-        raise Refused(
-            ErrorCode.invalid_request, f"resource type {resource.resource_type} has no configurations here; 2 and 4 have"
-        )
 
 
 API = Api(
