@@ -24,7 +24,7 @@ from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.cold.lake import Lake, random_lake
 from tests.export.support import DAY_MS, export, exported, grow, tables, topic, wanted
 from tests.support.scripted_store import ScriptedStore
-from tiering.export.ranges import add, missing, normal
+from tiering.export.ranges import add_range, missing, normal
 from tiering.export.value_schema import parse_schema
 from tiering.objects.segment import AbortedTransaction
 from tiering.replay.places import AtOffset, AtTime
@@ -94,7 +94,7 @@ def test_ranges_are_sets_of_offsets(parts: list[tuple[int, int]], start: int, en
     assert all(a < b for a, b in done)
     assert all(left[1] < right[0] for left, right in pairwise(done))
     assert {offset for a, b in missing(done, start, end) for offset in range(a, b)} == set(range(start, end)) - members
-    assert missing(add(done, start, end), start, end) == ()
+    assert missing(add_range(done, start, end), start, end) == ()
 
 
 async def test_times_bound_an_export_as_a_seek_would() -> None:

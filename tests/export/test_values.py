@@ -33,7 +33,7 @@ def rows_of(values: list[bytes | None], columns: ValueColumns) -> list[Row]:
 def learned(*blocks: list[bytes | None], kept: Shape | None = None) -> ValueColumns:
     columns = ValueColumns(kept, is_open=True)
     for block in blocks:
-        columns.learn(block)
+        columns.learn_shapes(block)
     columns.fix()
     return columns
 

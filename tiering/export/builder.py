@@ -26,7 +26,7 @@ from hotlog.kernel.limits import KiB, MiB
 from hotlog.world.ports import Buffer
 from tiering.export.columns import Block
 from tiering.export.layout import PartitionBy, bucket_of
-from tiering.export.ranges import Ranges, add
+from tiering.export.ranges import Ranges, add_range
 from tiering.export.values import ValueColumns
 
 FILE_BYTES_MAX = 64 * MiB
@@ -84,7 +84,7 @@ class _OpenFile:
         self._overhead += _CHUNK_BYTES * table.num_columns
         self.rows += len(table)
 
-    def finish(self, bucket: int | None) -> FinishedFile:
+    def finish_file(self, bucket: int | None) -> FinishedFile:
         self._writer.close()
         return FinishedFile(bucket, memoryview(self._sink.getvalue()), self.rows)
 
@@ -97,7 +97,7 @@ class _Pending:
         self._tables: list[pa.Table] = []
         self._buckets: list[int | None] = []
 
-    def add(self, table: pa.Table, buckets: Sequence[int | None]) -> None:
+    def add_table(self, table: pa.Table, buckets: Sequence[int | None]) -> None:
         self._tables.append(table)
         self._buckets += buckets
         self.bytes += table.nbytes
@@ -153,7 +153,7 @@ class Builder:
         self._buckets: set[int | None] = set()
         self._pending = _Pending()
 
-    def add(self, block: Block) -> list[FinishedUnit]:
+    def add_block(self, block: Block) -> list[FinishedUnit]:
         """Take a block; the units that it ends."""
         table = block.table() if len(block) else None
         if table is not None and self._values is not None:
@@ -162,21 +162,21 @@ class Builder:
             if table is None:
                 self._note(block.partition, block.start, block.end)
                 return []
-            return self._add(block, table)
+            return self._add_slices(block, table)
 
-    def finish(self) -> FinishedUnit | None:
+    def finish_unit(self) -> FinishedUnit | None:
         """No more blocks come: what is left."""
         with self._lock:
             return self._close()
 
-    def _add(self, block: Block, table: pa.Table) -> list[FinishedUnit]:
+    def _add_slices(self, block: Block, table: pa.Table) -> list[FinishedUnit]:
         buckets = [bucket_of(time, self._by) for time in block.times]
         finished: list[FinishedUnit | None] = []
         row, start = 0, block.start
         while row < len(buckets):
             stop = self._stop(buckets, row, table.num_columns)
             end = block.offsets[stop] if stop < len(buckets) else block.end
-            self._pending.add(table.slice(row, stop - row), buckets[row:stop])
+            self._pending.add_table(table.slice(row, stop - row), buckets[row:stop])
             self._note(block.partition, start, end)
             if stop < len(buckets):
                 finished.append(self._close())
@@ -199,7 +199,7 @@ class Builder:
         return len(buckets)
 
     def _note(self, partition: int, start: int, end: int) -> None:
-        self._parts[partition] = add(self._parts.get(partition, ()), start, end)
+        self._parts[partition] = add_range(self._parts.get(partition, ()), start, end)
 
     def _write(self) -> None:
         """What waits becomes a row group of each file."""
@@ -215,8 +215,8 @@ class Builder:
         for bucket, table in self._pending.sorted():
             file = self._files.pop(bucket, None) or _OpenFile(table.schema)
             file.write(table)
-            files.append(file.finish(bucket))
-        files += [file.finish(bucket) for bucket, file in self._files.items()]
+            files.append(file.finish_file(bucket))
+        files += [file.finish_file(bucket) for bucket, file in self._files.items()]
         parts = {partition: ranges for partition, ranges in self._parts.items() if ranges}
         self._begin()
         return FinishedUnit(parts, sorted(files, key=lambda file: _sort_key(file.bucket))) if parts else None

@@ -65,7 +65,7 @@ class Block:
     def is_full(self) -> bool:
         return self._bytes >= BLOCK_BYTES_MAX or len(self.offsets) >= BLOCK_ROWS_MAX
 
-    def add(self, record: Record) -> None:
+    def add_record(self, record: Record) -> None:
         key, value, headers = record.key, record.value, record.headers
         self.offsets.append(record.offset)
         self.times.append(record.timestamp)
@@ -117,7 +117,7 @@ class Rows:
         self._row_bytes = ROW_BYTES + CELL_BYTES * columns
         self._block = Block(partition, start, self._row_bytes)
 
-    def add(self, run: Run) -> Iterator[Block]:
+    def blocks_of(self, run: Run) -> Iterator[Block]:
         """Take the next run; the blocks it fills.
 
         Raises:
@@ -128,12 +128,12 @@ class Rows:
             if has_rows(header, self._aborted):
                 for record in records.each_record(run.data[position : position + header.size]):
                     if start <= record.offset < end:
-                        self._block.add(record)
+                        self._block.add_record(record)
                         if self._block.is_full:
                             yield self._next(record.offset + 1)
             self._block.end = max(self._block.end, min(header.next_offset, end))
 
-    def finish(self) -> Block:
+    def last_block(self) -> Block:
         """No more runs come: the last block goes to the end of the range."""
         return self._next(self._end)
 

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from hotlog.kernel.errors import Corrupt, Invalid
 from tiering.export.layout import PartitionBy, old_unit_name, unit_name
-from tiering.export.ranges import Ranges, add, missing, normal
+from tiering.export.ranges import Ranges, add_range, missing, normal
 
 VERSION = 2
 
@@ -59,7 +59,7 @@ class Cursor:
         done = dict(self.done)
         for partition, ranges in unit.parts.items():
             for start, end in ranges:
-                done[partition] = add(done.get(partition, ()), start, end)
+                done[partition] = add_range(done.get(partition, ()), start, end)
         return replace(
             self,
             done=done,

@@ -169,7 +169,7 @@ class _Job:
         for unit in pending:
             await self._redo(unit, by_partition)
         if self._values is not None and self._values.is_open and plans:
-            await self._learn(plans, self._values)
+            await self._learn_shapes(plans, self._values)
         await self._write(plans)
         self._note()
         return self._progress
@@ -227,12 +227,12 @@ class _Job:
             for _ in range(min(PARTITIONS_AT_ONCE_MAX, len(left))):
                 scope.start(worker())
 
-    async def _learn(self, plans: Sequence[_Plan], values: ValueColumns) -> None:
+    async def _learn_shapes(self, plans: Sequence[_Plan], values: ValueColumns) -> None:
         """The first pass: what the values are.  Kept before the first file has its columns."""
 
-        def learn(blocks: Iterator[Block]) -> None:
+        def learn_blocks(blocks: Iterator[Block]) -> None:
             for block in blocks:
-                values.learn(block.values)
+                values.learn_shapes(block.values)
 
         async def work(plan: _Plan) -> None:
             for start, end in plan.ranges:
@@ -240,8 +240,8 @@ class _Job:
                 async with aclosing(plan.source.runs(start, end)) as parts:
                     async for part in parts:
                         if not isinstance(part, Hole):
-                            await self._disk.run(learn, rows.add(part))
-                await self._disk.run(learn, iter([rows.finish()]))
+                            await self._disk.run(learn_blocks, rows.blocks_of(part))
+                await self._disk.run(learn_blocks, iter([rows.last_block()]))
 
         await self._each(plans, work)
         values.fix()
@@ -258,7 +258,7 @@ class _Job:
             self._progress.partitions_done += 1
 
         await self._each(plans, work)
-        last = await self._disk.run(builder.finish)
+        last = await self._disk.run(builder.finish_unit)
         if last is not None:
             await self._publish(last)
 
@@ -277,17 +277,17 @@ class _Job:
         """Rows of one range into the builder; the units that end meanwhile."""
         rows = await self._rows(source, start, end)
 
-        def add(blocks: Iterator[Block]) -> list[FinishedUnit]:
-            return [unit for block in blocks for unit in builder.add(block)]
+        def add_blocks(blocks: Iterator[Block]) -> list[FinishedUnit]:
+            return [unit for block in blocks for unit in builder.add_block(block)]
 
         async with aclosing(source.runs(max(start, source.start_offset), end)) as parts:
             async for part in parts:
                 if isinstance(part, Hole):
                     self._progress.holes.append((source.partition, part))
                     continue
-                for unit in await self._disk.run(add, rows.add(part)):
+                for unit in await self._disk.run(add_blocks, rows.blocks_of(part)):
                     yield unit
-        for unit in await self._disk.run(add, iter([rows.finish()])):
+        for unit in await self._disk.run(add_blocks, iter([rows.last_block()])):
             yield unit
 
     async def _redo(self, unit: Unit, sources: Mapping[int, PartitionSource]) -> None:
@@ -306,7 +306,7 @@ class _Job:
             for start, end in ranges:
                 async for _ in self._build(builder, sources[partition], start, end):
                     raise AssertionError("a fixed unit ends once")
-        built = await self._disk.run(builder.finish)
+        built = await self._disk.run(builder.finish_unit)
         assert built is not None
         await self._publish(built, unit)
 

@@ -24,7 +24,7 @@ def normal(ranges: Iterable[Range]) -> Ranges:
     return tuple(result)
 
 
-def add(ranges: Ranges, start: int, end: int) -> Ranges:
+def add_range(ranges: Ranges, start: int, end: int) -> Ranges:
     """With [start, end) as well."""
     return normal([*ranges, (start, end)])
 

@@ -86,15 +86,15 @@ class ValueColumns:
 
     # -- the first pass -----------------------------------------------------------------------------------------------------
 
-    def learn(self, values: Sequence[bytes | None]) -> None:
+    def learn_shapes(self, values: Sequence[bytes | None]) -> None:
         """Widen what is known to hold these values too."""
         if not self.is_open or self.shape is TEXT:
             return
         for piece in _pieces(values):
             with self._lock:
-                self._learn([values[row] or b"" for row in piece])
+                self._learn_objects([values[row] or b"" for row in piece])
 
-    def _learn(self, objects: list[bytes]) -> None:
+    def _learn_objects(self, objects: list[bytes]) -> None:
         if self._learned_reader().reads(objects):
             return
         shape = self.shape
