@@ -30,7 +30,9 @@ def test_every_room_and_file_that_the_tour_names_is_there() -> None:
     assert [name for name in files_of(PAGE) if not (ROOT / name).exists()] == []
     short = re.findall(r"`((?:front|apis|wire|partitions|log|broker|coordinators)/[\w/]+)`", PAGE)
     assert short
-    assert [name for name in short if not (ROOT / "hotlog" / f"{name}.py").exists() and not (ROOT / "hotlog" / name).is_dir()] == []
+    assert [
+        name for name in short if not (ROOT / "hotlog" / f"{name}.py").exists() and not (ROOT / "hotlog" / name).is_dir()
+    ] == []
 
 
 def test_every_package_has_its_floor() -> None:
