@@ -5,7 +5,7 @@ JSON, a type that does not fit, a number that a double would change, more column
 `value`, its columns null.  Whether a value fits does not depend on its neighbours.  Nothing is dropped.  Columns are named as their fields;
 a field called like one of the export's own columns gets the prefix "value_".
 
-An export learns the shapes of all its values first, and writes then (`learn`, `fix`, `add_to`): its files have one schema.
+An export learns the shapes of all its values first, and writes then (`learn_shapes`, `fix`, `add_to`): its files have one schema.
 
 Invariants: row n of the result belongs to value n; a value is in its columns or in `value`, never in neither (no value is in neither);
 the native reader sees no text that is deeper than DEPTH_MAX, and never more than a piece, with columns that are known.
