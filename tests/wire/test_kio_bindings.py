@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
+import hotlog.apis
 from hotlog.front.dispatch import MODULES, load_apis
 from hotlog.kernel.errors import Invalid
 from hotlog.wire import apis
@@ -102,6 +104,8 @@ def test_a_refusal_is_a_response_of_that_version(key: int, version: int) -> None
 def test_every_module_in_the_table_is_there_and_its_file_name_is_its_key() -> None:
     found = load_apis()
     assert [f"k{api.key:02}" for api in found] == [name[:3] for name in MODULES]
+    folder = Path(hotlog.apis.__path__[0])
+    assert {path.stem for path in folder.iterdir() if path.name[:2] != "__"} == {*MODULES, "fetch"}, "one file per API, nothing else"
 
 
 def test_versions_are_ones_kio_knows() -> None:
