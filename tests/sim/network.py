@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, TypeVar, cast
 
 from hotlog.world.ports import LISTEN_BACKLOG
+from tests.sim.fuse import Fuse
 from tests.sim.loop import SimLoop
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -42,9 +43,9 @@ class SimNet:
         self._ports = PORT_FIRST
         self._mended = asyncio.Event()
 
-    def host(self, name: str) -> SimNetwork:
+    def host(self, name: str, fuse: Fuse | None = None) -> SimNetwork:
         """The network as a new process on `name` sees it; the machine answers for the processes before it."""
-        network = SimNetwork(self, name)
+        network = SimNetwork(self, name, fuse or Fuse())
         for end in list(self.ends):
             if end.network.name == name:
                 end.network.has_power = True
@@ -103,11 +104,16 @@ class SimListening:
 class SimNetwork:
     """The Network port of one process on one host."""
 
-    def __init__(self, net: SimNet, host: str) -> None:
+    def __init__(self, net: SimNet, host: str, fuse: Fuse) -> None:
         self.net = net
         self.name = host
-        self.is_dead = False
         self.has_power = True
+        self._fuse = fuse
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process died: nothing of it runs any more."""
+        return self._fuse.blown
 
     async def listen(
         self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, backlog: int = LISTEN_BACKLOG
@@ -140,7 +146,7 @@ class SimNetwork:
 
     def end(self, *, has_power: bool = True) -> None:
         """The process is gone: its peers are told by its machine, unless that lost power too."""
-        self.is_dead, self.has_power = True, has_power
+        self._fuse.blown, self.has_power = True, has_power
         for listening in list(self.net.listening.values()):
             if listening.network is self:
                 listening.close()
@@ -231,7 +237,9 @@ class SimTransport(asyncio.Transport):
         peer._read()
 
     def _read(self) -> None:
-        while self._unread and self._protocol is not None and not (self._is_read_paused or self._is_closing):
+        while (
+            self._unread and self._protocol is not None and not (self._is_read_paused or self._is_closing or self.network.is_dead)
+        ):
             piece = self._unread.popleft()
             if piece is _END:
                 if not cast(asyncio.Protocol, self._protocol).eof_received():
@@ -279,12 +287,12 @@ class SimTransport(asyncio.Transport):
             cast(asyncio.Protocol, self._protocol).pause_writing()
 
     def close(self) -> None:
-        if not self._is_closing:
+        if not self._is_closing and not self.network.is_dead:
             self._is_closing = True
             self._push()
 
     def abort(self) -> None:
-        if not self._is_over:
+        if not self._is_over and not self.network.is_dead:
             self._buffer.clear()
             self._send(_RESET)
             self._lost(None)

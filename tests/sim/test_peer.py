@@ -114,3 +114,49 @@ def test_a_broker_that_dies_fails_its_callers_and_keeps_what_it_acknowledged(how
         await again.end("stop")
 
     simulate(3, main)
+
+
+@pytest.mark.parametrize("how", ["kill", "power"])
+@pytest.mark.parametrize("after", range(1, 25))
+def test_whatever_a_client_was_told_is_there_after_the_broker_died_in_any_call(after: int, how: str) -> None:
+    """In the `after`-th call to disk or store since its topic is there: what was acknowledged over the network survives, in order."""
+
+    async def main(world: SimWorld) -> None:
+        told: list[bytes] = []
+
+        async def serve(life: Life) -> None:
+            await life.open()
+            await life.node.listen([Endpoint(PLAINTEXT, HOST, PORT)])
+            await life.broker.create_topic("t", 1)
+            life.fuse.at = life.fuse.calls + after
+            await asyncio.sleep(3600)
+
+        async def ask() -> None:
+            for number in range(100):
+                try:
+                    node = await peer_of(world)
+                    while True:
+                        value = b"%d-%d" % (number, len(told))
+                        await acknowledged(node, value)
+                        told.append(value)
+                except (OutcomeUnknown, PeerUnavailable, AssertionError):
+                    await asyncio.sleep(0.05)
+
+        life = world.begin()
+        asking = world.loop.create_task(ask())
+        await life.run(serve)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await life.end(how)
+        assert told or after < 12, "some calls later there are acknowledged records"
+        again = await listening(world)
+        if told:
+            node = await peer_of(world)
+            answer = await node.call(fetch("t", {0: 0}), within_s=WITHIN_S)
+            kept = bytes(answer.responses[0].partitions[0].records)
+            places = [kept.find(value) for value in told]
+            assert -1 not in places and places == sorted(places)
+            node.close()
+        await again.end("stop")
+
+    simulate(after, main)

@@ -125,7 +125,7 @@ class Life:
         self.fuse = fuse
         self.disk = SimDisk(world.machine, world.clock, world.trace, fuse)
         self.entropy = SimEntropy(world.seed, f"life {world.lives}")
-        self.network = world.net.host(HOST)
+        self.network = world.net.host(HOST, fuse)
         self.metrics = Metrics()
         raw = SimStore(world.bucket, world.trace, fuse)
         self._health = StoreHealth(world.clock)
