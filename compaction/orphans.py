@@ -15,8 +15,8 @@ from enum import Enum
 
 from hotlog.world.ports import ObjectInfo
 from tiering.manifest.archive import Page
-from tiering.manifest.edits import names_in_use
-from tiering.manifest.root import Manifest, PageRef
+from tiering.manifest.root import Manifest, PageRef, parts_in_use
+from tiering.objects.address import SHARED
 from tiering.objects.keys import ParsedKey
 
 
@@ -33,7 +33,7 @@ class Verdict(Enum):
 
 def page_needed(root: Manifest, key: ParsedKey, pages: Mapping[str, Page]) -> PageRef | None:
     """The archive page that has to be read before `judge` can speak about a segment object; None if none."""
-    if key.kind != "segment" or key.name in names_in_use(root):
+    if key.kind != "segment" or (key.name, 0) in parts_in_use(root):
         return None
     refs = [ref for ref in root.archive if ref.start_offset <= key.start_offset < ref.end_offset]
     refs += [part.page for part in root.garbage_ranges if part.start_offset <= key.start_offset < part.end_offset]
@@ -59,7 +59,7 @@ def judge(
     """
     if root is None:
         return Verdict.UNCLAIMED
-    if key.kind == "manifest" or key.name in names_in_use(root) or _in_pages(root, key, pages):
+    if key.kind == "manifest" or (key.name, 0) in parts_in_use(root) or _in_pages(root, key, pages):
         return Verdict.LIVE
     if any(item.name == key.name for item in root.garbage) or _in_doomed_ranges(root, key, pages):
         return Verdict.DOOMED
@@ -91,4 +91,4 @@ def _in_doomed_ranges(root: Manifest, key: ParsedKey, pages: Mapping[str, Page])
 
 def missing_names(root: Manifest, listed: Sequence[str]) -> list[str]:
     """Names the root itself refers to that a complete listing of the partition does not show."""
-    return sorted(names_in_use(root).difference(listed))
+    return sorted({name for name, start in parts_in_use(root) if not name.startswith(SHARED)}.difference(listed))

@@ -232,6 +232,9 @@ Purpose = Literal[
 ]  # fmt: skip
 
 
+STANDARD = "STANDARD"  # the class of objects for which none is given
+
+
 class ObjectStore(Protocol):
     """An object store with conditional writes.  Keys are relative to the store's prefix and use "/".
 
@@ -240,11 +243,16 @@ class ObjectStore(Protocol):
     unconditional call that may be repeated), Corrupt (short or wrong range).  A failed put never leaves a part visible.
     """
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
-        """Write a small object whole; return its etag.  At most one of `if_match` (an etag) and `if_absent`."""
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
+        """Write a small object whole; return its etag.  At most one of `if_match` (an etag) and `if_absent`.
+
+        `storage_class`: by the store's own name ("GLACIER_IR"); a store without classes takes any for STANDARD.
+        """
         ...
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
         """Write a large object from `source`, one PUT or multipart as size demands; return its etag."""
         ...
 

@@ -106,8 +106,8 @@ class Lake:
             log_crc=crc32c(log), records=sum(h.record_count for h in headers), created_ms=1, chunk_bytes=self.chunk_bytes,
         )  # fmt: skip
         row = Entry(
-            base_offset=base, end_offset=end, epoch=self.epoch, nonce=nonce, size=len(log) + len(footer), log_bytes=len(log),
-            records=sum(h.record_count for h in headers), min_timestamp=min(h.base_timestamp for h in headers), max_timestamp=high,
+            base_offset=base, end_offset=end, epoch=self.epoch, nonce=nonce, object="", object_start=0,
+            object_end=len(log) + len(footer), log_bytes=len(log), records=sum(h.record_count for h in headers), min_timestamp=min(h.base_timestamp for h in headers), max_timestamp=high,
             max_timestamp_offset=high_offset, appended_ms=1, closed_ms=2, created_ms=3, epochs=((self.epoch, base),),
             aborted=len(aborted), storage_class="STANDARD", crc=crc32c(log),
         )  # fmt: skip
@@ -119,6 +119,18 @@ class Lake:
     def hole(self, end_offset: int) -> None:
         self.rows.append(hole(self.next_offset, end_offset, "lost in a test", epoch=self.epoch, created_ms=1))
         self.next_offset = end_offset
+
+    def pack(self, rows_of_each: int = 3) -> None:
+        """Move what the rows have so far into objects that are shared, between bytes of others."""
+        for first in range(0, len(self.rows), rows_of_each):
+            name, body = f"/packs/{first:04x}.pack", b"another partition's"
+            for index, row in enumerate(self.rows[first : first + rows_of_each], first):
+                if row.is_hole:
+                    continue
+                bytes_of_row = self.store.objects.pop(self.keys.object(row.name))
+                self.rows[index] = row._replace(object=name, object_start=len(body), object_end=len(body) + len(bytes_of_row))
+                body += bytes_of_row
+            self.store.objects[self.keys.object(name)] = body + b"and one more's"
 
     def commit(self) -> Manifest:
         """Write the root (older rows into pages, `archived` of them)."""

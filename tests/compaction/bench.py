@@ -66,8 +66,8 @@ class Bench:
             now_ms = self.clock.now_ms()
             stamp = timestamps(base) if timestamps else now_ms
             row = Entry(
-                base_offset=base, end_offset=base + 10, epoch=epoch, nonce=self.entropy.uuid().hex, size=1100, log_bytes=1000, records=10,
-                min_timestamp=stamp, max_timestamp=stamp, max_timestamp_offset=base, appended_ms=stamp, closed_ms=max(stamp, 0),
+                base_offset=base, end_offset=base + 10, epoch=epoch, nonce=self.entropy.uuid().hex, object="", object_start=0,
+                object_end=1100, log_bytes=1000, records=10, min_timestamp=stamp, max_timestamp=stamp, max_timestamp_offset=base, appended_ms=stamp, closed_ms=max(stamp, 0),
                 created_ms=now_ms, epochs=((epoch, base),), aborted=0, storage_class="STANDARD", crc=1,
             )  # fmt: skip
             await self.store.put(self.keys(pid).object(row.name), b"x" * 1100)

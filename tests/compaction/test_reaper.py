@@ -273,3 +273,20 @@ def test_a_topic_of_1000_partitions_goes_within_seconds_of_a_store_that_takes_it
         assert bench.clock.monotonic() - began <= 2 * 2 * way_s * partitions / AT_ONCE
 
     with_bench(body)
+
+
+def test_a_part_of_a_shared_object_stays_until_its_register_lets_go() -> None:
+    async def body(bench: Bench) -> None:
+        manifest = await bench.fill(2)
+        shared = GarbageObject("/packs/aa.pack", 600, bench.clock.now_ms(), 4096)
+        key = bench.keys().object(shared.name)
+        assert key == f"{bench.cluster_id}/packs/aa.pack"
+        await bench.store.put(key, bytes(9000))
+        await manifest.commit(lambda root, _: mark_garbage(root, [shared]))
+        reaper, _ = reaper_of(bench, manifest)
+        await asyncio.sleep(GRACE_MS / 1000 + 60)
+        await until_idle(reaper)
+        assert key in bench.bucket.objects
+        assert (await bench.root()).garbage == (shared,)
+
+    with_bench(body)

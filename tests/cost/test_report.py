@@ -16,7 +16,7 @@ from tests.conftest import OpenStore
 from tests.support.clocks import HandClock
 from tiering.cost import CostRow, Deployment, TopicUsage, Usage, cost_report, load_book
 from tiering.cost import formulas as f
-from tiering.cost.meter import MONTHS_KEPT, OVERFLOW_TOPIC, TOPICS_MAX, Line, Meter, Row, month_of
+from tiering.cost.meter import MONTHS_KEPT, OVERFLOW_TOPIC, TOPICS_MAX, Line, Meter, Row, decode, month_of
 from tiering.cost.report import PB
 from tiering.store.resilient import ResilientStore, UploadLimits
 from tiering.store.sources import BytesSource
@@ -221,11 +221,41 @@ def test_the_meter_is_bounded() -> None:
 
 async def test_a_newer_meter_file_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "meter.json"
-    newer = b'{"format":"hotlog-meter","version":2,"since_ms":0,"rows":[]}'
+    newer = b'{"format":"hotlog-meter","version":3,"since_ms":0,"rows":[]}'
     path.write_bytes(newer)
     meter = Meter(HandClock(NOVEMBER_2026), disk=PosixDisk(), path=str(path))
-    with pytest.raises(UnknownVersion, match="meter file has format version 2"):
+    with pytest.raises(UnknownVersion, match="meter file has format version 3"):
         await meter.load()
     meter.add("clicks", "upload", "put", "ok")
     await meter.save()
     assert path.read_bytes() == newer
+
+
+def test_meter_files_of_this_release_and_the_one_before_mean_the_same() -> None:
+    """Written by release and version; before storage classes were told apart, all was in the standard one."""
+    before = b'{"format": "hotlog-meter", "version": 1, "since_ms": 7, "rows": [["2026-11", "clicks", "upload", "put", "ok", 3, 40, 0]]}'
+    now = (
+        b'{"format": "hotlog-meter", "version": 2, "since_ms": 7,'
+        b' "rows": [["2026-11", "clicks", "upload", "put", "ok", "STANDARD", 3, 40, 0]]}'
+    )
+    assert (
+        decode(before, "meter.json")
+        == decode(now, "meter.json")
+        == (7, (Row(Line("2026-11", "clicks", "upload", "put", "ok"), 3, 40, 0),))
+    )
+
+
+def test_puts_are_billed_by_their_storage_class() -> None:
+    """GLACIER_IR, as S3 calls it, is glacier-ir in the book; a class that the book has not is billed as the plan says."""
+
+    def bill(*classes: str) -> float:
+        lines = [Row(Line("2026-11", "clicks", "upload", "put", "ok", name), 1_000_000, 0, 0) for name in classes]
+        return dollars(
+            cost_report(Usage(topics=[], meter=lines, window_s=f.MONTH_SECONDS), load_book()), "clicks", "cold", "upload"
+        )
+
+    aws = load_book().provider()
+    assert bill("STANDARD") == bill("SOMETHING_NEW") == pytest.approx(1_000 * aws.storage_class("standard").put_1k)
+    assert bill("GLACIER_IR") == pytest.approx(1_000 * aws.storage_class("glacier-ir").put_1k)
+    assert bill("GLACIER_IR") > bill("STANDARD")
+    assert bill("STANDARD", "GLACIER_IR") == pytest.approx(bill("STANDARD") + bill("GLACIER_IR"))

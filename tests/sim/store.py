@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hotlog.kernel.errors import Corrupt, HotlogError, Invalid, OutcomeUnknown, StoreUnavailable
 from hotlog.kernel.limits import KiB
-from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from hotlog.world.ports import STANDARD, Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
 from tests.sim.bucket import Bucket, Stored, Violation
 from tests.sim.fuse import Crashed, Fuse
 from tests.sim.trace import Trace
@@ -119,7 +119,9 @@ class SimStore:
 
     # -- the port
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         check_key(key)
         if if_match is not None and if_absent:
             raise Invalid(f"put of {key}: if_match and if_absent exclude each other")
@@ -130,7 +132,7 @@ class SimStore:
         )
         return etag
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
         check_key(key)
         if source.size <= self._part_bytes:
             return await self.put(key, await read_exactly(source, 0, source.size) if source.size else b"")

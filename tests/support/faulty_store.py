@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hotlog.kernel.errors import OutcomeUnknown, StoreUnavailable
-from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from hotlog.world.ports import STANDARD, Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
 
 T = TypeVar("T")
 
@@ -90,14 +90,19 @@ class FaultyStore:
             raise (OutcomeUnknown if conditional else StoreUnavailable)(f"{op} {key}: the answer was lost")
         return result
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         conditional = if_match is not None or if_absent
         return await self._do(
-            "put", key, lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent), conditional=conditional
+            "put",
+            key,
+            lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent, storage_class=storage_class),
+            conditional=conditional,
         )
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
-        return await self._do("put_source", key, lambda: self._store.put_source(key, source))
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
+        return await self._do("put_source", key, lambda: self._store.put_source(key, source, storage_class=storage_class))
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
         return self._damaged(await self._do("get", key, lambda: self._store.get(key, start, end)))

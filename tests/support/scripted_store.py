@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hotlog.kernel.errors import Corrupt, NotFound, PreconditionFailed
-from hotlog.world.ports import Blob, Buffer, ObjectInfo, PendingUpload
+from hotlog.world.ports import STANDARD, Blob, Buffer, ObjectInfo, PendingUpload
 
 
 @dataclass
@@ -63,7 +63,9 @@ class ScriptedStore:
             raise NotFound(key)
         return ObjectInfo(key, len(self.objects[key]), f"etag-{hash(self.objects[key]) & 0xFFFF}", 0)
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         if self.before_put is not None:
             self.before_put(key)
         if if_absent and key in self.objects:
@@ -76,8 +78,8 @@ class ScriptedStore:
             self.after_put(key)
         return f"etag-{hash(self.objects[key]) & 0xFFFF}"
 
-    async def put_source(self, key: str, source: object) -> str:
-        return await self.put(key, await source.read(0, source.size))  # type: ignore[attr-defined]
+    async def put_source(self, key: str, source: object, *, storage_class: str = STANDARD) -> str:
+        return await self.put(key, await source.read(0, source.size), storage_class=storage_class)  # type: ignore[attr-defined]
 
     async def list(self, prefix: str, *, after: str = ""):  # type: ignore[no-untyped-def]
         for key in sorted(self.objects):

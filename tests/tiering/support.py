@@ -16,13 +16,13 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
-from hotlog.world.ports import ObjectStore
+from hotlog.world.ports import STANDARD, ObjectStore
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0, append, batch, kill
 from tests.support.clocks import HandClock
 from tests.support.faulty_store import Faults, FaultyStore, Killed
 from tests.tools.patience import PATIENT_STORE, SOON_S
-from tiering.manifest.root import STANDARD, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
+from tiering.manifest.root import Entry, Manifest, PageRef, find_offset, join_totals, totals_of
 from tiering.manifest.spill import SpillPlan
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
@@ -160,7 +160,7 @@ def row(base: int, end: int, random: Random, *, epoch: int = 0, extreme: bool = 
     log_bytes = random.getrandbits(bits) + 1
     low, high = sorted((T0 + random.getrandbits(30), T0 + random.getrandbits(30)))
     return Entry(
-        base_offset=base, end_offset=end, epoch=epoch, nonce=f"{random.getrandbits(128):032x}", size=log_bytes + 300,
+        base_offset=base, end_offset=end, epoch=epoch, nonce=f"{random.getrandbits(128):032x}", object="", object_start=0, object_end=log_bytes + 300,
         log_bytes=log_bytes, records=end - base, min_timestamp=low, max_timestamp=high, max_timestamp_offset=base,
         appended_ms=high, closed_ms=high + 5, created_ms=high + 9, epochs=((epoch, base),), aborted=random.getrandbits(2),
         storage_class=STANDARD, crc=random.getrandbits(32),

@@ -22,14 +22,8 @@ from tiering.manifest.edits import (
     mark_garbage,
     stamped,
 )
-from tiering.manifest.root import (
-    Entry,
-    GarbageObject,
-    Manifest,
-    PageRef,
-    check,
-    totals_of,
-)
+from tiering.manifest.invariants import check
+from tiering.manifest.root import Entry, GarbageObject, Manifest, PageRef, totals_of
 from tiering.manifest.spill import apply_spill, plan_spill
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,9 +50,12 @@ def _plan(rows: tuple[Entry, ...]):  # type: ignore[no-untyped-def]
     return SpillPlan(rows, (), 0)
 
 
-def test_golden_root_version_1() -> None:
-    """What a release wrote stays readable, and means the same."""
-    manifest = decode((GOLDEN / "manifest-v1.bin").read_bytes())
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_roots(version: int) -> None:
+    """What a release wrote, and the one before it, stays readable and means the same."""
+    raw = (GOLDEN / f"manifest-v{version}.bin").read_bytes()
+    assert raw[8:10] == bytes([0, version])
+    manifest = decode(raw)
     assert manifest == golden_manifest()
     assert manifest.nonces == ("22" * 16, "11" * 16)
     assert (manifest.epoch, manifest.generation, manifest.totals.holes) == (7, 2, 1)
@@ -91,7 +88,7 @@ def _resealed(change: Callable[[dict[str, object]], object]) -> bytes:
     change(value)
     text = json.dumps(value).encode()
     body = zstandard.ZstdCompressor().compress(text)
-    head = struct.pack(">8sHHII", b"HOTLMAN\n", 1, 0, len(body), len(text))
+    head = struct.pack(">8sHHII", b"HOTLMAN\n", FORMAT.version, 0, len(body), len(text))
     return head + struct.pack(">I", crc32c(body, crc32c(head))) + body
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotlog.kernel.errors import Fenced, Invalid, PreconditionFailed, Retry
+from hotlog.kernel.errors import Corrupt, Fenced, Invalid, NotReady, PreconditionFailed, Retry
 from hotlog.kernel.limits import MANIFEST_ROOT_BYTES_MAX
 from tests.log.support import T0
 from tests.tiering.built import Built
 from tests.tiering.support import PID, fake_ref, row
-from tiering.manifest.archive import build_page, page_ref
+from tiering.manifest.archive import build_page, page_ref, parse_page
 from tiering.manifest.codec import ManifestCodec, decode, encode
 from tiering.manifest.edits import (
     NeedPage,
@@ -29,15 +30,17 @@ from tiering.manifest.edits import (
     replace_range,
     stamped,
 )
-from tiering.manifest.garbage import doomed_before, is_finished, names_of
+from tiering.manifest.garbage import addresses_of, doomed_before, is_finished, names_of
+from tiering.manifest.invariants import check, step_problem
 from tiering.manifest.root import (
     ENTRIES_MAX,
     GARBAGE_OBJECTS_MAX,
     GarbageObject,
-    check,
+    Manifest,
     find_max_timestamp,
     find_offset,
     find_timestamp,
+    sealed,
     totals_of,
 )
 from tiering.manifest.spill import apply_rewrite, apply_spill, plan_spill, rewrite_rows
@@ -384,3 +387,112 @@ def test_deletion_ends_with_an_empty_root() -> None:
         m = clear_garbage(m, doomed_before(m, T0 + 1), not_before_ms=T0 + 1)
     assert is_finished(m)
     assert ManifestCodec().decode(ManifestCodec().encode(m)) == m
+
+
+# -- from one root to the next
+
+
+def committed(m: Manifest) -> Manifest:
+    return stamped(m, f"{m.generation:032x}")
+
+
+def test_each_edit_is_a_step_that_may_be_committed() -> None:
+    built = Built(5)
+    built.append(300)
+    before = committed(built.manifest)
+    pages = built.pages
+    rows = before.entries[3:5]
+    joined = row(rows[0].base_offset, rows[1].end_offset, Random(4))
+    for edit in (
+        lambda m: append(m, row(m.end_offset, m.end_offset + 5, Random(1)), epoch=0),
+        lambda m: advance_start(m, m.archive[0].start_offset + 40, pages, not_before_ms=T0),
+        lambda m: advance_start(m, m.end_offset, pages, not_before_ms=T0),
+        lambda m: replace_range(m, joined.base_offset, joined.end_offset, (joined,), epoch=0, not_before_ms=T0),
+        lambda m: claim(m, 4, "other"),
+        lambda m: mark_deleted(m, now_ms=T0, not_before_ms=T0),
+        lambda m: move_class(m, 0, m.end_offset, "GLACIER_IR", epoch=0),
+    ):
+        after = edit(before)
+        assert after != before
+        assert step_problem(before, committed(after)) is None
+    gone = committed(mark_deleted(before, now_ms=T0, not_before_ms=T0))
+    assert step_problem(gone, committed(claim(gone, 1, "again", revive=True))) is None, (
+        "a history may begin anew after its deletion"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: replace(m, log_start_offset=m.log_start_offset - 1), "log start went back"),
+        (lambda m: replace(m, epoch=m.epoch - 1), "epoch went back"),
+        (lambda m: replace(m, entries=m.entries[:-1], end_offset=m.entries[-1].base_offset), "end went back"),
+        (lambda m: replace(m, entries=m.entries[1:]), "neither used nor garbage"),
+        (lambda m: replace(m, archive=m.archive[1:]), "neither used nor garbage"),
+        (lambda m: replace(m, created_ms=m.created_ms + 1), "became that of"),
+        (lambda m: replace(m, partition=m.partition + 1), "became that of"),
+        (lambda m: replace(m, generation=m.generation + 1), "generation"),
+        (lambda m: replace(m, generation=m.generation - 1), "generation"),
+    ],
+)
+def test_a_step_that_takes_back_what_was_promised_is_named(change: Callable[[Manifest], Manifest], message: str) -> None:
+    built = Built(6)
+    built.append(200)
+    before = committed(claim(built.manifest, 3, "clicks"))
+    before = committed(advance_start(before, before.end_offset // 2, built.pages, not_before_ms=T0))
+    assert before.archive
+    assert step_problem(before, committed(before)) is None
+    problem = step_problem(before, committed(change(before)))
+    assert problem is not None
+    assert message in problem
+
+
+def test_a_write_under_a_used_nonce_is_named() -> None:
+    built = Built(6)
+    built.append(2)
+    before = committed(built.manifest)
+    assert "nonce" in (step_problem(before, stamped(before, before.nonces[0])) or "")
+
+
+# -- parts of shared objects
+
+
+def test_a_part_of_a_shared_object_is_let_go_of_by_its_register_alone() -> None:
+    built = Built(7)
+    built.append(4)
+    m = built.manifest
+    own = m.entries[1]
+    part = own._replace(object="/packs/aa.pack", object_start=4096, object_end=4096 + own.size)
+    moved = replace_range(m, own.base_offset, own.end_offset, (part,), epoch=0, not_before_ms=T0)
+    check(moved)
+    assert decode(encode(moved)) == moved
+    assert [item.address for item in moved.garbage] == [own.address], (
+        "the same bytes elsewhere: the old object goes, though the nonce is kept"
+    )
+    neighbour = m.entries[2]._replace(object="/packs/aa.pack", object_start=0, object_end=m.entries[2].size)
+    both = replace_range(moved, neighbour.base_offset, neighbour.end_offset, (neighbour,), epoch=0, not_before_ms=T0)
+    cut = advance_start(both, part.end_offset, {}, not_before_ms=T0)
+    check(cut)  # one part is garbage while another of the same object is in use
+    doomed = doomed_before(cut, T0)
+    assert part.address in addresses_of(cut, doomed, {})
+    with pytest.raises(NotReady, match=r"/packs/aa\.pack"):
+        names_of(cut, doomed, {})
+    body = build_page(PID, both.entries)
+    page = parse_page(body, PID, page_ref(both.entries, body, nonce="ab" * 16, level=0))
+    assert page.rows() == both.entries
+    assert page.addresses_between(0, both.end_offset) == [one.address for one in both.entries]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"object": "not-shared.seg"}, {"object_start": 5}, {"object": "/packs/x", "object_start": -1},
+        {"object": "/packs/x", "object_start": 10**9},
+    ],
+)  # fmt: skip
+def test_a_row_that_lies_nowhere_is_corrupt(where: dict[str, object]) -> None:
+    built = Built(7)
+    built.append(1)
+    bad = replace(built.manifest, entries=(built.manifest.entries[0]._replace(**where),))  # type: ignore[arg-type]
+    with pytest.raises(Corrupt):
+        check(sealed(bad))

@@ -1,6 +1,6 @@
 """Aligned chunks of segment objects: memory, then disk, then one ranged GET for however many readers want it.
 
-A chunk is bytes [i * chunk_bytes, (i + 1) * chunk_bytes) of an object's log data (the last one shorter), the unit of the checksums in its
+A chunk is bytes [i * chunk_bytes, (i + 1) * chunk_bytes) of a segment's log data (the last one shorter), the unit of the checksums in its
 footer.  Objects are immutable and their keys are never used twice, so a chunk never goes stale.
 
 Invariants: N readers of one chunk cost one GET; a started GET ends in the cache, whoever went away meanwhile; a chunk is returned only
@@ -46,14 +46,28 @@ _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retrie
 
 @dataclass(frozen=True, slots=True)
 class ChunkSource:
-    """An object as the cache needs it.  `check(index, chunk)` says whether bytes are what this object holds there."""
+    """A segment as the cache needs it: bytes from `object_start` on of an object, `object_end` being where its bytes end.
+
+    `key` is the object's, or tells the segment from others in the object `shared_key`.  `check(index, chunk)` says whether bytes are
+    what this segment holds there.
+    """
 
     key: str
     data_bytes: int
-    object_bytes: int
+    object_end: int
     topic: str
     check: Check | None = None
     chunk_bytes: int = CHUNK_BYTES
+    object_start: int = 0
+    shared_key: str = ""
+
+    @property
+    def object_key(self) -> str:
+        return self.shared_key or self.key
+
+    def is_of(self, object_bytes: int) -> bool:
+        """Whether the object that came has the size it must have."""
+        return object_bytes >= self.object_end if self.shared_key else object_bytes == self.object_end
 
     @property
     def chunk_count(self) -> int:
@@ -392,12 +406,14 @@ class ChunkCache:
         async with self.gate.slot(ticket):
             await self.rate.take(stop - start)
             begun = self._clock.monotonic()
-            blob = await self._store.bind(topic=source.topic, purpose=ticket.lane.purpose).get(source.key, start, stop)
+            blob = await self._store.bind(topic=source.topic, purpose=ticket.lane.purpose).get(
+                source.object_key, source.object_start + start, source.object_start + stop
+            )
             self.get_seconds += 0.2 * (self._clock.monotonic() - begun - self.get_seconds)
         self._metrics.remote_fetch_bytes.labels(source.topic).inc(len(blob.data))
-        if len(blob.data) != stop - start or blob.size != source.object_bytes:
+        if len(blob.data) != stop - start or not source.is_of(blob.size):
             raise Corrupt(
-                f"{source.key}: {len(blob.data)} bytes of {blob.size} came for [{start}, {stop}) of {source.object_bytes}"
+                f"{source.key}: {len(blob.data)} bytes of {blob.size} came for [{start}, {stop}) of {source.object_end}"
             )
         return self._loans.lend(blob.data)
 

@@ -1,4 +1,4 @@
-"""The cost meter: what was really asked of the object store, by topic, purpose and kind of request.
+"""The cost meter: what was really asked of the object store, by topic, purpose, kind of request and storage class of puts.
 
 Totals are kept per calendar month (UTC) and written to one small JSON file in the data directory, so that a bill survives restarts.
 A crash forgets what was counted since the last `save` (the scheduler's beat, a minute or so): the meter informs, it never decides.
@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.versions import StoredFormat
-from hotlog.world.ports import Clock, Disk
+from hotlog.world.ports import STANDARD, Clock, Disk
 
 Kind = Literal[
     "put", "get", "head", "list", "delete",
@@ -31,7 +31,14 @@ MONTHS_KEPT = 14
 NO_TOPIC = "-"  # calls for no topic in particular (metadata, listings); cannot be a topic name in metrics by accident: see _named
 OVERFLOW_TOPIC = "(others)"
 _FORMAT = "hotlog-meter"
-_VERSIONS: StoredFormat[dict[str, Any]] = StoredFormat("meter file", 1)
+
+
+def _from_version_1(file: dict[str, Any]) -> dict[str, Any]:
+    """Lines had no storage class: all was put into the standard one."""
+    return {**file, "rows": [[*row[:5], STANDARD, *row[5:]] for row in file["rows"]]}
+
+
+_VERSIONS: StoredFormat[dict[str, Any]] = StoredFormat("meter file", 2, {1: _from_version_1})
 
 
 class Line(NamedTuple):
@@ -42,6 +49,7 @@ class Line(NamedTuple):
     purpose: str
     kind: str
     outcome: str
+    storage_class: str = STANDARD  # of puts, by the store's name
 
 
 @dataclass(slots=True)
@@ -84,13 +92,23 @@ class Meter:
         """Wall time from which on everything was counted, ms since the epoch."""
         return self._since_ms
 
-    def add(self, topic: str, purpose: str, kind: Kind, outcome: str, *, sent: int = 0, received: int = 0) -> None:
+    def add(
+        self,
+        topic: str,
+        purpose: str,
+        kind: Kind,
+        outcome: str,
+        *,
+        sent: int = 0,
+        received: int = 0,
+        storage_class: str = STANDARD,
+    ) -> None:
         """Count one request."""
         if topic not in self._topics:
             if len(self._topics) >= TOPICS_MAX:
                 topic = OVERFLOW_TOPIC
             self._topics.add(topic)
-        line = Line(month_of(self._clock.now_ms()), topic, purpose, kind, outcome)
+        line = Line(month_of(self._clock.now_ms()), topic, purpose, kind, outcome, storage_class)
         count = self._counts.get(line)
         if count is None:
             count = self._counts[line] = Count()
@@ -164,8 +182,8 @@ def decode(raw: bytes, name: str) -> tuple[int, tuple[Row, ...]]:
             raise ValueError(f"format {value['format']!r}, not {_FORMAT!r}")
         value = _VERSIONS.upgraded(int(value["version"]), value, name)
         rows = tuple(
-            Row(Line(str(month), str(topic), str(purpose), str(kind), str(outcome)), int(requests), int(sent), int(received))
-            for month, topic, purpose, kind, outcome, requests, sent, received in value["rows"]
+            Row(Line(*(str(word) for word in words)), int(requests), int(sent), int(received))
+            for *words, requests, sent, received in value["rows"]
         )
         return int(value["since_ms"]), rows
     except (ValueError, KeyError, TypeError) as wrong:

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from hotlog.world.ports import STANDARD
 from tiering.cost import formulas
 from tiering.cost.book import PriceBook, Provider
 from tiering.cost.formulas import MONTH_SECONDS, Amount
+from tiering.cost.meter import Line
 from tiering.cost.meter import Row as MeterRow
 
 PB = 1e15  # a PB-month is of 10^15 bytes of log, counted once, whatever the provider calls a GB
@@ -193,23 +195,28 @@ def _storage(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostR
 
 def _requests(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostRow]:
     stretch = to_month(usage.window_s)
-    kind = prices.storage_class(plan.storage_class)
     amounts: dict[tuple[str, str], list[Amount]] = defaultdict(list)
-    moved: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    counts: dict[tuple[str, str, str], int] = defaultdict(int)
+    moved: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    counts: dict[tuple[str, str, str, str], int] = defaultdict(int)
     for row in usage.meter:
-        who = (row.line.topic, row.line.purpose)
+        who = (row.line.topic, row.line.purpose, _class_of(row.line, prices, plan))
         counts[*who, row.line.kind] += row.requests
         moved[who][0] += row.bytes_sent
         moved[who][1] += row.bytes_received
-    for (topic, purpose, call), count in sorted(counts.items()):
-        amounts[topic, purpose].append(formulas.requests(kind, call, count))
-    for who, (sent, received) in moved.items():
-        amount = formulas.transfer(prices, kind, sent=sent, received=received)
+    for (topic, purpose, name, call), count in sorted(counts.items()):
+        amounts[topic, purpose].append(formulas.requests(prices.storage_class(name), call, count))
+    for (topic, purpose, name), (sent, received) in moved.items():
+        amount = formulas.transfer(prices, prices.storage_class(name), sent=sent, received=received)
         if amount.dollars:
-            amounts[who].append(amount)
+            amounts[topic, purpose].append(amount)
     for (topic, purpose), parts in amounts.items():
         yield _row(topic, "cold", purpose, _sum(parts), stretch)
+
+
+def _class_of(line: Line, prices: Provider, plan: Deployment) -> str:
+    """The book's name of a request's storage class; that of the plan where the request named none, or one that the book has not."""
+    name = line.storage_class.lower().replace("_", "-")
+    return plan.storage_class if line.storage_class == STANDARD or name not in prices.classes else name
 
 
 def _traffic(usage: Usage, prices: Provider, plan: Deployment) -> Iterable[CostRow]:

@@ -1,6 +1,6 @@
 """Archive pages: immutable Parquet objects that hold older rows of a manifest.  Built and parsed here only; pure.
 
-One row per segment object or hole, ascending by offset, one column per field of Entry, zstd.  DuckDB and pandas read them as they are.
+One row per segment or hole, ascending by offset, one column per field of Entry, zstd.  DuckDB and pandas read them as they are.
 Lookups work on the columns; a row becomes an Entry only when asked for, so a page of 10^5 rows costs no 10^5 Python objects.
 
 Invariants: rows are disjoint, ascending and without gaps from the page's start to its end (asserted on build, raised on parse); the
@@ -22,10 +22,23 @@ from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.versions import StoredFormat
 from hotlog.world.ports import Buffer
-from tiering.manifest.root import NO_TIMESTAMP, Entry, PageRef, Totals, span_problem, totals_of
+from tiering.manifest.invariants import span_problem
+from tiering.manifest.root import NO_TIMESTAMP, Entry, PageRef, Totals, totals_of
+from tiering.objects.address import Address
 from tiering.objects.keys import segment_name
 
-FORMAT: StoredFormat[Any] = StoredFormat("archive page", 1)  # of Arrow tables
+
+def _from_version_1(table: Any) -> Any:
+    """Every segment was an object of its own."""
+    import pyarrow as pa
+
+    count = table.num_rows
+    table = table.append_column("object", pa.array([""] * count, pa.string()))
+    table = table.append_column("object_start", pa.array([0] * count, pa.int64()))
+    return table.append_column("object_end", table.column("size"))
+
+
+FORMAT: StoredFormat[Any] = StoredFormat("archive page", 2, {1: _from_version_1})  # of Arrow tables
 
 
 @cache
@@ -33,8 +46,8 @@ def _schema() -> Any:
     import pyarrow as pa
 
     return pa.schema([
-        ("base_offset", pa.int64()), ("end_offset", pa.int64()), ("epoch", pa.int32()), ("nonce", pa.string()), ("size", pa.int64()),
-        ("log_bytes", pa.int64()), ("records", pa.int64()), ("min_timestamp", pa.int64()), ("max_timestamp", pa.int64()),
+        ("base_offset", pa.int64()), ("end_offset", pa.int64()), ("epoch", pa.int32()), ("nonce", pa.string()), ("object", pa.string()),
+        ("object_start", pa.int64()), ("object_end", pa.int64()), ("size", pa.int64()), ("log_bytes", pa.int64()), ("records", pa.int64()), ("min_timestamp", pa.int64()), ("max_timestamp", pa.int64()),
         ("max_timestamp_offset", pa.int64()), ("appended_ms", pa.int64()), ("closed_ms", pa.int64()), ("created_ms", pa.int64()),
         ("epochs", pa.list_(pa.struct([("epoch", pa.int32()), ("start_offset", pa.int64())]))), ("aborted", pa.int64()),
         ("storage_class", pa.string()), ("crc", pa.int64()), ("hole", pa.string()), ("prefix_max_timestamp", pa.int64()),
@@ -42,6 +55,8 @@ def _schema() -> Any:
 
 
 _FIELDS = Entry._fields
+_ADDRESS_FIELDS = ("base_offset", "epoch", "nonce", "object", "object_start", "object_end", "hole")
+_DERIVED = ("size", "prefix_max_timestamp")
 
 
 class Page:
@@ -117,11 +132,15 @@ class Page:
             sums[3], part.num_rows - real.num_rows,
         )  # fmt: skip
 
-    def names_between(self, start: int, end: int) -> list[str]:
-        """Object names of the rows that begin inside [start, end)."""
+    def addresses_between(self, start: int, end: int) -> list[Address]:
+        """Where the rows that begin inside [start, end) have their bytes; by column, since a merged page has many rows."""
         part = self._part(start, end)
-        columns = (part.column(name).to_pylist() for name in ("base_offset", "epoch", "nonce", "hole"))
-        return [segment_name(base, epoch, nonce) for base, epoch, nonce, reason in zip(*columns, strict=True) if not reason]
+        columns = (part.column(name).to_pylist() for name in _ADDRESS_FIELDS)
+        return [
+            Address(name or segment_name(base, epoch, nonce), first, last)
+            for base, epoch, nonce, name, first, last, reason in zip(*columns, strict=True)
+            if not reason
+        ]
 
     def _part(self, start: int, end: int) -> Any:
         first = bisect_left(self._bases, start)
@@ -140,6 +159,7 @@ def build_page(pid: PartitionId, rows: Sequence[Entry]) -> bytes:
     assert not span_problem([(row.base_offset, row.end_offset) for row in rows]), "rows of a page follow each other"
     columns: dict[str, list[Any]] = {name: [row[index] for row in rows] for index, name in enumerate(_FIELDS)}
     columns["epochs"] = [[{"epoch": epoch, "start_offset": start} for epoch, start in row.epochs] for row in rows]
+    columns["size"] = [row.size for row in rows]
     columns["prefix_max_timestamp"] = list(accumulate((row.max_timestamp for row in rows), max))
     schema = _schema().with_metadata(
         {
@@ -173,7 +193,7 @@ def parse_page(data: Buffer, pid: PartitionId, ref: PageRef | None = None) -> Pa
         version, owner = int(meta["hotlog.version"]), (meta["hotlog.topic_id"], int(meta["hotlog.partition"]))
         if owner != (str(pid.topic_id), pid.partition):
             raise Corrupt(f"{where}: it is of partition {owner}; {pid} is expected")
-        page = Page(FORMAT.upgraded(version, table, where).select([*_FIELDS, "prefix_max_timestamp"]))
+        page = Page(FORMAT.upgraded(version, table, where).select([*_FIELDS, *_DERIVED]))
     except (pa.ArrowException, KeyError, ValueError, OSError) as failure:
         raise Corrupt(f"{where} does not parse: {failure}") from None
     problem = span_problem(list(zip(page._bases, page._ends, strict=True))) or ("no rows" if not len(page) else None)

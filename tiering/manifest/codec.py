@@ -1,7 +1,7 @@
 """The bytes of a root manifest: a 24-byte header, then zstd-compressed JSON.  Drawn in docs/formats/manifest.md.
 
     0   8   magic "HOTLMAN\\n"
-    8   2   format version (big endian), 1
+    8   2   format version (big endian), 2
     10  2   reserved, 0
     12  4   length of the body
     16  4   length of the JSON text
@@ -28,10 +28,21 @@ from crc32c import crc32c
 from hotlog.kernel.errors import Corrupt, Retry
 from hotlog.kernel.limits import MANIFEST_ROOT_BYTES_MAX, MiB
 from hotlog.kernel.versions import StoredFormat
-from tiering.manifest.root import Entry, GarbageObject, GarbageRange, Manifest, PageRef, Totals, check
+from tiering.manifest.invariants import check
+from tiering.manifest.root import Entry, GarbageObject, GarbageRange, Manifest, PageRef, Totals
 
 MAGIC = b"HOTLMAN\n"
-FORMAT: StoredFormat[dict[str, Any]] = StoredFormat("manifest", 1)
+
+
+def _from_version_1(root: dict[str, Any]) -> dict[str, Any]:
+    """Every segment was an object of its own."""
+    entries = {name: column for name, column in root["entries"].items() if name != "size"}
+    sizes, garbage = root["entries"]["size"], root["garbage"]
+    entries |= {"object": [""] * len(sizes), "object_start": [0] * len(sizes), "object_end": sizes}
+    return {**root, "entries": entries, "garbage": {**garbage, "object_start": [0] * len(garbage["name"])}}
+
+
+FORMAT: StoredFormat[dict[str, Any]] = StoredFormat("manifest", 2, {1: _from_version_1})
 _HEADER = struct.Struct(">8sHHII")
 _CRC = struct.Struct(">I")
 HEADER_BYTES = _HEADER.size + _CRC.size

@@ -16,6 +16,7 @@ from hotlog.kernel.errors import Fenced, Invalid, PreconditionFailed, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.world.register import NONCES_KEPT
 from tiering.manifest.archive import Page
+from tiering.manifest.invariants import span_problem
 from tiering.manifest.root import (
     ENTRIES_HARD_MAX,
     GARBAGE_BUCKET_MS,
@@ -28,9 +29,10 @@ from tiering.manifest.root import (
     Manifest,
     PageRef,
     Totals,
+    doomed,
     hole,
+    parts_in_use,
     sealed,
-    span_problem,
 )
 
 Pages = Mapping[str, Page]
@@ -88,7 +90,7 @@ def append(manifest: Manifest, entry: Entry, *, epoch: int) -> Manifest:
     end, base = manifest.end_offset, entry.base_offset
     if any(row.nonce == entry.nonce for row in manifest.entries[-1:] if not row.hole):
         return manifest  # this very row is in already
-    if not entry.hole and any(item.name == entry.name for item in manifest.garbage):
+    if not entry.hole and any((item.name, item.object_start) == (entry.name, entry.object_start) for item in manifest.garbage):
         raise PreconditionFailed(f"manifest of {manifest.pid}: object {entry.name} was condemned as an orphan; upload it anew")
     if end >= 0 and base < end:
         raise PreconditionFailed(f"manifest of {manifest.pid}: row at offset {base} overlaps what ends at {end}")
@@ -171,8 +173,8 @@ def _doom_inline(m: Manifest, not_before_ms: int) -> Manifest:
     objects = [row for row in m.entries[:dead] if not row.hole][: max(GARBAGE_OBJECTS_MAX - len(m.garbage), 0)]
     if dead and len(objects) < sum(1 for row in m.entries[:dead] if not row.hole):
         dead = m.entries.index(objects[-1]) + 1 if objects else 0
-    doomed = tuple(GarbageObject(row.name, row.size, not_before_ms) for row in m.entries[:dead] if not row.hole)
-    return replace(m, entries=m.entries[dead:], garbage=m.garbage + doomed)
+    garbage = tuple(doomed(row, not_before_ms) for row in m.entries[:dead] if not row.hole)
+    return replace(m, entries=m.entries[dead:], garbage=m.garbage + garbage)
 
 
 def replace_range(
@@ -192,16 +194,14 @@ def replace_range(
     if first is None or last is None or last < first:
         raise PreconditionFailed(f"manifest of {manifest.pid}: [{start}, {end}) is not a run of inline rows")
     check_cover(rows, start, end)
-    kept = {row.nonce for row in rows}
-    doomed = tuple(
-        GarbageObject(row.name, row.size, not_before_ms)
-        for row in manifest.entries[first : last + 1]
-        if not row.hole and row.nonce not in kept
+    kept = {row.address for row in rows if not row.hole}
+    garbage = tuple(
+        doomed(row, not_before_ms) for row in manifest.entries[first : last + 1] if not row.hole and row.address not in kept
     )
     entries = manifest.entries[:first] + rows + manifest.entries[last + 1 :]
     if len(entries) > ENTRIES_HARD_MAX:
         raise Retry(f"manifest of {manifest.pid} would have {len(entries)} inline rows; older ones must be spilled first")
-    return sealed(replace(manifest, entries=entries, garbage=manifest.garbage + doomed))
+    return sealed(replace(manifest, entries=entries, garbage=manifest.garbage + garbage))
 
 
 def check_cover(rows: tuple[Entry, ...], start: int, end: int) -> None:
@@ -228,7 +228,7 @@ def mark_deleted(manifest: Manifest, *, now_ms: int, not_before_ms: int) -> Mani
     pages = tuple(
         GarbageRange(ref._replace(totals=Totals()), ref.start_offset, ref.end_offset, not_before_ms) for ref in manifest.archive
     )
-    objects = tuple(GarbageObject(row.name, row.size, not_before_ms) for row in manifest.entries if not row.hole)
+    objects = tuple(doomed(row, not_before_ms) for row in manifest.entries if not row.hole)
     return sealed(
         replace(
             manifest, deleted_ms=now_ms, log_start_offset=max(manifest.log_start_offset, manifest.end_offset), entries=(), archive=(),
@@ -238,16 +238,10 @@ def mark_deleted(manifest: Manifest, *, now_ms: int, not_before_ms: int) -> Mani
 
 
 def mark_garbage(manifest: Manifest, objects: Iterable[GarbageObject]) -> Manifest:
-    """Doom objects that no row refers to (replaced pages).  Names in use or listed already are left alone."""
-    used = names_in_use(manifest) | {item.name for item in manifest.garbage}
-    fresh = tuple(item for item in objects if item.name not in used)
+    """Doom what no row refers to (replaced pages).  What is in use or listed already is left alone."""
+    used = parts_in_use(manifest) | {(item.name, item.object_start) for item in manifest.garbage}
+    fresh = tuple(item for item in objects if (item.name, item.object_start) not in used)
     return replace(manifest, garbage=manifest.garbage + fresh) if fresh else manifest
-
-
-def names_in_use(manifest: Manifest) -> set[str]:
-    """Names the root itself refers to: inline objects, pages, pages that doomed ranges still need."""
-    live = {row.name for row in manifest.entries if not row.hole}
-    return live | {ref.name for ref in manifest.archive} | {part.page.name for part in manifest.garbage_ranges}
 
 
 def clear_garbage(manifest: Manifest, items: Iterable[Garbage], *, not_before_ms: int) -> Manifest:

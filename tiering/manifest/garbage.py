@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tiering.manifest.edits import NeedPage, Pages, clear_garbage, mark_deleted, mark_garbage, names_in_use
-from tiering.manifest.root import Garbage, GarbageObject, Manifest
+from hotlog.kernel.errors import NotReady
+from tiering.manifest.edits import NeedPage, Pages, clear_garbage, mark_deleted, mark_garbage
+from tiering.manifest.root import Garbage, GarbageObject, Manifest, parts_in_use
+from tiering.objects.address import Address
 
-__all__ = ["clear_garbage", "doomed_before", "is_finished", "mark_deleted", "mark_garbage", "names_of"]
+__all__ = ["addresses_of", "clear_garbage", "doomed_before", "is_finished", "mark_deleted", "mark_garbage", "names_of"]
 
 ITEMS_MAX = 256  # of one step
 
@@ -30,18 +32,30 @@ def names_of(manifest: Manifest, items: Sequence[Garbage], pages: Pages) -> tupl
 
     Raises:
         NeedPage: the page of a doomed range is not in `pages`.
+        NotReady: an object is shared, so that only its register may let go of it: it stays listed.
     """
-    used, names = names_in_use(manifest), []
+    addresses = addresses_of(manifest, items, pages)
+    shared = [address for address in addresses if address.is_shared]
+    if shared:
+        raise NotReady(
+            f"{len(shared)} parts of objects that partitions share wait for their register, the first of {shared[0].object}"
+        )
+    return tuple(address.object for address in addresses)
+
+
+def addresses_of(manifest: Manifest, items: Sequence[Garbage], pages: Pages) -> tuple[Address, ...]:
+    """Where the bytes lie that `items` doom.  Raises NeedPage."""
+    addresses: list[Address] = []
     for item in items:
         if isinstance(item, GarbageObject):
-            names.append(item.name)
+            addresses.append(item.address)
             continue
         page = pages.get(item.page.name)
         if page is None:
             raise NeedPage(item.page)
-        names += page.names_between(item.start_offset, item.end_offset)
-    assert used.isdisjoint(names), "garbage is in use"
-    return tuple(dict.fromkeys(names))
+        addresses += page.addresses_between(item.start_offset, item.end_offset)
+    assert parts_in_use(manifest).isdisjoint((address.object, address.start) for address in addresses), "garbage is in use"
+    return tuple(dict.fromkeys(addresses))
 
 
 def is_finished(manifest: Manifest, deleted: Collection[Garbage] = ()) -> bool:

@@ -1,29 +1,27 @@
 """The root manifest of one partition as frozen values, and how an offset or a timestamp is found in it.  Pure.
 
-A row (`Entry`) is a segment object, or a recorded hole with its reason.  The newest rows are inline; older ones lie in immutable archive
+A row (`Entry`) is a segment and where its bytes lie, or a recorded hole with its reason.  The newest rows are inline; older ones lie in immutable archive
 pages (tiering.manifest.archive), which the root knows by reference with their totals.  Pages merge like an LSM tree (PAGE_FANOUT pages of a level
 become one of the next), so the root stays small whatever the history, and whatever is looked for is in the root or in exactly one page.
 
 Rows below `log_start_offset` are dead: no reader may be served from them, and they become garbage as fast as the root has room.
 
-Invariants (`check`): rows are disjoint, ascending and without gaps, from `start_offset` to `end_offset`, a hole being a row with a
-reason; totals are the sums of what they total; `log_start_offset` never goes back; encoded size stays below MANIFEST_ROOT_BYTES_MAX.
+Invariants: tiering.manifest.invariants has them; what is here only reads.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import UUID
 
-from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import PartitionId
+from tiering.objects.address import Address
 from tiering.objects.keys import page_name, segment_name
 
 NO_TIMESTAMP = -1
-STANDARD = "STANDARD"
 ENTRIES_MAX = 192  # inline rows at which the oldest SPILL_ENTRIES go to an archive page
 ENTRIES_HARD_MAX = 224  # appends are refused above: spill first
 SPILL_ENTRIES = 128
@@ -36,10 +34,11 @@ GARBAGE_BUCKET_MS = 60 * 60 * 1000  # neighbouring doomed ranges whose times lie
 
 
 class Entry(NamedTuple):
-    """A row: one segment object, or a hole (`hole` is the reason; then sizes and records are 0).
+    """A row: one segment, or a hole (`hole` is the reason; then sizes and records are 0).
 
-    Offsets are half open, sizes bytes, times ms since the epoch.  `epoch` and `nonce` are those of the key.  `max_timestamp_offset` is the
-    last offset of the first batch that has the largest timestamp.  `epochs` are (leader epoch, first offset here) of the batches inside,
+    Offsets are half open, sizes bytes, times ms since the epoch.  The row's bytes are [`object_start`, `object_end`) of `object`: log, then
+    footer.  An empty `object` is one of the row's own, whose name is made of base offset, `epoch` and `nonce` (which the footer has too).
+    `max_timestamp_offset` is the last offset of the first batch that has the largest timestamp.  `epochs` are (leader epoch, first offset here) of the batches inside,
     the EPOCHS_PER_ENTRY_MAX newest of them (the footer has all).  `aborted` counts the footer's aborted transactions.  `crc` is the
     CRC-32C of the log bytes.  `appended_ms` and `closed_ms` are the local segment's first append and close: retention clocks.
     """
@@ -48,7 +47,9 @@ class Entry(NamedTuple):
     end_offset: int
     epoch: int
     nonce: str
-    size: int
+    object: str
+    object_start: int
+    object_end: int
     log_bytes: int
     records: int
     min_timestamp: int
@@ -69,21 +70,31 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Object name relative to the partition (tiering.objects.keys.PartitionKeys.object makes the key)."""
+        """Name of the object that has the row's bytes (tiering.objects.keys.PartitionKeys.object makes the key)."""
         assert not self.hole, "a hole has no object"
-        return segment_name(self.base_offset, self.epoch, self.nonce)
+        return self.object or segment_name(self.base_offset, self.epoch, self.nonce)
+
+    @property
+    def address(self) -> Address:
+        """Where the row's bytes are."""
+        return Address(self.name, self.object_start, self.object_end)
+
+    @property
+    def size(self) -> int:
+        """Bytes of log and footer."""
+        return self.object_end - self.object_start
 
     @property
     def footer_position(self) -> int:
-        """Byte of the object where the footer begins; it ends at `size`."""
-        return self.log_bytes
+        """Byte of the object where the footer begins; it ends at `object_end`."""
+        return self.object_start + self.log_bytes
 
 
 def hole(start_offset: int, end_offset: int, reason: str, *, epoch: int, created_ms: int) -> Entry:
     """The row of offsets that are known to be in no tier."""
     assert reason, "a hole has a reason"
     return Entry(
-        base_offset=start_offset, end_offset=end_offset, epoch=epoch, nonce="", size=0, log_bytes=0, records=0,
+        base_offset=start_offset, end_offset=end_offset, epoch=epoch, nonce="", object="", object_start=0, object_end=0, log_bytes=0, records=0,
         min_timestamp=NO_TIMESTAMP, max_timestamp=NO_TIMESTAMP, max_timestamp_offset=-1, appended_ms=created_ms,
         closed_ms=created_ms, created_ms=created_ms, epochs=(), aborted=0, storage_class="", crc=0, hole=reason[:200],
     )  # fmt: skip
@@ -151,11 +162,21 @@ class PageRef(NamedTuple):
 
 
 class GarbageObject(NamedTuple):
-    """An object that nothing refers to any more: delete it once `not_before_ms` has passed, then clear this."""
+    """An object (or part of a shared one) that nothing here refers to any more: once `not_before_ms` has passed, let go of it, clear this."""
 
     name: str
     size: int
     not_before_ms: int
+    object_start: int = 0
+
+    @property
+    def address(self) -> Address:
+        return Address(self.name, self.object_start, self.object_start + self.size)
+
+
+def doomed(row: Entry, not_before_ms: int) -> GarbageObject:
+    """A row's bytes as garbage."""
+    return GarbageObject(row.name, row.size, not_before_ms, row.object_start)
 
 
 class GarbageRange(NamedTuple):
@@ -276,74 +297,7 @@ def sealed(manifest: Manifest) -> Manifest:
     return replace(manifest, totals=join_totals([*parts, totals_of(manifest.entries)]))
 
 
-def check(manifest: Manifest) -> None:
-    """Hold a manifest to its invariants (encoding asserts it, decoding raises it).
-
-    Raises:
-        Corrupt: naming the partition and what is wrong.
-    """
-    problem = _rows_problem(manifest) or _counts_problem(manifest)
-    if problem:
-        raise Corrupt(f"manifest of {manifest.pid} generation {manifest.generation}: {problem}")
-
-
-def _rows_problem(m: Manifest) -> str | None:
-    spans = [(ref.start_offset, ref.end_offset) for ref in m.archive] + [(row.base_offset, row.end_offset) for row in m.entries]
-    problem = span_problem(spans)
-    if problem:
-        return problem
-    if spans and spans[-1][1] != m.end_offset:
-        return f"rows end at offset {spans[-1][1]}, the root says {m.end_offset}"
-    if m.end_offset < -1 or m.log_start_offset < 0:
-        return f"end offset {m.end_offset}, log start offset {m.log_start_offset}"
-    for row in m.entries:
-        problem = row_problem(row)
-        if problem:
-            return problem
-    levels = [ref.level for ref in m.archive]
-    if levels != sorted(levels, reverse=True) or any(ref.start_offset < ref.file_start for ref in m.archive):
-        return "archive pages are out of order"
-    if sealed(m).totals != m.totals:
-        return f"totals {m.totals} differ from the sum {sealed(m).totals}"
-    return None
-
-
-def _counts_problem(m: Manifest) -> str | None:
-    if len(m.entries) > ENTRIES_HARD_MAX:
-        return f"{len(m.entries)} inline rows; at most {ENTRIES_HARD_MAX} are allowed"
-    if m.is_deleted and (m.entries or m.archive):
-        return "marked deleted, but rows are left"
-    live = {row.name for row in m.entries if not row.hole} | {ref.name for ref in m.archive}
-    pinned = {part.page.name for part in m.garbage_ranges}
-    doomed = [item.name for item in m.garbage]
-    if len(doomed) != len(set(doomed)):
-        return "an object is listed twice as garbage"
-    if live.intersection(doomed) or pinned.intersection(doomed):
-        return f"objects are garbage and in use at once: {sorted((live | pinned).intersection(doomed))[:3]}"
-    for part in m.garbage_ranges:
-        if not part.page.file_start <= part.start_offset < part.end_offset <= part.page.end_offset:
-            return f"garbage range [{part.start_offset}, {part.end_offset}) lies outside its page"
-    return None
-
-
-def span_problem(spans: Sequence[tuple[int, int]]) -> str | None:
-    """What is wrong with half-open ranges that must follow each other without gap or overlap."""
-    expected = spans[0][0] if spans else 0
-    for start, end in spans:
-        if start != expected:
-            return f"rows {'overlap' if start < expected else 'leave a gap'} at offset {min(start, expected)}"
-        if end <= start or start < 0:
-            return f"a row covers [{start}, {end})"
-        expected = end
-    return None
-
-
-def row_problem(row: Entry) -> str | None:
-    """What is wrong with one row by itself."""
-    if row.hole:
-        return "a hole has bytes" if row.size or row.log_bytes or row.records else None
-    if row.log_bytes <= 0 or row.size <= row.log_bytes or row.records <= 0 or len(row.nonce) != 32 or row.epoch < 0:
-        return f"row at offset {row.base_offset} has {row.log_bytes} log bytes of {row.size}, {row.records} records, nonce {row.nonce!r}"
-    if row.records > row.end_offset - row.base_offset or len(row.epochs) > EPOCHS_PER_ENTRY_MAX:
-        return f"row [{row.base_offset}, {row.end_offset}) has {row.records} records and {len(row.epochs)} epochs"
-    return None
+def parts_in_use(m: Manifest) -> set[tuple[str, int]]:
+    """(object, first byte) of all that the root itself refers to: inline rows, pages, pages that doomed ranges still need."""
+    pages = {ref.name for ref in m.archive} | {part.page.name for part in m.garbage_ranges}
+    return {(row.name, row.object_start) for row in m.entries if not row.hole} | {(name, 0) for name in pages}

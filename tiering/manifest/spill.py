@@ -25,6 +25,7 @@ from tiering.manifest.root import (
     GarbageObject,
     Manifest,
     PageRef,
+    doomed,
     sealed,
 )
 
@@ -103,4 +104,4 @@ def apply_rewrite(
     """The root with page `old` swapped for `new`, and the objects of the rows that are not in it any more doomed."""
     require_epoch(manifest, epoch)
     now = swap_pages(manifest, (old,), new, not_before_ms=not_before_ms)
-    return mark_garbage(now, [GarbageObject(row.name, row.size, not_before_ms) for row in dropped if not row.hole])
+    return mark_garbage(now, [doomed(row, not_before_ms) for row in dropped if not row.hole])

@@ -17,6 +17,7 @@ from tiering.manifest.archive import Page, build_page, page_ref, parse_page
 from tiering.manifest.codec import ManifestCodec
 from tiering.manifest.edits import Edit, NeedPage, Pages, stamped
 from tiering.manifest.garbage import is_finished
+from tiering.manifest.invariants import step_problem, went_back
 from tiering.manifest.root import Garbage, Manifest, PageRef
 from tiering.manifest.spill import SpillPlan, apply_spill, plan_spill, rows_of
 from tiering.objects.keys import PartitionKeys
@@ -79,6 +80,9 @@ class ManifestStore:
             self.view is not None and self.view.created_ms == manifest.created_ms and manifest.generation < self.view.generation
         )
         if not is_older:
+            problem = went_back(self.view, manifest) if self.view and self.view.created_ms == manifest.created_ms else None
+            if problem is not None:
+                raise Corrupt(f"manifest of {self.keys.pid} generation {manifest.generation}: {problem}")
             self.view = manifest
         assert self.view is not None
         return self.view
@@ -107,7 +111,12 @@ class ManifestStore:
         assert before is not None
         self._check_owner(before)
         after = edit(before, pages)
-        return None if after is old else stamped(after, self._entropy.uuid().hex)
+        if after is old:
+            return None
+        committed = stamped(after, self._entropy.uuid().hex)
+        problem = step_problem(before, committed)
+        assert problem is None, f"refusing to commit to the manifest of {self.keys.pid}: {problem}"
+        return committed
 
     def _check_owner(self, manifest: Manifest) -> None:
         if manifest.pid != self.keys.pid:

@@ -178,7 +178,7 @@ class _Walker:
         if row.is_hole:
             report.holes.append((row.base_offset, row.end_offset, row.hole))
             return
-        key = self._keys.object(row.name)
+        key = self._keys.part(row.address)
         self.known.add(row.name)
         try:
             footer = await self._footer(key, row)
@@ -195,9 +195,9 @@ class _Walker:
         report.records += row.records
 
     async def _footer(self, key: str, row: Entry) -> Footer:
-        blob = await self._store.get(key, row.footer_position, row.size)
-        if blob.size != row.size:
-            raise Corrupt(f"{key} has {blob.size} bytes, the manifest says {row.size}")
+        blob = await self._store.get(self._keys.object(row.name), row.footer_position, row.object_end)
+        if not row.address.fits(blob.size):
+            raise Corrupt(f"{key} has {blob.size} bytes, the manifest says {row.object_end}")
         footer = parse_footer(blob.data, where=key)
         check_identity(footer.trailer, self._keys.pid, row.base_offset, row.end_offset, row.nonce, where=key)
         found = (
@@ -216,7 +216,9 @@ class _Walker:
         crc, records, batches, expected, carry = 0, 0, 0, row.base_offset, b""
         step = RANGE_BYTES_MAX
         for start in range(0, row.log_bytes, step):
-            data = memoryview((await self._store.get(key, start, min(start + step, row.log_bytes))).data)
+            stop = min(start + step, row.log_bytes)
+            blob = await self._store.get(self._keys.object(row.name), row.object_start + start, row.object_start + stop)
+            data = memoryview(blob.data)
             for at in range(0, len(data), CHUNK_BYTES):
                 footer.check_chunk((start + at) // CHUNK_BYTES, data[at : at + CHUNK_BYTES], where=key)
             crc = crc32c(data, crc)
@@ -274,7 +276,7 @@ def describe_manifest(manifest: Manifest) -> dict[str, Any]:
         "end_offset": manifest.end_offset,
         "totals": manifest.totals._asdict(),
         "archive": [ref._asdict() | {"name": ref.name, "totals": ref.totals._asdict()} for ref in manifest.archive],
-        "entries": [row._asdict() | {"name": "" if row.is_hole else row.name} for row in manifest.entries],
+        "entries": [row._asdict() | {"name": "" if row.is_hole else row.name, "size": row.size} for row in manifest.entries],
         "garbage": [item._asdict() for item in manifest.garbage],
         "garbage_ranges": [
             {

@@ -22,6 +22,7 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId
+from tiering.objects.address import SHARED, Address
 
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NONCE = re.compile(r"[0-9a-f]{32}")
@@ -84,8 +85,13 @@ class PartitionKeys(NamedTuple):
         return self.prefix + "manifest"
 
     def object(self, name: str) -> str:
-        """Whole key of an object that a manifest names relative to the partition."""
-        return self.prefix + name
+        """Whole key of an object that a manifest names: below the partition, or one that partitions share (tiering.objects.address)."""
+        return self.cluster_id + name if name.startswith(SHARED) else self.prefix + name
+
+    def part(self, address: Address) -> str:
+        """What a segment is called in caches and messages: its key, and where it begins in an object that holds others too."""
+        key = self.object(address.object)
+        return f"{key}@{address.start}" if address.is_shared else key
 
 
 def data_prefix(cluster_id: str) -> str:

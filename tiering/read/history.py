@@ -9,7 +9,7 @@ and its identity (partition, offsets, nonce) agreed with the row (fault 29).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -75,7 +75,7 @@ class Shelf:
 
 
 class MissingObject(NotFound):
-    """The store has no object where a row says there is one; `row` is that row (None: an archive page)."""
+    """The store has no object where a row says there is one; `key` is the object's, `row` that row (None: an archive page)."""
 
     def __init__(self, key: str, row: Entry | None) -> None:
         super().__init__(f"object {key} is missing")
@@ -167,7 +167,9 @@ class History:
         key = self.keys.object(ref.name)
 
         async def load() -> Page:
-            return await self._checked(key, 0, ref.size, None, lambda blob: parse_page(blob.data, self.keys.pid, ref))
+            return await _checked(
+                lambda: self._get(key, 0, ref.size, None), lambda blob: parse_page(blob.data, self.keys.pid, ref)
+            )
 
         return await self.shelf.pages.get(key, load, wait_s=self.wait_s)
 
@@ -178,18 +180,18 @@ class History:
             MissingObject, Corrupt, StoreUnavailable.
         """
         load = lambda: self._load_footer(row, is_read_through)  # noqa: E731
-        return await self.shelf.footers.get(self.keys.object(row.name), load, wait_s=self.wait_s)
+        return await self.shelf.footers.get(self.keys.part(row.address), load, wait_s=self.wait_s)
 
     async def _load_footer(self, row: Entry, is_read_through: bool) -> Footer:
         """From the keeper, or by a GET, which brings a small object whole: its log is what will be wanted next."""
-        key, keeper = self.keys.object(row.name), self.shelf.keeper
+        key, keeper = self.keys.part(row.address), self.shelf.keeper
         kept = await keeper.recall_footer(key) if keeper is not None else None
         if kept is not None:
             try:
-                return self.parse_footer(row, Blob(kept, "", row.size))
+                return self.parse_footer(row, Blob(kept, "", row.object_end))
             except (Corrupt, UnknownVersion):
                 pass  # a foreign, damaged or newer file of the cache: as good as none
-        start = row.footer_position
+        start = row.log_bytes  # in the row's bytes: its footer begins there
         if keeper is not None and row.size <= CHUNK_BYTES:
             start = 0
         elif keeper is not None and is_read_through:
@@ -202,37 +204,32 @@ class History:
             brought[:] = [memoryview(blob.data)]
             return self.parse_footer(row, blob)
 
-        footer = await self._checked(key, start, row.size, row, parse)
+        footer = await _checked(lambda: self.get(row, start, row.size), parse)
         if keeper is not None:
-            log_bytes = row.footer_position - start
+            log_bytes = row.log_bytes - start
             if log_bytes:
                 own = memoryview(bytes(brought[0][log_bytes:]))  # no view of the log that came with it
-                footer = self.parse_footer(row, Blob(own, "", row.size))
+                footer = self.parse_footer(row, Blob(own, "", row.object_end))
                 await keeper.offer(self.chunks_of(row, footer), start, brought[0][:log_bytes])
                 brought[0] = own
             keeper.keep_footer(key, brought[0])
         return footer
 
     def parse_footer(self, row: Entry, blob: Blob) -> Footer:
-        """The footer from a read that ends at the object's end.  Raises Corrupt."""
-        key = self.keys.object(row.name)
-        if blob.size != row.size:
-            raise Corrupt(f"{key} has {blob.size} bytes, the manifest says {row.size}")
+        """The footer from a read that ends where the row's bytes end.  Raises Corrupt."""
+        address = row.address
+        key = self.keys.part(address)
+        if not address.fits(blob.size):
+            raise Corrupt(f"{key} has {blob.size} bytes, the manifest says {row.object_end}")
         footer = parse_footer(blob.data, where=key)
         check_identity(footer.trailer, self.keys.pid, row.base_offset, row.end_offset, row.nonce, where=key)
         return footer
 
-    async def _checked(self, key: str, start: int, end: int, row: Entry | None, parse: Callable[[Blob], T]) -> T:
-        for attempt in range(_READ_ATTEMPTS):
-            blob = await self.get(key, start, end, row)
-            try:
-                return parse(blob)
-            except Corrupt:
-                if attempt == _READ_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+    async def get(self, row: Entry, start: int, end: int) -> Blob:
+        """Bytes [start, end) of a row's log and footer by one GET; the blob's size is the whole object's."""
+        return await self._get(self.keys.object(row.name), row.object_start + start, row.object_start + end, row)
 
-    async def get(self, key: str, start: int, end: int, row: Entry | None) -> Blob:
+    async def _get(self, key: str, start: int, end: int, row: Entry | None) -> Blob:
         """One GET in this history's lane."""
         store = self.shelf.store.bind(topic=self.topic, purpose=self.lane.purpose)
         async with self.shelf.gate.slot(Ticket(self.lane)):
@@ -243,16 +240,31 @@ class History:
 
     def chunks_of(self, row: Entry, footer: Footer) -> ChunkSource:
         """The row's log bytes as the chunk cache sees them: each chunk provable by the footer's checksums."""
-        return chunk_source(self.keys.object(row.name), self.topic, row, footer)
+        return chunk_source(self.keys, self.topic, row, footer)
 
 
-def chunk_source(key: str, topic: str, row: Entry, footer: Footer) -> ChunkSource:
-    """A segment object for the chunk cache."""
+async def _checked(get: Callable[[], Awaitable[Blob]], parse: Callable[[Blob], T]) -> T:
+    for attempt in range(_READ_ATTEMPTS):
+        blob = await get()
+        try:
+            return parse(blob)
+        except Corrupt:
+            if attempt == _READ_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def chunk_source(keys: PartitionKeys, topic: str, row: Entry, footer: Footer) -> ChunkSource:
+    """A segment for the chunk cache."""
+    address = row.address
 
     def is_good(index: int, chunk: memoryview) -> bool:
         return crc32c(chunk) == footer.chunk_crcs[index]
 
-    return ChunkSource(key, row.log_bytes, row.size, topic, is_good, footer.trailer.chunk_bytes)
+    return ChunkSource(
+        keys.part(address), row.log_bytes, address.end, topic, is_good, footer.trailer.chunk_bytes,
+        object_start=address.start, shared_key=keys.object(address.object) if address.is_shared else "",
+    )  # fmt: skip
 
 
 def _started_at(manifest: Manifest, offset: int) -> Manifest:

@@ -137,7 +137,7 @@ class ColdReader:
 
     async def copied(self, keys: PartitionKeys, row: Entry, footer: bytes) -> None:
         """An object was made here: its footer need not be read back, which is every fifth GET of a replay of segments of 64 MiB."""
-        key = keys.object(row.name)
+        key = keys.part(row.address)
         self.shelf.footers.offer(key, parse_footer(footer, where=key))
         await self.chunks.write_footer(key, footer)
 
@@ -343,7 +343,7 @@ class ColdReader:
             if row.is_hole:
                 offset = row.end_offset
                 continue
-            reading.has_waited |= self.shelf.footers.peek(history.keys.object(row.name)) is None
+            reading.has_waited |= self.shelf.footers.peek(history.keys.part(row.address)) is None
             footer = await history.footer(row, is_read_through=reading.is_sequential)
             reading.is_sequential |= offset == row.base_offset
             return row, footer, footer.position_for(offset)
@@ -396,7 +396,7 @@ class ColdReader:
                 source, first, end, reach=reach, lane=reading.history.lane, wait_s=self._wait_s(reading)
             )
         except NotFound:
-            raise MissingObject(source.key, row) from None
+            raise MissingObject(source.object_key, row) from None
         if not found:
             raise NotYet(f"{source.key} is still being loaded")
         window = self.chunks.window(source, position, position + size) if len(found) == end - first else None

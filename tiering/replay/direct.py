@@ -109,7 +109,7 @@ class DirectReader:
                 data = await (reading if reading is not None else self._read_or_failure(item))
                 if isinstance(data, Exception):
                     raise data
-                for run in at.add(item, data, self.history.keys.object(item.row.name)):
+                for run in at.add(item, data, self.history.keys.part(item.row.address)):
                     self.progress.offsets += min(run.end_offset, end) - max(run.start_offset, start)
                     yield run
                 if at.is_done:
@@ -163,7 +163,7 @@ class DirectReader:
         return min(-(-position // chunk_bytes) * chunk_bytes, row.log_bytes)
 
     async def _footer(self, row: Entry) -> Footer:
-        if self.history.shelf.footers.peek(self.history.keys.object(row.name)) is None:
+        if self.history.shelf.footers.peek(self.history.keys.part(row.address)) is None:
             self.progress.requests += 1
         try:
             return await self.history.footer(row)
@@ -176,11 +176,11 @@ class DirectReader:
     async def _read(self, piece: _Piece) -> memoryview:
         """Bytes of a piece, proven."""
         row, history = piece.row, self.history
-        key = history.keys.object(row.name)
+        key = history.keys.part(row.address)
         is_one_get = piece.start == 0 and piece.end == row.log_bytes and row.size <= RANGE_BYTES_MAX
         for _ in range(_GET_ATTEMPTS):
             try:
-                blob = await history.get(key, piece.start, row.size if is_one_get else piece.end, row)
+                blob = await history.get(row, piece.start, row.size if is_one_get else piece.end)
             except MissingObject as missing:
                 raise self._gone(missing) from None
             self.progress.requests += 1
@@ -189,7 +189,7 @@ class DirectReader:
             try:
                 footer = history.parse_footer(row, blob) if is_one_get else await self._footer(row)
                 source = history.chunks_of(row, footer)
-                if len(data) == piece.end - piece.start and blob.size == row.size and source.holds(piece.start, data):
+                if len(data) == piece.end - piece.start and source.is_of(blob.size) and source.holds(piece.start, data):
                     return data
             except Corrupt:
                 continue

@@ -1,5 +1,7 @@
 """The object store as a directory: the embedded default, nothing to install.  The layout and its rules: directory_files.py.
 
+A directory has one class of storage: the class of a put goes into the account only, as the store would bill it that has it.
+
 Invariants: blocking work never runs on the event loop; what the operating system refuses leaves as StoreUnavailable, what no store could
 take as Invalid.
 """
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 
 from hotlog.kernel.errors import Invalid, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
-from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, PendingUpload, Purpose
+from hotlog.world.ports import STANDARD, Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, PendingUpload, Purpose
 from tiering.store.buffers import LARGE_BYTES_MAX, LARGE_BYTES_MIN, Buffers
 from tiering.store.directory_files import Condition, Files
 from tiering.store.keys import check_key, check_prefix, check_range
@@ -56,18 +58,20 @@ class DirectoryStore:
         view._account = self._account.bind(topic=topic, purpose=purpose)
         return view
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         check_key(key)
         if if_match is not None and if_absent:
             raise Invalid(f"put of {key}: if_match and if_absent exclude each other")
-        with self._account.call("put") as call:
+        with self._account.call("put", storage_class) as call:
             call.sent = memoryview(body).nbytes
             etag: str = await self._weather(self._files.write_small, key, body, Condition(if_match, if_absent))
             return etag
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
         check_key(key)
-        with self._account.call("put") as call:
+        with self._account.call("put", storage_class) as call:
             call.sent = source.size
             upload = await self._weather(self._files.begin_upload, key)
             try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from hotlog.kernel.errors import StoreUnavailable
-from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from hotlog.world.ports import STANDARD, Blob, Buffer, ByteSource, ObjectInfo, ObjectStore, PendingUpload, Purpose
 
 
 class GatedStore:
@@ -29,13 +29,15 @@ class GatedStore:
     def bind(self, *, topic: str | None = None, purpose: Purpose | None = None) -> GatedStore:
         return GatedStore(self._store.bind(topic=topic, purpose=purpose), self._may_write)
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         self._require(f"put {key}")
-        return await self._store.put(key, body, if_match=if_match, if_absent=if_absent)
+        return await self._store.put(key, body, if_match=if_match, if_absent=if_absent, storage_class=storage_class)
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
         self._require(f"put {key}")
-        return await self._store.put_source(key, source)
+        return await self._store.put_source(key, source, storage_class=storage_class)
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
         return await self._store.get(key, start, end)

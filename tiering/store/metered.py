@@ -1,4 +1,4 @@
-"""The account of a store: every request is counted by (topic, purpose, kind, bytes, outcome), attempts and failures too.
+"""The account of a store: every request is counted by (topic, purpose, kind, bytes, outcome, storage class), attempts and failures too.
 
 An adapter wraps each single request (not each call: a multipart upload is many requests) in `account.call(kind)`, below the retries,
 since every attempt is billed.
@@ -13,7 +13,7 @@ from types import TracebackType
 
 from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed
 from hotlog.kernel.metrics import Metrics
-from hotlog.world.ports import Clock, Purpose
+from hotlog.world.ports import STANDARD, Clock, Purpose
 from tiering.cost.meter import NO_TOPIC, Kind, Meter
 
 
@@ -41,19 +41,20 @@ class Account:
             purpose=self.purpose if purpose is None else purpose,
         )
 
-    def call(self, kind: Kind) -> Call:
+    def call(self, kind: Kind, storage_class: str = STANDARD) -> Call:
         """Context manager around one request; set `.sent` and `.received` to its payload bytes."""
-        return Call(self, kind)
+        return Call(self, kind, storage_class)
 
 
 class Call:
     """One request being made."""
 
-    __slots__ = ("_account", "_kind", "_started", "received", "sent")
+    __slots__ = ("_account", "_class", "_kind", "_started", "received", "sent")
 
-    def __init__(self, account: Account, kind: Kind) -> None:
+    def __init__(self, account: Account, kind: Kind, storage_class: str) -> None:
         self._account = account
         self._kind = kind
+        self._class = storage_class
         self._started = 0.0
         self.sent = 0
         self.received = 0
@@ -65,7 +66,9 @@ class Call:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         account, metrics = self._account, self._account.metrics
         outcome = _outcome(value)
-        account.meter.add(account.topic, account.purpose, self._kind, outcome, sent=self.sent, received=self.received)
+        account.meter.add(
+            account.topic, account.purpose, self._kind, outcome, sent=self.sent, received=self.received, storage_class=self._class
+        )
         metrics.store_requests.labels(account.topic, account.purpose, self._kind, outcome).inc()
         if moved := self.sent + self.received:
             metrics.store_bytes.labels(account.topic, account.purpose, self._kind).inc(moved)

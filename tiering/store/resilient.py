@@ -22,7 +22,7 @@ import tenacity
 
 from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
-from hotlog.world.ports import Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, ObjectStore, PendingUpload, Purpose
+from hotlog.world.ports import STANDARD, Blob, Buffer, ByteSource, Clock, Entropy, ObjectInfo, ObjectStore, PendingUpload, Purpose
 from tiering.store.health import StoreHealth
 
 T = TypeVar("T")
@@ -163,16 +163,20 @@ class ResilientStore:
         """A view whose calls give up after `seconds` at the latest (longer by what their bytes need)."""
         return ResilientStore(self._store, self._retrier.within(seconds))
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         return await self._retrier.run(
             f"put {key}",
-            lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent),
+            lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent, storage_class=storage_class),
             moved=memoryview(body).nbytes,
             conditional=if_absent or if_match is not None,
         )
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
-        return await self._retrier.run(f"put {key}", lambda: self._store.put_source(key, source), moved=source.size)
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
+        return await self._retrier.run(
+            f"put {key}", lambda: self._store.put_source(key, source, storage_class=storage_class), moved=source.size
+        )
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
         moved = 0 if end is None else end - start

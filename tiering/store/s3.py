@@ -24,12 +24,12 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, Invalid, NotFound, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
-from hotlog.world.ports import Blob, Buffer, ByteSource, ObjectInfo, PendingUpload, Purpose
+from hotlog.world.ports import STANDARD, Blob, Buffer, ByteSource, ObjectInfo, PendingUpload, Purpose
 from tiering.cost.meter import Kind
 from tiering.store.keys import check_key, check_prefix, check_range
 from tiering.store.metered import Account, Call
 from tiering.store.resilient import Retrier, UploadLimits
-from tiering.store.s3_bucket import Bucket, crc_header
+from tiering.store.s3_bucket import Bucket, class_header, crc_header
 from tiering.store.s3_errors import translate
 from tiering.store.s3_get import CONNECT_SECONDS_MAX, READ_SECONDS_MAX, OnceSession, Reader
 from tiering.store.s3_upload import Body, Upload
@@ -97,7 +97,9 @@ class S3Store:
         """A view with other limits for uploads in parts."""
         return S3Store(self._bucket._replace(limits=limits), self._account)
 
-    async def put(self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False) -> str:
+    async def put(
+        self, key: str, body: Buffer, *, if_match: str | None = None, if_absent: bool = False, storage_class: str = STANDARD
+    ) -> str:
         check_key(key)
         if if_match is not None and if_absent:
             raise Invalid(f"put of {key}: if_match and if_absent exclude each other")
@@ -109,17 +111,18 @@ class S3Store:
             extra["IfMatch"] = if_match
         if self._bucket.checksum:
             extra["ChecksumCRC32C"] = crc_header(crc32c(body))
+        extra |= class_header(storage_class)
         data: Any = bytes(body) if size <= WHOLE_BODY_BYTES_MAX else Body(BytesSource(body), 0, size)
-        with self._request("put", "put", key, conditional=bool(if_match or if_absent)) as call:
+        with self._request("put", "put", key, conditional=bool(if_match or if_absent), storage_class=storage_class) as call:
             call.sent = size
             answer = await self._bucket.client.put_object(
                 Bucket=self._bucket.name, Key=self._bucket.full(key), Body=data, ContentLength=size, **extra
             )
             return answer["ETag"]
 
-    async def put_source(self, key: str, source: ByteSource) -> str:
+    async def put_source(self, key: str, source: ByteSource, *, storage_class: str = STANDARD) -> str:
         check_key(key)
-        return await Upload(self._bucket, self._request, key, source).run()
+        return await Upload(self._bucket, self._request, key, source, storage_class).run()
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> Blob:
         check_key(key)
@@ -249,9 +252,11 @@ class S3Store:
         await self._bucket.stack.aclose()
 
     @contextmanager
-    def _request(self, kind: Kind, verb: str, key: str, *, conditional: bool = False) -> Iterator[Call]:
+    def _request(
+        self, kind: Kind, verb: str, key: str, *, conditional: bool = False, storage_class: str = STANDARD
+    ) -> Iterator[Call]:
         """Around one request: counted, and its errors translated."""
-        with self._account.call(kind) as call:
+        with self._account.call(kind, storage_class) as call:
             try:
                 yield call
             except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:

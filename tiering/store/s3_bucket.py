@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hotlog.world.ports import STANDARD
 from tiering.store.resilient import Retrier, UploadLimits
 from tiering.store.s3_get import Reader
 
@@ -39,3 +40,8 @@ class Bucket(NamedTuple):
 def crc_header(crc: int) -> str:
     """A CRC-32C as S3 writes it: base64 of the 4 big-endian bytes."""
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def class_header(storage_class: str) -> dict[str, Any]:
+    """Request parameters for a storage class; none for the standard one, which stores without classes need not know."""
+    return {} if storage_class == STANDARD else {"StorageClass": storage_class}

@@ -23,10 +23,10 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import HotlogError, NotFound, StorageFailed
 from hotlog.kernel.limits import MiB
-from hotlog.world.ports import ByteSource
+from hotlog.world.ports import STANDARD, ByteSource
 from hotlog.world.tasks import TaskScope
 from tiering.store.metered import Call
-from tiering.store.s3_bucket import Bucket, crc_header
+from tiering.store.s3_bucket import Bucket, class_header, crc_header
 from tiering.store.sources import read_exactly
 
 T = TypeVar("T")
@@ -37,7 +37,9 @@ PARTS_MAX = 9_000  # S3 allows 10,000
 class Request(Protocol):
     """S3Store._request."""
 
-    def __call__(self, kind: Any, verb: str, key: str, *, conditional: bool = False) -> AbstractContextManager[Call]: ...
+    def __call__(
+        self, kind: Any, verb: str, key: str, *, conditional: bool = False, storage_class: str = STANDARD
+    ) -> AbstractContextManager[Call]: ...
 
 
 def part_bytes_for(size: int, part_bytes: int) -> int:
@@ -90,9 +92,10 @@ class Body:
 class Upload:
     """One object on its way."""
 
-    def __init__(self, bucket: Bucket, request: Request, key: str, source: ByteSource) -> None:
+    def __init__(self, bucket: Bucket, request: Request, key: str, source: ByteSource, storage_class: str) -> None:
         self._bucket = bucket
-        self._request = request
+        self._request = partial(request, storage_class=storage_class)  # all requests of an upload are billed by its class
+        self._class = class_header(storage_class)
         self._key = key
         self._source = source
         self._checks = bucket.checksum and bool(getattr(source, "rereadable", False))
@@ -116,12 +119,17 @@ class Upload:
         with body.blamed(), self._request("put", "put", self._key) as call:
             call.sent = size
             answer = await self._bucket.client.put_object(
-                Bucket=self._bucket.name, Key=self._bucket.full(self._key), Body=body, ContentLength=size, **checksum
+                Bucket=self._bucket.name,
+                Key=self._bucket.full(self._key),
+                Body=body,
+                ContentLength=size,
+                **checksum,
+                **self._class,
             )
             return answer["ETag"]
 
     async def _create(self) -> str:
-        extra: dict[str, Any] = {"ChecksumAlgorithm": "CRC32C"} if self._checks else {}
+        extra: dict[str, Any] = self._class | ({"ChecksumAlgorithm": "CRC32C"} if self._checks else {})
         with self._request("create_upload", "begin upload of", self._key):
             answer = await self._bucket.client.create_multipart_upload(
                 Bucket=self._bucket.name, Key=self._bucket.full(self._key), **extra

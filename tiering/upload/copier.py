@@ -21,9 +21,9 @@ from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.world.pacing import ByteRate
-from hotlog.world.ports import Buffer, Clock, Disk, Entropy, ObjectStore
+from hotlog.world.ports import STANDARD, Buffer, Clock, Disk, Entropy, ObjectStore
 from tiering.manifest.edits import Edit, append, blank, claim, record_hole
-from tiering.manifest.root import STANDARD, Entry, Manifest
+from tiering.manifest.root import Entry, Manifest
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import FooterParts, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
@@ -210,14 +210,15 @@ class Copier:
         )  # fmt: skip
         entry = Entry(
             base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch, nonce=nonce,
-            size=scan.log_bytes + len(footer), log_bytes=scan.log_bytes, records=scan.records, min_timestamp=scan.min_timestamp,
+            object="", object_start=0, object_end=scan.log_bytes + len(footer), log_bytes=scan.log_bytes, records=scan.records, min_timestamp=scan.min_timestamp,
             max_timestamp=scan.max_timestamp, max_timestamp_offset=scan.max_timestamp_offset,
             appended_ms=segment.first_append_ms, closed_ms=segment.closed_ms, created_ms=now_ms, epochs=scan.epochs,
             aborted=len(parse_aborted(parts.aborted)), storage_class=STANDARD, crc=scan.log_crc,
         )  # fmt: skip
         lease.check()
         store = self._store.bind(topic=target.topic, purpose="upload")
-        await store.put_source(target.keys.object(entry.name), SegmentSource(self._disk, scan, footer))
+        source = SegmentSource(self._disk, scan, footer)
+        await store.put_source(target.keys.object(entry.name), source, storage_class=entry.storage_class)
         await self._copied(target.keys, entry, footer)
         return entry
 
