@@ -17,8 +17,6 @@ BATCH_OVERHEAD_BYTES = 12  # base offset (8) + batch length (4): what precedes t
 MANIFEST_ROOT_BYTES_MAX = 64 * KiB
 CHUNK_BYTES = 4 * MiB  # aligned unit of the chunk cache
 RANGE_BYTES_MAX = 16 * MiB  # one GET reads at most this much (limits.md: requests cost 0.85 ms of CPU)
-GARBAGE_GRACE_MS = 24 * 60 * 60 * 1000
-FETCH_WALL_MS_MAX = 10 * 60 * 1000  # no read may outlive this
 
 # Metadata: a request cannot make a broker open more than it can hold
 PARTITIONS_PER_TOPIC_MAX = 10_000
@@ -35,5 +33,4 @@ ZSTD_WINDOW_BYTES_MAX = 128 * MiB  # Java's levels 20 to 22; Java's own decoder 
 assert CHUNK_BYTES <= RANGE_BYTES_MAX
 assert DECOMPRESSED_BATCH_BYTES_MAX <= DECOMPRESSED_READ_BYTES_MAX, "what the door takes can be read"
 assert RANGE_BYTES_MAX % CHUNK_BYTES == 0, "a range is whole chunks"
-assert GARBAGE_GRACE_MS > FETCH_WALL_MS_MAX, "an object outlives every read that may have started on it"
 assert PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_PER_BROKER_MAX <= FETCH_SESSION_PARTITIONS_MAX

@@ -103,8 +103,8 @@ _OWN = [
               doc="Deadline of one store call."),
     ConfigKey(name="hotlog.store.total.timeout.ms", kind="long", default=120_000, minimum=1, dynamic=False, unit="ms",
               doc="Deadline of a store call with its retries."),
-    ConfigKey(name="hotlog.garbage.grace.ms", kind="long", default=24 * 60 * 60 * 1000, minimum=0, unit="ms",
-              doc="How long a condemned object is kept for readers that may still hold it."),
+    ConfigKey(name="hotlog.garbage.grace.ms", kind="long", default=24 * 60 * 60 * 1000, minimum=1, unit="ms",
+              doc="How long a condemned object is kept for readers that may still hold it; at least hotlog.store.total.timeout.ms."),
     ConfigKey(name="hotlog.reconcile.interval.ms", kind="long", default=6 * 60 * 60 * 1000, minimum=1, unit="ms",
               doc="How often the bucket is listed to find orphans."),
     ConfigKey(name="hotlog.scrub.interval.ms", kind="long", default=24 * 60 * 60 * 1000, minimum=-1, unit="ms",
@@ -190,10 +190,7 @@ class Settings:
         settings = cls(values, known, tuple(ignored), {name: text for name, text in given.items() if name not in known})
         TopicConfig.resolve({}, settings.topic_defaults())  # relations between the defaults hold too
         settings.advertised()
-        if settings.number("hotlog.store.attempt.timeout.ms") > settings.number("hotlog.store.total.timeout.ms"):
-            raise InvalidConfig("hotlog.store.attempt.timeout.ms must not be above hotlog.store.total.timeout.ms")
-        if settings.number("group.min.session.timeout.ms") > settings.number("group.max.session.timeout.ms"):
-            raise InvalidConfig("group.min.session.timeout.ms must not be above group.max.session.timeout.ms")
+        _check_relations(settings)
         return settings
 
     def topic_defaults(self) -> dict[str, Value]:
@@ -232,3 +229,15 @@ class Settings:
         value = self.values[name]
         assert isinstance(value, bool), name
         return value
+
+
+def _check_relations(settings: Settings) -> None:
+    """Raise InvalidConfig where two keys contradict each other."""
+    if settings.number("hotlog.store.attempt.timeout.ms") > settings.number("hotlog.store.total.timeout.ms"):
+        raise InvalidConfig("hotlog.store.attempt.timeout.ms must not be above hotlog.store.total.timeout.ms")
+    if settings.number("hotlog.garbage.grace.ms") < settings.number("hotlog.store.total.timeout.ms"):
+        raise InvalidConfig(
+            "hotlog.garbage.grace.ms must not be below hotlog.store.total.timeout.ms: a read of the store would outlive its object"
+        )
+    if settings.number("group.min.session.timeout.ms") > settings.number("group.max.session.timeout.ms"):
+        raise InvalidConfig("group.min.session.timeout.ms must not be above group.max.session.timeout.ms")

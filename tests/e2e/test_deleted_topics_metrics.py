@@ -19,7 +19,10 @@ def series_of(server: HotlogServer, topic: str) -> list[str]:
 
 
 def test_a_deleted_topic_has_no_series(tmp_path: Path, minio_url: str) -> None:
-    settings = {**HURRY, "hotlog.garbage.grace.ms": "1000"}
+    timeouts = dict.fromkeys(
+        ("hotlog.store.attempt.timeout.ms", "hotlog.store.total.timeout.ms", "hotlog.garbage.grace.ms"), "5000"
+    )
+    settings = {**HURRY, **timeouts}
     with running(HotlogServer(folder=tmp_path / "broker", settings=settings, store=minio_url)) as server:
         for topic in ("stays", "goes"):
             create(server, topic, 1, **FLEETING)

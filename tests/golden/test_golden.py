@@ -34,6 +34,7 @@ from tests.tools.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
 VERSIONS = [path.name.removesuffix(".tar.zst") for path in sorted(HERE.glob("*.tar.zst"))]
+STORE_WAITS = ("hotlog.store.attempt.timeout.ms", "hotlog.store.total.timeout.ms", "hotlog.garbage.grace.ms")
 MOMENTS = ("stopped", "killed")
 DAY_MS = 24 * 60 * 60 * 1000
 UNPACKED_BYTES_MAX = 64 * 1024 * 1024
@@ -93,7 +94,7 @@ def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Pa
         admin.delete_topics(["holed"], request_timeout=PATIENCE_S)["holed"].result(PATIENCE_S)
         kept = rows(server.bootstrap, "long")
     (folder / "data" / "trusted-clock").unlink()  # or time for deletion would go on from where it was, an hour later at most
-    often = {"hotlog.garbage.grace.ms": "3000", "hotlog.reconcile.interval.ms": "2000"}  # how often what is doomed is looked at
+    often = dict.fromkeys(STORE_WAITS, "3000") | {"hotlog.reconcile.interval.ms": "2000"}  # how often what is doomed is looked at
     with running(folder, seen, later_ms=2 * DAY_MS, **often) as server:  # all that is doomed is due
         _eventually(lambda: _garbage("long", folder) == [])
         _eventually(lambda: len(list((folder / "store").glob("*/data/*/*/*/manifest"))) == 3)  # the partitions of long and mixed

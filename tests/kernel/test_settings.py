@@ -98,3 +98,10 @@ def test_no_listener_opens_without_the_protection_it_asks_for(given: dict[str, s
 def test_a_number_that_kafka_would_not_read_is_refused(text: str) -> None:
     with pytest.raises(InvalidConfig, match="retention"):
         Settings.resolve({"log.retention.ms": text})
+
+
+@pytest.mark.parametrize("grace", ["0", "1", "119999"])
+def test_the_grace_of_garbage_is_as_long_as_a_read_of_the_store(grace: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"hotlog\.garbage\.grace\.ms"):
+        Settings.resolve({"hotlog.garbage.grace.ms": grace})
+    assert Settings.resolve({"hotlog.garbage.grace.ms": "120000"}).number("hotlog.garbage.grace.ms") == 120_000
