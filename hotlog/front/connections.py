@@ -99,10 +99,6 @@ class Connections:
         """Largest request in bytes (socket.request.max.bytes)."""
         return self.broker.settings.number("socket.request.max.bytes")
 
-    @property
-    def connection_count(self) -> int:
-        return len(self._members)
-
     def opened(self, member: Member) -> None:
         """A connection was accepted: count it, or close it at once."""
         address = member.peer[0]

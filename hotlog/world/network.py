@@ -6,8 +6,7 @@ Invariants: nothing stands between a transport and its protocol: bytes are recei
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from socket import socket
+from collections.abc import Callable
 from typing import TypeVar
 
 from hotlog.world.ports import LISTEN_BACKLOG
@@ -25,11 +24,6 @@ class TcpListening:
     @property
     def address(self) -> tuple[str, int]:
         return str(self._address[0]), int(self._address[1])
-
-    @property
-    def sockets(self) -> Sequence[socket]:
-        """The listening sockets, for tests that want their buffers small."""
-        return self._server.sockets
 
     def close(self) -> None:
         self._server.close()

@@ -103,7 +103,7 @@ class Serving:
         """A client that reads no answers; kernel buffers take next to nothing off the broker's hands."""
         (listening,) = self.listeners._open
         assert isinstance(listening, TcpListening)
-        narrow(listening.sockets)
+        narrow(listening._server.sockets)
         client = self._made(*await open_narrow(*self.address))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         return client
@@ -115,6 +115,10 @@ class Serving:
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
+
+    @property
+    def connection_count(self) -> int:
+        return len(self.connections._members)
 
     async def working(self) -> None:
         """Until a request is in work."""
@@ -227,5 +231,5 @@ def api_versions(version: int) -> Any:
 
 async def gone(served: Serving, left: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while served.connections.connection_count > left:
+        while served.connection_count > left:
             await asyncio.sleep(0.01)

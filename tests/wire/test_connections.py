@@ -55,7 +55,7 @@ async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path
         correlation = lively.send(poll)  # a long poll is not idleness
         await served.working()
         async with asyncio.timeout(PATIENCE_S):
-            while served.connections.connection_count < 3:
+            while served.connection_count < 3:
                 await asyncio.sleep(0.01)
         clock.seconds += 20.1
         assert await half.is_closed()
@@ -83,7 +83,7 @@ async def test_a_client_that_never_reads_its_replies_ends_with_the_idle_time(
         async with asyncio.timeout(PATIENCE_S):
             while not served.broker.reply_backlog_bytes:
                 await asyncio.sleep(0.01)
-            while served.connections.connection_count:
+            while served.connection_count:
                 clock.seconds += 20.1
                 await asyncio.sleep(0.1)
         assert served.broker.reply_backlog_bytes == 0

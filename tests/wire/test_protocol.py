@@ -191,7 +191,7 @@ def test_random_frames_never_harm_a_second_connection(
                 bad.writer.write(struct.pack(">ihhih", 10 + len(body), key, version, 1, -1) + body)
                 bad.writer.write_eof()
                 assert (await good.call(api_versions(0))).error_code is ErrorCode.none
-            assert served.connections.connection_count >= 1
+            assert served.connection_count >= 1
 
     asyncio.run(story())
 
