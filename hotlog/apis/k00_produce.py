@@ -20,6 +20,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, Later, RequestContext, Spliced
 from hotlog.answers.slices import SLICE, breathe, slices
+from hotlog.broker.leaders import not_here
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
@@ -134,16 +135,12 @@ def _plan_topic(
         refusal: Exception | None = None
         try:
             if partition is None:
-                raise unknown if name is None or broker.topic(name) is None else _not_here(name, data.partition)
+                raise unknown if name is None or broker.topic(name) is None else not_here(name, data.partition)
             headers = _check(context.version, request, partition, data.records)
         except Exception as error:
             refusal = error
         batches.append(_Batch(data.partition, partition, data.records, headers, refusal))
     return _Plan(name, batches)
-
-
-def _not_here(name: str, index: int) -> Refused:
-    return Refused(ErrorCode.unknown_topic_or_partition, f"partition {name}-{index} is not here")
 
 
 def _check(version: int, request: ProduceRequest, partition: Partition, records: memoryview | None) -> list[BatchHeader]:

@@ -20,7 +20,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.slices import SLICE, slices
-from hotlog.broker.leaders import check_epoch
+from hotlog.broker.leaders import led_here
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.wire import apis
 from hotlog.wire.error_codes import Refused, code_for, is_expected
@@ -78,10 +78,7 @@ async def _wide(broker: Broker, context: RequestContext, request: Any, is_commit
 
 def _answer(broker: Broker, version: int, topic: str, part: Any, is_committed: bool) -> Found | Exception | Awaitable[Found]:
     try:
-        partition = broker.partition(topic, part.partition_index)
-        if partition is None:
-            raise Refused(ErrorCode.unknown_topic_or_partition, f"partition {topic}-{part.partition_index} is not here")
-        check_epoch(partition, getattr(part, "current_leader_epoch", -1))
+        partition = led_here(broker, topic, part.partition_index, getattr(part, "current_leader_epoch", -1))
         if part.timestamp >= 0 or part.timestamp == MAX_TIMESTAMP:
             if part.timestamp == MAX_TIMESTAMP and version < _SINCE[MAX_TIMESTAMP]:
                 raise Refused(ErrorCode.unsupported_version, f"position {MAX_TIMESTAMP} needs version {_SINCE[MAX_TIMESTAMP]}")

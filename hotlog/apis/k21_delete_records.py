@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.replies import NO_THROTTLE, refusal
+from hotlog.broker.leaders import led_here
 from hotlog.wire.apis import responses
 from hotlog.wire.error_codes import Refused
 
@@ -42,9 +43,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 
 async def _delete(broker: Broker, topic: str, index: int, offset: int) -> int:
-    partition = broker.partition(topic, index)
-    if partition is None:
-        raise Refused(ErrorCode.unknown_topic_or_partition, f"{topic}-{index} does not exist")
+    partition = led_here(broker, topic, index)
     if not partition.config.is_deleted:
         raise Refused(ErrorCode.policy_violation, f"records of {topic} cannot be deleted: its cleanup.policy has no `delete`")
     return await partition.delete_records(offset)

@@ -17,10 +17,10 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.slices import SLICE, breathe, gathered
-from hotlog.broker.leaders import check_epoch
+from hotlog.broker.leaders import led_here
 from hotlog.partitions.partition import UNKNOWN_EPOCH
 from hotlog.wire import apis
-from hotlog.wire.error_codes import Refused, code_for, is_expected
+from hotlog.wire.error_codes import code_for, is_expected
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -52,10 +52,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 
 async def _answer(broker: Broker, topic: str, part: Any) -> tuple[int, int]:
-    partition = broker.partition(topic, part.partition)
-    if partition is None:
-        raise Refused(ErrorCode.unknown_topic_or_partition, f"partition {topic}-{part.partition} is not here")
-    check_epoch(partition, part.current_leader_epoch)
+    partition = led_here(broker, topic, part.partition, part.current_leader_epoch)
     return await partition.end_offset_for_epoch(part.leader_epoch)
 
 

@@ -20,6 +20,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
+from hotlog.broker.leaders import NOT_HERE, epoch_code
 from hotlog.kernel.errors import Corrupt, HotlogError, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.reader import Slice, Stretch
 from hotlog.partitions.partition import Place
@@ -181,8 +182,7 @@ class Round:
             return
         marks, wanted = partition.marks, part.wanted
         if wanted.leader_epoch >= 0 and wanted.leader_epoch != partition.leader_epoch:
-            is_old = wanted.leader_epoch < partition.leader_epoch
-            self._fail(part, ErrorCode.fenced_leader_epoch if is_old else ErrorCode.unknown_leader_epoch)
+            self._fail(part, epoch_code(wanted.leader_epoch, partition.leader_epoch))
         elif not marks.log_start_offset <= wanted.offset <= marks.log_end_offset:
             self._fail(part, ErrorCode.offset_out_of_range)
         elif part.is_damaged_locally or wanted.offset < marks.local_log_start_offset:
@@ -221,7 +221,7 @@ class Round:
             topic = name
         partition = self._broker.partition(topic, number)
         if partition is None:
-            self._fail(part, ErrorCode.unknown_topic_or_partition)
+            self._fail(part, NOT_HERE)
         elif isinstance(key, UUID) and partition.topic_id != key:  # deleted and made again under the same name
             self._fail(part, ErrorCode.unknown_topic_id)
             return None
