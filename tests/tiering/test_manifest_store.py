@@ -39,21 +39,24 @@ class Room:
             store, KEYS, clock=self.clock, entropy=SystemEntropy(), disk=self.disk, topic="clicks", grace_ms=1000
         )
 
-    def adding(self, records: int = 10, *, epoch: int = 0) -> Edit:
-        """An edit that appends one row at whatever the end is; the same row if it is called again."""
+    def adding(self, records: int = 10, *, epoch: int = 0, rows: int = 1) -> Edit:
+        """An edit that appends rows at whatever the end is; the same rows if it is called again."""
         made = {}
 
         def edit(manifest: Manifest, _: Pages) -> Manifest:
-            base = max(manifest.end_offset, 0)
-            if base not in made:
-                made[base] = row(base, base + records, self.random, epoch=epoch)
-            return append(manifest, made[base], epoch=epoch)
+            for _ in range(rows):
+                base = max(manifest.end_offset, 0)
+                if base not in made:
+                    made[base] = row(base, base + records, self.random, epoch=epoch)
+                manifest = append(manifest, made[base], epoch=epoch)
+            return manifest
 
         return edit
 
-    async def fill(self, manifest: ManifestStore, rows: int) -> None:
-        for _ in range(rows):
-            await manifest.commit(self.adding(), create=first)
+    async def fill(self, manifest: ManifestStore, rows: int, *, at_once: int = 1) -> None:
+        """So many rows more, `at_once` in a commit."""
+        for _ in range(0, rows, at_once):
+            await manifest.commit(self.adding(rows=at_once), create=first)
             await manifest.settle()
 
 
@@ -311,11 +314,11 @@ async def test_the_manifest_goes_last(room: Room) -> None:
 
 async def test_pages_that_a_merge_replaces_stay_for_the_readers_of_older_roots(room: Room) -> None:
     manifest = room.manifest()
-    await room.fill(manifest, ENTRIES_MAX)
+    await room.fill(manifest, ENTRIES_MAX, at_once=32)
     before = room.manifest()
     while manifest.view is not None and not manifest.view.garbage:
         await before.load()
-        await room.fill(manifest, 1)
+        await room.fill(manifest, 32, at_once=32)
     assert manifest.view is not None
     assert before.view is not None
     replaced = {ref.name for ref in before.view.archive} - {ref.name for ref in manifest.view.archive}
