@@ -26,8 +26,8 @@ from kio.schema.produce.v9.response import ProduceResponse
 from kio.schema.types import TopicName
 from kio.static.primitive import i16, i32, i32Timedelta
 
+from hotlog.cli.app import main
 from hotlog.cli.raw import ask
-from tests.e2e.conftest import hotlog_json
 from tests.golden.clients import PARTITIONS, SETTINGS, TIERED, ServerThen, facts, produce, rows
 from tests.golden.make import roll
 from tests.tools.patience import PATIENCE_S
@@ -66,7 +66,7 @@ def running(folder: Path, seen: dict[str, Any], *extra: str, later_ms: int = 100
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Path) -> None:
+def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Path, verbs: Verbs) -> None:
     seen = unpacked(version, moment, tmp_path)
     folder = tmp_path / moment
     last_batch = _last_batch(folder / "data" / "log" / "hot-0")
@@ -82,13 +82,13 @@ def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Pa
             )
         for topic in TIERED:
             roll(server, topic, server.now_ms)
-            assert _problems(topic, folder) == []
+            assert verbs.problems(topic, folder) == []
         server.kill()
         server.start()
         for topic in PARTITIONS:
             _only_more(rows(server.bootstrap, topic), seen["rows"][topic], count=30)
         admin = AdminClient({"bootstrap.servers": server.bootstrap})
-        assert _garbage("long", folder), "no test without"
+        assert verbs.garbage("long", folder), "no test without"
         cut = admin.delete_records([TopicPartition("long", 0, 900)], request_timeout=PATIENCE_S)
         assert cut[TopicPartition("long", 0)].result(PATIENCE_S).low_watermark == 900
         admin.delete_topics(["holed"], request_timeout=PATIENCE_S)["holed"].result(PATIENCE_S)
@@ -96,15 +96,15 @@ def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Pa
     (folder / "data" / "trusted-clock").unlink()  # or time for deletion would go on from where it was, an hour later at most
     often = dict.fromkeys(STORE_WAITS, "3000") | {"hotlog.reconcile.interval.ms": "2000"}  # how often what is doomed is looked at
     with running(folder, seen, later_ms=2 * DAY_MS, **often) as server:  # all that is doomed is due
-        _eventually(lambda: _garbage("long", folder) == [])
+        _eventually(lambda: verbs.garbage("long", folder) == [])
         _eventually(lambda: len(list((folder / "store").glob("*/data/*/*/*/manifest"))) == 3)  # the partitions of long and mixed
-        assert _problems("long", folder) == []
+        assert verbs.problems("long", folder) == []
         assert rows(server.bootstrap, "long") == kept
         assert kept[0][1] == 900
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_bucket_alone_has_what_was_copied(version: str, tmp_path: Path) -> None:
+def test_the_bucket_alone_has_what_was_copied(version: str, tmp_path: Path, verbs: Verbs) -> None:
     seen = unpacked(version, "stopped", tmp_path)
     folder = tmp_path / "stopped"
     (folder / "data").rename(folder / "lost")
@@ -115,7 +115,7 @@ def test_the_bucket_alone_has_what_was_copied(version: str, tmp_path: Path) -> N
             produce(server.bootstrap, topic, anew, batch_records=1)  # behind the hole of what was not copied
             found = [row for row in rows(server.bootstrap, topic) if row[4] != "anew"]
             assert found == [row for row in seen["rows"][topic] if row[1] < ends[row[0]]]
-        assert _problems("mixed", folder) == []
+        assert verbs.problems("mixed", folder) == []
 
 
 def _same(now: dict[str, Any], seen: dict[str, Any]) -> None:
@@ -176,15 +176,32 @@ def _produced_again(bootstrap: str, batch: bytes) -> int:
     return int(told.base_offset)
 
 
-def _problems(topic: str, folder: Path) -> list[Any]:
-    verdict = hotlog_json("manifest", "verify", topic, "--store", f"file://{folder}/store")
-    return [problem for report in verdict for problem in report["problems"]]
+class Verbs:
+    """`hotlog manifest` in this process, on the store below a folder."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+
+    def _told(self, verb: str, topic: str, folder: Path) -> list[dict[str, Any]]:
+        self._capfd.readouterr()
+        code = main(["manifest", verb, topic, "--store", f"file://{folder}/store", "--json"])
+        out, err = self._capfd.readouterr()
+        told: list[dict[str, Any]] = json.loads(out)
+        assert (code == 0) == (not any(each.get("problems") for each in told)), err
+        return told
+
+    def problems(self, topic: str, folder: Path) -> list[Any]:
+        """What `verify` finds."""
+        return [problem for report in self._told("verify", topic, folder) for problem in report["problems"]]
+
+    def garbage(self, topic: str, folder: Path) -> list[Any]:
+        """What the manifests of a topic list as garbage."""
+        return [item for each in self._told("show", topic, folder) for item in (*each["garbage"], *each["garbage_ranges"])]
 
 
-def _garbage(topic: str, folder: Path) -> list[Any]:
-    """What the manifests of a topic list as garbage."""
-    told = hotlog_json("manifest", "show", topic, "--store", f"file://{folder}/store")
-    return [item for each in told for item in (*each["garbage"], *each["garbage_ranges"])]
+@pytest.fixture
+def verbs(capfd: pytest.CaptureFixture[str]) -> Verbs:
+    return Verbs(capfd)
 
 
 def _eventually(what: Callable[[], bool]) -> None:
