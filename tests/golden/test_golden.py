@@ -77,7 +77,7 @@ def test_everything_is_found_and_goes_on(version: str, moment: str, tmp_path: Pa
             produce(
                 server.bootstrap,
                 topic,
-                ({"key": b"k", "value": b"new%d" % n, "partition": 0} for n in range(30)),
+                _fresh(server.now_ms),
                 batch_records=6,
             )
         for topic in TIERED:
@@ -111,11 +111,16 @@ def test_the_bucket_alone_has_what_was_copied(version: str, tmp_path: Path, verb
     with running(folder, seen, "--adopt") as server:
         for topic in TIERED:
             ends = [end + 1 for end in seen["borders"][topic]["tiered"]]
-            anew = [{"value": b"anew", "partition": index} for index in range(PARTITIONS[topic])]
+            anew = [{"value": b"anew", "partition": index, "timestamp": server.now_ms} for index in range(PARTITIONS[topic])]
             produce(server.bootstrap, topic, anew, batch_records=1)  # behind the hole of what was not copied
             found = [row for row in rows(server.bootstrap, topic) if row[4] != "anew"]
             assert found == [row for row in seen["rows"][topic] if row[1] < ends[row[0]]]
         assert verbs.problems("mixed", folder) == []
+
+
+def _fresh(now_ms: int) -> list[dict[str, Any]]:
+    """New records, of the broker's time: real time is in its future, and refused as that."""
+    return [{"key": b"k", "value": b"new%d" % n, "partition": 0, "timestamp": now_ms} for n in range(30)]
 
 
 def _same(now: dict[str, Any], seen: dict[str, Any]) -> None:
