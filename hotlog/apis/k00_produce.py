@@ -25,7 +25,7 @@ from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.writer import Appended
-from hotlog.wire.batch import BatchHeader, check_produced
+from hotlog.wire.batch import CODEC_MASK, TRANSACTIONAL_MASK, BatchHeader, check_produced
 from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
 from hotlog.wire.inspect import INLINE, THREAD, Room, alone, inspect
 from hotlog.wire.produce import (
@@ -122,12 +122,10 @@ def _plan_topic(
     broker: Broker, context: RequestContext, request: ProduceRequest, topic: TopicData, partitions: Sequence[PartitionData]
 ) -> _Plan:
     name = topic.name
-    unknown: Exception = Refused(ErrorCode.unknown_topic_or_partition, f"topic {name!r} is not known")
     if context.version >= TOPIC_ID_FROM:
         assert topic.topic_id is not None, "these versions have it"
         found = broker.topic_by_id(topic.topic_id)
         name = found.name if found is not None else None
-        unknown = Refused(ErrorCode.unknown_topic_id, f"topic id {topic.topic_id} is not known")
     batches = []
     for data in partitions:
         partition = None if name is None else broker.partition(name, data.partition)
@@ -135,12 +133,20 @@ def _plan_topic(
         refusal: Exception | None = None
         try:
             if partition is None:
-                raise unknown if name is None or broker.topic(name) is None else not_here(name, data.partition)
+                raise _nowhere(broker, context, topic, name, data.partition)
             headers = _check(context.version, request, partition, data.records)
         except Exception as error:
             refusal = error
         batches.append(_Batch(data.partition, partition, data.records, headers, refusal))
     return _Plan(name, batches)
+
+
+def _nowhere(broker: Broker, context: RequestContext, topic: TopicData, name: str | None, index: int) -> Refused:
+    if name is not None and broker.topic(name) is not None:
+        return not_here(name, index)
+    if context.version >= TOPIC_ID_FROM:
+        return Refused(ErrorCode.unknown_topic_id, f"topic id {topic.topic_id} is not known")
+    return Refused(ErrorCode.unknown_topic_or_partition, f"topic {name!r} is not known")
 
 
 def _check(version: int, request: ProduceRequest, partition: Partition, records: memoryview | None) -> list[BatchHeader]:
@@ -157,9 +163,10 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
     if len(headers) != 1:
         raise InvalidRecord(f"{len(headers)} batches for {partition.tp}; exactly one is allowed")
     header = headers[0]
-    if header.codec == _ZSTD and version < ZSTD_FROM_VERSION:
+    attributes = header.attributes
+    if attributes & CODEC_MASK == _ZSTD and version < ZSTD_FROM_VERSION:
         raise Refused(ErrorCode.unsupported_compression_type, f"zstd needs Produce version {ZSTD_FROM_VERSION}, not {version}")
-    if header.is_transactional or request.transactional_id is not None:
+    if attributes & TRANSACTIONAL_MASK or request.transactional_id is not None:
         raise Refused(ErrorCode.invalid_txn_state, "transactions are not supported by this broker yet")
     return headers
 

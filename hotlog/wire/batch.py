@@ -169,11 +169,12 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
         if end - position < BATCH_HEADER_BYTES:
             raise InvalidRecord(f"batch at byte {position} is cut off inside its header")
         header = BatchHeader._make(_HEADER.unpack_from(data, position))
-        _check_header(header, position, end, batch_bytes_max)
+        size = header.length + BATCH_OVERHEAD_BYTES
+        _check_header(header, size, position, end, batch_bytes_max)
         if header.length <= CRC_INLINE_BYTES_MAX:
-            check_crc(data[position : position + header.size], header)
+            check_crc(data[position : position + size], header)
         headers.append(header)
-        position += header.size
+        position += size
     return headers
 
 
@@ -183,8 +184,7 @@ def check_crc(batch: memoryview, header: BatchHeader) -> None:
         raise CrcMismatch(f"batch of {header.size} bytes fails its CRC-32C")
 
 
-def _check_header(header: BatchHeader, position: int, end: int, batch_bytes_max: int) -> None:
-    size = header.size
+def _check_header(header: BatchHeader, size: int, position: int, end: int, batch_bytes_max: int) -> None:
     if size > batch_bytes_max and size <= end - position:
         raise TooLarge(f"batch of {size} bytes; at most {batch_bytes_max} are allowed (max.message.bytes)")
     if header.length < BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES or position + size > end:
@@ -197,7 +197,7 @@ def _check_header(header: BatchHeader, position: int, end: int, batch_bytes_max:
         raise InvalidRecord(f"batch at byte {position} has attributes {header.attributes:#06x} that clients may not set")
     if header.base_offset:
         raise InvalidRecord(f"batch at byte {position} says base offset {header.base_offset}; a producer's is 0")
-    if header.codec not in CODECS:
+    if header.attributes & CODEC_MASK not in CODECS:
         raise InvalidRecord(f"batch at byte {position} has unknown compression codec {header.codec}; 0 to 4 are known")
     if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
         raise InvalidRecord(

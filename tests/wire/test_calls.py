@@ -1,0 +1,82 @@
+"""What a request costs, counted: calls of our own Python functions, which do not depend on the machine.
+
+A ceiling is what it is now and a little.  Who passes one has made every request dearer: make it cheaper again, or raise the ceiling and say in the
+commit what it buys.  Who makes it cheaper lowers it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import hotlog
+from hotlog.wire import apis
+from tests.wire.serving import Client, Serving, batch_of, fetch, frame_of, produce, serving
+
+PACKAGES = tuple(str(Path(hotlog.__file__).parents[1] / name) for name in ("hotlog", "tiering", "compaction", "controller"))
+WIDE = 100  # partitions
+ROUNDS = 20
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(tmp_path, {"hotlog.durability": "page-cache"}) as each:
+        await each.broker.create_topic("t", WIDE)
+        yield each
+
+
+async def calls_of(client: Client, request: Any) -> float:
+    """Of one request, once it has been asked a few times."""
+    frame = frame_of(request, 1)
+
+    async def ask() -> None:
+        client.writer.write(frame)
+        await client.frame()
+
+    for _ in range(5):
+        await ask()
+    counted: Counter[str] = Counter()
+
+    def look(called: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and called.f_code.co_filename.startswith(PACKAGES):
+            counted[called.f_code.co_qualname] += 1
+
+    sys.setprofile(look)
+    try:
+        for _ in range(ROUNDS):
+            await ask()
+    finally:
+        sys.setprofile(None)
+    print({name: count / ROUNDS for name, count in counted.most_common(200)})
+    return sum(counted.values()) / ROUNDS
+
+
+def metadata() -> Any:
+    shapes = apis.requests(3, 12)
+    return shapes.MetadataRequest(
+        topics=(shapes.MetadataRequestTopic(topic_id=None, name="t"),),
+        allow_auto_topic_creation=False,
+        include_topic_authorized_operations=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "ceiling"),
+    [
+        ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 122),
+        ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 120),
+        ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 1460),
+        ("metadata of a topic", metadata(), 90),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_request_costs_no_more_calls_than_it_did(served: Serving, name: str, request_: Any, ceiling: int) -> None:
+    client = await served.connect()
+    assert await calls_of(client, request_) <= ceiling, name
