@@ -74,6 +74,12 @@ class Lease:
             return Turn.CLAIM
         return TURNS[standing, await self._peers.liveness(image.controller_id)]
 
+    async def turn_after(self, by: int) -> Turn:
+        """What is to be done now that node `by` has deposed this process; CLAIM at the next look at the log."""
+        if by == self._node_id:  # another life of this node
+            return Turn.FENCED
+        return TURNS[Standing.DEPOSED, await self._peers.liveness(by)]
+
     async def seek(self, journal: Journal, standing: Standing, opening: Opening) -> Turn:
         """Claim if it is this node's turn, with the records of `opening` as the first of the epoch.
 

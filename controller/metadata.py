@@ -28,7 +28,7 @@ from controller.founding import find_cluster, found_cluster
 from controller.image import ClusterImage
 from controller.joining import Joining
 from controller.journal import Decide, Deposed, Journal
-from controller.lease import TURNS, Lease, Standing, Turn
+from controller.lease import Lease, Standing, Turn
 from controller.mirror import Mirror
 from controller.peers import Alone, Peers
 from controller.producer_ids import ProducerIds
@@ -36,7 +36,16 @@ from controller.records import Record
 from controller.registration import Registration, TakeOver
 from controller.remote import send, serve
 from controller.words import words
-from hotlog.kernel.errors import Fenced, ForeignStore, HotlogError, NotReady, OutcomeUnknown, Retry, StoreUnavailable
+from hotlog.kernel.errors import (
+    Fenced,
+    ForeignStore,
+    HotlogError,
+    NotReady,
+    OutcomeUnknown,
+    Retry,
+    StoreUnavailable,
+    UnknownVersion,
+)
 from hotlog.kernel.settings import Settings
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 
@@ -46,6 +55,7 @@ HOT_WAIT_S = 1.0  # one with a copy waits that long for the store, and serves
 TICK_WAIT_S = 1.0  # a tick waits that long for the try under way
 FIRST_PAUSE_S = 0.5
 COMMIT_WAIT_S = 5.0  # a change waits that long for it
+NOT_OURS = (ForeignStore, UnknownVersion)  # what ends the part that this process takes in the cluster
 
 
 class State(Enum):
@@ -193,11 +203,11 @@ class Metadata:
         """Whether the try under way has ended well.
 
         Raises:
-            ForeignStore: the store is not this cluster's, or unfit: fenced from then on.
+            ForeignStore: the store is not this cluster's, or unfit.  UnknownVersion: it is a newer program's.  Fenced from then on.
         """
         try:
             return self._joining.ended_well()
-        except ForeignStore as foreign:
+        except NOT_OURS as foreign:
             self._fence(foreign)
             raise
 
@@ -231,7 +241,8 @@ class Metadata:
             self.state = State.ACTIVE
             return
         if not self.registration.is_in(self.image):
-            answer = await self._send(await self.registration.change(self.image, raises_epochs=not self._is_open))
+            register = await self.registration.change(self.image, raises_epochs=not self._is_open)
+            answer = await send(register, self._log, self._peers, self.node_id)
             self.registration.require(answer.results[0], self.cluster_id)
         self.state = State.FOLLOWING
 
@@ -249,8 +260,7 @@ class Metadata:
         return decide
 
     def _fence(self, reason: HotlogError) -> None:
-        self.state = State.FENCED
-        self.fenced_because = str(reason)
+        self.state, self.fenced_because = State.FENCED, str(reason)
 
     async def close(self) -> None:
         """Let go of the metadata directory; a try to join ends where it is."""
@@ -261,7 +271,8 @@ class Metadata:
         """Join if that is still to be done; follow the log, or delete what was retired.  True if something was done.
 
         Raises:
-            ForeignStore: the store is not this cluster's, or the node's place was taken over; fenced from then on.
+            ForeignStore: the store is not this cluster's, or the node's place was taken over.  UnknownVersion: a newer program wrote to it.
+                Fenced from then on.
         """
         if self.state is State.OFFLINE:
             if not self._joining.is_due:
@@ -275,6 +286,9 @@ class Metadata:
                 return await self._keep()
         except (Retry, OutcomeUnknown):
             return False
+        except NOT_OURS as foreign:
+            self._fence(foreign)
+            raise
         return False
 
     async def _keep(self) -> bool:
@@ -287,14 +301,9 @@ class Metadata:
     async def _follow(self) -> bool:
         """Read what is new, and take the lease if it is this node's turn."""
         before = self.image.offset
-        try:
-            image = await self._log.catch_up()
-            if not self.registration.is_in(image):
-                raise self.registration.elsewhere(self.cluster_id)
-            await self._take_part(Standing.FOLLOWING)
-        except ForeignStore as foreign:
-            self._fence(foreign)
-            raise
+        if not self.registration.is_in(await self._log.catch_up()):
+            raise self.registration.elsewhere(self.cluster_id)
+        await self._take_part(Standing.FOLLOWING)
         return self.image.offset > before
 
     # -- changes
@@ -317,7 +326,7 @@ class Metadata:
             except Deposed as deposed:
                 if not await self._gives_way(deposed):
                     raise
-        return await self._send(change)
+        return await send(change, self._log, self._peers, self.node_id)
 
     def plan(self, change: Change) -> Plan:
         """What `change` would do to the newest image that is known here; nothing is changed."""
@@ -348,18 +357,13 @@ class Metadata:
 
     async def _gives_way(self, deposed: Deposed) -> bool:
         """After another claim: True if this node follows from now on; otherwise it is fenced."""
-        turn = Turn.FENCED
-        if deposed.by != self.node_id:
-            turn = TURNS[Standing.DEPOSED, await self._peers.liveness(deposed.by)]
+        turn = await self._lease.turn_after(deposed.by)
         if self.state is State.ACTIVE:  # nobody else has seen to it meanwhile
             if turn is Turn.FENCED:
                 self._fence(deposed)
             else:
                 self.state = State.FOLLOWING
         return self.state is State.FOLLOWING
-
-    async def _send(self, change: Change) -> Answer:
-        return await send(change, self._log, self._peers, self.node_id)
 
     async def serve(self, raw: bytes) -> bytes:
         """Answer a change that another node sent (Peers.submit)."""
@@ -386,8 +390,7 @@ class Metadata:
 
     async def _new_block(self) -> range:
         self._require_store()  # not waiting for a try to join: producers ask again
-        answer = await self.submit(AllocateProducerIds(node_id=self.node_id))
-        return _block_of(answer)
+        return _block_of(await self.submit(AllocateProducerIds(node_id=self.node_id)))
 
 
 def _block_of(planned: Plan | Answer) -> range:

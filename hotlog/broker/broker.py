@@ -36,7 +36,7 @@ from controller.changes import (
 from controller.config_rules import ConfigChange, topic_config
 from controller.image import ClusterImage, TopicImage, fold
 from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS
-from controller.metadata import Metadata
+from controller.metadata import NOT_OURS, Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
 from hotlog.broker.image_effects import ImageEffects
@@ -45,7 +45,7 @@ from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.kernel.condition import Condition
-from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotFound, Retry
+from hotlog.kernel.errors import AlreadyExists, Fenced, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -187,10 +187,10 @@ class Broker:
         await self.metadata.close()
 
     async def tick(self) -> bool:
-        """Upkeep: claim the controller if the store was away, repeat effects that failed.  True if something was done."""
+        """Upkeep: join the cluster if the store was away, follow its metadata, repeat effects that failed.  True if something was done."""
         try:
             done = await self.metadata.tick()
-        except ForeignStore as foreign:
+        except NOT_OURS as foreign:
             LOG.critical("nothing more is written to the object store: %s", foreign)
             await self._hosting.leave_store()
             done = True

@@ -16,6 +16,7 @@ from controller.image import ClusterImage, fold
 from controller.keys import CLUSTER_KEY, head_key
 from controller.metadata import Metadata, State
 from hotlog.kernel.errors import AlreadyExists, Fenced, ForeignStore, HotlogError, NotReady, Retry, UnknownVersion
+from tests.controller.peers import Switchboard
 from tests.controller.world import Create, World, create, simulate
 from tests.sim.fuse import Crashed, Fuse
 from tests.sim.store import SimStore
@@ -248,6 +249,37 @@ def test_a_copy_or_head_of_a_newer_program_is_refused_by_name_and_left_alone() -
         with pytest.raises(UnknownVersion, match="head has format version 2"):
             await world.metadata().open()
         assert world.bucket.objects[key].body == bytes(newer)
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("is_following", [False, True])
+def test_a_cluster_that_a_newer_program_took_over_is_left_alone_from_then_on(is_following: bool) -> None:
+    """By a node that joins late, and by one that follows."""
+
+    async def body(world: World) -> None:
+        async with world.opened() as first:
+            key = head_key(first.cluster_id)
+            peers = Switchboard()
+            peers.nodes[1] = first
+            async with world.opened("b", node_id=2, peers=peers) as second:
+                if not is_following:
+                    await second.close()
+                    world.bucket.weather.down = True
+                    second = world.metadata("b", node_id=2, peers=peers)
+                    await second.open()
+                    assert second.state is State.OFFLINE
+                newer = bytearray(world.bucket.objects[key].body)
+                struct.pack_into(">H", newer, 6, 2)
+                world.bucket.objects[key] = world.bucket.objects[key]._replace(body=bytes(newer))
+                world.bucket.weather.down = False
+                with pytest.raises(UnknownVersion, match="head has format version 2"):
+                    await second.tick()
+                assert second.state is State.FENCED
+                assert not await second.tick()
+                with pytest.raises(Fenced):
+                    await second.submit(create("clicks", UUID(int=1)))
+                await second.close()
 
     simulate(body)
 
