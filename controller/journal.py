@@ -56,7 +56,7 @@ class Journal:
 
     def __init__(self, store: ObjectStore, mirror: Mirror, cluster_id: str, *, clock: Clock, entropy: Entropy) -> None:
         self.cluster_id = cluster_id
-        self._log = Follower(store, mirror, cluster_id)
+        self.log = Follower(store, mirror, cluster_id)  # to be read by whoever likes; its calls are made here
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -66,21 +66,21 @@ class Journal:
     @property
     def image(self) -> ClusterImage:
         """The newest one that was read or written here."""
-        return self._log.image
+        return self.log.image
 
     @property
     def is_in_doubt(self) -> bool:
         """Whether the outcome of the last write is unknown until the head is read."""
-        return self._log.head is None
+        return self.log.head is None
 
     async def load_mirror(self) -> bool:
         """Start from the local copy; False if there is none that is whole."""
-        return await self._log.load_mirror()
+        return await self.log.load_mirror()
 
     async def catch_up(self) -> ClusterImage:
         """Read the store's head and fold what is new.  Raises as Follower.catch_up."""
         async with self._lock:
-            return await self._log.catch_up()
+            return await self.log.catch_up()
 
     async def claim(self, node_id: int, deposing: int, decide: Decide) -> int:
         """Become the controller after epoch `deposing`: raise the epoch in the head and append what `decide` says; return the epoch.
@@ -104,18 +104,18 @@ class Journal:
             Deposed: another controller has claimed the head.  StoreUnavailable: nothing happened.  OutcomeUnknown: it may have.
         """
         async with self._lock:
-            if self._log.head is None or self._log.register.current is None:
-                await self._log.catch_up()
+            if self.log.head is None or self.log.register.current is None:
+                await self.log.catch_up()
             for _ in range(ATTEMPTS_MAX):
-                self._check_epoch(self._log.head, epoch)
+                self._check_epoch(self.log.head, epoch)
                 records = decide(self.image)
                 if not records:
                     return self.image
                 try:
                     return await self._append(records, epoch, self.image.controller_id)
                 except Moved:
-                    await self._log.catch_up()
-        raise PreconditionFailed(f"lost {ATTEMPTS_MAX} races for {self._log.register.key}")
+                    await self.log.catch_up()
+        raise PreconditionFailed(f"lost {ATTEMPTS_MAX} races for {self.log.register.key}")
 
     def _check_epoch(self, head: Head | None, epoch: int) -> None:
         if head is not None and head.controller_epoch > epoch:
@@ -126,7 +126,7 @@ class Journal:
             )
 
     async def _append(self, records: Sequence[Record], epoch: int, node_id: int) -> ClusterImage:
-        base = self._log.head
+        base = self.log.head
         step = self._plan(base, records, epoch, node_id)
         for key, body in step.objects:
             await self._store.put(key, body)  # a fresh name: repeating it is harmless, and an orphan is never read
@@ -136,20 +136,20 @@ class Journal:
                 self._check_epoch(current, epoch)
             if (current.nonces if current else None) != (base.nonces if base else None):
                 if current is None:
-                    self._log.refuse_missing_head()
+                    self.log.refuse_missing_head()
                 raise Moved
             return replace(step.head, nonces=(self._entropy.uuid().hex, *step.head.nonces)[:NONCES_KEPT])
 
         try:
-            committed = await self._log.register.commit(edit)
+            committed = await self.log.register.commit(edit)
         except OutcomeUnknown:
-            self._log.head = None  # the next commit reads first, and finds the records if they are in
+            self.log.head = None  # the next commit reads first, and finds the records if they are in
             raise
         if committed.next_offset != step.head.next_offset:
-            return await self._log.catch_up()
-        self._log.adopt(committed, step.image, step.head.lineage)
+            return await self.log.catch_up()
+        self.log.adopt(committed, step.image, step.head.lineage)
         self._reaped.clear()
-        await self._log.save(committed, step.objects)
+        await self.log.save(committed, step.objects)
         return self.image
 
     def _plan(self, base: Head | None, records: Sequence[Record], epoch: int, node_id: int) -> _Step:
@@ -159,7 +159,7 @@ class Journal:
         pages = base.pages if base else ()
         snapshot = base.snapshot if base else None
         retired = [entry for entry in (base.retired if base else ()) if entry.key not in self._reaped]
-        lineage = codec.chained(self._log.lineage, records)
+        lineage = codec.chained(self.log.lineage, records)
         objects: list[tuple[str, bytes]] = []
         if codec.inline_bytes(inline) > codec.INLINE_BYTES_MAX:
             start = image.offset - len(inline)
@@ -196,7 +196,7 @@ class Journal:
     async def reap(self) -> bool:
         """Delete retired objects whose grace is over (the next commit drops them from the head); True if some were deleted."""
         now_ms = self._clock.now_ms()
-        due = [entry.key for entry in (self._log.head.retired if self._log.head else ()) if entry.not_before_ms <= now_ms]
+        due = [entry.key for entry in (self.log.head.retired if self.log.head else ()) if entry.not_before_ms <= now_ms]
         due = [key for key in due if key not in self._reaped]
         if due:
             await self._store.delete(due)

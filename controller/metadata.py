@@ -30,7 +30,7 @@ from controller.joining import Joining
 from controller.journal import Decide, Deposed, Journal
 from controller.lease import Lease, Standing, Turn
 from controller.mirror import Mirror
-from controller.peers import Alone, Peers
+from controller.peers import ALONE, Peers
 from controller.producer_ids import ProducerIds
 from controller.records import Record
 from controller.registration import Registration, TakeOver
@@ -88,7 +88,7 @@ class Metadata:
         entropy: Entropy,
         directory: str,
         settings: Settings,
-        peers: Peers | None = None,
+        peers: Peers = ALONE,
         open_wait_s: float | None = None,
         examine: Callable[[], Awaitable[None]] = _unexamined,
         take_over: TakeOver | None = None,
@@ -101,7 +101,7 @@ class Metadata:
         self._clock = clock
         self._entropy = entropy
         self._settings = DynamicSettings(settings, self.node_id)
-        self._peers = peers or Alone()
+        self._peers = peers
         self._open_wait_s = open_wait_s
         self._examine = examine
         self._mirror = Mirror(disk, directory)
@@ -122,7 +122,8 @@ class Metadata:
     @property
     def image(self) -> ClusterImage:
         """The newest committed image this node knows."""
-        return self._log.image
+        assert self._journal is not None, "open() comes first"
+        return self._journal.log.image  # asked for at every request: no property between
 
     @property
     def _log(self) -> Journal:

@@ -44,3 +44,6 @@ class Alone:
 
     async def submit(self, node_id: int, change: bytes) -> bytes:
         raise NotReady(f"node {node_id} is the controller, and there is no way to it from here")
+
+
+ALONE = Alone()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from compaction.trusted_clock import KeptClock, store_time_ms
 from controller.metadata import Metadata, State
+from controller.peers import ALONE, Peers
 from hotlog.broker.broker import Broker
 from hotlog.broker.ends_notes import note_ends_at_last
 from hotlog.broker.takeover import Takeover
@@ -50,6 +51,7 @@ async def open_node(
     store_health: StoreHealth,
     has_store_clock: bool = False,
     is_adopting: bool = False,
+    peers: Peers = ALONE,
 ) -> Node:
     """A node that serves whoever is in this process; `Node.listen` lets clients in.
 
@@ -60,13 +62,14 @@ async def open_node(
         store_health: what the calls of `world.store` tell.
         has_store_clock: the store's clock is not this machine's.
         is_adopting: what another data directory of this node has and the store has not may be given up.
+        peers: the way to other nodes.
 
     Raises:
         ForeignStore, Invalid: the store or the data directory is another cluster's, or the store is not safe to use;
         StoreUnavailable at the very first start.
     """
     logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
-    metadata = _metadata(settings, world, logs, data_dir=data_dir, is_adopting=is_adopting)
+    metadata = _metadata(settings, world, logs, data_dir=data_dir, is_adopting=is_adopting, peers=peers)
     # The metadata has the store as it is: it examines it, and writes first.
     store = GatedStore(world.store, lambda: metadata.state is not State.OFFLINE)
     directory_cluster_id = await logs.claim()
@@ -114,7 +117,7 @@ async def open_node(
     return Node(parts)
 
 
-def _metadata(settings: Settings, world: World, logs: LogManager, *, data_dir: str, is_adopting: bool) -> Metadata:
+def _metadata(settings: Settings, world: World, logs: LogManager, *, data_dir: str, is_adopting: bool, peers: Peers) -> Metadata:
     examination = Examination(world.store, quick=True, entropy=world.entropy)
 
     async def examine() -> None:
@@ -134,6 +137,7 @@ def _metadata(settings: Settings, world: World, logs: LogManager, *, data_dir: s
         entropy=world.entropy,
         directory=f"{data_dir}/metadata",
         settings=settings,
+        peers=peers,
         examine=examine,
         take_over=Takeover(
             node_id=settings.number("node.id"),

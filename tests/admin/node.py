@@ -14,6 +14,7 @@ from unittest.mock import patch
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
+from controller.peers import ALONE, Peers
 from hotlog.answers.api import Caller, Later, RequestContext
 from hotlog.broker.broker import Broker
 from hotlog.compose import open_node
@@ -42,7 +43,13 @@ async def open_directory_store(path: Path, metrics: Metrics | None = None) -> Ob
 
 
 async def open_broker(
-    data: Path, store: ObjectStore, settings: dict[str, str] | None = None, *, tiered: bool = True, is_adopting: bool = True
+    data: Path,
+    store: ObjectStore,
+    settings: dict[str, str] | None = None,
+    *,
+    tiered: bool = True,
+    is_adopting: bool = True,
+    peers: Peers = ALONE,
 ) -> Broker:
     """The broker of a node that has heard from the store about every partition; the caller closes it.  No worker runs."""
     given = {**QUICK, **(settings or {})} | ({} if tiered else {"remote.log.storage.system.enable": "false"})
@@ -56,6 +63,7 @@ async def open_broker(
             meter=Meter(clock),
             store_health=StoreHealth(clock),
             is_adopting=is_adopting,
+            peers=peers,
         )
     if node.broker.tier is not None:
         await heard_of(node.broker.tier)

@@ -388,7 +388,7 @@ def test_weather_and_changes_of_the_lease_never_split_the_history(seed: int) -> 
         assert len({node.image.controller_id for node in nodes.values()}) == 1
         assert sum(node.state is State.ACTIVE for node in nodes.values()) == 1
         head = codec.decode_head(world.bucket.objects[head_key(nodes[1].cluster_id)].body)
-        assert {node._log._log.lineage for node in nodes.values()} == {head.lineage}
+        assert {node._log.log.lineage for node in nodes.values()} == {head.lineage}
 
     simulate(body, seed)
 

@@ -12,7 +12,7 @@ from controller.changes import Accepted, Change, Plan
 from controller.config_rules import Scope
 from controller.image import ClusterImage
 from controller.metadata import Metadata
-from controller.peers import Peers
+from controller.peers import ALONE, Peers
 from controller.records import Record, TopicCreated
 from hotlog.kernel.errors import AlreadyExists
 from hotlog.kernel.settings import Settings
@@ -58,7 +58,7 @@ class World:
         fuse: Fuse | None = None,
         node_id: int = 1,
         is_adopting: bool = False,
-        peers: Peers | None = None,
+        peers: Peers = ALONE,
         settings: dict[str, str] | None = None,
     ) -> Metadata:
         """A new process on `machine`; one that was there before is dead.  `is_adopting`: it may take another machine's place."""
