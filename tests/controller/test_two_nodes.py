@@ -214,11 +214,13 @@ def test_a_follower_whose_place_another_directory_took_is_fenced() -> None:
         other = world.metadata("another disk", node_id=2, peers=pair.peers, is_adopting=True)
         await other.open()
         assert other.state is State.FOLLOWING
+        pair.peers.cut = True  # the log says so, and nobody has to be asked
         with pytest.raises(ForeignStore, match="taken over by another data directory"):
             await second.tick()
         assert second.state is State.FENCED
         with pytest.raises(Fenced):
             await second.submit(make(1))
+        pair.peers.cut = False
         await other.submit(make(2))
         assert names(first) == ["t2"]
 
