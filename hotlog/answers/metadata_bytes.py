@@ -20,6 +20,7 @@ from controller.image import TopicImage
 from hotlog.answers.api import Spliced
 from hotlog.kernel.limits import MiB
 from hotlog.wire.apis import encoded, is_flexible
+from hotlog.wire.bounds import uvarint
 
 KEY = 3
 KEPT_BYTES_MAX = 16 * MiB
@@ -68,15 +69,6 @@ def spliced(version: int, without_topics: Any, topics: Sequence[bytes]) -> Splic
     suffix = _SUFFIX_BYTES.get(version, 0)
     end = len(frame) - suffix
     head = frame[: end - (1 if flexible else 4)]
-    count = _uvarint(len(topics) + 1) if flexible else struct.pack(">i", len(topics))
+    count = uvarint(len(topics) + 1) if flexible else struct.pack(">i", len(topics))
     body = b"".join((head, count, *topics, frame[end:]))
     return Spliced([body], len(body))
-
-
-def _uvarint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -26,8 +26,7 @@ class Condemned:
 
     async def condemn(self, victims: Iterable[Segment], due_ms: int) -> None:
         """Rename the files of `victims`, which are in the log no more; they are removed at `due_ms`."""
-        paths = await self._disk.run(self._rename, tuple(victims))
-        self._waiting = (*self._waiting, (due_ms, paths))
+        self.note(await self._disk.run(self._rename, tuple(victims)), due_ms)
 
     def _rename(self, victims: tuple[Segment, ...]) -> tuple[str, ...]:
         paths = []
@@ -40,6 +39,10 @@ class Condemned:
                 self._pool.forget(path)
         self._disk.sync_dir(self._directory)
         return tuple(paths)
+
+    def note(self, paths: tuple[str, ...], due_ms: int) -> None:
+        """Files that have such a name already."""
+        self._waiting = (*self._waiting, (due_ms, paths))
 
     async def remove_due(self, now_ms: int) -> None:
         """Remove what has waited long enough."""

@@ -11,7 +11,7 @@ from uuid import UUID
 from hotlog.kernel.ids import TOPIC_NAME_CHARS_MAX, TopicPartition
 
 LOG, INDEX, TIME_INDEX, TXN_INDEX, SNAPSHOT = ".log", ".index", ".timeindex", ".txnindex", ".snapshot"
-DELETED = ".deleted"
+DELETED, CLEANED, SWAP = ".deleted", ".cleaned", ".swap"
 EPOCHS_FILE = "leader-epoch-checkpoint"
 METADATA_FILE = "partition.metadata"
 META_PROPERTIES = "meta.properties"

@@ -30,7 +30,8 @@ class Loader:
     now_ms: int
     interval_bytes: int
     producer_expiry_ms: int
-    gaps_allowed: bool  # a compacted log may lack the end of a segment
+    gaps_allowed: bool  # a compacted log may lack the end of a segment, below the recovery point
+    is_point_known: bool = True  # else the recovery point is lost, and may have been anywhere
     suspects: frozenset[int] = frozenset()  # base offsets of segments that were damaged when last seen
 
 

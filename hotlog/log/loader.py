@@ -26,6 +26,7 @@ from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY
 from hotlog.log.loaded import Loaded, Loader, note_producer
 from hotlog.log.producers import Producers
 from hotlog.log.repair import rebuild_indexes, recover, start_over
+from hotlog.log.replacement import finish_replacement
 from hotlog.log.scrub import ScrubRange, SegmentScrub
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.world.ports import File
@@ -39,6 +40,8 @@ def load(ctx: Loader, directory: str, tp: TopicPartition) -> Loaded:
         Corrupt: the directory has no segment, or no readable partition.metadata.
     """
     names = ctx.disk.listdir(directory)
+    if finish_replacement(ctx.disk, directory, names):
+        names = ctx.disk.listdir(directory)
     topic_id = _topic_id(ctx, directory, names)
     result = Loaded(topic_id, Producers(ctx.producer_expiry_ms))
     result.segments = _segments(ctx, directory, names)
@@ -83,7 +86,7 @@ def _segments(ctx: Loader, directory: str, names: list[str]) -> list[Segment]:
     """Segments by base offset with their index files' lengths; left-overs are removed."""
     found: dict[int, set[str]] = {}
     for name in names:
-        if name.endswith((files.DELETED, ".tmp", ".cleaned")):
+        if name.endswith((files.DELETED, ".tmp")):
             ctx.disk.remove(f"{directory}/{name}")
         elif (parsed := files.parse_segment_name(name)) is not None:
             found.setdefault(parsed[0], set()).add(parsed[1])

@@ -60,8 +60,9 @@ class LogManager:
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
         writers = OpenWriters(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
-            disk, clock, entropy, metrics, pool, writers, reader, self.space, self._save_log_starts, self._damaged.save
-        )
+            disk, clock, entropy, metrics, pool, writers, reader, self.space,
+            self._save_log_starts, self._save_recovery_points, self._damaged.save,
+        )  # fmt: skip
         self._lock: File | None = None
         self._directory_id: str | None = None
         self._round: list[PartitionLog] = []
@@ -99,7 +100,6 @@ class LogManager:
             await self._disk.run(self._remove_marker)
         defaults = TopicConfig.resolve({}, self._settings.topic_defaults())
         self._files.read(names)
-        points, starts = self._files.saved(files.RECOVERY_POINTS), self._files.saved(files.LOG_STARTS)
         self._damaged.read(names)
         found: list[tuple[TopicPartition, str]] = []
         for name in names:
@@ -107,18 +107,25 @@ class LogManager:
                 self._condemned.append((0, f"{self.directory}/{name}"))
             elif (tp := files.parse_partition_directory(name)) is not None:
                 found.append((tp, f"{self.directory}/{name}"))
+        await self._load_all(found, clean, config_of or (lambda tp: defaults))
+        await self._damaged.save()
+        if not self._files.has(files.RECOVERY_POINTS):
+            await self._save_recovery_points()  # from here on a point that is not there is lost
+        self._checkpointed_ms = self._clock.now_ms()
+        self._metrics.partitions.set_function(lambda: len(self._logs))
+
+    async def _load_all(self, found: list[tuple[TopicPartition, str]], clean: bool, config_of: ConfigOf) -> None:
+        """Load the logs in `found` directories, several at a time."""
+        points, starts = self._files.saved(files.RECOVERY_POINTS), self._files.saved(files.LOG_STARTS)
         pieces = [found[start : start + LOADED_AT_ONCE] for start in range(0, len(found), LOADED_AT_ONCE)]
         threads = self._settings.number("num.recovery.threads.per.data.dir")
         for start in range(0, len(pieces), threads):
             work = []
             for piece in pieces[start : start + threads]:
-                given = [(tp, path, config_of(tp) if config_of else defaults) for tp, path in piece]
+                given = [(tp, path, config_of(tp)) for tp, path in piece]
                 work.append(self._disk.run(self._load_piece, given, clean, points, starts))
             for logs in await asyncio.gather(*work):
                 self._logs.update((log.tp, log) for log in logs)
-        await self._damaged.save()
-        self._checkpointed_ms = self._clock.now_ms()
-        self._metrics.partitions.set_function(lambda: len(self._logs))
 
     async def _take_directory(self, cluster_id: str | None) -> None:
         try:
@@ -212,6 +219,7 @@ class LogManager:
             interval_bytes=config.index_interval_bytes,
             producer_expiry_ms=self._settings.number("producer.id.expiration.ms"),
             gaps_allowed=config.is_compacted,
+            is_point_known=self._files.has(files.RECOVERY_POINTS),
             suspects=self._damaged.of(tp),
         )
         loaded: Loaded = load(ctx, path, tp)
@@ -353,6 +361,13 @@ class LogManager:
             await self._files.save(files.HIGH_WATERMARKS, marks)
         await self._save_log_starts()
         await self._damaged.refresh()
+
+    async def _save_recovery_points(self) -> None:
+        async with self._saving:
+            points = self._saved_of_failed(files.RECOVERY_POINTS)
+            async for log in self._looked_at():
+                points[log.tp] = log.recovery_point
+            await self._files.save(files.RECOVERY_POINTS, points)
 
     async def by_topic(self) -> tuple[dict[str, int], dict[str, int]]:
         """Of each topic here: bytes of its segments, and how many of them are known to be damaged."""

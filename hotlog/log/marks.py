@@ -169,10 +169,6 @@ class Marks:
     def remove_listener(self, callback: Callable[[], None]) -> None:
         self._listeners.pop(callback, None)
 
-    @property
-    def has_listeners(self) -> bool:
-        return bool(self._listeners)
-
     def _tell(self) -> None:
         for callback in tuple(self._listeners):
             callback()

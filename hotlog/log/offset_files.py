@@ -29,6 +29,10 @@ class OffsetFiles:
         self._saved: dict[str, Offsets] = {}
         self._writing = asyncio.Lock()
 
+    def has(self, name: str) -> bool:
+        """Whether the file `name` was there and could be read, or was written since."""
+        return name in self._saved
+
     def saved(self, name: str) -> Offsets:
         """What the file `name` says."""
         return self._saved.get(name, {})
@@ -38,7 +42,7 @@ class OffsetFiles:
         self._crcs = self._read_crcs(names)
         for name in (files.RECOVERY_POINTS, files.LOG_STARTS):
             if name in names:
-                self._saved[name] = self._read(name)
+                self._read(name)
 
     def _read_crcs(self, names: list[str]) -> checkpoint_crcs.Crcs:
         if files.CHECKPOINT_CRCS not in names:
@@ -49,17 +53,15 @@ class OffsetFiles:
             self._report(files.CHECKPOINT_CRCS, f"{self._directory}: {error}; ignored")
             return {}
 
-    def _read(self, name: str) -> Offsets:
+    def _read(self, name: str) -> None:
         raw = self._disk.read(f"{self._directory}/{name}")
         try:
             if not checkpoint_crcs.is_known(self._crcs, name, raw):
                 raise Corrupt(f"its CRC-32C is not in {files.CHECKPOINT_CRCS}")
-            offsets = checkpoints.parse_offsets(raw)
+            self._saved[name] = checkpoints.parse_offsets(raw)
             self._crcs = {**self._crcs, name: (crc32c(raw),)}
-            return offsets
         except Corrupt as error:
             self._report(name, f"{self._directory}/{name}: {error}; ignored")
-            return {}
 
     async def save(self, name: str, offsets: Offsets) -> None:
         """Write the file `name` whole."""

@@ -22,8 +22,9 @@ from hotlog.log.parts import Parts
 from hotlog.log.producers import Producers, parse_snapshot
 from hotlog.log.reader import Reader
 from hotlog.log.repair import rebuild_indexes, rebuild_producers
+from hotlog.log.reshape import Reshaper
 from hotlog.log.scrub_view import ScrubView
-from hotlog.log.segment import IndexPart, Segment, SegmentInfo
+from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segments import Segments
 from hotlog.log.syncer import Syncer
 from hotlog.log.writer import Writer
@@ -66,18 +67,24 @@ class PartitionLog:
         )  # fmt: skip
         self._large = large = LargeAppends(tp, parts.disk, segments=segments, marks=marks, syncer=syncer, writer=writer)
         self._condemned = Condemned(parts.disk, parts.pool, directory)
-        reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
+        self._reshaper = reshaper = Reshaper(
+            parts, tp, directory,
+            segments=segments, marks=marks, syncer=syncer, large=large,
+            epochs=loaded.epochs, producers=loaded.producers, condemned=self._condemned,
+        )  # fmt: skip
+        self._reader = reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
         self.scrub = ScrubView(segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, save=parts.save_damage)
         if loaded.epochs_dirty:
             writer.note_epochs()
 
         self.append = writer.append
         self.append_in_turn = large.append_in_turn
+        self.append_as_follower = writer.append_as_follower
+        self.truncate, self.replace_segments = reshaper.truncate, reshaper.replace_segments
         self.roll, self.maybe_roll = writer.roll, writer.maybe_roll
         self.wait_durable, self.flush, self.wait_room = syncer.wait_durable, syncer.flush, syncer.wait_room
         self.read, self.read_blocking = reader.read, reader.read_blocking
         self.offset_for_timestamp, self.offset_of_max_timestamp = reader.offset_for_timestamp, reader.offset_of_max_timestamp
-        self.aborted_transactions = reader.aborted_transactions
         self.segments = segments.infos
         self.add_waiter, self.remove_waiter = marks.add_listener, marks.remove_listener
 
@@ -225,13 +232,6 @@ class PartitionLog:
         """Bytes of log on the local disk."""
         return self._segments.size
 
-    def closed_segments(self) -> tuple[SegmentInfo, ...]:
-        """Closed segments that lie wholly below the high watermark: what may be copied or dropped."""
-        end = self.marks.high_watermark
-        if isinstance(self.marks.failed, Corrupt):
-            end -= 1  # the segment that the damage cuts short is not whole
-        return tuple(info for info in self._segments.infos()[:-1] if info.end_offset <= end)
-
     def begin_history_at(self, offset: int) -> None:
         """Offsets from `offset` on may be read though the local log begins later: the cold tier has what is between.  On disk after
         `wait_log_start_saved`."""
@@ -268,15 +268,18 @@ class PartitionLog:
             raise Invalid(
                 f"{self.tp}: cannot drop below {offset}: the cold tier has only what is below {marks.tiered_end_offset}"
             )
-        before = self._segments.all
+        async with self._reshaper.lock:
+            return await self._drop_before(offset)
+
+    async def _drop_before(self, offset: int) -> int:
+        before, marks = self._segments.all, self.marks
         victims = [segment for segment in before[:-1] if segment.end_offset <= min(offset, marks.high_watermark)]
         victims = [segment for segment in victims if segment not in self._syncer.rolled]
         if not victims:
             return 0
-        if not tiered:
+        if not self.config.remote_enabled:
             self.advance_log_start(before[len(victims)].base_offset)
             await self._parts.save_log_starts()
-        victims = [segment for segment in victims if segment in self._segments.all]  # another may have dropped some meanwhile
         self._segments.drop_oldest(len(victims))
         marks.begin_at(marks.log_start_offset, self._segments.all[0].base_offset)
         due = self._parts.clock.now_ms() + self.config.file_delete_delay_ms
@@ -322,7 +325,9 @@ class PartitionLog:
         await self._condemned.remove_due(now_ms)
         for segment in self._segments.all[:-1]:
             if segment.index_broken and not segment.damage:  # damaged batches make no index
-                await self._repair(segment)
+                async with self._reshaper.lock:
+                    if segment in self._segments.all[:-1]:
+                        await self._repair(segment)
 
     async def _repair(self, segment: Segment) -> None:
         """Write the index files of a closed segment anew."""
@@ -335,7 +340,7 @@ class PartitionLog:
         offsets, times, *_ = rebuild_indexes(parts.reader, segment, self.config.index_interval_bytes)
         for suffix, entries in ((files.INDEX, offsets), (files.TIME_INDEX, times)):
             parts.disk.write_atomic(segment.path(suffix), entries)
-            parts.reader.forget_index(segment.path(suffix))
+        parts.reader.forget_indexes(segment)
         return len(offsets), len(times)
 
     # -- end

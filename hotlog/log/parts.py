@@ -28,4 +28,5 @@ class Parts(NamedTuple):
     reader: SegmentReader
     space: Space
     save_log_starts: Callable[[], Awaitable[None]]
+    save_recovery_points: Callable[[], Awaitable[None]]
     save_damage: Callable[[], Awaitable[None]]

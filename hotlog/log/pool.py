@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
@@ -18,6 +19,29 @@ from hotlog.world.ports import Disk, File
 
 OPEN_FILES_MAX = 512
 INDEX_BYTES_MAX = 64 * MiB
+
+
+class Named(Protocol):
+    """A file by its name, which may change in `FilePool.move` only (hotlog.log.segment.Segment)."""
+
+    @property
+    def log_path(self) -> str: ...
+
+
+class Movable(Named, Protocol):
+    """A file that can be renamed."""
+
+    @property
+    def log_path(self) -> str: ...
+
+    @log_path.setter
+    def log_path(self, path: str) -> None: ...
+
+
+class Name(NamedTuple):
+    """A name that does not change."""
+
+    log_path: str
 
 
 class Held:
@@ -46,9 +70,10 @@ class FilePool:
         """Files that are open for writing."""
         return len(self._pinned)
 
-    def acquire(self, path: str) -> Held:
-        """The file at `path`; it stays open until `release`.  Raises OSError from open."""
+    def acquire(self, named: Named) -> Held:
+        """The file of that name; it stays open until `release`.  Raises OSError from open."""
         with self._lock:
+            path = named.log_path
             held = self._pinned.get(path)
             if held is None:
                 held = self._idle.get(path)
@@ -60,6 +85,15 @@ class FilePool:
                 self._idle.move_to_end(path)
             held.users += 1
             return held
+
+    def move(self, named: Movable, path: str) -> None:
+        """Rename a file that nobody writes to `path`: who holds it, and who asks for it by `named`, does not notice.  Raises OSError."""
+        with self._lock:
+            self.disk.rename(named.log_path, path)
+            held = self._idle.pop(named.log_path, None)
+            if held is not None:
+                self._idle[path] = held
+            named.log_path = path
 
     def release(self, held: Held) -> None:
         with self._lock:
@@ -110,24 +144,27 @@ class FilePool:
             held.file.close()
 
 
+IndexKey = tuple[object, str]  # a segment as it is now, and the file's suffix: another segment may get the same path
+
+
 class IndexCache:
-    """Index files (or the part written so far) by path, bounded by bytes."""
+    """Index files (or the part written so far) of segments, bounded by bytes."""
 
     def __init__(self, bytes_max: int = INDEX_BYTES_MAX) -> None:
-        self._entries: LRUCache[str, bytes] = LRUCache(bytes_max, getsizeof=len)
+        self._entries: LRUCache[IndexKey, bytes] = LRUCache(bytes_max, getsizeof=len)
         self._lock = threading.Lock()
 
-    def get(self, path: str, length: int) -> bytes | None:
+    def get(self, key: IndexKey, length: int) -> bytes | None:
         """The first `length` bytes of the index or more, if they are here."""
         with self._lock:
-            entry = self._entries.get(path)
+            entry = self._entries.get(key)
         return entry if entry is not None and len(entry) >= length else None
 
-    def put(self, path: str, entries: bytes) -> None:
+    def put(self, key: IndexKey, entries: bytes) -> None:
         with self._lock:
             if len(entries) <= self._entries.maxsize:
-                self._entries[path] = entries
+                self._entries[key] = entries
 
-    def forget(self, path: str) -> None:
+    def forget(self, key: IndexKey) -> None:
         with self._lock:
-            self._entries.pop(path, None)
+            self._entries.pop(key, None)

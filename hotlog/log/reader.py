@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 
 from hotlog.kernel.errors import Corrupt, OutOfRange, StorageFailed
 from hotlog.kernel.ids import TopicPartition
-from hotlog.log import files
 from hotlog.log.damage import sound_part
 from hotlog.log.file_part import FilePart
 from hotlog.log.index import parse_txn
@@ -33,6 +32,9 @@ class Slice(NamedTuple):
 
     data: Buffer
     end_offset_limit: int  # nothing at or above this offset is inside
+    aborted: list[tuple[int, int]] | None = (
+        None  # of committed reads: (producer id, first offset) of aborted transactions up to there
+    )
 
 
 class Stretch(NamedTuple):
@@ -40,6 +42,7 @@ class Stretch(NamedTuple):
 
     data: Buffer | FilePart
     end_offset_limit: int
+    aborted: list[tuple[int, int]] | None = None
 
 
 class Reader:
@@ -83,29 +86,32 @@ class Reader:
         take: Callable[[Segment, int, int], T],
         *,
         wait: bool,
-    ) -> tuple[T | bytes, int]:
+    ) -> tuple[T | bytes, int, list[tuple[int, int]] | None]:
         marks = self._marks
         mark = marks.committed
         end = min(marks.last_stable_offset, mark.offset) if committed_only else mark.offset
         if not marks.local_log_start_offset <= offset < end:
             self._check_range(offset)
-            return b"", end
-        reader = self._files
+            return b"", end, None
+        reader, segments = self._files, self._segments.all
         try:
-            segment, limit, found = self._find(offset, wait)
+            segment, limit, found = self._find(segments, offset, wait)
             if found is None or found.base_offset >= end:
-                return b"", end
+                return b"", end, None
             if end < mark.offset:
                 stable = reader.locate(segment, end, self._marks.readable_bytes(segment), wait=wait)
                 limit = limit if stable is None else min(limit, stable.position)
             length = bytes_max
             if found.size > length:
                 if not min_one:
-                    return b"", end
+                    return b"", end, None
                 length = found.size
-            return take(segment, found.position, min(length, limit - found.position)), end
+            aborted = self.aborted_transactions(offset, end, wait=wait) if committed_only else None
+            return take(segment, found.position, min(length, limit - found.position)), end, aborted
         except FileNotFoundError as error:
             self._check_range(offset)  # dropped meanwhile
+            if self._segments.all is not segments:  # replaced meanwhile
+                return self._read(offset, bytes_max, min_one, committed_only, take, wait=wait)
             raise Corrupt(f"{self._tp}: {error.filename} is gone") from error
         except OSError as error:
             raise StorageFailed(f"{self._tp}: cannot read at offset {offset}: {error}") from error
@@ -119,9 +125,8 @@ class Reader:
         if not start <= offset <= end:
             raise OutOfRange(f"{self._tp}: offset {offset} is outside the local log, {start} to {end}")
 
-    def _find(self, offset: int, wait: bool) -> tuple[Segment, int, Found | None]:
+    def _find(self, segments: tuple[Segment, ...], offset: int, wait: bool) -> tuple[Segment, int, Found | None]:
         """(segment, its readable bytes, the batch that holds `offset` or the next one); the bytes end where damage begins."""
-        segments = self._segments.all
         index = len(segments) - 1
         if segments[index].base_offset > offset:
             index = max(bisect_right(segments, offset, key=BASE_OFFSET) - 1, 0)
@@ -202,12 +207,16 @@ class Reader:
 
     # -- transactions
 
-    def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
-        """(producer id, first offset) of aborted transactions that overlap [start, end)."""
+    def aborted_transactions(self, start: int, end: int, *, wait: bool) -> list[tuple[int, int]]:
+        """(producer id, first offset) of aborted transactions that overlap [start, end).
+
+        Raises:
+            NotCached: not `wait` and an index file must be read.
+        """
         found = []
         for segment in self._segments.all:
             if segment.has_txn and segment.end_offset > start:
-                for entry in parse_txn(self._disk.read(segment.path(files.TXN_INDEX))):
+                for entry in parse_txn(self._files.transactions(segment, wait=wait)):
                     if entry.last_offset >= start and entry.first_offset < end:
                         found.append((entry.producer_id, entry.first_offset))
                     if entry.last_stable_offset >= end:

@@ -15,7 +15,7 @@ from hotlog.log.scan import Stop, Tail, look_behind, scan
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segment_reader import SegmentReader
 from hotlog.wire.batch import BatchHeader
-from hotlog.world.ports import File
+from hotlog.world.ports import Disk, File
 
 
 def recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: int) -> None:
@@ -27,7 +27,7 @@ def recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: i
         try:
             stop = _rescan(ctx, result, segment, file, snapshot)
             following = result.segments[index + 1 :]
-            if not stop.reason and following and stop.offset < following[0].base_offset and not ctx.gaps_allowed:
+            if not stop.reason and following and stop.offset < following[0].base_offset and not _may_gap(ctx, following[0]):
                 stop = stop._replace(reason=f"the log goes on only at offset {following[0].base_offset}")
                 tail = Tail(-1, one_bit=False, unwritten=True)
             elif not stop.reason:
@@ -57,6 +57,11 @@ def recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: i
         ctx.disk.sync_dir(directory)
     if result.problem is None:
         result.log_end = result.readable_end = result.segments[-1].end_offset
+
+
+def _may_gap(ctx: Loader, following: Segment) -> bool:
+    """Whether records may be missing before a segment: only what lies below the recovery point on the device is compacted."""
+    return ctx.gaps_allowed and (following.base_offset <= ctx.recovery_point or not ctx.is_point_known)
 
 
 def _rescan(ctx: Loader, result: Loaded, segment: Segment, file: File, snapshot: int) -> Stop:
@@ -136,9 +141,9 @@ def start_over(ctx: Loader, result: Loaded, directory: str, offset: int) -> None
         ctx.disk.open(fresh.path(suffix), create=True).close()
     ctx.disk.sync_dir(directory)  # before the old ones go: a directory without a segment says nothing about offsets
     for segment in result.segments:
+        ctx.reader.forget_indexes(segment)
         for suffix in (files.LOG, files.INDEX, files.TIME_INDEX, files.TXN_INDEX, files.SNAPSHOT):
             ctx.disk.remove(segment.path(suffix))
-            ctx.reader.forget_index(segment.path(suffix))
     ctx.disk.sync_dir(directory)
     result.producers = Producers(ctx.producer_expiry_ms)
     result.segments = [fresh]
@@ -163,10 +168,38 @@ def rebuild_indexes(reader: SegmentReader, segment: Segment, interval_bytes: int
     return bytes(copy.offsets.pending), bytes(copy.times.pending), copy.max_timestamp, copy.max_timestamp_offset
 
 
-def rebuild_producers(reader: SegmentReader, segments: tuple[Segment, ...], producers: Producers, end_offset: int) -> None:
-    """Replay the batches below `end_offset` into `producers`."""
+def rebuild_producers(
+    reader: SegmentReader,
+    segments: tuple[Segment, ...],
+    producers: Producers,
+    end_offset: int,
+    *,
+    start: int = -1,
+    now_ms: int = 0,
+) -> None:
+    """Replay the batches of [start, end_offset) into `producers`."""
     for segment in segments:
-        if segment.base_offset < end_offset:
+        if segment.base_offset < end_offset and segment.end_offset > start:
             for _, header in reader.walk(segment, 0, segment.size):
-                if header.last_offset < end_offset:
-                    note_producer(producers, header, 0)
+                if header.last_offset >= end_offset:
+                    return
+                if header.base_offset >= start:
+                    note_producer(producers, header, now_ms)
+
+
+def producers_at(
+    disk: Disk, reader: SegmentReader, segments: tuple[Segment, ...], producers: Producers, end_offset: int, now_ms: int
+) -> None:
+    """Bring `producers` to where they were when the log ended at `end_offset`: from the newest good snapshot up to there."""
+    directory = segments[0].directory
+    parsed = [files.parse_segment_name(name) for name in disk.listdir(directory)]
+    offsets = [name[0] for name in parsed if name is not None and name[1] == files.SNAPSHOT and name[0] <= end_offset]
+    start = -1
+    for offset in sorted(offsets, reverse=True):
+        try:
+            producers.load(disk.read(files.segment_path(directory, offset, files.SNAPSHOT)), now_ms)
+            start = offset
+            break
+        except Corrupt:
+            continue  # an older one will do; the start reports it
+    rebuild_producers(reader, segments, producers, end_offset, start=start, now_ms=now_ms)

@@ -42,10 +42,10 @@ class IndexCheck:
         last = header.last_offset - self._base_offset
         while (entry := self._offsets.next()) is not None and entry[1] <= position:
             self._is_wrong |= entry != (last, position)
-            self._offsets.take()
+            self._offsets.drop_next()
         while (entry := self._times.next()) is not None and entry[1] <= last:
             self._is_wrong |= entry != (header.max_timestamp, last)
-            self._times.take()
+            self._times.drop_next()
 
     def is_wrong_at_end(self) -> bool:
         """Whether anything disagreed, or entries are left, or a file has not the length that it should."""
@@ -67,12 +67,12 @@ class _Entries:
         self._taken = (-1, -1)
 
     def next(self) -> tuple[int, int] | None:
-        """The next entry; it stays the next one until `take`."""
+        """The next entry; it stays the next one until `drop_next`."""
         if self._used == len(self._piece):
             self._piece, self._used = self._read(), 0
         return self._piece[self._used] if self._piece else None
 
-    def take(self) -> None:
+    def drop_next(self) -> None:
         """Go on to the next entry; none may be there twice."""
         taken = self._piece[self._used]
         self.is_broken |= taken == self._taken  # entries ascend

@@ -46,14 +46,6 @@ class SegmentInfo(NamedTuple):
     log_path: str
 
     @property
-    def index_path(self) -> str:
-        return self.log_path.removesuffix(files.LOG) + files.INDEX
-
-    @property
-    def timeindex_path(self) -> str:
-        return self.log_path.removesuffix(files.LOG) + files.TIME_INDEX
-
-    @property
     def txnindex_path(self) -> str:
         """May not exist."""
         return self.log_path.removesuffix(files.LOG) + files.TXN_INDEX

@@ -18,7 +18,7 @@ from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
 from hotlog.log import files
 from hotlog.log.file_part import FilePart
 from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, floor_offset, floor_time
-from hotlog.log.pool import FilePool, IndexCache
+from hotlog.log.pool import FilePool, IndexCache, Name
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.wire.batch import BatchHeader, header_at
 from hotlog.world.ports import Buffer, File
@@ -63,7 +63,7 @@ class SegmentReader:
 
     def read(self, segment: Segment, position: int, length: int, *, wait: bool) -> Buffer:
         """Up to `length` bytes of the log file.  NotCached if not `wait`."""
-        held = self._pool.acquire(segment.log_path)
+        held = self._pool.acquire(segment)
         try:
             return _get(held.file, position, length, wait)
         finally:
@@ -78,7 +78,7 @@ class SegmentReader:
         Raises:
             NotCached: the device is needed.
         """
-        part = FilePart(self._pool, self._pool.acquire(segment.log_path), position, length)
+        part = FilePart(self._pool, self._pool.acquire(segment), position, length)
         try:
             if length <= PART_BYTES_MIN:
                 data = part.read_now(0, length)
@@ -108,13 +108,14 @@ class SegmentReader:
             entry = self._floor(segment, segment.offsets, files.INDEX, offset - segment.base_offset, wait)
             if entry is not None and (entry[1] >= start or not start):
                 first, expected = entry[1], segment.base_offset + entry[0]
-        held = self._pool.acquire(segment.log_path)
+        held = self._pool.acquire(segment)
         try:
             found = _scan(held.file, first, offset, limit, expected, wait)
             if found is not _MISMATCH:
                 return found
-            segment.index_broken = True
-            self._report("index", f"{segment.path(files.INDEX)} points to byte {first} for offset {expected}: not so")
+            if not segment.index_broken:  # a segment that is replaced meanwhile has no index any more
+                segment.index_broken = True
+                self._report("index", f"{segment.path(files.INDEX)} points to byte {first} for offset {expected}: not so")
             return _scan(held.file, start, offset, limit, None, wait)
         finally:
             self._pool.release(held)
@@ -137,8 +138,9 @@ class SegmentReader:
                 return found.position
         elif found is None and segment.end_offset > offset >= segment.base_offset:
             return 0  # beyond what may be read yet
-        segment.index_broken = True
-        self._report("index", f"{segment.path(files.TIME_INDEX)} names offset {offset} for timestamp {entry[0]}: not so")
+        if not segment.index_broken:
+            segment.index_broken = True
+            self._report("index", f"{segment.path(files.TIME_INDEX)} names offset {offset} for timestamp {entry[0]}: not so")
         return 0
 
     def _floor(self, segment: Segment, part: IndexPart, suffix: str, wanted: int, wait: bool) -> tuple[int, int] | None:
@@ -150,31 +152,43 @@ class SegmentReader:
                 return found
         if part.length == 0:
             return None
-        path = segment.path(suffix)
-        entries = self._cache.get(path, part.length)
+        entries = self._cache.get((segment, suffix), part.length)
         if entries is None:
-            entries = self._load(path, part.length, wait)
+            entries = self._load(segment, suffix, part.length, wait)
         if len(entries) != part.length:
             size = OFFSET_BYTES if suffix == files.INDEX else TIME_BYTES
             whole = min(len(entries), part.length) // size * size
             return search(memoryview(entries)[:whole], wanted)
         return search(entries, wanted)
 
-    def _load(self, path: str, length: int, wait: bool) -> bytes:
+    def _load(self, segment: Segment, suffix: str, length: int, wait: bool) -> bytes:
+        path = segment.path(suffix)
         self._pool.forget(path)  # index files grow behind the pool's back
-        held = self._pool.acquire(path)
+        held = self._pool.acquire(Name(path))
         try:
             entries = bytes(_get(held.file, 0, length, wait))
         finally:
             self._pool.release(held)
             self._pool.forget(path)
-        self._cache.put(path, entries)
+        self._cache.put((segment, suffix), entries)
         return entries
 
-    def forget_index(self, path: str) -> None:
-        """A file was replaced or is gone."""
-        self._pool.forget(path)
-        self._cache.forget(path)
+    def transactions(self, segment: Segment, *, wait: bool) -> bytes:
+        """The transaction index of a segment that has one; of a closed one it is kept.  NotCached if not `wait`."""
+        key = (segment, files.TXN_INDEX)
+        entries = self._cache.get(key, 0) if segment.is_closed else None
+        if entries is None:
+            if not wait:
+                raise NotCached
+            entries = self._pool.disk.read(segment.path(files.TXN_INDEX))
+            self._cache.put(key, entries)
+        return entries
+
+    def forget_indexes(self, segment: Segment) -> None:
+        """The index files of `segment` were made anew, or are gone."""
+        for suffix in (files.INDEX, files.TIME_INDEX, files.TXN_INDEX):
+            self._pool.forget(segment.path(suffix))
+            self._cache.forget((segment, suffix))
 
     def walk(self, segment: Segment, start: int, limit: int) -> Iterator[tuple[int, BatchHeader]]:
         """(position, header) of each batch in bytes [start, limit), which must begin and end at batches.  Blocks.
@@ -182,7 +196,7 @@ class SegmentReader:
         Raises:
             Corrupt: a header that cannot be.
         """
-        held = self._pool.acquire(segment.log_path)
+        held = self._pool.acquire(segment)
         try:
             yield from walk_file(held.file, start, limit)
         finally:

@@ -28,7 +28,7 @@ class Space:
         self._left = 0
         self.full = Condition(LOG, logging.ERROR)
 
-    def take(self, count: int) -> None:
+    def use_bytes(self, count: int) -> None:
         """Count `count` bytes as used.
 
         Raises:

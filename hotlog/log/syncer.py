@@ -28,7 +28,7 @@ class Syncer:
     """Holds the files of a log that are open for writing.
 
     `file` is the active segment's, None while nobody appends; `rolled` are the segments that were closed and are not on the device yet, oldest
-    first; `is_writing` says that a thread writes at the end, and nobody else may.
+    first; `is_writing` says that a thread writes at the end, and nobody else may; `is_held` that no flush may begin.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Syncer:
         self.file: File | None = None
         self.rolled: list[Segment] = []
         self.is_writing = False
+        self.is_held = False
         self.flusher = Flusher(parts.disk, plan=self._plan, note=self._note, fail=self.fail)
         self.index_pending_max = INDEX_PENDING_BYTES
         self.last_flush_ms = parts.clock.now_ms()
@@ -105,10 +106,20 @@ class Syncer:
         self._small[small[0]] = small[1]
         self.flusher.kick()
 
-    def truncated(self, end_offset: int, rolled: list[Segment]) -> None:
-        """The log was cut to end at `end_offset`; of the rolled segments these are left.  No job is in flight."""
+    async def hold(self) -> None:
+        """Have the log's end alone until `let_go`: nobody writes, rolls or flushes."""
+        self.is_writing = self.is_held = True
+        await self.flusher.idle()
+
+    def let_go(self) -> None:
+        self.is_held = False
+        self.writing_ended()
+        self.flusher.kick()
+
+    def cut(self, end_offset: int) -> None:
+        """The log ends at `end_offset` now; of what was rolled the segments that are left and closed stay due.  It is held."""
         self.file = None
-        self.rolled = rolled
+        self.rolled = [segment for segment in self.rolled if segment in self._segments.all[:-1]]
         self._parts.writers.released(self)
         self._flush_wanted = min(self._flush_wanted, end_offset)
         for path in list(self._small):
@@ -212,7 +223,7 @@ class Syncer:
 
     def _plan(self) -> FlushJob | None:
         marks = self._marks
-        if marks.failed is not None:
+        if marks.failed is not None or self.is_held:
             return None
         active = self._segments.active
         whole = self._flush_wanted > marks.durable_end

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hotlog.kernel.errors import DiskFull, NotReady, TooLarge
+from hotlog.kernel.errors import Corrupt, CrcMismatch, DiskFull, NotReady, TooLarge
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.epochs import LeaderEpochs
-from hotlog.log.index import OFFSET_BYTES, TIME_BYTES, entry_count_max
+from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entry_count_max
 from hotlog.log.marks import Marks
 from hotlog.log.parts import Parts
 from hotlog.log.producers import Producers
@@ -23,7 +23,7 @@ from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import Segment
 from hotlog.log.segments import Segments
 from hotlog.log.syncer import Syncer
-from hotlog.wire.batch import BatchHeader, stamp, stamp_append_time
+from hotlog.wire.batch import BatchHeader, crc_ok, stamp, stamp_append_time, walk
 
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
 
@@ -115,7 +115,11 @@ class Writer:
     def begin(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Begun | Appended:
         """Everything before the write: checks, a roll, stamps; or what became of a batch that is here already."""
         marks, config, size = self._marks, self._config, len(data)
-        self._check_open(size)
+        self._check_open()
+        if self.blocked is not None:
+            raise DiskFull(f"{self._tp}: {self.blocked}")
+        if size > config.segment_bytes:
+            raise TooLarge(f"{self._tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
         first = headers[0]
         if first.producer_id >= 0 or len(headers) > 1:
             known = self._producers.check(headers)
@@ -128,7 +132,7 @@ class Writer:
         else:
             end = base + sum(header.last_offset_delta for header in headers) + len(headers)
             largest = max(header.max_timestamp for header in headers)
-        self._parts.space.take(size)
+        self._parts.space.use_bytes(size)
         self._roll_if_due(size, now_ms if config.is_log_append_time else largest, end - 1, now_ms)
         headers = stamp(data, headers, base, self.leader_epoch)
         if config.is_log_append_time:
@@ -145,16 +149,76 @@ class Writer:
         at = now_ms if self._config.is_log_append_time else -1
         return _new(Appended, (base, end - 1, at, self._marks.log_start_offset, end, False))
 
+    # -- follower
+
+    def append_as_follower(self, data: memoryview, *, now_ms: int) -> int:
+        """Write the whole batches of `data` with the offsets and leader epochs that the leader gave them; return the log's end.
+
+        They begin at the log's end or beyond it: a leader's log may have gaps.  A batch that is cut off at the end of `data` is left out.
+        Where an error comes after some batches were written, the log's end says how many.
+
+        Raises:
+            Corrupt: not what a leader of this log sends: offsets or epochs go back, a CRC fails, a marker of a transaction.
+            StorageFailed, DiskFull: the disk.
+            NotReady: a thread is writing, or the log is being cut.
+        """
+        if self._syncer.is_writing:
+            raise NotReady(f"{self._tp}: its end is in use")
+        self._check_open()
+        batches = list(walk(data))
+        check_follows([header for _, header in batches], log_end=self._marks.log_end_offset, epoch=self._epochs.latest)
+        for at, header in batches:
+            if not crc_ok(data[at : at + header.size]):
+                raise CrcMismatch(f"{self._tp}: the leader's batch at offset {header.base_offset} fails its CRC-32C")
+        start = 0
+        while start < len(batches):
+            stop = self._fitting(batches, start)
+            run = [header for _, header in batches[start:stop]]
+            begin, last = batches[start][0], batches[stop - 1]
+            self._append_run(data[begin : last[0] + last[1].size], run, now_ms)
+            start = stop
+        return self._marks.log_end_offset
+
+    def _fitting(self, batches: list[tuple[int, BatchHeader]], start: int) -> int:
+        """How far the batches from number `start` on go into one segment, at least one of them."""
+        active, first = self._segments.active, batches[start]
+        room = self._config.segment_bytes - active.size
+        if first[1].size > room:
+            room = self._config.segment_bytes  # a new segment's
+        base = active.base_offset
+        for number, (at, header) in enumerate(batches[start + 1 :], start + 1):
+            if at + header.size - first[0] > room or header.last_offset - base > RELATIVE_OFFSET_MAX:
+                return number
+        return len(batches)
+
+    def _append_run(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> None:
+        """Write batches that go into one segment."""
+        syncer, marks = self._syncer, self._marks
+        self._parts.space.use_bytes(len(data))
+        end = headers[-1].next_offset
+        self._roll_if_due(len(data), max(header.max_timestamp for header in headers), end - 1, now_ms)
+        file = syncer.file or syncer.open_file()
+        try:
+            file.append((data,))
+        except OSError as error:
+            syncer.refuse_after(error, "append to", file.path)
+        before = self._epochs.latest
+        for header in headers:
+            self._epochs.assign(header.leader_epoch, header.base_offset)
+        if self._epochs.latest > before:
+            self.note_epochs()
+        active = self._segments.active
+        position = active.size
+        for header in headers[:-1]:  # each may be where the log is committed up to
+            position += header.size
+            marks.appended(header.next_offset, active.base_offset, position)
+        self._note_appended(headers, end, now_ms)
+
     # -- both
 
-    def _check_open(self, size: int) -> None:
-        marks, config = self._marks, self._config
-        if marks.failed is not None or marks.is_closed:
+    def _check_open(self) -> None:
+        if self._marks.failed is not None or self._marks.is_closed:
             self._syncer.refuse()
-        if self.blocked is not None:
-            raise DiskFull(f"{self._tp}: {self.blocked}")
-        if size > config.segment_bytes:
-            raise TooLarge(f"{self._tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
 
     def _note_appended(self, headers: Sequence[BatchHeader], end: int, now_ms: int) -> None:
         """Batches are written: indexes, producers, ends, and what makes them durable."""
@@ -182,8 +246,7 @@ class Writer:
         """Close the active segment if it holds anything.  Raises DiskFull, StorageFailed, NotReady (a thread is writing to it)."""
         if self._syncer.is_writing:
             raise NotReady(f"{self._tp}: a large batch is being written")
-        if self._marks.failed is not None or self._marks.is_closed:
-            self._syncer.refuse()
+        self._check_open()
         if self._segments.active.size:
             self._roll(now_ms, self._marks.log_end_offset)
 
@@ -252,3 +315,32 @@ class Writer:
         syncer.rolled_over(old, file, (snapshot, self._producers.encode()))
         self._segments.add(fresh)
         self._segment_ms = self._jittered_ms()
+
+
+def check_follows(headers: Sequence[BatchHeader], *, log_end: int, epoch: int) -> None:
+    """Hold what a leader sent against the end of the log that follows it.
+
+    Args:
+        log_end: where the log ends.
+        epoch: its newest leader epoch, -1 if it has none.
+    Raises:
+        Corrupt: offsets or leader epochs go back, or a gap is too large for a segment.
+    """
+    for header in headers:
+        if header.base_offset < log_end or header.last_offset_delta < 0:
+            raise Corrupt(
+                f"a batch of the leader has offsets [{header.base_offset}, {header.next_offset}); the log ends at {log_end}"
+            )
+        if header.base_offset - log_end > RELATIVE_OFFSET_MAX - header.last_offset_delta:
+            raise Corrupt(
+                f"a batch of the leader begins at offset {header.base_offset}; the log ends at {log_end}, too far below"
+            )
+        if header.magic != 2:
+            raise Corrupt(f"a batch of the leader at offset {header.base_offset} has magic {header.magic}; only 2 is known")
+        if header.leader_epoch < epoch:
+            raise Corrupt(
+                f"a batch of the leader at offset {header.base_offset} has epoch {header.leader_epoch}; {epoch} was before"
+            )
+        if header.is_control:
+            raise Corrupt(f"the batch at offset {header.base_offset} ends a transaction: they are not followed yet")
+        log_end, epoch = header.next_offset, header.leader_epoch

@@ -298,10 +298,6 @@ class Partition:
         header = header_at(found.data)
         return header.base_offset <= offset < header.next_offset
 
-    def aborted_transactions(self, start: int, end: int) -> list[tuple[int, int]]:
-        """(producer id, first offset) of aborted transactions in [start, end) of the local log."""
-        return self.log.aborted_transactions(start, end)
-
     def add_listener(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the loop whenever the committed end moved, the log failed or closed, until removed."""
         self.log.add_waiter(callback)

@@ -48,6 +48,18 @@ def varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
     raise Invalid(f"request is malformed: bad varint at byte {position}")
 
 
+def uvarint(value: int) -> bytes:
+    """An unsigned varint."""
+    if value < 0x80:
+        return value.to_bytes(1, "big")
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 def _fixed(size: int) -> Step:
     def step(data: memoryview, position: int, end: int) -> int:
         if position + size > end:
@@ -160,21 +172,12 @@ def walked(step: Step, data: memoryview, position: int) -> tuple[memoryview, int
         try:
             step(data, position, len(data))
         except UnknownTag as found:
-            count = _uvarint(found.count - 1)
+            count = uvarint(found.count - 1)
             data = memoryview(b"".join((data[position : found.start], count, data[found.fields : found.tag], data[found.end :])))
             position = 0
         else:
             return data, position
     raise Invalid(f"request is malformed: more than {UNKNOWN_TAGS_MAX} unknown tagged fields")
-
-
-def _uvarint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def step_for(entity: type[Any]) -> Step:

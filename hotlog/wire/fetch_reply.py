@@ -13,8 +13,9 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from hotlog.wire.bounds import uvarint
 from hotlog.wire.fetch_request import FLEXIBLE_FROM, TOPIC_ID_FROM, TopicKey
-from hotlog.wire.fields import count_of, string_of, uvarint
+from hotlog.wire.fields import count_of, string_of
 from hotlog.world.ports import Buffer, Streamed
 
 _SESSION = struct.Struct(">hi")  # error code, session id

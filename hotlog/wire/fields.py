@@ -12,7 +12,7 @@ from functools import lru_cache
 from uuid import UUID
 
 from hotlog.kernel.errors import Invalid
-from hotlog.wire.bounds import varint
+from hotlog.wire.bounds import uvarint, varint
 
 _INT = struct.Struct(">i")
 _SHORT = struct.Struct(">h")
@@ -92,18 +92,6 @@ def string_of(text: str | None, flexible: bool) -> bytes:
         return b"\0" if flexible else b"\xff\xff"
     data = text.encode()
     return uvarint(len(data) + 1) + data if flexible else _SHORT.pack(len(data)) + data
-
-
-def uvarint(value: int) -> bytes:
-    """An unsigned varint."""
-    if value < 0x80:
-        return value.to_bytes(1, "big")
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ import pytest
 
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk, whole_batches_end
-from tests.log.support import T0, append, batch
+from tests.log.support import T0, append, batch, closed_segments
 from tests.tiering.support import KEYS, Node, node, tiered
 from tests.tools.patience import PATIENCE_S
 from tiering.read.history import History, Shelf
@@ -55,7 +55,7 @@ async def test_cold_answers_are_the_hot_ones(tmp_path: Path, seed: int, kind: st
     async with node(tmp_path, config=tiered(segment_bytes=12_000, message_timestamp_type=kind)) as here:
         log, cold = await lived(here, seed)
         end = cold.end_offset
-        whole = b"".join(Path(info.log_path).read_bytes() for info in log.closed_segments())
+        whole = b"".join(Path(info.log_path).read_bytes() for info in closed_segments(log))
         for offset in range(end):
             for bytes_max in (1, 3000):
                 given = bytes((await cold.read(offset, bytes_max, wait_ms=int(PATIENCE_S * 1000))).data)
@@ -71,11 +71,11 @@ async def test_cold_answers_are_the_hot_ones(tmp_path: Path, seed: int, kind: st
             hot_epoch, hot_end = log.end_offset_for_epoch(epoch)
             if hot_end <= end and hot_epoch >= 0:
                 assert await cold.end_offset_for_epoch(epoch) == (hot_epoch, hot_end)
-        assert await cold.aborted_transactions(0, end) == log.aborted_transactions(0, end) == []
+        assert await cold.aborted_transactions(0, end) == log._reader.aborted_transactions(0, end, wait=True) == []
 
 
 def headers_of(log: PartitionLog, end: int) -> list:  # type: ignore[type-arg]
-    data = b"".join(Path(info.log_path).read_bytes() for info in log.closed_segments())
+    data = b"".join(Path(info.log_path).read_bytes() for info in closed_segments(log))
     return [header for _, header in walk(data) if header.base_offset < end]
 
 
@@ -99,7 +99,7 @@ async def test_the_largest_time_and_times_above_a_raised_start(tmp_path: Path, s
 def records_of(log: PartitionLog, end: int) -> list[tuple[int, int, int]]:
     from hotlog.wire.records import decode_batch
 
-    data = b"".join(Path(info.log_path).read_bytes() for info in log.closed_segments())
+    data = b"".join(Path(info.log_path).read_bytes() for info in closed_segments(log))
     view = memoryview(data)
     result = []
     for position, header in walk(view):
@@ -113,7 +113,7 @@ def records_of(log: PartitionLog, end: int) -> list[tuple[int, int, int]]:
 async def test_direct_runs_are_the_local_bytes(tmp_path: Path) -> None:
     async with node(tmp_path, config=tiered(segment_bytes=12_000)) as here:
         log, cold = await lived(here, 4)
-        local = b"".join(Path(info.log_path).read_bytes() for info in log.closed_segments())
+        local = b"".join(Path(info.log_path).read_bytes() for info in closed_segments(log))
         assert cold.view is not None
         history = History(Shelf.of(here.store, LaneGate(4, 100), 1 << 20), KEYS, "clicks", cold.view)
         data = b""

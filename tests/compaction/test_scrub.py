@@ -223,12 +223,12 @@ async def test_rot_in_the_active_segment_is_found_too(scene: Scene) -> None:
 async def test_a_rotten_index_is_made_anew(scene: Scene) -> None:
     partition, ledger = scene.first
     info = partition.log.segments()[1]
-    good = scene.life.disk.read(info.index_path)
-    scene.world.machine.flip(info.index_path, 5, bit=1)
+    good = scene.life.disk.read(info.log_path.removesuffix(".log") + ".index")
+    scene.world.machine.flip(info.log_path.removesuffix(".log") + ".index", 5, bit=1)
     await scrub_round(scene)
     await scene.life.beat("log")
     assert (counted(scene, "index"), counted(scene, "scrub")) == (1, 0)
-    assert scene.life.disk.read(info.index_path) == good
+    assert scene.life.disk.read(info.log_path.removesuffix(".log") + ".index") == good
     await check_partition(partition, ledger)
 
 

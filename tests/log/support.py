@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
+from hotlog.log.segment import SegmentInfo
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import BatchHeader, check_produced, walk
 from hotlog.wire.records import NewRecord, encode_batch
@@ -77,6 +79,12 @@ async def opened(directory: object, topic: TopicConfig | None = None, **options:
 
 async def new_log(logs: LogManager, topic: TopicConfig | None = None, tp: TopicPartition = TP) -> PartitionLog:
     return await logs.create(tp, TOPIC_ID, topic or config())
+
+
+def closed_segments(log: PartitionLog) -> tuple[SegmentInfo, ...]:
+    """Those that lie wholly below the high watermark; one that damage cuts short is not whole."""
+    end = log.high_watermark - isinstance(log.failed, Corrupt)
+    return tuple(info for info in log.segments()[:-1] if info.end_offset <= end)
 
 
 async def read_all(log: PartitionLog, offset: int | None = None, *, bytes_max: int = 1 << 20) -> list[BatchHeader]:

@@ -9,7 +9,7 @@ import pytest
 
 from hotlog.kernel.errors import StorageFailed
 from hotlog.log.file_part import FilePart
-from hotlog.log.pool import FilePool
+from hotlog.log.pool import FilePool, Name
 from hotlog.world.posix import PosixDisk
 
 
@@ -26,7 +26,7 @@ def descriptors(path: Path) -> int:
 
 async def test_a_part_is_read_on_after_its_segment_is_gone(path: Path) -> None:
     pool = FilePool(PosixDisk())
-    part = FilePart(pool, pool.acquire(str(path)), 256, 1024)
+    part = FilePart(pool, pool.acquire(Name(str(path))), 256, 1024)
     assert len(part) == 1024
     pool.forget(str(path))
     path.unlink()
@@ -40,7 +40,7 @@ async def test_a_part_is_read_on_after_its_segment_is_gone(path: Path) -> None:
 
 async def test_a_part_that_nobody_sends_lets_its_file_go(path: Path) -> None:
     pool = FilePool(PosixDisk())
-    part = FilePart(pool, pool.acquire(str(path)), 0, 10)
+    part = FilePart(pool, pool.acquire(Name(str(path))), 0, 10)
     pool.forget(str(path))
     assert descriptors(path) == 1
     del part
@@ -50,7 +50,7 @@ async def test_a_part_that_nobody_sends_lets_its_file_go(path: Path) -> None:
 
 async def test_a_file_that_became_shorter_is_an_error(path: Path) -> None:
     pool = FilePool(PosixDisk())
-    part = FilePart(pool, pool.acquire(str(path)), 0, 256 * 1024)
+    part = FilePart(pool, pool.acquire(Name(str(path))), 0, 256 * 1024)
     with path.open("r+b") as file:
         file.truncate(1000)
     assert part.read_now(0, 2000) is None, "never fewer bytes than were promised"

@@ -12,7 +12,7 @@ import pytest
 from hotlog.kernel.errors import AlreadyExists, Invalid, NotFound, OutOfRange
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log import manager as manager_module
-from tests.log.support import T0, TOPIC_ID, TP, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.log.support import T0, TOPIC_ID, TP, append, batch, closed_segments, config, kill, manager, new_log, opened, read_all
 from tests.support.clocks import HandClock
 from tests.support.disks import WatchedDisk
 from tests.tools.steps import count_steps
@@ -193,7 +193,7 @@ async def test_idle_logs_roll_by_time_and_give_back_their_descriptors(tmp_path: 
         clock.ms += 1
         await logs.tick()
         assert [info.closed_ms for info in log.segments()] == [clock.ms, -1]
-        assert log.closed_segments()[0].max_timestamp == 1000
+        assert closed_segments(log)[0].max_timestamp == 1000
         await log.flush()
         clock.ms += 60_001
         await logs.tick()
@@ -227,12 +227,14 @@ async def test_what_the_uploader_gets(tmp_path: Path) -> None:
         append(log, batch(b"x" * 900, producer=(3, 0, 4)))
         await log.wait_durable(5)
         await log.flush()
-        closed = log.closed_segments()
+        closed = closed_segments(log)
         assert [(info.base_offset, info.end_offset) for info in closed] == [(0, 1), (1, 2), (2, 3), (3, 4)]
         for info in closed:
             assert os.path.getsize(info.log_path) == info.size
             assert info.max_timestamp == T0 + info.base_offset and info.max_timestamp_offset == info.base_offset
-            assert os.path.getsize(info.timeindex_path) == 12 and not os.path.exists(info.txnindex_path)
+            assert os.path.getsize(info.log_path.removesuffix(".log") + ".timeindex") == 12 and not os.path.exists(
+                info.txnindex_path
+            )
             raw = await log.producer_snapshot_bytes(info.end_offset)
             path = tmp_path / "clicks-0" / f"{info.end_offset:020d}.snapshot"
             assert raw == path.read_bytes() and len(raw) == 10 + 46
@@ -250,7 +252,7 @@ async def test_the_index_bound_rolls_a_segment(tmp_path: Path) -> None:
             append(log, batch(b"x"))
         await log.wait_durable(40)
         assert len(log.segments()) == 4
-        assert all(os.path.getsize(info.index_path) <= 80 for info in log.segments())
+        assert all(os.path.getsize(info.log_path.removesuffix(".log") + ".index") <= 80 for info in log.segments())
 
 
 async def test_a_log_close_that_fails_leaves_no_clean_marker(tmp_path: Path) -> None:

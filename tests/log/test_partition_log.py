@@ -14,7 +14,7 @@ from hotlog.wire.batch import crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.log.support import T0, TP, append, batch, config, new_log, opened, read_all
-from tests.support.disks import FaultyDisk
+from tests.support.disks import FaultyDisk, WatchedDisk
 from tests.tools.patience import SOON_S
 
 SMALL = config(segment_bytes=2048, index_interval_bytes=300)
@@ -216,9 +216,31 @@ async def test_aborted_transactions_come_from_the_index_files(tmp_path: Path) ->
         (home / f"{base:020d}.txnindex").write_bytes(encode_txn(entry))
     async with opened(tmp_path, SMALL) as logs:
         log = logs.get(TP)  # type: ignore[assignment]
-        assert log.aborted_transactions(0, 30) == [(1, 0), (2, bases[1])]
-        assert log.aborted_transactions(4, bases[1]) == []
-        assert log.aborted_transactions(3, 5) == [(1, 0)]
+        assert log._reader.aborted_transactions(0, 30, wait=True) == [(1, 0), (2, bases[1])]
+        assert log._reader.aborted_transactions(4, bases[1], wait=True) == []
+        assert log._reader.aborted_transactions(3, 5, wait=True) == [(1, 0)]
+
+
+async def test_a_committed_read_brings_its_aborted_transactions_without_a_file_read_on_the_loop(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for _ in range(30):
+            append(log, batch(b"x" * 100))
+        await log.wait_durable(30)
+    (tmp_path / "clicks-0" / f"{0:020d}.txnindex").write_bytes(encode_txn(AbortedTransaction(1, 0, 3, 2)))
+    disk = WatchedDisk()
+    async with opened(tmp_path, SMALL, disk=disk) as logs:
+        log = logs.get(TP)  # type: ignore[assignment]
+        disk.asked.clear()
+        assert log.read(0, 1000, min_one=True) is not None
+        assert log.read(0, 1000, min_one=True, committed_only=True) is None, "the index must be read first, in a thread"
+        assert disk.paths("read") == []
+        assert (await log.read_blocking(0, 1000, min_one=True, committed_only=True)).aborted == [(1, 0)]
+        now = log.read(0, 1000, min_one=True, committed_only=True)
+        assert now is not None and now.aborted == [(1, 0)]
+        assert len(disk.paths("read")) == 1
+        after = log.read(29, 1000, min_one=True, committed_only=True)
+        assert after is not None and after.aborted == []
 
 
 async def test_appends_can_be_blocked(tmp_path: Path) -> None:

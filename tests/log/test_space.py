@@ -22,14 +22,14 @@ def space_of(free: int) -> tuple[Space, FaultyDisk]:
 
 async def test_a_disk_that_others_fill_is_noticed_before_the_next_step(caplog: pytest.LogCaptureFixture) -> None:
     space, disk = space_of(1 << 40)
-    space.take(1000)
+    space.use_bytes(1000)
     disk.free = RESERVE - 1
-    space.take(1000)
+    space.use_bytes(1000)
     with caplog.at_level(logging.INFO):
         await space.look()
         for _ in range(3):
             with pytest.raises(DiskFull, match=r"the disk is full: /data/log has \d+ bytes free"):
-                space.take(1000)
+                space.use_bytes(1000)
             await space.look()
         assert [(line.levelname, line.message.startswith("the disk is full: /data/log")) for line in caplog.records] == [
             ("ERROR", True)
@@ -41,13 +41,13 @@ async def test_a_disk_that_others_fill_is_noticed_before_the_next_step(caplog: p
         disk.free = RESERVE + 32 * MiB
         await space.look()
         assert not space.full
-        space.take(1000)
+        space.use_bytes(1000)
     assert [line.levelname for line in caplog.records] == ["ERROR", "INFO"]
 
 
 async def test_a_refusal_is_told_though_nobody_has_looked(caplog: pytest.LogCaptureFixture) -> None:
     space, _ = space_of(RESERVE + 500)
     with caplog.at_level(logging.INFO), pytest.raises(DiskFull):
-        space.take(1000)
+        space.use_bytes(1000)
     assert space.full
     assert [line.levelname for line in caplog.records] == ["ERROR"]

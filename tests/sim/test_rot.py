@@ -30,7 +30,9 @@ def flip_some(scene: Scene) -> int:
         if not infos:
             continue
         info = random.choice(infos)
-        path = random.choice((info.log_path, info.log_path, info.index_path, info.timeindex_path))
+        path = random.choice(
+            (info.log_path, info.log_path, *(info.log_path.removesuffix(".log") + suffix for suffix in (".index", ".timeindex")))
+        )
         size = scene.life.disk.size(path)
         if size:
             scene.world.machine.flip(path, random.randrange(size), random.randrange(8))

@@ -158,7 +158,7 @@ async def test_a_poll_ends_empty_when_its_time_is_up_or_its_client_is_gone(serve
         while served.connections.working:
             await asyncio.sleep(0.01)
     log = partition_of(served).log
-    assert not log.marks.has_listeners, "a poll that ended leaves nothing behind in the log"
+    assert not log.marks._listeners, "a poll that ended leaves nothing behind in the log"
 
 
 @pytest.mark.parametrize(

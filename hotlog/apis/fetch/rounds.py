@@ -295,9 +295,8 @@ class Round:
         part.records = found
         part.state = State.ANSWERED
         self.size += len(found.data)
-        if self.limits.is_committed_only and part.aborted is None:
-            assert part.partition is not None
-            part.aborted = part.partition.aborted_transactions(part.wanted.offset, found.end_offset_limit)
+        if part.aborted is None:
+            part.aborted = found.aborted
 
     def _turns_to_store(self, part: Part, error: Exception) -> bool:
         """Whether a failed local read is made good by the store's copy; if not, the error is the partition's answer (fault 12)."""
