@@ -45,7 +45,7 @@ def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> An
         request.bytes_min if request.bytes_min < request.bytes_max else request.bytes_max,
         request.isolation_level == READ_COMMITTED,
     )
-    fetch = Round(broker, fetches.cold, plan.partitions, limits)
+    fetch = Round(broker, fetches.cold_reads, plan.partitions, limits)
     if len(fetch.parts) > SLICE:
         return _poll(broker, context, request, plan, fetch)
     fetch.look()

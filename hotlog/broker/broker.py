@@ -51,7 +51,6 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
-from hotlog.log.partition_log import PartitionLog
 from hotlog.partitions.hosting import Hosting
 from hotlog.partitions.partition import Partition
 from hotlog.wire.error_codes import Refused, error_for
@@ -110,7 +109,7 @@ class Broker:
             settings=lambda: self.settings,
             clock=clock,
             entropy=entropy,
-            log_of=self._groups_log,
+            partition_of=lambda index: self.partition(GROUPS_TOPIC, index),
             ensure_topic=self._ensure_groups_topic,
             partition_count=self._groups_partitions,
             topic_partitions=self._topic_partitions,
@@ -349,10 +348,6 @@ class Broker:
         return await self._effects.reconcile(self.image, self.settings)
 
     # For the group coordinator
-
-    def _groups_log(self, index: int) -> PartitionLog | None:
-        partition = self.partition(GROUPS_TOPIC, index)
-        return partition.log if partition is not None else None
 
     def _groups_partitions(self) -> int:
         topic = self.topic(GROUPS_TOPIC)

@@ -1,4 +1,4 @@
-"""What a keyed log needs of a partition, and today's local log as that: the one place where coordinators meet a partition.
+"""What a keyed log needs of a partition: the one place where coordinators meet one.
 
 Invariants: what `committed` returned for is never taken back; `append` gives offsets in the order of its calls.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from hotlog.log.partition_log import PartitionLog
+from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at
 from hotlog.world.ports import Buffer
 
@@ -60,44 +60,42 @@ class RecordLog(Protocol):
 
 
 @dataclass(frozen=True)
-class LocalRecordLog:
-    """A partition whose log is here and needs no replica."""
+class PartitionRecords:
+    """A hosted partition as that."""
 
-    log: PartitionLog
+    partition: Partition
 
     @property
     def name(self) -> str:
-        return str(self.log.tp)
+        return str(self.partition.tp)
 
     @property
     def start_offset(self) -> int:
-        return self.log.log_start_offset
+        return self.partition.log_start_offset
 
     @property
     def committed_end(self) -> int:
-        return self.log.high_watermark
+        return self.partition.committed_end
 
     @property
     def end_offset(self) -> int:
-        return self.log.log_end_offset
+        return self.partition.log_end_offset
 
     async def read(self, offset: int, bytes_max: int) -> Buffer:
-        return (await self.log.read_blocking(offset, bytes_max, min_one=True)).data
+        return (await self.partition.read(offset, bytes_max)).data
 
     async def room(self) -> None:
-        await self.log.wait_room()
+        await self.partition.wait_room()
 
     def append(self, batch: bytearray, now_ms: int) -> int:
-        return self.log.append(memoryview(batch), [header_at(batch)], now_ms=now_ms).end_offset
+        return self.partition.append(memoryview(batch), [header_at(batch)], now_ms=now_ms).end_offset
 
     async def committed(self, end_offset: int) -> None:
-        await self.log.wait_durable(end_offset)
+        await self.partition.committed(end_offset)
 
     def cut(self, now_ms: int) -> int:
-        self.log.roll(now_ms)
-        return self.log.log_end_offset
+        self.partition.roll(now_ms)
+        return self.partition.log_end_offset
 
     async def drop_before(self, offset: int) -> None:
-        await self.log.flush()  # whatever the topic's durability: what goes was on the device
-        self.log.advance_log_start(offset)
-        await self.log.drop_local_before(offset)
+        await self.partition.drop_before(offset)

@@ -30,13 +30,13 @@ from hotlog.coordinators.group_types import (
     protocol_bytes,
 )
 from hotlog.coordinators.offset_records import OffsetValue
-from hotlog.coordinators.record_log import LocalRecordLog, RecordLog
+from hotlog.coordinators.record_log import PartitionRecords, RecordLog
 from hotlog.coordinators.shard import Memory
 from hotlog.coordinators.shards import Shards
 from hotlog.coordinators.tenure import Loading
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.settings import Settings
-from hotlog.log.partition_log import PartitionLog
+from hotlog.partitions.partition import Partition
 from hotlog.world.ports import Clock, Entropy
 
 LOG = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class GroupCoordinator:
         settings: Callable[[], Settings],
         clock: Clock,
         entropy: Entropy,
-        log_of: Callable[[int], PartitionLog | None],
+        partition_of: Callable[[int], Partition | None],
         ensure_topic: Callable[[], Awaitable[None]],
         partition_count: Callable[[], int],
         topic_partitions: Callable[[str], int],
@@ -71,7 +71,7 @@ class GroupCoordinator:
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
-        self._log_of = log_of
+        self._partition_of = partition_of
         self._topic_partitions = topic_partitions
         self._memory = Memory()
         self._kind = GroupKind(self._limits)
@@ -87,8 +87,8 @@ class GroupCoordinator:
         self._started = (clock.now_ms(), clock.monotonic())
 
     def _record_log(self, index: int) -> RecordLog | None:
-        log = self._log_of(index)
-        return LocalRecordLog(log) if log is not None else None
+        partition = self._partition_of(index)
+        return PartitionRecords(partition) if partition is not None else None
 
     def _made(self, log: RecordLog) -> GroupShard:
         return GroupShard(GroupLog(log, self._clock), self._kind, self._clock, self._memory)

@@ -408,7 +408,25 @@ class Partition:
             LOG.warning("%s: the manifest will follow when the store answers: %s", self.tp, failure)
         return is_moved or is_behind
 
-    # For workers
+    # For coordinators and workers
+
+    def roll(self, now_ms: int) -> None:
+        """Close the active segment if it holds anything, so that what was appended so far can be dropped as a whole.
+
+        Raises:
+            DiskFull, StorageFailed, NotReady: a thread is writing to it.
+        """
+        self.log.roll(now_ms)
+
+    async def drop_before(self, offset: int) -> None:
+        """Move the log start up to `offset`, where a segment begins, and drop what lies before it, once all that was appended is on the device.
+
+        Raises:
+            StorageFailed, DiskFull: nothing was dropped.
+        """
+        await self.log.flush()  # whatever the topic's durability
+        self.log.advance_log_start(offset)
+        await self.log.drop_local_before(offset)
 
     @property
     def manifest(self) -> ManifestStore | None:

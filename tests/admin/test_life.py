@@ -326,7 +326,7 @@ async def test_a_manifest_of_a_newer_release_is_told_to_readers_and_left_alone(
 
 def fetch_code(broker: Broker, offset: int) -> ErrorCode:
     """What a fetch from `offset` on is told at its first look."""
-    fetch = Round(broker, broker.kept[Fetches].cold, [(("clicks", 0), Wanted(offset, 10**6))], Limits(10**6, 1, False))
+    fetch = Round(broker, broker.kept[Fetches].cold_reads, [(("clicks", 0), Wanted(offset, 10**6))], Limits(10**6, 1, False))
     fetch.look()
     return fetch.parts[0].code
 

@@ -13,6 +13,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
+from tests.partitions.hosted import hosted
 from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
@@ -57,7 +58,7 @@ class Scene:
             settings=lambda: self.settings,
             clock=self.clock,
             entropy=SimEntropy(2),
-            log_of=lambda index: self.log,
+            partition_of=lambda index: hosted(self.log) if self.log is not None else None,
             ensure_topic=nothing,
             partition_count=lambda: 1,
             topic_partitions=lambda topic: 10_000,

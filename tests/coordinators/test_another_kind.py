@@ -11,11 +11,12 @@ import pytest
 
 from hotlog.coordinators.effects import Arm, Disarm, Effect, Reply, Store, Token
 from hotlog.coordinators.keyed_log import KeyedLog
-from hotlog.coordinators.record_log import LocalRecordLog
+from hotlog.coordinators.record_log import PartitionRecords
 from hotlog.coordinators.shard import Memory, Shard
 from hotlog.coordinators.shards import Shards
 from hotlog.coordinators.tenure import NotCoordinator
 from tests.coordinators.scene import Scene, play
+from tests.partitions.hosted import hosted
 
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
@@ -102,12 +103,12 @@ def test_another_kind_of_coordinator_is_a_codec_and_a_step() -> None:
         async def nothing() -> None:
             return
 
-        def made(log: LocalRecordLog) -> Shard[Producer, str, int]:
+        def made(log: PartitionRecords) -> Shard[Producer, str, int]:
             return Shard(KeyedLog(log, ProducerCodec(), scene.clock), ProducerKind(), scene.clock, Memory())
 
         shards: Shards[Shard[Producer, str, int]] = Shards(
             topic="__transaction_state", clock=scene.clock, made=made, ensure_topic=nothing, partition_count=lambda: 1,
-            log_of=lambda index: LocalRecordLog(scene.log) if scene.log is not None else None,
+            log_of=lambda index: PartitionRecords(hosted(scene.log)) if scene.log is not None else None,
         )  # fmt: skip
 
         async def raised(name: str) -> int:

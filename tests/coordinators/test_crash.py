@@ -11,12 +11,13 @@ from hotlog.coordinators import keyed_log
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Group
 from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue
-from hotlog.coordinators.record_log import LocalRecordLog
+from hotlog.coordinators.record_log import PartitionRecords
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
+from tests.partitions.hosted import hosted
 from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
@@ -37,7 +38,7 @@ async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict
     manager = LogManager(clock, disk, SimEntropy(1), SETTINGS, Metrics(), "/data")
     await manager.open(config_of=lambda tp: CONFIG)
     log = manager.get(TP) or await manager.create(TP, UUID(int=1), CONFIG)
-    table = GroupLog(LocalRecordLog(log), clock)
+    table = GroupLog(PartitionRecords(hosted(log)), clock)
     await table.replay()
     if not table.has("quiet"):
         assert not acked, "it was acked before the first commit"

@@ -14,10 +14,11 @@ from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_shard import Entry
 from hotlog.coordinators.group_types import Group
 from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue
-from hotlog.coordinators.record_log import LocalRecordLog
+from hotlog.coordinators.record_log import PartitionRecords
 from hotlog.kernel.ids import TopicPartition
 from hotlog.world.ports import Disk
 from tests.log.support import T0, config, new_log, opened
+from tests.partitions.hosted import hosted
 from tests.support.clocks import HandClock
 from tests.support.disks import FastDisk, FaultyDisk
 from tests.tools.steps import count_steps
@@ -37,7 +38,7 @@ def stored(group: str, generation: int) -> Entry:
 @asynccontextmanager
 async def table_at(path: Path, disk: Disk | None = None) -> AsyncIterator[GroupLog]:
     async with opened(path, CONFIG, disk=disk or FastDisk(2)) as logs:
-        table = GroupLog(LocalRecordLog(logs.get(TP) or await new_log(logs, CONFIG, TP)), HandClock())
+        table = GroupLog(PartitionRecords(hosted(logs.get(TP) or await new_log(logs, CONFIG, TP))), HandClock())
         await table.replay()
         yield table
 
@@ -139,7 +140,7 @@ async def test_a_commit_during_a_checkpoint_is_not_undone_by_the_older_value(
         await asyncio.gather(*late)
         await table.append([committed(300, partition=2)])
         assert await checkpoint == -(-12 // piece)
-        assert table.log.log.log_start_offset >= 144
+        assert table.log.partition.log.log_start_offset >= 144
         wanted = {p: 11 for p in range(12)} | {0: 200, 1: 201, 2: 300, 5: 105, 6: 206, 11: 211}
         assert shown(table) == wanted
     async with table_at(tmp_path) as table:
@@ -153,7 +154,7 @@ async def test_a_checkpoint_keeps_groups_that_never_committed(tmp_path: Path, mo
         for offset in range(50):
             await table.append([committed(offset)])
         await checkpointed(table)
-        assert table.log.log.log_start_offset > 40
+        assert table.log.partition.log.log_start_offset > 40
     async with table_at(tmp_path) as table:
         value = table.group("quiet")
         assert value is not None
@@ -173,14 +174,14 @@ async def test_what_is_alive_alone_is_never_written_again(tmp_path: Path, monkey
         assert await checkpointed(table) == 0, "4,000 bytes are dead, but far more is alive"
         for offset in (3, 4):
             await table.append([committed(offset, partition=partition, metadata="m" * 40) for partition in range(300)])
-        end = table.log.log.log_end_offset
+        end = table.log.partition.log.log_end_offset
         assert await checkpointed(table) == 6, "300 records in pieces of 50"
-        assert table.log.log.log_end_offset == end + 300
+        assert table.log.partition.log.log_end_offset == end + 300
         assert await checkpointed(table) == 0, "what a checkpoint wrote is alive"
-        size = table.log.log.size
+        size = table.log.partition.log.size
     async with table_at(tmp_path) as table:
         assert await checkpointed(table) == 0, "also after a restart"
-        assert table.log.log.size == size
+        assert table.log.partition.log.size == size
         assert len(shown(table)) == 300
 
 
@@ -195,12 +196,12 @@ async def test_a_checkpoint_that_was_interrupted_goes_on_and_loses_nothing(
             await table.append([committed(offset, partition=partition) for partition in range(50)])
         for _ in range(3):
             assert await table.checkpoint_some()
-        start = table.log.log.log_start_offset
+        start = table.log.partition.log.log_start_offset
         assert start == 0, "nothing is given up before all of it is written again"
     async with table_at(tmp_path) as table:
         assert shown(table) == {partition: 4 for partition in range(50)}
         assert await checkpointed(table) >= 5
-        assert table.log.log.log_start_offset > 250
+        assert table.log.partition.log.log_start_offset > 250
     async with table_at(tmp_path) as table:
         assert shown(table) == {partition: 4 for partition in range(50)}
 
@@ -212,13 +213,13 @@ async def test_what_goes_was_written_again_on_the_device_whatever_the_durability
     disk = FaultyDisk()
     lazy = config(cleanup_policy="compact", hotlog_durability="page-cache", flush_messages=1 << 40)
     async with opened(tmp_path, lazy, disk=disk) as logs:
-        table = GroupLog(LocalRecordLog(await new_log(logs, lazy, TP)), HandClock())
+        table = GroupLog(PartitionRecords(hosted(await new_log(logs, lazy, TP))), HandClock())
         for offset in range(60):
             await table.append([committed(offset)])
-        await table.log.log.flush()
+        await table.log.partition.log.flush()
         await checkpointed(table)
-        assert table.log.log.log_start_offset >= 60
-        assert table.log.log.durable_end == table.log.log.log_end_offset
+        assert table.log.partition.log.log_start_offset >= 60
+        assert table.log.partition.log.durable_end == table.log.partition.log.log_end_offset
 
 
 async def test_a_checkpoint_is_pieces_and_commits_go_on_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

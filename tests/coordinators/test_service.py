@@ -251,10 +251,10 @@ def test_expiry_that_fails_is_tried_again_and_stops_nobody_else() -> None:
             await commit(groups, group)
         await asyncio.sleep(WEEK_S + 60)
         (shard,) = groups._shards
-        shard.log.log.log.block_appends("for now")
+        shard.log.log.partition.log.block_appends("for now")
         await groups.tick()
         assert len(groups.all()) == 3
-        shard.log.log.log.block_appends(None)
+        shard.log.log.partition.log.block_appends(None)
         await all_work(groups)
         assert groups.all() == []
         await scene.end(groups)
@@ -271,11 +271,11 @@ def test_groups_that_were_only_asked_for_are_forgotten() -> None:
         await asyncio.sleep(1)
         assert await groups.delete("passing") is Code.NONE
         (shard,) = groups._shards
-        shard.log.log.log.block_appends("for now")
+        shard.log.log.partition.log.block_appends("for now")
         codes = asyncio.create_task(commit(groups, "refused"))
         await asyncio.wait([codes])
         assert codes.exception() is not None
-        shard.log.log.log.block_appends(None)
+        shard.log.log.partition.log.block_appends(None)
         await all_work(groups)
         assert shard.states() == {}
         await commit(groups, "emptied")

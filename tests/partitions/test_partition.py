@@ -228,3 +228,19 @@ async def test_a_time_is_found_in_the_tier_that_has_it_first(tmp_path: Path) -> 
         assert await tiers.split.offset_for_time(52) == Found(offset=15, timestamp=55, leader_epoch=4)
         assert await tiers.split.offset_for_time(56) is None
         assert [tiers.split.epoch_at(offset) for offset in (-1, 6, 15)] == [-1, 1, 4]
+
+
+async def test_an_epoch_under_which_nobody_led_is_answered_with_the_one_before_it(tmp_path: Path) -> None:
+    """KIP-279, where the local log began anew and only the store knows the epochs before."""
+    batches = [Batch(0, (10,)), Batch(1, (20,)), Batch(4, (30,))]
+    async with two_tiers(tmp_path, batches, stored=2, local=2) as tiers:
+        for partition in (tiers.whole, tiers.split):
+            assert [await partition.end_offset_for_epoch(epoch) for epoch in range(6)] == [
+                (0, 1), (1, 2), (1, 2), (1, 2), (4, 3), (-1, -1),
+            ]  # fmt: skip
+
+
+async def test_of_two_largest_timestamps_the_older_record_is_told(tmp_path: Path) -> None:
+    batches = [Batch(0, (50,)), Batch(0, (10,)), Batch(0, (50,))]
+    async with two_tiers(tmp_path, batches, stored=2, local=2) as tiers:
+        assert await tiers.split.offset_of_max_time() == Found(offset=0, timestamp=50, leader_epoch=0)

@@ -19,6 +19,7 @@ from hotlog.wire.records import NewRecord, encode_batch
 from tests.cold.lake import TOPIC_ID, Lake
 from tests.cold.reading import drained, reader_of
 from tests.log.support import append, config, opened
+from tests.partitions.hosted import hosted
 from tests.support.scripted_store import ScriptedStore
 from tiering.cold_partition import ColdPartition
 
@@ -44,13 +45,6 @@ class TwoTiers(NamedTuple):
     lake: Lake
     local_start: int
     stored_end: int
-
-
-class Home:
-    """A broker with a cold tier, whose store has answered."""
-
-    has_tier = True
-    awaits_store = False
 
 
 def fill(log: PartitionLog, batches: Sequence[Batch]) -> None:
@@ -88,8 +82,8 @@ async def two_tiers(path: Path, batches: Sequence[Batch], *, stored: int, local:
     lake = lake_of(batches[:stored])
     reader = reader_of(lake)
     async with opened(path) as logs:
-        whole = Partition(WHOLE, TOPIC_ID, 0, await new_log(logs, WHOLE, batches), Home())
-        split = Partition(SPLIT, TOPIC_ID, 0, await new_log(logs, SPLIT, batches[local:], ends[local]), Home())
+        whole = hosted(await new_log(logs, WHOLE, batches))
+        split = hosted(await new_log(logs, SPLIT, batches[local:], ends[local]))
         split.cold = cold_over(lake, reader, split.log)
         try:
             yield TwoTiers(whole, split, lake, ends[local], ends[stored])

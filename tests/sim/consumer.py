@@ -69,7 +69,7 @@ class Consumer:
     async def _fetch(self, life: Life) -> PartitionReply:
         broker, loop = life.broker, life.world.loop
         wanted: list[tuple[Key, Wanted]] = [((self.topic, self.index), Wanted(self.position, self.poll_bytes))]
-        fetch = Round(broker, broker.kept[Fetches].cold, wanted, Limits(self.poll_bytes, 1, False))
+        fetch = Round(broker, broker.kept[Fetches].cold_reads, wanted, Limits(self.poll_bytes, 1, False))
         fetch.look()
         deadline = loop.time() + WAIT_SECONDS
         while not fetch.is_satisfied and loop.time() < deadline:

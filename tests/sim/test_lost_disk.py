@@ -45,7 +45,7 @@ async def everything(life: Life, topic: str, end: int) -> list[Batch]:
     assert partition is not None
     offset = partition.log_start_offset
     while offset < end:
-        fetch = Round(broker, broker.kept[Fetches].cold, [((topic, 0), Wanted(offset, 1 << 20))], Limits(1 << 20, 1, False))
+        fetch = Round(broker, broker.kept[Fetches].cold_reads, [((topic, 0), Wanted(offset, 1 << 20))], Limits(1 << 20, 1, False))
         fetch.look()
         while not fetch.is_satisfied:
             if fetch.in_state(PartState.ON_DISK):

@@ -416,7 +416,7 @@ async def test_a_round_reads_committed_data_only(served: Serving, client: Client
     response = await client.call(fetch("t", {0: 0}, isolation=1))
     assert response.responses[0].partitions[0].aborted_transactions == ()
     assert values_of(fetched(response)[0][1]) == [b"a"]
-    fetching = Round(served.broker, served.broker.kept[Fetches].cold, [(("t", 0), Wanted(0, 1000))], Limits(1000, 1, True))
+    fetching = Round(served.broker, served.broker.kept[Fetches].cold_reads, [(("t", 0), Wanted(0, 1000))], Limits(1000, 1, True))
     fetching.look()
     assert fetching.is_satisfied
     assert fetching.parts[0].aborted == []

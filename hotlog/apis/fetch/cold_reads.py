@@ -127,7 +127,7 @@ class Fetches:
             return int.from_bytes(broker.entropy.bytes(4), "big") % SESSION_ID_MAX + 1
 
         self.sessions = FetchSessions(lambda: broker.settings.number("max.incremental.fetch.session.cache.slots"), new_id)
-        self.cold = ColdFetches()
+        self.cold_reads = ColdFetches()
         self._broker = broker
 
     def bytes_max(self, wanted: int) -> int:
@@ -138,4 +138,4 @@ class Fetches:
 
     async def close(self) -> None:
         """Cancel cold reads in flight."""
-        await self.cold.close()
+        await self.cold_reads.close()
