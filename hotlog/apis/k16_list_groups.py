@@ -13,6 +13,8 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.replies import NO_THROTTLE
+from hotlog.answers.slices import sliced
+from hotlog.coordinators.group_types import Group
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
@@ -22,23 +24,23 @@ KEY = 16
 TYPE = "classic"
 
 
-def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """List the groups that pass the filters."""
     shapes = responses(KEY, context.version)
     states = {state.lower() for state in getattr(request, "states_filter", ())}
     types = {kind.lower() for kind in getattr(request, "types_filter", ())}
-    groups = [group for group in broker.groups.all() if not states or group.state.value.lower() in states]
-    return shapes.ListGroupsResponse(
-        throttle_time=NO_THROTTLE,
-        error_code=ErrorCode.none,
-        groups=tuple(
-            shapes.ListedGroup(
-                group_id=group.group_id, protocol_type=group.protocol_type or "", group_state=group.state.value, group_type=TYPE
-            )
-            for group in groups
-            if not types or TYPE in types
-        ),
-    )
+
+    def listed(group: Group) -> Any:
+        state = group.state.value
+        return shapes.ListedGroup(
+            group_id=group.group_id, protocol_type=group.protocol_type or "", group_state=state, group_type=TYPE
+        )
+
+    groups = broker.groups.all() if not types or TYPE in types else []
+    if states:
+        groups = [group for group in groups if group.state.value.lower() in states]
+    found = tuple(await sliced(groups, listed))
+    return shapes.ListGroupsResponse(throttle_time=NO_THROTTLE, error_code=ErrorCode.none, groups=found)
 
 
 API = Api(key=KEY, name="ListGroups", versions=range(6), handle=handle)

@@ -111,7 +111,7 @@ class Fenced(HotlogError):
 
 
 class StorageFailed(HotlogError):
-    """A data directory failed (EIO, failed fsync): this log takes no more writes until restart and recovery."""
+    """A data directory failed (EIO, failed fsync): this log takes no more writes until it is opened again, by a restart as a rule."""
 
 
 class SequenceError(Invalid):

@@ -23,6 +23,7 @@ from hotlog.log import checkpoints, files
 from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
+from hotlog.log.marks import Watermark
 from hotlog.log.offset_files import OffsetFiles, Offsets
 from hotlog.log.open_writers import OPEN_SHARE, READ_SHARE, OpenWriters
 from hotlog.log.partition_log import PartitionLog
@@ -304,6 +305,46 @@ class LogManager:
         await self._disk.run(self._disk.write_atomic, path, checkpoints.print_metadata(topic_id))
         log.topic_id = topic_id
         return True
+
+    async def reopen(self, tp: TopicPartition) -> PartitionLog:
+        """Open a log that the disk failed once more, as a restart would; readers and waiters of the old one are told that it is closed.
+
+        Where the topic wants an fsync, what was never committed is cut off first: it was not acknowledged, and a page that could not be
+        written may be read back all the same.
+
+        Raises:
+            Corrupt, StorageFailed, OSError: it cannot be opened yet; the closed log stays in its place.
+        """
+        log = self._logs[tp]
+        await log.discard()
+        fresh = await self._disk.run(self._load_again, log)
+        fresh.set_leader_epoch(log.leader_epoch)
+        fresh.set_tiered_end(log.tiered_end_offset)
+        self._logs[tp] = fresh
+        return fresh
+
+    def _load_again(self, log: PartitionLog) -> PartitionLog:
+        if log.config.is_fsynced:
+            self._cut_off(log.directory, log.marks.committed)
+        point = min(log.recovery_point, log.high_watermark)
+        return self._load(log.tp, log.directory, log.config, False, point, log.log_start_offset)
+
+    def _cut_off(self, directory: str, end: Watermark) -> None:
+        """Have a log that is closed end at `end`.  Blocks."""
+        for name in self._disk.listdir(directory):
+            base, path = name.partition(".")[0], f"{directory}/{name}"
+            if not base.isdigit():
+                continue
+            if int(base) > end.base:
+                self._disk.remove(path)
+            elif int(base) == end.base and name.endswith(files.LOG):
+                file = self._disk.open(path)
+                if file.size > end.position:
+                    file.truncate(end.position)
+                    file.sync()
+                file.close()
+            self._parts.pool.forget(path)
+        self._disk.sync_dir(directory)
 
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""

@@ -11,6 +11,7 @@ import logging
 from uuid import UUID
 
 from controller.image import ClusterImage, TopicImage
+from controller.internal_topics import INTERNAL_TOPICS
 from controller.metadata import Metadata, State
 from hotlog.kernel.errors import HotlogError, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
@@ -124,7 +125,8 @@ class Hosting:
         return log
 
     async def mend(self, image: ClusterImage) -> set[UUID]:
-        """Give up logs that turned out to end before their cold tier does: the store has all of them, and more.
+        """Give up logs that turned out to end before their cold tier does: the store has all of them, and more.  Open internal topics' logs
+        again that the disk failed: nobody else would look at them.
 
         Returns the ids of their topics, which are to be hosted again.
         """
@@ -132,6 +134,9 @@ class Hosting:
         for number, (tp, partition) in enumerate(list(self.partitions.items()), 1):
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if tp[0] in INTERNAL_TOPICS and partition.log.failed is not None and await self._reopen(partition):
+                given_up.add(partition.topic_id)
+                continue
             stored = partition.stored_range()
             if stored is None or partition.topic_id not in image.topics_by_id or partition.log_end_offset >= stored[1]:
                 continue
@@ -143,6 +148,16 @@ class Hosting:
                 await self._tier.detach(partition.pid)
             await self._logs.delete(partition.tp)
         return given_up
+
+    async def _reopen(self, partition: Partition) -> bool:
+        """Open a log again that failed; whether it is open."""
+        try:
+            await self._logs.reopen(partition.tp)
+        except (HotlogError, OSError) as failure:
+            LOG.warning("%s cannot be opened again yet: %s", partition.tp, failure)
+            return False
+        LOG.warning("%s had failed and is opened again", partition.tp)
+        return True
 
     async def leave_store(self) -> None:
         """Have nothing more to do with the store: it is another cluster's.  The hot tier goes on."""

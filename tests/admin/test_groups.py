@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from hotlog.coordinators.shards import partition_for
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, open_broker, open_directory_store, request, running
 from tests.support.clocks import HandClock
+from tests.support.disks import FaultyDisk
 from tests.tools.patience import SOON_S
 
 LONG_MS = int(SOON_S * 1000)  # for what a member must not miss
@@ -393,3 +395,29 @@ async def test_a_clock_that_jumps_a_year_expires_nothing(tmp_path: Path) -> None
         broker.groups._clock = HandClock(broker.clock.now_ms() + 365 * 86_400_000, seconds=broker.clock.monotonic())
         assert not await broker.groups.tick()
         assert await Client(broker, group="old").fetch((0,)) == {0: 1}
+
+
+async def test_a_partition_of_groups_that_the_disk_failed_heals_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FaultyDisk()
+    monkeypatch.setattr("tests.admin.node.PosixDisk", lambda: disk)
+    async with running(tmp_path) as broker:
+        await ready(broker)
+        client = Client(broker)
+        await client.commit({0: 3}, simple=True)
+        disk.fail("sync", "*/__consumer_offsets-*/*.log", errno.EIO)
+        for _ in range(2):
+            assert await client.commit({0: 4}, simple=True) == [ErrorCode.coordinator_not_available]
+        assert await client.fetch((0,)) == {0: 3}, "what is committed is told meanwhile"
+        await broker.tick()
+        await broker.groups.tick()
+        assert await client.commit({0: 5}, simple=True) == [ErrorCode.coordinator_not_available], "it fails still"
+        disk.heal()
+        await broker.tick()
+        await broker.groups.tick()
+        assert await client.fetch((0,)) == {0: 3}, "nothing that was refused is there"
+        assert await client.commit({0: 6}, simple=True) == [ErrorCode.none]
+        assert await client.fetch((0,)) == {0: 6}
+    async with running(tmp_path) as broker:
+        assert await Client(broker).fetch((0,)) == {0: 6}

@@ -125,13 +125,13 @@ async def test_a_clients_group_survives_that_its_shard_is_unloaded(
     assert await in_time(consumer.take(1)) == [b"3"]
     await in_time(consumer.commit())  # has it loaded
 
-    log_of = broker.groups._log_of
-    monkeypatch.setattr(broker.groups, "_log_of", lambda index: None)  # as if another node led it
+    partition_of = broker.groups._partition_of
+    monkeypatch.setattr(broker.groups, "_partition_of", lambda index: None)  # as if another node led it
     await broker.groups.tick()
     assert list(broker.groups._shards) == []
     await send(b"4")
     await asyncio.sleep(1)  # ten heartbeats are told NOT_COORDINATOR
-    monkeypatch.setattr(broker.groups, "_log_of", log_of)
+    monkeypatch.setattr(broker.groups, "_partition_of", partition_of)
     await broker.groups.tick()
     assert await in_time(consumer.take(1)) == [b"4"]
     await in_time(consumer.commit())

@@ -7,13 +7,14 @@ from collections.abc import Awaitable
 
 import pytest
 
+from hotlog.coordinators import keyed_log
 from hotlog.coordinators.group_shard import GroupShard
 from hotlog.coordinators.group_types import Code, State
-from hotlog.coordinators.service import GroupCoordinator
 from hotlog.coordinators.shards import AGAIN_S_MAX
 from hotlog.coordinators.tenure import Loading, NotCoordinator, NotServed
 from hotlog.kernel.errors import StorageFailed
 from tests.coordinators.scene import TP, Member, Scene, all_work, commit, play
+from tests.sim.fuse import Fuse
 
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
@@ -130,12 +131,11 @@ def test_a_shard_that_is_resigned_while_it_is_read_is_not_served() -> None:
     play(story)
 
 
-async def reopened(scene: Scene, groups: GroupCoordinator) -> None:
-    """The log is closed and opened again while the coordinator lives."""
+async def reopened(scene: Scene) -> None:
+    """The log is opened again while the coordinator lives."""
     assert scene.manager is not None
     scene.log = None
-    await scene.manager.close()
-    scene.log = await scene.opened_log()
+    scene.log = await scene.manager.reopen(TP)
 
 
 def test_a_log_that_failed_and_was_opened_again_is_read_anew() -> None:
@@ -150,15 +150,56 @@ def test_a_log_that_failed_and_was_opened_again_is_read_anew() -> None:
         assert isinstance(await outcome(member.commit(9)), StorageFailed), "it takes nothing more"
         assert groups.offsets("g")["clicks", 0].offset == 7, "what is committed is told"
         assert member.heartbeat() is Code.NONE
-        await reopened(scene, groups)
+        await reopened(scene)
         await groups.tick()
-        assert groups.offsets("g")["clicks", 0].offset in (7, 8, 9)
+        assert groups.offsets("g")["clicks", 0].offset == 7, "what was refused does not come back"
         assert await member.commit(10) is Code.NONE
         assert member.heartbeat() is Code.NONE, "the group lives on"
         await scene.end(groups)
         groups = await scene.life()
         assert groups.offsets("g")["clicks", 0].offset == 10
         await scene.end(groups)
+
+    play(story)
+
+
+@pytest.mark.parametrize("is_power_lost", [False, True])
+@pytest.mark.parametrize("call", ["sync", "append", "sync_dir"])
+def test_no_acked_commit_is_lost_wherever_the_disk_fails_and_the_log_is_opened_again(
+    call: str, is_power_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 900)
+    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 2)
+
+    async def story(scene: Scene) -> None:
+        acked: dict[int, int] = {}
+        said = 0
+        failures = 0
+        for skip in range(25):
+            groups = await scene.life()
+            for place, offset in acked.items():
+                assert groups.offsets("g")["clicks", place].offset == offset
+            scene.disk.machine.fail(call, pattern=f"*/{TP}*", skip=skip)
+            for number in range(12):
+                said += 1
+                outcome_of_it = await outcome(commit(groups, "g", number % 3, offset=said))
+                if isinstance(outcome_of_it, Exception):
+                    failures += 1
+                    assert scene.log is not None
+                    if scene.log.failed is not None:
+                        await outcome(reopened(scene))
+                        if scene.log is None:  # it failed once more
+                            await reopened(scene)
+                    await groups.tick()
+                    shown = {partition: value.offset for (_, partition), value in groups.offsets("g").items()}
+                    assert shown == acked, "what was refused is not there"
+                else:
+                    acked[number % 3] = said
+                await groups.tick()
+            scene.disk.machine.faults.clear()
+            await groups.close()
+            scene.disk = scene.disk.lose_power(Fuse()) if is_power_lost else scene.disk.kill(Fuse())
+        assert failures >= 3
 
     play(story)
 
