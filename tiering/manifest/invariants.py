@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from hotlog.kernel.errors import Corrupt
 from tiering.manifest.root import ENTRIES_HARD_MAX, EPOCHS_PER_ENTRY_MAX, Entry, Manifest, parts_in_use, sealed
+from tiering.objects.address import SHARED
 
 
 def check(manifest: Manifest) -> None:
@@ -135,7 +136,7 @@ def row_problem(row: Entry) -> str | None:
         return "a hole has bytes" if row.object_end or row.log_bytes or row.records else None
     if row.log_bytes <= 0 or row.size <= row.log_bytes or row.records <= 0 or len(row.nonce) != 32 or row.epoch < 0:
         return f"row at offset {row.base_offset} has {row.log_bytes} log bytes of {row.size}, {row.records} records, nonce {row.nonce!r}"
-    if row.object_start < 0 or row.address.is_shared != bool(row.object) or (row.object_start and not row.object):
+    if row.object_start < 0 or (row.object_start if not row.object else not row.object.startswith(SHARED)):
         return f"row at offset {row.base_offset} lies at bytes [{row.object_start}, {row.object_end}) of object {row.object!r}"
     if row.records > row.end_offset - row.base_offset or len(row.epochs) > EPOCHS_PER_ENTRY_MAX:
         return f"row [{row.base_offset}, {row.end_offset}) has {row.records} records and {len(row.epochs)} epochs"
