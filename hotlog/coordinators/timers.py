@@ -1,6 +1,7 @@
 """Timers by key that are put off far more often than they run out: a heartbeat only writes a later time down.
 
-Invariants: a key has one timer; it is never due early; a timer that was put off asks the loop again when its older time has come.
+Invariants: a key has one timer; it is never due early; a timer that was put off asks the loop again when its older time has come; of the loop's
+own timers only `cancel` is used: uvloop rounds their times, and one that is due at once has none.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 
 
 class _Timer:
-    __slots__ = ("event", "handle", "when")
+    __slots__ = ("asked_for", "event", "handle", "when")
 
     def __init__(self, event: Any, when: float, handle: asyncio.TimerHandle) -> None:
         self.event = event
         self.when = when  # not before; of the loop's clock, seconds
+        self.asked_for = when  # of the loop
         self.handle = handle
 
 
@@ -35,7 +37,7 @@ class Timers:
         when = loop.time() + delay_ms / 1000
         timer = self._timers.get(key)
         if timer is not None:
-            if timer.handle.when() <= when:
+            if timer.asked_for <= when:
                 timer.when, timer.event = when, event
                 return
             timer.handle.cancel()
@@ -55,7 +57,8 @@ class Timers:
 
     def _run_out(self, key: Hashable) -> None:
         timer = self._timers[key]
-        if timer.when > timer.handle.when():
+        if timer.when > timer.asked_for:
+            timer.asked_for = timer.when
             timer.handle = asyncio.get_running_loop().call_at(timer.when, self._run_out, key)
             return
         del self._timers[key]

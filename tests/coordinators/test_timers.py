@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,3 +66,27 @@ def test_putting_off_makes_no_timer_of_the_loop() -> None:
         assert len(due) == 2
 
     run(main)
+
+
+def test_every_timer_runs_out_on_uvloop_too() -> None:
+    """Its handles say other times than were asked for, and one that is due at once says none."""
+
+    async def main() -> tuple[list[int], list[object]]:
+        due: list[int] = []
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context.get("exception")))
+        timers = Timers(due.append)
+        for number in range(200):
+            timers.arm(number, number % 100, number)
+            if number % 10 == 0:
+                await asyncio.sleep(0.003)
+        for _ in range(500):
+            if not timers or failures:
+                break
+            await asyncio.sleep(0.01)
+        return due, failures
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        due, failures = runner.run(main())
+    assert not failures
+    assert sorted(due) == list(range(200))
