@@ -199,19 +199,38 @@ def _listed(change: ConfigChange, current: str | None, keys: Mapping[str, Config
 
 
 class DynamicSettings:
-    """The settings of one broker: what its file says, and over it what the metadata says."""
+    """The settings of one broker: what its file says, and over it what the metadata says.
+
+    What the metadata say was allowed when it was said, by another release or beside another file.  A value that cannot hold any more counts as not
+    said (`refused` has it, with the reason): a broker that did not start for it could not be told another one.
+    """
 
     def __init__(self, static: Settings, node_id: int) -> None:
+        self.refused: Mapping[str, str] = {}
         self._static = static
         self._node_id = node_id
         self._newest = static
+        self._said: Mapping[str, str] = {}  # what `_newest` is made of
 
     def at(self, image: ClusterImage) -> Settings:
         """Those that hold with `image`; the same object as long as nothing of them has changed."""
         dynamic = image.broker_configs
         own = {**dynamic.get(ALL_BROKERS, {}), **dynamic.get(self._node_id, {})}
         own = {name: text for name, text in own.items() if name in BROKER_KEYS}  # others are only told
-        given = {**self._static.given, **own}
-        if given != dict(self._newest.given):
-            self._newest = Settings.resolve(given)
+        if own != self._said:
+            self._said, (self._newest, self.refused) = own, _over(self._static, own)
         return self._newest
+
+
+def _over(static: Settings, own: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
+    """`own` over the `static` ones, and why of those that cannot hold; each is judged with those before it, by name."""
+    try:
+        return Settings.resolve({**static.given, **own}), {}
+    except InvalidConfig:
+        newest, refused = static, {}
+    for name, text in sorted(own.items()):
+        try:
+            newest = Settings.resolve({**newest.given, name: text})
+        except InvalidConfig as wrong:
+            refused[name] = str(wrong)
+    return newest, refused

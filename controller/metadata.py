@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 
 from controller.change_codec import Answer
@@ -101,6 +101,7 @@ class Metadata:
         self._clock = clock
         self._entropy = entropy
         self._settings = DynamicSettings(settings, self.node_id)
+        self._refused_settings: Mapping[str, str] = {}  # as told last
         self._peers = peers
         self._open_wait_s = open_wait_s
         self._examine = examine
@@ -132,8 +133,13 @@ class Metadata:
 
     @property
     def settings(self) -> Settings:
-        """This node's, with what the metadata says over its file."""
-        return self._settings.at(self.image)
+        """This node's, with what the metadata says over its file; what of that cannot hold is told once."""
+        settings, refused = self._settings.at(self.image), self._settings.refused
+        if refused != self._refused_settings:
+            self._refused_settings = refused
+            for name, why in refused.items():
+                LOG.error("%s, as the metadata has it, counts as not set: %s", name, why)
+        return settings
 
     @property
     def ends(self) -> NodeEnds:

@@ -252,6 +252,24 @@ def test_dynamic_settings_are_the_same_object_until_something_of_them_changes() 
     assert dynamic.at(empty).number("num.partitions") == 5
 
 
+def test_a_stored_setting_that_cannot_hold_any_more_counts_as_not_said() -> None:
+    """An older release took any grace; the file may say other deadlines than it did.  The broker has to start to be told another value."""
+    dynamic = DynamicSettings(Settings.resolve({"node.id": "1"}), 1)
+    said = {"hotlog.garbage.grace.ms": "0", "num.partitions": "7"}
+    image = fold(ClusterImage(), [BrokerConfigsChanged(node_id=-1, configs=said)])
+    assert dynamic.at(image) is dynamic.at(image)
+    assert dynamic.at(image).number("num.partitions") == 7
+    assert dynamic.at(image).number("hotlog.garbage.grace.ms") == 24 * 60 * 60 * 1000
+    assert set(dynamic.refused) == {"hotlog.garbage.grace.ms"}
+    short = Settings.resolve({"node.id": "1", "hotlog.store.attempt.timeout.ms": "10", "hotlog.store.total.timeout.ms": "1000"})
+    relation = DynamicSettings(short, 1)
+    assert relation.at(fold(image, [BrokerConfigsChanged(node_id=1, configs={"hotlog.garbage.grace.ms": "999"})])) is not short
+    assert "must not be below" in relation.refused["hotlog.garbage.grace.ms"]
+    mended = fold(image, [BrokerConfigsChanged(node_id=-1, configs={"hotlog.garbage.grace.ms": "200000"})])
+    assert dynamic.at(mended).number("hotlog.garbage.grace.ms") == 200_000
+    assert not dynamic.refused
+
+
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
