@@ -66,7 +66,7 @@ class GroupShard(Shard[Group, Key, Value]):
         codes: dict[Place, Code] = {}
         for at in range(0, max(len(commits), 1), LOOKED_AT_ONCE):  # no offsets at all is a heartbeat still
             if at:
-                await asyncio.sleep(0)
+                await self.give_way()
             some = commits[at : at + LOOKED_AT_ONCE]
             code = unknown if generation >= 0 else Code.NONE
             if self.state(group_id) is not None:  # looked at again: a group moves on between two slices
@@ -110,7 +110,7 @@ class GroupShard(Shard[Group, Key, Value]):
         codes: dict[Place, Code] = {}
         for at in range(0, len(places), LOOKED_AT_ONCE):
             if at:
-                await asyncio.sleep(0)
+                await self.give_way()
             some = places[at : at + LOOKED_AT_ONCE]
             refusal, topics = self._delete_refusal(group_id)
             gone: list[Entry] = []
@@ -172,7 +172,7 @@ class GroupShard(Shard[Group, Key, Value]):
         keys.sort(key=lambda key: isinstance(key, GroupKey))
         for at in range(0, len(keys), LOOKED_AT_ONCE):
             if at:
-                await asyncio.sleep(0)
+                await self.give_way()
             if not may_go_on():
                 return False
             some = keys[at : at + LOOKED_AT_ONCE]

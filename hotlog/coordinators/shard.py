@@ -112,9 +112,7 @@ class Shard(Generic[S, K, V]):
                 self._note_size(live)
                 self._perform(live, list(effects))
             if at % CARRIED_OUT_AT_ONCE == 0:
-                await asyncio.sleep(0)
-                if self.log.tenure.is_over:
-                    raise self.log.tenure.error()
+                await self.give_way()
 
     def resigned(self) -> None:
         """This node coordinates the partition no more: whoever waits is told NotCoordinator, and all memory is given back."""
@@ -133,6 +131,16 @@ class Shard(Generic[S, K, V]):
     async def settled(self) -> None:
         """Until the writes that `resigned` cancelled have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def give_way(self) -> None:
+        """Between two slices of something long: let others have their turn.
+
+        Raises:
+            NotCoordinator: resigned meanwhile; what is not here any more says nothing about the group.
+        """
+        await asyncio.sleep(0)
+        if self.log.tenure.is_over:
+            raise self.log.tenure.error()
 
     # What there is
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable
 
 import pytest
 
-from hotlog.coordinators import keyed_log
+from hotlog.coordinators import group_shard, keyed_log
 from hotlog.coordinators.group_shard import GroupShard
 from hotlog.coordinators.group_types import Code, State
+from hotlog.coordinators.service import Commit
 from hotlog.coordinators.shards import AGAIN_S_MAX
 from hotlog.coordinators.tenure import Loading, NotCoordinator, NotServed
 from hotlog.kernel.errors import StorageFailed
@@ -64,6 +65,28 @@ def test_who_waits_is_told_when_a_shard_is_unloaded_and_nothing_of_it_is_left() 
         for refusal in (heartbeat(leader), await outcome(leader.commit(7)), await outcome(late.join())):
             assert type(refusal) is NotCoordinator
         scene.log = log
+        await scene.end(groups)
+
+    play(story)
+
+
+def test_a_wide_request_whose_shard_goes_between_two_slices_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that is not here any more is no group of another generation: its members would give up what they did."""
+    monkeypatch.setattr(group_shard, "LOOKED_AT_ONCE", 16)
+
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        member = Member(groups)
+        await member.join()
+        nowhere = [Commit("clicks", 10_000 + number, 1, -1, None) for number in range(400)]  # so that nothing is written
+        generation = member.generation
+        committing = groups.commit("g", member_id=member.member_id, instance_id=None, generation=generation, commits=nowhere)
+        told = asyncio.create_task(outcome(committing))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert not told.done()
+        groups.resign(0)
+        assert isinstance(await told, NotCoordinator)
         await scene.end(groups)
 
     play(story)
