@@ -78,6 +78,8 @@ class GroupShard(Shard[Group, Key, Value]):
             codes.update(self._checked(group_id, some, rules, entries))
             if entries:
                 self.make(group_id)
+                # In use from now on: its expiry must not pass a commit that waits for the disk.
+                self.log.ages.put(group_id, self._clock.now_ms())
                 await self.log.append(entries)
         return codes
 

@@ -159,6 +159,22 @@ def test_who_comes_while_a_group_expires_loses_nothing_that_it_commits(monkeypat
     play(story)
 
 
+def test_a_commit_that_waits_for_the_disk_while_its_group_expires_is_kept() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        await commit(groups, "g", 0, offset=1)
+        await asyncio.sleep(WEEK_S + 60)
+        committing = asyncio.create_task(commit(groups, "g", 0, offset=2))
+        await asyncio.sleep(0)
+        await all_work(groups)
+        await committing
+        await all_work(groups)
+        assert groups.offsets("g")["clicks", 0].offset == 2
+        await scene.end(groups)
+
+    play(story)
+
+
 def test_a_group_that_somebody_joins_while_it_is_deleted_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_shard, "LOOKED_AT_ONCE", 16)
 
