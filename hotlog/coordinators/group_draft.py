@@ -168,6 +168,7 @@ class Draft:
         was_empty = self.group.state is State.EMPTY
         if self.group.state is State.COMPLETING and self.group.assignments:
             self.set(assignments={}, assigned_size=0)
+            self._grown_assigned = 0  # also what this step has removed
         if self.group.syncing:
             self.tell_syncing(Code.REBALANCE_IN_PROGRESS)
         self.effects.append(Disarm(SYNC_TIMER))

@@ -36,6 +36,17 @@ def test_stray_timers_change_nothing_when_stable(key: str) -> None:
     assert story.group == before
 
 
+def test_who_leaves_before_the_next_assignment_is_not_counted_twice() -> None:
+    story = Story()
+    leader, other = sorted(story.stable(2), key=lambda member: member != story.group.leader)
+    story.join(leader)
+    story.join(other)
+    assert story.group.state is State.COMPLETING
+    assert story.group.assigned_size == sum(map(len, story.group.assignments.values())) > 0
+    story.leave((other, None))
+    assert (story.group.assigned_size, story.group.assignments) == (0, {})
+
+
 MEMBERS = st.sampled_from(["", "c-1", "c-2", "c-3", "c-4", "c-9", "c-12"])
 INSTANCES = st.sampled_from([None, None, "i1", "i2"])
 
