@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from uuid import UUID
 
-from hotlog.kernel.errors import AlreadyExists, HotlogError, Invalid, NotFound, StorageFailed
+from hotlog.kernel.errors import AlreadyExists, Corrupt, HotlogError, Invalid, NotFound, StorageFailed
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -316,6 +316,7 @@ class LogManager:
             Corrupt, StorageFailed, OSError: it cannot be opened yet; the closed log stays in its place.
         """
         log = self._logs[tp]
+        assert not isinstance(log.failed, Corrupt), "what follows damage may have been acknowledged: it is not cut off"
         await log.discard()
         fresh = await self._disk.run(self._load_again, log)
         fresh.set_leader_epoch(log.leader_epoch)

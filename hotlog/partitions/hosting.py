@@ -13,7 +13,7 @@ from uuid import UUID
 from controller.image import ClusterImage, TopicImage
 from controller.internal_topics import INTERNAL_TOPICS
 from controller.metadata import Metadata, State
-from hotlog.kernel.errors import HotlogError, StoreUnavailable
+from hotlog.kernel.errors import Corrupt, HotlogError, StoreUnavailable
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
@@ -126,7 +126,7 @@ class Hosting:
 
     async def mend(self, image: ClusterImage) -> set[UUID]:
         """Give up logs that turned out to end before their cold tier does: the store has all of them, and more.  Open internal topics' logs
-        again that the disk failed: nobody else would look at them.
+        again that the disk failed: nobody else would look at them.  Damage is left as it is: what follows it was acknowledged.
 
         Returns the ids of their topics, which are to be hosted again.
         """
@@ -134,7 +134,7 @@ class Hosting:
         for number, (tp, partition) in enumerate(list(self.partitions.items()), 1):
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if tp[0] in INTERNAL_TOPICS and partition.log.failed is not None and await self._reopen(partition):
+            if tp[0] in INTERNAL_TOPICS and _has_failed_disk(partition) and await self._reopen(partition):
                 given_up.add(partition.topic_id)
                 continue
             stored = partition.stored_range()
@@ -228,6 +228,11 @@ class Hosting:
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if failures:
             raise failures[0]
+
+
+def _has_failed_disk(partition: Partition) -> bool:
+    failed = partition.log.failed
+    return failed is not None and not isinstance(failed, Corrupt)
 
 
 def _is_attached(partition: Partition) -> bool:

@@ -14,6 +14,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.broker.broker import Broker
 from hotlog.coordinators import keyed_log
 from hotlog.coordinators.shards import partition_for
+from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.ids import TopicPartition
 from tests.admin.node import Door, coordinator_made, open_broker, open_directory_store, request, running
 from tests.support.clocks import HandClock
@@ -421,3 +422,26 @@ async def test_a_partition_of_groups_that_the_disk_failed_heals_without_a_restar
         assert await client.fetch((0,)) == {0: 6}
     async with running(tmp_path) as broker:
         assert await Client(broker).fetch((0,)) == {0: 6}
+
+
+async def test_a_damaged_partition_of_groups_is_left_as_it_is_for_someone_to_decide(tmp_path: Path) -> None:
+    """What follows one bad bit was acknowledged: it is served up to there, and nobody cuts off the rest to make it whole."""
+    async with running(tmp_path) as broker:
+        await ready(broker)
+        client = Client(broker)
+        for offset in range(20):
+            await client.commit({0: offset}, simple=True)
+        tp = TopicPartition("__consumer_offsets", partition_for("g", 2))
+        (path,) = (tmp_path / "data").glob(f"log/{tp}/*.log")
+    (tmp_path / "data/log/.kafka_cleanshutdown").unlink()  # so that every batch is looked at
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    for _ in range(2):
+        async with running(tmp_path) as broker:
+            await broker.tick()
+            log = broker.logs.get(tp)
+            assert log is not None
+            assert isinstance(log.failed, Corrupt)
+            assert 0 < log.high_watermark < 20
+            assert path.read_bytes() == raw
