@@ -23,7 +23,7 @@ from controller.image import ClusterImage, fold
 from controller.keys import page_key, snapshot_key
 from controller.mirror import Mirror
 from controller.records import ControllerClaimed, Record
-from hotlog.kernel.errors import Fenced, OutcomeUnknown, PreconditionFailed
+from hotlog.kernel.errors import Fenced, ForeignStore, OutcomeUnknown, PreconditionFailed, UnknownVersion
 from hotlog.world.ports import Clock, Entropy, ObjectStore
 from hotlog.world.register import NONCES_KEPT
 
@@ -114,8 +114,15 @@ class Journal:
                 try:
                     return await self._append(records, epoch, self.image.controller_id)
                 except Moved:
-                    await self.log.catch_up()
+                    await self._catch_up_or_doubt()
         raise PreconditionFailed(f"lost {ATTEMPTS_MAX} races for {self.log.register.key}")
+
+    async def _catch_up_or_doubt(self) -> None:
+        try:
+            await self.log.catch_up()
+        except (ForeignStore, UnknownVersion):
+            self.log.head = None
+            raise
 
     def _check_epoch(self, head: Head | None, epoch: int) -> None:
         if head is not None and head.controller_epoch > epoch:
@@ -142,8 +149,9 @@ class Journal:
 
         try:
             committed = await self.log.register.commit(edit)
-        except OutcomeUnknown:
-            self.log.head = None  # the next commit reads first, and finds the records if they are in
+        except (OutcomeUnknown, ForeignStore, UnknownVersion):
+            # The next look reads first: it finds the records if they are in, or a head that is not ours any more.
+            self.log.head = None
             raise
         if committed.next_offset != step.head.next_offset:
             return await self.log.catch_up()

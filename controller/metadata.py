@@ -319,8 +319,9 @@ class Metadata:
         """Have `change` committed, here or by the active controller, and see it in `image`; a result for each of its items.
 
         Raises:
-            NotReady: the store has been away since the start, or the controller can't be asked.  Retry: nothing happened.  OutcomeUnknown: it may have; to submit the
-                same value again is safe.  Fenced: another controller took over, and there is no way to it.
+            NotReady: the store has been away since the start, or the controller can't be asked.  Retry: nothing happened.
+            OutcomeUnknown: it may have; to submit the same value again is safe.  Fenced: another controller took over, and there is no way
+            to it.  ForeignStore, UnknownVersion: the store is another's now; the next tick says so too, and fences.
         """
         if self.state is State.FENCED:
             raise Fenced(f"controller epoch {self.epoch} of node {self.node_id} was deposed")

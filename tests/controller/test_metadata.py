@@ -284,6 +284,23 @@ def test_a_cluster_that_a_newer_program_took_over_is_left_alone_from_then_on(is_
     simulate(body)
 
 
+def test_a_controller_that_meets_a_newer_programs_head_at_a_commit_is_fenced() -> None:
+    async def body(world: World) -> None:
+        async with world.opened() as metadata:
+            key = head_key(metadata.cluster_id)
+            newer = bytearray(world.bucket.objects[key].body)
+            struct.pack_into(">H", newer, 6, 2)
+            world.bucket.put(key, bytes(newer), if_match=None, if_absent=False)
+            with pytest.raises(UnknownVersion):
+                await metadata.submit(create("clicks", UUID(int=1)))
+            with pytest.raises(UnknownVersion):
+                await metadata.tick()
+            assert metadata.state is State.FENCED
+            assert world.bucket.objects[key].body == bytes(newer)
+
+    simulate(body)
+
+
 def test_a_head_that_vanishes_while_running_is_not_founded_anew() -> None:
     async def body(world: World) -> None:
         async with world.opened() as metadata:
@@ -292,6 +309,9 @@ def test_a_head_that_vanishes_while_running_is_not_founded_anew() -> None:
             with pytest.raises(ForeignStore):
                 await metadata.submit(create("clicks", UUID(int=1)))
             assert key not in world.bucket.objects
+            with pytest.raises(ForeignStore):
+                await metadata.tick()
+            assert metadata.state is State.FENCED, "it copies and deletes nothing more"
 
     simulate(body)
 
