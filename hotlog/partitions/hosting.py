@@ -144,9 +144,12 @@ class Hosting:
             del self.partitions[tp]
             self.fresh.discard(partition.topic_id)
             given_up.add(partition.topic_id)
-            if self._tier is not None:
-                await self._tier.detach(partition.pid)
-            await self._logs.delete(partition.tp)
+            try:
+                if self._tier is not None:
+                    await self._tier.detach(partition.pid)
+                await self._logs.delete(partition.tp)
+            except (HotlogError, OSError) as problem:  # it is hosted again all the same, and looked at again
+                LOG.warning("%s is still to be given up: %s", partition.tp, problem)
         return given_up
 
     async def _reopen(self, partition: Partition) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +20,7 @@ from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, UnknownVersion
 from hotlog.kernel.ids import PartitionId, TopicPartition
 from hotlog.log.checkpoints import parse_metadata
+from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at
 from hotlog.wire.error_codes import Refused
 from hotlog.wire.fetch_request import Wanted
@@ -407,3 +409,19 @@ async def test_a_store_that_comes_back_as_another_clusters_is_left_alone(tmp_pat
     assert broker.partition("clicks", 0).cold is None
     assert sorted(path.name for path in (tmp_path / "elsewhere" / "store").rglob("*")) == before
     await broker.close()
+
+
+async def test_a_log_that_cannot_be_given_up_yet_is_served_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends before its cold tier does, and the disk refuses to let it go."""
+
+    async def refused(tp: TopicPartition) -> None:
+        raise OSError(errno.EIO, "no")
+
+    async with running(tmp_path) as broker:
+        await broker.create_topic("clicks", 2)
+        with monkeypatch.context() as patched:
+            patched.setattr(Partition, "stored_range", lambda self: (0, 5) if self.tp == TP else None)
+            patched.setattr(broker.logs, "delete", refused)
+            await broker.tick()
+        await broker.tick()
+        assert broker.partition(*TP) is not None
