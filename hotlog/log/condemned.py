@@ -53,4 +53,5 @@ class Condemned:
 
     def _remove(self, paths: list[str]) -> None:
         for path in paths:
+            self._pool.forget(path)  # a replaced segment may be open under this name, and would keep its bytes on the disk
             self._disk.remove(path)

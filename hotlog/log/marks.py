@@ -122,6 +122,11 @@ class Marks:
         if self._listeners:
             self._tell()
 
+    def let_go_of(self, end: int) -> None:
+        """The segment that ends at offset `end` is about to be replaced: if the committed end lies there, it lies where the next one begins."""
+        if self.committed.offset == end:
+            self.committed = Watermark(end, end, 0)
+
     def begin_at(self, log_start: int, local_start: int) -> None:
         """The log begins at `log_start`, its local part at `local_start` or there, whichever is later."""
         self.log_start_offset = log_start

@@ -90,7 +90,9 @@ class FilePool:
         """Rename a file that nobody writes to `path`: who holds it, and who asks for it by `named`, does not notice.  Raises OSError."""
         with self._lock:
             self.disk.rename(named.log_path, path)
-            held = self._idle.pop(named.log_path, None)
+            before, held = self._idle.pop(path, None), self._idle.pop(named.log_path, None)
+            if before is not None:
+                self._condemn(before)
             if held is not None:
                 self._idle[path] = held
             named.log_path = path

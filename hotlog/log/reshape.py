@@ -146,6 +146,7 @@ class Reshaper:
                     self._syncer.refuse()
                 for segment in run:
                     self._parts.reader.forget_indexes(segment)
+                self._marks.let_go_of(run[-1].end_offset)
                 self._segments.replace(run, made)
                 self._condemned.note(paths, self._parts.clock.now_ms() + config.file_delete_delay_ms)
 

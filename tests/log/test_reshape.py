@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -269,6 +270,41 @@ async def test_a_run_is_replaced_and_readers_go_on(tmp_path: Path) -> None:
     async with opened(tmp_path, SMALL) as logs:
         assert [offset for offset, _ in await values_of(logs.get(TP))] == list(range(60))  # type: ignore[arg-type]
         assert logs.damage == []
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+async def test_all_that_is_committed_may_be_replaced_while_nobody_appends(tmp_path: Path, is_split: bool) -> None:
+    """The committed end lies at the last byte of the last old segment: the new ones have other sizes."""
+    async with opened(tmp_path, SMALL) as logs:
+        log = await filled(logs)
+        log.roll(T0)
+        await log.flush()
+        wanted = await values_of(log)
+        old = [info.base_offset for info in closed_segments(log)][-1:]
+        run = [sent(o, 1, v + b"longer" * 9, timestamp=T0) for o, v in wanted if o >= old[0]]
+        new = [cleaned(log, old[0], *run[:2]), cleaned(log, old[0] + 2, *run[2:])] if is_split else [cleaned(log, old[0], *run)]
+        before = log._segments.all
+        await log.replace_segments(old, new)
+        assert [offset for offset, _ in await values_of(log)] == list(range(60)) and logs.damage == []
+        assert log.marks.readable_bytes(before[-2]) == before[-2].size, "a reader that had found it before goes on"
+        append(log, batch(b"next"))
+        await log.flush()
+        assert [offset for offset, _ in await values_of(log)] == list(range(61))
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_files_of_replaced_segments_are_not_held_open_once_they_are_gone(tmp_path: Path, rounds: int) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await filled(logs)
+        wanted = await values_of(log)
+        for _ in range(rounds):
+            for info in closed_segments(log):
+                run = [sent(o, 1, v) for o, v in wanted if info.base_offset <= o < info.end_offset]
+                await log.replace_segments([info.base_offset], [cleaned(log, info.base_offset, *run)])
+            assert [offset for offset, _ in await values_of(log)] == list(range(60))
+        await log.tick(T0 + 1)
+        held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        assert not [path for path in held if str(tmp_path) in path and path.endswith("(deleted)")]
 
 
 async def test_readers_that_read_all_the_time_see_old_or_new(tmp_path: Path) -> None:
