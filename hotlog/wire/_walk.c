@@ -4,18 +4,21 @@
  *
  * Invariants: no byte outside the buffer is read, whatever the bytes say; what is taken here is what hotlog.wire.patient_records takes,
  * and the other way round (a test holds one against the other); nothing is copied or allocated for a record; the interpreter is let go
- * where the walk may take longer than some tens of microseconds.
+ * once the walk has taken some tens of microseconds.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <stdint.h>
 
-enum { HEADER_BYTES = 61, VARINT_BYTES_MAX = 5, VARLONG_BYTES_MAX = 10, COUNT_HELD_MAX = 4096 };
+enum { HEADER_BYTES = 61, VARINT_BYTES_MAX = 5, VARLONG_BYTES_MAX = 10 };
+enum { HEADER_STEPS = 1, RECORD_STEPS = 4, STEPS_HELD_MAX = 4096 * RECORD_STEPS };
 
 typedef struct {
     int64_t oldest, newest; /* ms, of records with a timestamp: INT64_MAX and INT64_MIN where there is none */
     int lacks_key;
+    int64_t steps_left;     /* until the interpreter is let go */
+    PyThreadState *let_go;  /* NULL as long as it is held */
 } Said;
 
 /* The number at *at, which moves behind it; 0 if it is cut off at `end`, or longer than `width` bytes. */
@@ -65,6 +68,9 @@ static int one(const uint8_t **at, const uint8_t *section_end, int64_t index, in
     said->lacks_key |= size < 0;
     if (!part(&p, end, &size) || !number(&p, end, VARINT_BYTES_MAX, &headers) || headers < 0)
         return 0;
+    said->steps_left -= RECORD_STEPS + headers * HEADER_STEPS;
+    if (said->steps_left < 0 && said->let_go == NULL)
+        said->let_go = PyEval_SaveThread();
     for (; headers > 0; headers--)
         if (!part(&p, end, &size) || size < 0 || !part(&p, end, &size))
             return 0;
@@ -107,17 +113,13 @@ static PyObject *walk(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
     Py_buffer batch;
     if (PyObject_GetBuffer(args[0], &batch, PyBUF_SIMPLE))
         return NULL;
-    Said said = {INT64_MAX, INT64_MIN, 0};
+    Said said = {INT64_MAX, INT64_MIN, 0, STEPS_HELD_MAX, NULL};
     int is_sound = 0;
     if (batch.len >= HEADER_BYTES) {
         const uint8_t *bytes = batch.buf;
-        if (count > COUNT_HELD_MAX) {
-            Py_BEGIN_ALLOW_THREADS
-            is_sound = all(bytes + HEADER_BYTES, bytes + batch.len, count, base_timestamp, &said);
-            Py_END_ALLOW_THREADS
-        } else {
-            is_sound = all(bytes + HEADER_BYTES, bytes + batch.len, count, base_timestamp, &said);
-        }
+        is_sound = all(bytes + HEADER_BYTES, bytes + batch.len, count, base_timestamp, &said);
+        if (said.let_go != NULL)
+            PyEval_RestoreThread(said.let_go);
     }
     PyBuffer_Release(&batch);
     if (!is_sound)

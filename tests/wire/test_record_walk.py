@@ -152,15 +152,17 @@ def test_only_the_native_one_takes_names_that_are_not_utf8_and_large_records() -
         assert said_by(native_or_skip(), batch) == patiently(batch) != None  # noqa: E711
 
 
-def test_the_native_walk_lets_the_interpreter_go_for_a_large_batch() -> None:
+@pytest.mark.parametrize("count", [500_000, 1])
+def test_the_native_walk_lets_the_interpreter_go_for_a_large_batch(count: int) -> None:
     """Nobody else would run while it holds it, since nobody is ever told to give it up here."""
     native = native_or_skip()
-    batch = memoryview(raw_batch([RawRecord(NOW, None, b"x")] * 500_000))
+    headers = ((b"", None),) * (500_000 // count - 1)  # many records, or one of many headers
+    batch = memoryview(raw_batch([RawRecord(NOW, None, b"x", headers)] * count))
     begun, others_turn, seen = threading.Event(), threading.Event(), []
 
     def walks() -> None:
         begun.set()
-        native(batch, 500_000, NOW)
+        assert native(batch, count, NOW) is not None
         seen.append(others_turn.is_set())
 
     interval = sys.getswitchinterval()
