@@ -48,7 +48,7 @@ class Rules(Protocol):
 
 
 class Room(NamedTuple):
-    """How much may be looked at in one go: bytes as sent, bytes decompressed, zstd window, records; and records in plain Python."""
+    """How much may be looked at in one go: bytes as sent, bytes decompressed, zstd window, records; records and headers in plain Python."""
 
     plain_bytes: int  # of a batch that is not compressed
     packed_bytes: int  # of one that is
@@ -56,16 +56,17 @@ class Room(NamedTuple):
     window_bytes: int
     records: int
     patient_records: int
+    patient_headers: int
 
 
 _ANY = 2**63
-INLINE = Room(CRC_INLINE_BYTES_MAX, 32 * KiB, 1 * MiB, 8 * MiB, 4096, 64)  # on the event loop: a millisecond at most
-THREAD = Room(_ANY, _ANY, 16 * MiB, 8 * MiB, _ANY, _ANY)  # in any of its threads
+INLINE = Room(CRC_INLINE_BYTES_MAX, 32 * KiB, 1 * MiB, 8 * MiB, 4096, 64, 256)  # on the event loop: a millisecond at most
+THREAD = Room(_ANY, _ANY, 16 * MiB, 8 * MiB, _ANY, _ANY, _ANY)  # in any of its threads
 
 
 def alone(decompressed_bytes_max: int) -> Room:
     """In one thread at a time: with the largest output and window."""
-    return Room(_ANY, _ANY, decompressed_bytes_max, ZSTD_WINDOW_BYTES_MAX, _ANY, _ANY)
+    return Room(_ANY, _ANY, decompressed_bytes_max, ZSTD_WINDOW_BYTES_MAX, _ANY, _ANY, _ANY)
 
 
 def inspect(batch: memoryview, header: BatchHeader, rules: Rules, now_ms: int, room: Room) -> BatchHeader | None:
@@ -99,7 +100,10 @@ def inspect(batch: memoryview, header: BatchHeader, rules: Rules, now_ms: int, r
     if said is None or not _takes(rules, now_ms, said):
         if count > room.patient_records:
             return None
-        largest = _walk_patiently(plain[BATCH_HEADER_BYTES:], header, rules, now_ms)
+        try:
+            largest = _walk_patiently(plain[BATCH_HEADER_BYTES:], header, rules, now_ms, room.patient_headers)
+        except patient_records.ManyHeaders:
+            return None
     else:
         largest = said[1] if said[1] > NO_TIMESTAMP else NO_TIMESTAMP
     if is_stamped_here or (largest == header.max_timestamp and not is_marked):
@@ -127,14 +131,14 @@ def _opened(batch: memoryview, room: Room) -> memoryview | None:
         return None
 
 
-def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules, now_ms: int) -> int:
+def _walk_patiently(section: memoryview, header: BatchHeader, rules: Rules, now_ms: int, headers_max: int) -> int:
     """The largest timestamp of the records, naming each record that the topic does not take."""
     earliest, latest = now_ms - rules.timestamp_before_max_ms, now_ms + rules.timestamp_after_max_ms
     is_log_append_time, needs_keys = rules.is_log_append_time, rules.is_compacted
     base_timestamp = header.base_timestamp  # each record's own time counts, whatever the header's mark says
     faults: list[tuple[int, str]] = []
     is_late, largest = False, NO_TIMESTAMP
-    for index, record in enumerate(patient_records.outlines(section, header.record_count)):
+    for index, record in enumerate(patient_records.outlines(section, header.record_count, headers_max)):
         if record.offset_delta != index:
             raise InvalidRecord(
                 f"record {index} of the batch says that its offset is {record.offset_delta} above the first one's"

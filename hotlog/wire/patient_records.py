@@ -19,6 +19,11 @@ from hotlog.wire.batch import BatchHeader
 
 VARINT_BYTES_MAX, VARLONG_BYTES_MAX = 5, 10
 _SHIFT_OF_TENTH = 63
+_ANY = 2**63
+
+
+class ManyHeaders(Exception):
+    """More headers than may be looked at in one go."""
 
 
 class PlainRecord(NamedTuple):
@@ -43,11 +48,12 @@ class Outline(NamedTuple):
     header_count: int
 
 
-def outlines(section: memoryview, count: int) -> Iterator[Outline]:
+def outlines(section: memoryview, count: int, headers_max: int = _ANY) -> Iterator[Outline]:
     """The records of a decompressed section, each checked to its last byte.
 
     Raises:
         InvalidRecord: it does not hold exactly `count` well-formed records.
+        ManyHeaders: they say that they have more than `headers_max` in all.
     """
     position, end = 0, len(section)
     for index in range(count):
@@ -65,14 +71,10 @@ def outlines(section: memoryview, count: int) -> Iterator[Outline]:
             header_count, rest = _signed(record, at, VARINT_BYTES_MAX)
             if header_count < 0:
                 raise InvalidRecord(f"it says {header_count} headers")
-            at = rest
-            for _ in range(header_count):
-                name, at = _part(record, at)
-                if name is None:
-                    raise InvalidRecord("a header has no name")
-                _, at = _part(record, at)
-            if at != len(record):
-                raise InvalidRecord(f"{len(record) - at} bytes are left behind its headers")
+            headers_max -= header_count
+            if headers_max < 0:
+                raise ManyHeaders
+            _check_headers(record, rest, header_count)
         except (IndexError, InvalidRecord) as error:
             reason = "it is cut off" if isinstance(error, IndexError) else str(error)
             raise InvalidRecord(f"malformed record {index}: {reason}") from None
@@ -80,6 +82,17 @@ def outlines(section: memoryview, count: int) -> Iterator[Outline]:
         position = start + length
     if position != end:
         raise InvalidRecord(f"{end - position} bytes are left behind the {count} records that the batch counts")
+
+
+def _check_headers(record: memoryview, at: int, count: int) -> None:
+    """Hold `count` headers from `at` on against the record's end."""
+    for _ in range(count):
+        name, at = _part(record, at)
+        if name is None:
+            raise InvalidRecord("a header has no name")
+        _, at = _part(record, at)
+    if at != len(record):
+        raise InvalidRecord(f"{len(record) - at} bytes are left behind its headers")
 
 
 def decode(header: BatchHeader, section: memoryview) -> list[PlainRecord]:

@@ -72,6 +72,21 @@ def test_offsets_that_do_not_follow_each_other_are_refused(codec: str, deltas: t
 
 
 @codecs
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_many_headers_are_not_read_in_plain_python_on_the_loop(codec: str, is_refused: bool) -> None:
+    """Half a million of them fit in a batch of the size that a topic takes by default, and took a second."""
+    rules = Rules(NOW - 1000, NOW + 100, False, False)
+    time = NOW - 1001 if is_refused else NOW
+    batch = raw_batch([RawRecord(time, headers=((b"", None),) * 200)] * 2, codec, base_timestamp=NOW, max_timestamp=NOW)
+    if is_refused:
+        assert look(batch, INLINE, rules) is None
+        with pytest.raises(InvalidTimestamp):
+            look(batch, THREAD, rules)
+    else:
+        assert look(batch, INLINE, rules) is not None, "a walk reads them"
+
+
+@codecs
 def test_limits_hold_for_every_record_and_say_which(codec: str) -> None:
     rules = Rules(NOW - 1000, NOW + 100, False, False)
     times = [NOW - 1000, NOW - 1001, NOW, -1, NOW + 101, NOW + 100]
