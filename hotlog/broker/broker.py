@@ -257,13 +257,26 @@ class Broker:
             plan = self.metadata.plan(change)
             results, image = plan.results, fold(ClusterImage(), plan.records)
         else:
-            self._hosting.fresh.update(topic_id for topic_id, _ in named)
-            results = await self.submit(change)
+            results = await self._submit_new(change)
             image = self.image
         return [
             error_for(result.code, result.message) if isinstance(result, Refusal) else _created(image, topic_id, topic.name)
             for (topic_id, topic), result in zip(named, results, strict=True)
         ]
+
+    async def _submit_new(self, change: CreateTopics) -> tuple[Result, ...]:
+        """As `submit`; until a topic is known not to be made, it may have begun here."""
+        ids = [topic_id for topic_id, _ in change.topics]
+        self._hosting.fresh.update(ids)
+        try:
+            results = await self.submit(change)
+        except Refused:
+            self._hosting.fresh.difference_update(ids)
+            raise
+        self._hosting.fresh.difference_update(
+            topic_id for topic_id, result in zip(ids, results, strict=True) if isinstance(result, Refusal)
+        )
+        return results
 
     async def delete_topic(self, topic_id: UUID) -> None:
         """Delete for clients now; both tiers' data follow (objects after their grace).

@@ -12,10 +12,13 @@ import pytest
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_writer
 
+from controller.image import TopicImage
 from controller.topic_rules import NewTopic
 from hotlog.answers.api import Caller, RequestContext
 from hotlog.apis import k03_metadata
+from hotlog.kernel.errors import NotReady
 from hotlog.kernel.ids import TopicPartition
+from hotlog.wire.error_codes import Refused
 from tests.admin.node import Door, coordinator_made, request, running
 from tests.tools.patience import SOON_S
 
@@ -381,3 +384,19 @@ async def test_metadata_from_kept_bytes_is_what_kio_writes_and_follows_changes(t
         del broker._hosting.partitions["t7", 0]
         (gone,) = (await metadata(door, version, ["t7"])).topics
         assert gone.partitions[0].error_code is ErrorCode.leader_not_available
+
+
+async def test_topics_that_were_refused_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(change: object) -> None:
+        raise NotReady("the store is away")
+
+    async with running(tmp_path) as broker:
+        (made,) = await broker.create_topics([NewTopic("clicks", 1)])
+        assert isinstance(made, TopicImage)
+        for _ in range(5):
+            await broker.create_topics([NewTopic("clicks", 1)])
+        with monkeypatch.context() as patched:
+            patched.setattr(broker.metadata, "submit", away)
+            with pytest.raises(Refused):
+                await broker.create_topics([NewTopic("views", 1)])
+        assert broker._hosting.fresh == {made.topic_id}
