@@ -309,8 +309,8 @@ class LogManager:
     async def reopen(self, tp: TopicPartition) -> PartitionLog:
         """Open a log that the disk failed once more, as a restart would; readers and waiters of the old one are told that it is closed.
 
-        Where the topic wants an fsync, what was never committed is cut off first: it was not acknowledged, and a page that could not be
-        written may be read back all the same.
+        What was never committed is cut off first: it was not acknowledged, and a page that could not be written may be read back all the
+        same.
 
         Raises:
             Corrupt, StorageFailed, OSError: it cannot be opened yet; the closed log stays in its place.
@@ -325,8 +325,7 @@ class LogManager:
         return fresh
 
     def _load_again(self, log: PartitionLog) -> PartitionLog:
-        if log.config.is_fsynced:
-            self._cut_off(log.directory, log.marks.committed)
+        self._cut_off(log.directory, log.marks.committed)
         point = min(log.recovery_point, log.high_watermark)
         return self._load(log.tp, log.directory, log.config, False, point, log.log_start_offset)
 

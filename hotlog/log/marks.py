@@ -123,7 +123,7 @@ class Marks:
             self._tell()
 
     def let_go_of(self, end: int) -> None:
-        """The segment that ends at offset `end` is about to be replaced: if the committed end lies there, it lies where the next one begins."""
+        """The segment that ends at offset `end` is about to go: if the committed end lies there, it lies where the next one begins."""
         if self.committed.offset == end:
             self.committed = Watermark(end, end, 0)
 

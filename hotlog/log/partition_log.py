@@ -280,6 +280,7 @@ class PartitionLog:
         if not self.config.remote_enabled:
             self.advance_log_start(before[len(victims)].base_offset)
             await self._parts.save_log_starts()
+        marks.let_go_of(victims[-1].end_offset)
         self._segments.drop_oldest(len(victims))
         marks.begin_at(marks.log_start_offset, self._segments.all[0].base_offset)
         due = self._parts.clock.now_ms() + self.config.file_delete_delay_ms

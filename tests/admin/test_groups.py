@@ -398,12 +398,13 @@ async def test_a_clock_that_jumps_a_year_expires_nothing(tmp_path: Path) -> None
         assert await Client(broker, group="old").fetch((0,)) == {0: 1}
 
 
+@pytest.mark.parametrize("settings", [{}, {"hotlog.durability": "page-cache", "log.flush.interval.messages": "1"}])
 async def test_a_partition_of_groups_that_the_disk_failed_heals_without_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
     disk = FaultyDisk()
     monkeypatch.setattr("tests.admin.node.PosixDisk", lambda: disk)
-    async with running(tmp_path) as broker:
+    async with running(tmp_path, settings) as broker:
         await ready(broker)
         client = Client(broker)
         await client.commit({0: 3}, simple=True)

@@ -265,3 +265,15 @@ async def test_a_segment_file_that_somebody_removed_is_damage(tmp_path: Path) ->
         Path(log.segments()[0].log_path).unlink()
         with pytest.raises(Corrupt, match="is gone"):
             log.read(0, 1000, min_one=True)
+
+
+async def test_a_log_of_which_everything_was_dropped_is_opened_again_where_it_ended(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        append(log, batch(b"a", b"b"))
+        log.roll(T0)
+        await log.flush()
+        await log.drop_local_before(2)
+        log = await logs.reopen(TP)
+        assert (log.log_start_offset, log.log_end_offset) == (2, 2) and logs.damage == []
+        assert append(log, batch(b"c")).base_offset == 2
