@@ -1,13 +1,15 @@
 """What changes a log that is written already: cutting its end off, and putting other segments where a run of closed ones stood.
 
 Invariants: one change of this kind at a time, and nobody appends, rolls or flushes while the end is cut; a crash at any point leaves what was
-there before or what is there after (truncation.py, replacement.py); a failure of the disk half way ends the log for this process.
+there before or what is there after (truncation.py, replacement.py); a failure of the disk half way ends the log for this process; what was
+begun is ended, whether or not somebody still waits for it: a thread that has begun cannot be stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from hotlog.kernel.errors import Corrupt, Invalid, NotReady, OutOfRange
 from hotlog.kernel.ids import TopicPartition
@@ -24,6 +26,8 @@ from hotlog.log.segment import Segment
 from hotlog.log.segments import Segments
 from hotlog.log.syncer import Syncer
 from hotlog.log.truncation import cut_files, kept_part
+
+T = TypeVar("T")
 
 
 class Reshaper:
@@ -54,10 +58,17 @@ class Reshaper:
         self._epochs = epochs
         self._producers = producers
         self._condemned = condemned
+        self._begun: set[asyncio.Task[Any]] = set()
+
+    def _to_its_end(self, change: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        task = asyncio.get_running_loop().create_task(change, name="reshape")
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return asyncio.shield(task)
 
     # -- the end
 
-    async def truncate(self, offset: int) -> int:
+    def truncate(self, offset: int) -> Awaitable[int]:
         """Cut off everything from `offset` on, and the batch that holds it; return where the log ends then (KIP-101, KIP-279).
 
         The high watermark goes back with it, as do the durable end, leader epochs, producers, indexes and the recovery point.
@@ -66,6 +77,9 @@ class Reshaper:
             OutOfRange: the log would end below its start: begin it anew instead.
             StorageFailed: the disk failed; a restart finds the log as it was, or cut at or behind `offset`.
         """
+        return self._to_its_end(self._truncate_alone(offset))
+
+    async def _truncate_alone(self, offset: int) -> int:
         async with self.lock, self._large.turn:
             if self._marks.failed is not None or self._marks.is_closed:
                 self._syncer.refuse()
@@ -117,7 +131,7 @@ class Reshaper:
 
     # -- closed segments
 
-    async def replace_segments(self, old: Sequence[int], new: Sequence[int]) -> None:
+    def replace_segments(self, old: Sequence[int], new: Sequence[int]) -> Awaitable[None]:
         """Put the segments `new` where the run of closed segments `old` stands, both by base offset.
 
         The batches of each new one stand in `<base>.log.cleaned` in the log's directory.  Readers of the old ones go on; their files are removed
@@ -129,6 +143,9 @@ class Reshaper:
             NotReady: part of the run is not committed or not on the device yet.
             StorageFailed: the disk failed; a restart finds the old run or the new one.
         """
+        return self._to_its_end(self._replace(old, new))
+
+    async def _replace(self, old: Sequence[int], new: Sequence[int]) -> None:
         await self._syncer.flush()
         async with self.lock:
             run = self._run_of(old)

@@ -236,6 +236,28 @@ async def test_a_disk_that_fails_while_the_log_is_cut_ends_it(tmp_path: Path) ->
         assert 30 <= log.log_end_offset <= 60 and logs.damage == []
 
 
+async def test_a_cut_that_was_begun_is_ended_though_nobody_waits_for_it(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, SMALL, disk=disk) as logs:
+        log = await filled(logs)
+        disk.hold()
+        cutting = asyncio.ensure_future(log.truncate(30))
+        await disk.is_holding()
+        cutting.cancel()
+        await asyncio.wait([cutting])
+        assert cutting.cancelled()
+        with pytest.raises(NotReady):
+            append(log, batch(b"x"))
+        disk.let_go()
+        async with asyncio.timeout(SOON_S):
+            while log.is_writing:
+                await asyncio.sleep(0)
+        assert log.log_end_offset == 30
+        append(log, batch(b"x"))
+        await log.flush()
+        assert [offset for offset, _ in await values_of(log)] == list(range(31))
+
+
 # Replacing
 
 
