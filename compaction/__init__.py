@@ -1,1 +1,1 @@
-"""Workers: retention now, key compaction in a later issue.  Pure planners and executors."""
+"""Workers that give up old data and find damage: retention, reaper, reconciler, scrub.  Pure planners, thin executors."""

@@ -1,4 +1,4 @@
-"""What a listed object is to the newest manifest of its partition: pure verdicts of the reconciler.
+"""Judges each object of a listing against the newest manifest of its partition: the pure half of the reconciler.
 
 An orphan is an object that no committed root refers to: an upload that was never committed, a page of a lost spill, an object whose
 delete was acknowledged and did not happen.  A listing may be late or wrong, so nothing follows from an absence in it, and an object

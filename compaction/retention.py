@@ -2,7 +2,7 @@
 
 The log is one ascending run of pieces: committed cold entries, then what only the local disk has.  Retention cuts a prefix of that run;
 where the border between the tiers lies changes nothing about the answer.  Rules: Kafka's (UnifiedLog.deleteOldSegments; KIP-405 for
-the local part), with the answers of field notes 1, 2, 4 and 22.
+the local part).
 
 Invariants: decides from one committed view and the local log; an unknown border means no change; by size, what is left is never below
 retention.bytes; by time, only pieces wholly older than retention.ms go, and a timestamp in the future cannot pin a closed piece; local
@@ -187,7 +187,7 @@ def _cut(run: _Run, config: TopicConfig, now_ms: int) -> _Cut:
 
 
 def _slowed(run: _Run, cut: _Cut) -> _Cut:
-    """At most a quarter of the log (or EXPIRE_BYTES_MIN) in one round: a retention that was mistyped is seen before all is gone (fault 39)."""
+    """At most a quarter of the log (or EXPIRE_BYTES_MIN) in one round: a retention that was mistyped is seen before all is gone (docs/faults.md, row 39)."""
     allowed = max(EXPIRE_BYTES_MIN, run.size // EXPIRE_SHARE)
     total, count = 0, 0
     for piece in run.pieces[: max(cut)]:

@@ -2,7 +2,7 @@
 
 Order: seal the active segment if nothing in it is kept; commit the new log start to the manifest; then the local log start; then local
 files.  A stop in between leaves either nothing done or garbage that later ticks remove.  Objects are only doomed here; the reaper deletes
-them.  When the store is away, what is past total retention leaves the local disk all the same (invariant 4 of the cold tier): the manifest
+them.  When the store is away, what is past total retention leaves the local disk all the same: the manifest
 follows as soon as it can be reached, since the local log start is durable.
 
 Invariants: every decision is `plan_retention`'s; a tick's work is bounded (LOOKED_AT_ONCE looked at, one committed to); a partition that

@@ -1,6 +1,6 @@
 """Tries to join the cluster, one after the other and beside serving: the store may be late by hours.
 
-Invariants: one try is under way at most; nobody waits for it longer than he says; after some tries that failed there are pauses, which double.
+Invariants: one try is under way at most; each caller says how long it waits; after some tries that failed there are pauses, which double.
 """
 
 from __future__ import annotations

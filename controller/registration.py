@@ -1,4 +1,4 @@
-"""This node's place in the cluster: which of its lives has it, and that it is taken over knowingly or not at all.
+"""Which process of this node holds the node's id in the cluster.  Another data directory takes the id over only if an operator says so.
 
 Each process is a life (incarnation) of its node.  The lives that ran on one data directory are kept in a file there, written before the
 registration that carries them; a life that is not among them ran elsewhere, on another disk with other logs.

@@ -2,8 +2,8 @@
 
 Start order: metadata (it names the cluster), hot logs, cold tier, what is hosted, workers; then `Node.listen`.  Stop order is the reverse.
 
-Invariants: whoever is told to use another component gets it handed in here (a component makes only what is its own); nothing here knows
-whether the world is real; a node exists once it is open, and then every part of it is there; its workers are the table in hotlog.workers.
+Invariants: a component that uses another one is given it here, and makes only its own parts; nothing here knows whether the world
+is real; a node exists once it is open, and then every part of it is there; its workers are the table in hotlog.workers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an API is: its number, its versions, the function behind it, and what every handler is told about a request.
 
-Invariants: one module per API (`kNN_name.py`) defines exactly one `Api`; a handler that need not wait is a plain function and is answered
-without a task.
+Invariants: one module per API (`kNN_name.py`) defines exactly one `Api`; a handler that never waits is a plain
+function: it is called as soon as the request is received, and no asyncio task is made for it.
 """
 
 from __future__ import annotations

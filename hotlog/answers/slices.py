@@ -1,4 +1,4 @@
-"""Wide requests, a slice at a time: what names thousands of partitions or groups must not hold up everybody else.
+"""Requests that name thousands of partitions or groups are answered a slice at a time, so that other clients get their turn.
 
 Invariants: others get their turn after at most SLICE elements; requests narrower than that are answered without a turn between.
 """

@@ -1,6 +1,6 @@
-"""Notes in the store of how far this broker's logs are (controller.ends says what for): when, and of what.
+"""Writes down in the store, now and then, how far this broker's logs have come.  What for: controller.ends.
 
-Invariants: nothing is noted by a broker that has not joined the cluster, since another life has its place or the store was not examined.
+Invariants: nothing is noted by a broker that has not joined the cluster, since another process may have its node id, or the store was not examined.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A data directory that is about to take the place of another one of the same node: what only the other one has would be gone.
+"""What would be lost if this data directory took the place of another one of the same node: records that only the other one has.
 
 What was acknowledged and is not in the store is on the other directory's disk alone.  That is given up knowingly (`--adopt`) or not at all.
 

@@ -1,9 +1,9 @@
-"""Which groups may be past retention, without a look at those that cannot be.  Pure.
+"""Finds the groups that may be past offset retention without looking at all the others.  Pure.
 
 Each group waits under a time at which it was in use.  Only when that time has passed retention is the group looked at; if it was used
 since, it waits under the newer time.  So a group at rest costs one look per retention period, however many there are.
 
-Invariants: a group waits once; who was taken is put back or forgotten by the caller.
+Invariants: a group waits once; the caller puts back or forgets each group that it took.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One step of a group in the making: the moves that its events share, and the rebalance they begin and end (see group.py).
+"""A group while one event is applied to it: the moves that events share, and how a rebalance begins and ends (see group.py).
 
 Invariants: pure; effects are in the order in which they must be carried out; a member is awaited in at most one of join and sync; no move
 costs more for a group of many members than a copy of a dict, but for those that end or begin a rebalance.

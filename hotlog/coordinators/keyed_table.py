@@ -1,4 +1,4 @@
-"""What a keyed log says: the newest record of every key, in memory, by whose it is.  Pure.
+"""The newest record of every key of a keyed log, in memory, by owner (such as a group's id).  Pure.
 
 A record is noted when the log has it and shown when it is committed.  Both come in the order of the log.
 

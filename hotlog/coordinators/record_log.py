@@ -1,4 +1,4 @@
-"""What a keyed log needs of a partition: the one place where coordinators meet one.
+"""What a keyed log needs of a partition.  Coordinators use a partition in no other way.
 
 Invariants: what `committed` returned for is never taken back; `append` gives offsets in the order of its calls.
 """
@@ -61,7 +61,7 @@ class RecordLog(Protocol):
 
 @dataclass(frozen=True)
 class PartitionRecords:
-    """A hosted partition as that."""
+    """A hosted partition as a RecordLog."""
 
     partition: Partition
 

@@ -1,4 +1,4 @@
-"""A partition's worth of machines in motion, whatever their kind: futures for waiting requests, timers, writes to the keyed log.
+"""Runs the state machines of one partition, of whatever kind: it has the futures of waiting requests, the timers and the keyed log.
 
     elected() -> step(...), ask(...), ask_now(...) -> resigned()
 

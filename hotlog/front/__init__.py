@@ -1,1 +1,1 @@
-"""The front: listeners, connections, dispatch; what every request passes before it comes to its door."""
+"""The front: listeners, connections, dispatch; what every request passes before the code of its API."""

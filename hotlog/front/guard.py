@@ -1,7 +1,8 @@
 """What every request passes before it comes to its door: who asks, whether they may, and how fast they may go on.
 
 Nobody is asked who they are yet, and everybody may do everything: without an authorizer and quotas a door is entered directly.  With an
-authorizer a request is refused whole if one of its resources is denied; a door that can answer resource by resource is to be told which.
+authorizer a request is refused as a whole if one of its resources is denied.  Kafka refuses some requests resource by resource; a door that
+is to do so has to be told which resources are denied.
 
 Invariants: an API without a row in hotlog.front.access is not let through to anybody; what is denied had no effect.
 """

@@ -1,6 +1,6 @@
 """How old a segment is for retention and copy lag: one function for both tiers.
 
-Field notes 21 and 22: two tiers that disagree by a millisecond, or a timestamp from the future, must not pin or lose data; so both ask
+Two tiers that disagree by a millisecond, or a timestamp from the future, must not pin or lose data; so both ask
 here, and a record's timestamp never counts as later than the moment its segment was closed.
 
 Invariants: pure; the same numbers give the same age whichever tier they come from.

@@ -16,7 +16,7 @@ BATCH_OVERHEAD_BYTES = 12  # base offset (8) + batch length (4): what precedes t
 # Cold tier
 MANIFEST_ROOT_BYTES_MAX = 64 * KiB
 CHUNK_BYTES = 4 * MiB  # aligned unit of the chunk cache
-RANGE_BYTES_MAX = 16 * MiB  # one GET reads at most this much (limits.md: requests cost 0.85 ms of CPU)
+RANGE_BYTES_MAX = 16 * MiB  # one GET reads at most this much (a request costs 0.85 ms of CPU, whatever its size)
 
 # Metadata: a request cannot make a broker open more than it can hold
 PARTITIONS_PER_TOPIC_MAX = 10_000
@@ -25,7 +25,7 @@ PARTITIONS_PER_BROKER_MAX = 50_000
 # Fetch sessions (KIP-227): about 400 bytes each
 FETCH_SESSION_PARTITIONS_MAX = 250_000
 
-# Decompression (faults.md, "Decompression bombs")
+# Decompression (docs/faults.md, row 37)
 DECOMPRESSED_BATCH_BYTES_MAX = 128 * MiB  # default of hotlog.batch.decompressed.bytes.max
 DECOMPRESSED_READ_BYTES_MAX = 1024 * MiB  # the most it may be set to: readers take whatever a door ever took
 ZSTD_WINDOW_BYTES_MAX = 128 * MiB  # Java's levels 20 to 22; Java's own decoder refuses more

@@ -1,8 +1,8 @@
 """Every metric in one described table, on prometheus_client.
 
 Names follow KIP-405 and KIP-958 where they exist there (BrokerTopicMetrics RemoteCopyLagBytes ->
-kafka_server_brokertopicmetrics_remotecopylagbytes and so on), `hotlog_` otherwise.  The configuration-like table in
-docs/operations.md is printed from here.
+kafka_server_brokertopicmetrics_remotecopylagbytes and so on), `hotlog_` otherwise.  docs/metrics.md is printed
+from here.
 
 Invariants: a metric is declared here and nowhere else; gauges that can be derived from state are set from state at scrape time.
 """

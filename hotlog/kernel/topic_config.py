@@ -1,7 +1,7 @@
 """Per-topic configuration with Kafka's names, rules and defaults (org.apache.kafka.storage.internals.log.LogConfig).
 
 Invariants: a TopicConfig is frozen and was checked as a whole; a change makes a new one.  Tiering rules are those of KIP-405,
-KIP-950 and KIP-1241 (validation list in field-notes section 2).
+KIP-950 and KIP-1241.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What changes a log that is written already: cutting its end off, and putting other segments where a run of closed ones stood.
+"""Changes to what a log already has: its end is cut off, or a run of closed segments is replaced by others.
 
 Invariants: one change of this kind at a time, and nobody appends, rolls or flushes while the end is cut; a crash at any point leaves what was
 there before or what is there after (truncation.py, replacement.py); a failure of the disk half way ends the log for this process; what was

@@ -1,4 +1,4 @@
-"""What a scrub is told of one log, and what is remembered of its findings.
+"""What the scrub may read of one log, and the damage that it found there.
 
 Invariants: only bytes below the committed end are offered, so that none of them is still being written; what is known to be damaged is never part
 of an answer (hotlog.log.damage), nor after a restart: which segments it is in is saved, and the start looks at them (damaged_segments.py).

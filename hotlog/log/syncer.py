@@ -1,5 +1,4 @@
-"""What of one log has to get to the disk besides its batches, and when everything is on the device: pending index entries, small files,
-rolled segments, the group commit.
+"""Brings one log to the device: by group commit what was appended, and besides it pending index entries, small files and rolled segments.
 
 Invariants: what counts as durable was covered by an fsync that began after it was written; the recovery point passes a segment only when its
 indexes are on the device too; after a failed write or fsync nothing is synced again; a failed log holds nothing open once no thread uses it.

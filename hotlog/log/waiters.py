@@ -1,7 +1,7 @@
-"""Who waits for an offset to be reached: released together once it is.
+"""Tasks that wait until a log has reached an offset; all that wait for it are released together.
 
-Invariants: a waiter is released when its offset is reached, refused when that cannot come any more, and otherwise leaves by itself; who left
-costs nothing (more of them than of those who wait are swept out together).
+Invariants: a waiter is released when its offset is reached, refused when that cannot come any more, and otherwise leaves by itself;
+those that left cost next to nothing (once they are more than those that wait, they are swept out together).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Up to where a log is committed: what consumers may read, and what an ack has waited for.  Pure.
 
-The one rule for every durability.  The leader's log asks it whenever an end of its own moved; whoever learns of followers' ends or of the
-store's asks it again.  To make acks wait for something else, change this file.
+The one rule for every durability.  The leader's log asks it whenever its own written or synced end has moved.  Code that learns that a
+follower, or the store, has more of the log has it asked again.  To make acks wait for something else, change this file.
 
-Invariants: the committed end never goes back; it is never above what the leader has as durably as the topic demands, nor, while the in-sync
-replicas count, above the end of any of them; with one replica it is the leader's own end.  Whoever adds a replica to the ISR first sees
+Invariants: the committed end never goes back; it is never above what the leader has as durably as the topic demands, nor, where
+replicas are waited for, above the end of any in-sync one; with one replica it is the leader's own end.  Whoever adds a replica to the ISR first sees
 that its end is not below the committed end, as Kafka's leader does: the rule cannot take back what was read.
 """
 

@@ -385,7 +385,7 @@ class Partition:
         """Move the log start up to `offset` for retention: the manifest first, so that a store that is away holds it up; whether anything moved.
 
         Args:
-            goes_without_store: local data is past total retention (invariant 4 of the cold tier): the manifest may follow later.
+            goes_without_store: local data is past total retention: the manifest may follow later.
         Raises:
             StoreUnavailable, OutcomeUnknown: nothing moved.
         """

@@ -1,7 +1,7 @@
 """(API key, version) to kio's request and response structures, and bytes to and from them.
 
 Structures come from kio (generated from Kafka's own message definitions); the native reader only ever sees bodies that hotlog.wire.bounds
-has walked.  Produce requests and Fetch responses have readers of their own (produce_request, fetch_reply), because kio copies records.
+has walked.  Produce requests and Fetch responses have readers of their own (produce, fetch_request, fetch_reply), because kio copies records.
 
 Invariants: whatever bytes come in, decoding ends in a structure or in Invalid; `make` refuses a field no version of the structure has.
 """

@@ -1,7 +1,7 @@
 """Walks a request by its kio schema before kio reads it, allocating nothing.
 
 kio's native reader reserves memory for as many elements as an array says it has; a 30-byte request that says 2^31 - 1 aborts the
-process.  A walk that finds every length inside the frame first makes that impossible (faults.md, scenario 36).
+process.  A walk that finds every length inside the frame first makes that impossible (docs/faults.md, row 36).
 
 Invariants: a body that passes has every string, byte field, array and tagged field inside it; cost is one step per run of fixed-size
 fields; nothing is decoded here.

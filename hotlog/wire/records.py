@@ -1,7 +1,7 @@
 """Records inside a batch: opened and built far from the hot path (export, compaction, time lookups, group offsets, tests).
 
 Decoding and encoding are aiokafka's compiled reader and builder; decompression is ours, because it must be bounded
-(faults.md, "Decompression bombs": zstd reaches 32,696:1).  Format: https://kafka.apache.org/documentation/#record.
+(zstd reaches 32,696:1).  Format: https://kafka.apache.org/documentation/#record.
 
 Invariants: decompression never holds more than `bytes_max` (plus one step of it, and a zstd window of 128 MiB at most); the CRC is the
 caller's business (batch.crc_ok); a batch that cannot be decoded whole raises InvalidRecord and yields nothing; whatever the door takes

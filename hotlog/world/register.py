@@ -1,7 +1,7 @@
 """A compare-and-swap register over one object: the single way a manifest root or the metadata head changes.
 
 The value is opaque bytes whose codec carries the writer's nonce, so that a conditional write whose response was lost can be recognised
-as one's own by reading back (design section 4, faults 26 and 27).
+as one's own by reading back (docs/faults.md, rows 26 and 27).
 
 Invariants: a value is only ever replaced by a conditional PUT; `commit` returns only when the new value is known to be in the store, and
 raises Fenced, PreconditionFailed (give up) or StoreUnavailable/OutcomeUnknown when it is not known.

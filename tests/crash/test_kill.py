@@ -1,4 +1,4 @@
-"""kill -9 of a real broker under load (faults 1, 2, 4, 8): nothing acknowledged is lost, nothing idempotent is doubled.
+"""kill -9 of a real broker under load (docs/faults.md, rows 1, 2, 4, 8): nothing acknowledged is lost, nothing idempotent is doubled.
 
 HOTLOG_KILL_LOOPS (default 10; CI runs 100) is how often it dies.  The broker is `hotlog serve`, begun warm; the client librdkafka with acks=all and
 idempotence, which goes on retrying over the restarts.

@@ -1,4 +1,4 @@
-"""Bits that rot under a running broker (fault 12): found by its scrub, kept from clients and from the store, made good where there is a copy."""
+"""Bits that rot under a running broker (docs/faults.md, row 12): found by its scrub, kept from clients and from the store, made good where there is a copy."""
 
 from __future__ import annotations
 

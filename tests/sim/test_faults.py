@@ -224,7 +224,7 @@ def test_after_a_failed_fsync_nothing_is_acknowledged_until_recovery() -> None:
 
 @pytest.mark.parametrize("policy", ["block", "drop"])
 def test_a_store_that_stays_away_does_not_fill_the_disk(policy: str) -> None:
-    """Faults 23, field notes 4: total retention holds for what was never copied; the topic says whether to refuse or to drop."""
+    """docs/faults.md, row 23: total retention holds for what was never copied; the topic says whether to refuse or to drop."""
     plan = TopicPlan(
         "outage",
         1,

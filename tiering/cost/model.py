@@ -15,10 +15,8 @@ from tiering.cost.formulas import MONTH_SECONDS, Amount
 from tiering.cost.report import CostRow, Report
 
 DAY = 24 * 3600.0
-BROKER_INGEST_BYTES_PER_SECOND = (
-    10e9 / 48
-)  # one r6in.8xlarge at RF 3 with three groups, half its baseline network (limits.md 1.3)
-VCPU_BYTES_PER_SECOND = 10e9 / 105  # zstd-9 over what producers compressed, one core (limits.md 1.3, 3.4)
+BROKER_INGEST_BYTES_PER_SECOND = 10e9 / 48  # one r6in.8xlarge at RF 3 with three groups, half its baseline network
+VCPU_BYTES_PER_SECOND = 10e9 / 105  # zstd-9 over what producers compressed, one core
 
 
 @dataclass(frozen=True, kw_only=True)

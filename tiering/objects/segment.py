@@ -261,7 +261,7 @@ def parse_footer(data: Buffer, *, where: str = "segment object") -> Footer:
 
 
 def check_identity(trailer: Trailer, pid: PartitionId, base_offset: int, end_offset: int, nonce: str, *, where: str) -> None:
-    """Raise Corrupt if the bytes belong to another object than the one that was asked for (fault 29)."""
+    """Raise Corrupt if the bytes belong to another object than the one that was asked for (docs/faults.md, row 29)."""
     found = (trailer.pid, trailer.base_offset, trailer.end_offset, trailer.nonce)
     if found != (pid, base_offset, end_offset, nonce):
         raise Corrupt(

@@ -4,7 +4,7 @@ Shared by the cold reader (in a broker), direct replay and export (without one).
 partitions share; every object read is checked against the row that named it.
 
 Invariants: one History looks at one manifest value to its end; rows come ascending, holes included; a footer is used only after its CRC
-and its identity (partition, offsets, nonce) agreed with the row (fault 29).
+and its identity (partition, offsets, nonce) agreed with the row (docs/faults.md, row 29).
 """
 
 from __future__ import annotations

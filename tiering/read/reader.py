@@ -1,8 +1,8 @@
 """Reads of the cold tier: offset -> row of the manifest -> footer -> chunks -> whole batches, over chunk and object borders.
 
 One ColdReader serves all partitions of a process.  A read that has waited `wait_ms` answers with what is there (nothing, perhaps) while
-its GETs go on into the cache; the next read finds them there (field note 6).  Sequential readers are recognised by the offset at which
-their last read ended, and read ahead of in offset space, over objects (field note 8).
+its GETs go on into the cache; the next read finds them there.  Sequential readers are recognised by the offset at which
+their last read ended, and read ahead of in offset space, over objects.
 
 Invariants: batches are whole, ascending, and start with the one that holds the offset, or with the first one after a recorded hole;
 bytes are served only after their chunk's CRC-32C agreed; an object that a live row names and the store has not is Corrupt, never skipped,

@@ -1,6 +1,6 @@
 """How far to read ahead of one sequential cold reader.  Pure: numbers in, a window in bytes out.
 
-The window is in offset space: the driver spends it over as many objects as it covers (field note 8).  It doubles each time the reader
+The window is in offset space: the driver spends it over as many objects as it covers.  It doubles each time the reader
 had to wait, and shrinks towards what the reader's own pace needs when it did not; so a slow consumer costs one chunk ahead and a fast
 one keeps several ranges in flight.
 

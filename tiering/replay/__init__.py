@@ -1,1 +1,1 @@
-"""The way out of the cold tier without a broker: large ranges in order, to a sink."""
+"""Reads of the cold tier without a broker: large ranges in order, to a sink."""

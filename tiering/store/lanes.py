@@ -1,6 +1,6 @@
 """Who may GET next: a bounded set of slots with priority lanes.
 
-Field note 9 and design section 5: a replay of a year must not slow the consumer that waits for its next megabyte, so a waiting fetch
+A replay of a year must not slow the consumer that waits for its next megabyte, so a waiting fetch
 takes the next free slot before readahead, readahead before replay, replay before export, and the lower lanes together never hold all
 slots.
 

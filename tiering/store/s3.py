@@ -1,7 +1,7 @@
 """S3 and what speaks like it (MinIO, SeaweedFS, R2 ...) as an object store: the only module that imports aioboto3.
 
 Requests go once: botocore's own retries are off, and aiohttp's, because a repeated conditional write that had succeeded looks like a conflict.
-Payloads are not hashed with SHA-256 (14 times the cost of CRC-32C, limits.md 3.1): they are sent as UNSIGNED-PAYLOAD, small objects with
+Payloads are not hashed with SHA-256 (14 times the cost of CRC-32C): they are sent as UNSIGNED-PAYLOAD, small objects with
 their CRC-32C in a header, which the store checks.  Large objects: s3_upload.py.
 
 Invariants: every object is under the store's prefix; a ranged read is checked against Content-Range and its length before it is

@@ -1,1 +1,1 @@
-"""The way into the cold tier: which segment goes next, its proof, its object, its commit."""
+"""Copies to the cold tier: which segment is next, the check of its batches, its object, the commit of its row."""

@@ -4,7 +4,7 @@ Indexes of the object are built from the walk, not copied from the local index f
 (KAFKA-15401), and entries can lie further apart than on disk, because a cold reader fetches chunks of megabytes anyway.
 
 Invariants: a batch that fails its CRC-32C is never offered for upload; the bytes handed to the store are proven again, chunk by chunk,
-against the checksums of the walk, so a bit that flips in between stops the upload (fault 12); never more than one slice in memory.
+against the checksums of the walk, so a bit that flips in between stops the upload (docs/faults.md, row 12); never more than one slice in memory.
 """
 
 from __future__ import annotations

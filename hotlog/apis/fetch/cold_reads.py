@@ -1,7 +1,7 @@
 """Cold reads on behalf of fetches: started once, never cancelled, kept until the client asks again.
 
 A fetch is answered when its hot data is there or its time is up; the cold read it started goes on, and its result waits here for the
-client's next fetch of the same offset (field-notes, pain 6).
+client's next fetch of the same offset.
 
 Invariants: one read in flight per (partition, offset, size, isolation); finished results are bounded in number and bytes; a result is
 handed out once.

@@ -299,7 +299,7 @@ class Round:
             part.aborted = found.aborted
 
     def _turns_to_store(self, part: Part, error: Exception) -> bool:
-        """Whether a failed local read is made good by the store's copy; if not, the error is the partition's answer (fault 12)."""
+        """Whether a failed local read is made good by the store's copy; if not, the error is the partition's answer (docs/faults.md, row 12)."""
         partition = part.partition
         if not isinstance(error, Corrupt) or partition is None or not partition.is_stored(part.wanted.offset):
             self._failed(part, error)
