@@ -142,7 +142,7 @@ class Scrubber:
             await self._note(partition, scrub, is_all=False)
         if count:
             self._metrics.scrub_bytes.inc(count)
-            await self._rate.take(max(count, (scrub.batches - batches) * BATCH_BYTES_MIN))
+            await self._rate.pace(max(count, (scrub.batches - batches) * BATCH_BYTES_MIN))
         else:
             self._scrub = None
             await self._note(partition, scrub, is_all=True)

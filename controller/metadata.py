@@ -394,7 +394,7 @@ class Metadata:
         Raises:
             NotReady, Retry, OutcomeUnknown, Fenced: none is left, and none is given; the message says why.
         """
-        return await self._producer_ids.take()
+        return await self._producer_ids.take_id()
 
     async def _new_block(self) -> range:
         self._require_store()  # not waiting for a try to join: producers ask again

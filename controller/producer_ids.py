@@ -34,7 +34,7 @@ class ProducerIds:
         """A block that came with the claim."""
         self._block = block
 
-    async def take(self) -> int:
+    async def take_id(self) -> int:
         """An id that was never given out before, here or elsewhere.
 
         Raises:

@@ -197,7 +197,7 @@ class Node:
         """
         listed = self.parts.settings.advertised()
         self.broker.advertised = advertised_addresses(endpoints, listed, machine_name)
-        bound = await self._listeners.start(endpoints)
+        bound = await self._listeners.listen(endpoints)
         self.broker.advertised = advertised_addresses(bound, listed, machine_name)
         return bound
 

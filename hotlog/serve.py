@@ -122,7 +122,7 @@ async def _serve(options: ServeOptions) -> None:
     async with AsyncExitStack() as closing:
         closing.push_async_callback(store.close)
         closing.push_async_callback(http.close)
-        door = None if options.http is None else await http.start(*options.http)
+        door = None if options.http is None else await http.listen(*options.http)
         node = await open_node(
             options.settings,
             World(clock, disk, TcpNetwork(), store, entropy),

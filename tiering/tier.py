@@ -85,7 +85,7 @@ class ColdTier:
         self._gauged: set[str] = set()
 
     async def start(self) -> None:
-        await self.reader.start()
+        await self.reader.load_disk()
 
     async def close(self) -> None:
         """Stop copying (what was uploaded and not committed is an orphan) and reading."""
@@ -199,7 +199,7 @@ class ColdTier:
     def _start_load(self, cold: ColdPartition) -> asyncio.Task[None]:
         task = self._loads.get(cold.pid)
         if task is None:
-            task = self._loads[cold.pid] = self._scope.start(self._load_quietly(cold))
+            task = self._loads[cold.pid] = self._scope.spawn(self._load_quietly(cold))
         return task
 
     async def _load_quietly(self, cold: ColdPartition) -> None:
@@ -326,7 +326,7 @@ class ColdTier:
 
     def _fly(self, cold: ColdPartition, work: Callable[[Lease], Coroutine[Any, Any, None]]) -> None:
         lease = Lease(self._clock)
-        self._flights[cold.pid] = _Flight(cold, lease, self._scope.start(work(lease)))
+        self._flights[cold.pid] = _Flight(cold, lease, self._scope.spawn(work(lease)))
 
     def _has_gap(self, cold: ColdPartition) -> bool:
         """Whether offsets that clients may ask for are in no tier: a log that began anew behind what the store has."""

@@ -34,7 +34,7 @@ class Ages:
         """Whether some group waits under a time below `before_ms`."""
         return bool(self._heap) and self._heap[0][0] < before_ms
 
-    def take(self, before_ms: int, count_max: int) -> list[tuple[str, int]]:
+    def take_due(self, before_ms: int, count_max: int) -> list[tuple[str, int]]:
         """Groups that were not in use since `before_ms`, and when they were last; up to `count_max` are looked at.  They wait no more."""
         taken: list[tuple[str, int]] = []
         for _ in range(count_max):

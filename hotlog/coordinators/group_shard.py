@@ -197,7 +197,7 @@ class GroupShard(Shard[Group, Key, Value]):
         ages = self.log.ages
         if not ages.is_due(before_ms):
             return False
-        taken = ages.take(before_ms, LOOKED_AT_ONCE)
+        taken = ages.take_due(before_ms, LOOKED_AT_ONCE)
         for group_id, newest_ms in taken:
             if self.log.has(group_id):  # put back also if it expires now: that may fail
                 ages.put(group_id, newest_ms)

@@ -70,7 +70,7 @@ class _Reader:
         self._position += struct.calcsize(">" + form)
         return value
 
-    def take(self, size: int) -> bytes:
+    def take_bytes(self, size: int) -> bytes:
         piece = self._raw[self._position : self._position + size]
         if size < 0 or len(piece) != size:
             raise Corrupt(f"{self._what} of {len(self._raw)} bytes is cut off at {self._position}: {size} more are expected")
@@ -78,14 +78,14 @@ class _Reader:
         return piece
 
     def text(self) -> str:
-        return self.take(self.number("h")).decode("utf-8", "replace")
+        return self.take_bytes(self.number("h")).decode("utf-8", "replace")
 
     def text_or_none(self) -> str | None:
         size = self.number("h")
-        return None if size < 0 else self.take(size).decode("utf-8", "replace")
+        return None if size < 0 else self.take_bytes(size).decode("utf-8", "replace")
 
     def bytes(self) -> bytes:
-        return self.take(self.number("i"))
+        return self.take_bytes(self.number("i"))
 
 
 def _text(value: str | None) -> bytes:

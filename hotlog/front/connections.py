@@ -67,7 +67,7 @@ class Connections:
 
     # Life
 
-    def start(self) -> None:
+    def start_ticking(self) -> None:
         """Look after idle connections from now on."""
         self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 

@@ -23,7 +23,7 @@ class Listeners:
         self._network = network
         self._open: list[Listening] = []
 
-    async def start(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    async def listen(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         """Listen on all of them; port 0 chooses one.  Returns them as they are in use.
 
         Raises:
@@ -40,7 +40,7 @@ class Listeners:
                 listening.close()
             self._open.clear()
             raise
-        self.connections.start()
+        self.connections.start_ticking()
         return bound
 
     async def close(self) -> None:

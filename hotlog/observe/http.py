@@ -45,7 +45,7 @@ class HttpDoor:
         self._runner: web.ServerRunner | None = None
         self._pages = {"/": self._index, "/ready": self._ready, "/metrics": self._scrape}
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen; return the address really bound (port 0 picks one)."""
         self._runner = web.ServerRunner(_Server(self._answer))
         await self._runner.setup()

@@ -57,15 +57,15 @@ def decode(version: int, frame: memoryview, position: int) -> FetchRequest:
     """
     read = Reader(frame, position, version >= FLEXIBLE_FROM)
     if version < 15:
-        read.take(4)  # replica id; later a tagged field
-    wait_ms_max, bytes_min, bytes_max, isolation_level = _HEAD.unpack(read.take(_HEAD.size))
-    session_id, session_epoch = _SESSION.unpack(read.take(_SESSION.size)) if version >= 7 else (0, -1)
+        read.take_bytes(4)  # replica id; later a tagged field
+    wait_ms_max, bytes_min, bytes_max, isolation_level = _HEAD.unpack(read.take_bytes(_HEAD.size))
+    session_id, session_epoch = _SESSION.unpack(read.take_bytes(_SESSION.size)) if version >= 7 else (0, -1)
     partitions: dict[Key, Wanted] = {}
     shape = _shape(version)
     for _ in range(read.count(3)):
         topic = _topic(read, version)
         for _ in range(read.count(shape.size)):
-            fields = shape.unpack(read.take(shape.size))
+            fields = shape.unpack(read.take_bytes(shape.size))
             leader_epoch = fields[1] if version >= 9 else -1
             partitions[topic, fields[0]] = Wanted(fields[2 if version >= 9 else 1], fields[-1], leader_epoch)
             read.skip_tags()
@@ -74,7 +74,7 @@ def decode(version: int, frame: memoryview, position: int) -> FetchRequest:
     if version >= 7:
         for _ in range(read.count(3)):
             topic = _topic(read, version)
-            forgotten += [(topic, _INT.unpack(read.take(4))[0]) for _ in range(read.count(4))]
+            forgotten += [(topic, _INT.unpack(read.take_bytes(4))[0]) for _ in range(read.count(4))]
             read.skip_tags()
     rack = (read.string() or "") if version >= 11 else ""
     read.skip_tags()
@@ -85,7 +85,7 @@ def decode(version: int, frame: memoryview, position: int) -> FetchRequest:
 
 def _topic(read: Reader, version: int) -> TopicKey:
     if version >= TOPIC_ID_FROM:
-        return uuid_of(bytes(read.take(16)))
+        return uuid_of(bytes(read.take_bytes(16)))
     return read.string() or ""
 
 

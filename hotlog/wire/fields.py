@@ -29,7 +29,7 @@ class Reader:
         self.end = len(data)
         self.flexible = flexible
 
-    def take(self, size: int) -> memoryview:
+    def take_bytes(self, size: int) -> memoryview:
         """The next `size` bytes as a view."""
         start, self.at = self.at, self.at + size
         if size < 0 or self.at > self.end:
@@ -56,7 +56,7 @@ class Reader:
         if size < 0:
             return None
         try:
-            return str(self.take(size), "utf-8")
+            return str(self.take_bytes(size), "utf-8")
         except UnicodeDecodeError:
             raise Invalid(f"request is malformed: string before byte {self.at} is not UTF-8") from None
 
@@ -78,7 +78,7 @@ class Reader:
         for _ in range(count):
             _, self.at = varint(self.data, self.at, self.end)
             size, self.at = varint(self.data, self.at, self.end)
-            self.take(size)
+            self.take_bytes(size)
 
 
 def count_of(number: int, flexible: bool) -> bytes:

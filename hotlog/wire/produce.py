@@ -78,20 +78,20 @@ def decode(version: int, frame: memoryview, position: int) -> ProduceRequest:
     """
     read = Reader(frame, position, version >= FLEXIBLE_FROM)
     transactional_id = read.string()
-    acks, timeout_ms = _HEAD.unpack(read.take(_HEAD.size))
+    acks, timeout_ms = _HEAD.unpack(read.take_bytes(_HEAD.size))
     topics = []
     for _ in range(read.count(_TOPIC_BYTES_MIN)):
         name: str | None = None
         topic_id: UUID | None = None
         if version >= TOPIC_ID_FROM:
-            topic_id = uuid_of(bytes(read.take(16)))
+            topic_id = uuid_of(bytes(read.take_bytes(16)))
         else:
             name = read.string()
         partitions = []
         for _ in range(read.count(_PARTITION_BYTES_MIN)):
-            number = _INT.unpack(read.take(4))[0]
+            number = _INT.unpack(read.take_bytes(4))[0]
             size = read.length()
-            partitions.append(PartitionData(number, read.take(size) if size >= 0 else None))
+            partitions.append(PartitionData(number, read.take_bytes(size) if size >= 0 else None))
             read.skip_tags()
         topics.append(TopicData(name, topic_id, partitions))
         read.skip_tags()

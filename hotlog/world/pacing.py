@@ -45,7 +45,7 @@ class ByteRate:
         self._level -= count
         return True
 
-    async def take(self, count: int) -> None:
+    async def pace(self, count: int) -> None:
         """Wait until `count` bytes may be read."""
         if self._rate >= LONG_MAX:
             return

@@ -73,7 +73,7 @@ class _Buffers:
     def __init__(self) -> None:
         self._kept: deque[bytearray] = deque()
 
-    def take(self, length: int) -> Buffer:
+    def buffer_of(self, length: int) -> Buffer:
         """A writable buffer of exactly `length` bytes, content undefined."""
         if not BUFFER_BYTES // 8 <= length <= BUFFER_BYTES:
             return bytearray(length)
@@ -153,7 +153,7 @@ class PosixFile:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        buffer = _buffers.take(length)
+        buffer = _buffers.buffer_of(length)
         try:
             count = os.preadv(self._descriptor, (buffer,), offset, _NOWAIT)
         except BlockingIOError:

@@ -30,7 +30,7 @@ class TaskScope:
         self._owner = asyncio.current_task()
         return self
 
-    def start(self, coroutine: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
         """Run `coroutine` as a child; its failure cancels the scope's body and siblings."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name or self.name)
         self._tasks.append(task)

@@ -94,7 +94,7 @@ def test_the_slower_of_brake_and_setting_counts_and_reads_wait_for_it() -> None:
         async def seconds_for(size: int) -> float:
             began = clock.monotonic()
             for _ in range(size // (16 * MiB)):
-                await rate.take(16 * MiB)
+                await rate.pace(16 * MiB)
             return clock.monotonic() - began
 
         def told() -> float | None:
@@ -122,7 +122,7 @@ def test_a_node_holds_its_replays_back_only_while_somebody_produces() -> None:
         rate = node.broker.tier.reader.chunks.rate
 
         async def replay_and_feel() -> int:
-            await rate.take(1 << 30)
+            await rate.pace(1 << 30)
             await asyncio.sleep(1)
             node.feel_lag(LATE_S)
             return rate.bytes_per_second

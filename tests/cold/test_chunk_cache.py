@@ -95,12 +95,12 @@ async def test_only_what_is_missing_is_fetched() -> None:
 async def test_disk_layer_survives_a_restart(tmp_path: Path) -> None:
     store = store_with_data()
     cache = cache_of(store, tmp_path)
-    await cache.start()
+    await cache.load_disk()
     await cache.get(SOURCE, 0, 2)
     await written(cache)
     await cache.close()
     again = cache_of(store, tmp_path)
-    await again.start()
+    await again.load_disk()
     chunks = await again.get(SOURCE, 0, 2)
     assert b"".join(chunks) == DATA[: 2 * CHUNK_BYTES]
     assert len(store.gets) == 1
@@ -111,7 +111,7 @@ async def test_disk_layer_survives_a_restart(tmp_path: Path) -> None:
 async def test_a_damaged_file_is_a_miss(tmp_path: Path, damage: str) -> None:
     store = store_with_data()
     cache = cache_of(store, tmp_path)
-    await cache.start()
+    await cache.load_disk()
     await cache.get(SOURCE, 0, 1)
     await written(cache)
     await cache.get(SOURCE, 1, 2)
@@ -123,7 +123,7 @@ async def test_a_damaged_file_is_a_miss(tmp_path: Path, damage: str) -> None:
         raw[len(raw) // 2] ^= 1
     first.write_bytes({"cut": raw[: len(raw) // 2], "flip": raw, "empty": b"", "other": second.read_bytes()}[damage])
     again = cache_of(store, tmp_path)
-    await again.start()
+    await again.load_disk()
     (chunk,) = await again.get(SOURCE, 0, 1)
     assert bytes(chunk) == b"A" * CHUNK_BYTES
     assert len(store.gets) == 3
@@ -134,7 +134,7 @@ async def test_disk_layer_stays_within_its_bound(tmp_path: Path) -> None:
     store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(8)})
     bytes_max = (3 * CHUNK_BYTES + 1000) * 16 // 15 + 1  # a sixteenth is for footers
     cache = cache_of(store, tmp_path, hotlog_cache_disk_bytes=str(bytes_max))
-    await cache.start()
+    await cache.load_disk()
     for n in range(8):
         await cache.write_footer(f"data/{n}", bytes([n]) * (CHUNK_BYTES // 16))
         await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
@@ -142,7 +142,7 @@ async def test_disk_layer_stays_within_its_bound(tmp_path: Path) -> None:
         assert sum(file.stat().st_size for file in tmp_path.glob("*/*.chunk")) <= bytes_max
     await cache.close()
     again = cache_of(store, tmp_path, hotlog_cache_memory_bytes="0")
-    await again.start()
+    await again.load_disk()
     for n in (7, 6, 5):
         await again.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
     assert len(store.gets) == 8, "the newest three are still there"
@@ -155,14 +155,14 @@ async def test_chunks_never_push_footers_from_the_disk(tmp_path: Path) -> None:
     store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(8)})
     given = {"hotlog_cache_disk_bytes": str(4 * CHUNK_BYTES)}
     cache = cache_of(store, tmp_path, **given)
-    await cache.start()
+    await cache.load_disk()
     await cache.write_footer("data/0", b"footer of 0")
     for n in range(8):
         await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
         await written(cache)
     await cache.close()
     again = cache_of(store, tmp_path, **given)
-    await again.start()
+    await again.load_disk()
     assert await again.recall_footer("data/0") == b"footer of 0"
     await again.close()
 
@@ -171,7 +171,7 @@ async def test_a_fast_replay_does_not_take_the_disk(tmp_path: Path) -> None:
     count = 24
     store = ScriptedStore({f"data/{n}": bytes([n]) * CHUNK_BYTES for n in range(count)})
     cache = cache_of(store, tmp_path)
-    await cache.start()
+    await cache.load_disk()
     for n in range(count):  # all within one instant of the clock
         await cache.get(ChunkSource(f"data/{n}", CHUNK_BYTES, CHUNK_BYTES, "t"), 0, 1)
         await written(cache)
@@ -345,11 +345,11 @@ async def test_byte_rate_makes_later_reads_wait(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("hotlog.world.pacing.asyncio.sleep", sleep)
     rate = ByteRate(clock, 1 * MiB)
     for _ in range(5):
-        await rate.take(1 * MiB)
+        await rate.pace(1 * MiB)
     assert sum(slept) == pytest.approx(3, abs=0.01)
     clock.ms += 60_000
     slept.clear()
-    await rate.take(1 * MiB)
+    await rate.pace(1 * MiB)
     assert slept == []
 
 

@@ -55,20 +55,20 @@ class World:
 async def test_a_sequential_reader_is_answered_without_a_task(committed: bool) -> None:
     world, fetches = World(lake_of()), ColdFetches()
     first = world.wish(0, committed=committed)
-    await fetches.start(first, world.partition)
-    taken = fetches.take(first)
+    await fetches.begin_read(first, world.partition)
+    taken = fetches.hand_out(first)
     assert taken is not None
     await drained(world.reader)
     wish = world.wish(taken.data.end_offset_limit, committed=committed)
-    assert fetches.start(wish, world.partition).done(), "no waiting"
+    assert fetches.begin_read(wish, world.partition).done(), "no waiting"
     assert fetches._tasks == {}
     assert fetches._result_bytes > 0
     assert fetches.first_batch_bytes(wish) > 1000
-    again = fetches.take(wish)
+    again = fetches.hand_out(wish)
     assert again is not None
     assert bytes(again.data.data) == world.lake.expected(wish.offset, SIZE)
     assert again.aborted == ([] if committed else None)
-    assert (fetches._result_bytes, fetches.take(wish)) == (0, None), "handed out once"
+    assert (fetches._result_bytes, fetches.hand_out(wish)) == (0, None), "handed out once"
     await fetches.close()
     await world.reader.close()
 
@@ -79,10 +79,10 @@ async def test_with_aborted_transactions_they_are_looked_up() -> None:
     offset = 0
     for _ in range(3):
         wish = world.wish(offset, committed=True)
-        task = fetches.start(wish, world.partition)
+        task = fetches.begin_read(wish, world.partition)
         assert not task.done()
         await task
-        taken = fetches.take(wish)
+        taken = fetches.hand_out(wish)
         assert taken is not None
         assert taken.aborted is not None
         assert taken.aborted[0] == (7, 0)
@@ -97,7 +97,7 @@ async def test_results_nobody_asks_for_again_are_bounded(monkeypatch: pytest.Mon
     world, fetches = World(lake_of()), ColdFetches()
     offset = 0
     for _ in range(10):
-        task = fetches.start(world.wish(offset), world.partition)
+        task = fetches.begin_read(world.wish(offset), world.partition)
         offset = (await task).data.end_offset_limit
         await drained(world.reader)
         await asyncio.sleep(0)

@@ -122,7 +122,7 @@ async def test_after_a_restart_the_disk_answers_without_the_store(tmp_path: Path
     lake = sequential_lake(3, chunk_bytes=16_384)
     for _ in range(2):
         reader = reader_of(lake, cache_dir=tmp_path, **{"hotlog.readahead.bytes": "0"})
-        await reader.start()
+        await reader.load_disk()
         offset, data = 0, b""
         while offset < lake.next_offset:
             read = await reader.read(lake, offset, 5000, wait_ms=FOREVER_MS)

@@ -39,7 +39,7 @@ async def test_a_topic_is_read_whole(store: ObjectStore, tmp_path: Path) -> None
         metrics=Metrics(),
         cache_dir=str(tmp_path / "cache"),
     )
-    await reader.start()
+    await reader.load_disk()
     offset, data = 0, b""
     while True:
         read = await reader.read(lake, offset, 4000, wait_ms=int(PATIENCE_S * 1000))

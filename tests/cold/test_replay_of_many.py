@@ -130,7 +130,7 @@ async def test_a_replay_costs_one_get_for_a_range_footers_included(tmp_path: Pat
     made = topic(objects=4, batches=256)
     given = {"hotlog.cache.memory.bytes": str(PARTITIONS * 2 * RANGE), "hotlog.cache.disk.bytes": str(64 * KiB * KiB)}
     reader = reader_of(made.lakes[0], cache_dir=tmp_path, **given)
-    await reader.start()
+    await reader.load_disk()
     for lake in made.lakes:
         for row in lake.rows:
             assert 3 * RANGE < row.log_bytes <= 4 * RANGE
@@ -138,7 +138,7 @@ async def test_a_replay_costs_one_get_for_a_range_footers_included(tmp_path: Pat
     if is_restarted:
         await reader.close()
         reader = reader_of(made.lakes[0], cache_dir=tmp_path, **given)
-        await reader.start()
+        await reader.load_disk()
     await replay(reader, made.lakes, random.Random(3))
     assert len(made.store.gets) == PARTITIONS * 4 * 4
     assert len(made.store.gets) <= 70 * made.log_bytes / (1024 * KiB)

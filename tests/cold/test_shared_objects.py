@@ -57,7 +57,7 @@ async def test_the_disk_cache_keeps_parts_apart(tmp_path: Path) -> None:
     lake.commit()
     for life in range(2):
         reader = reader_of(lake, cache_dir=tmp_path, **{"hotlog.readahead.bytes": "0"})
-        await reader.start()
+        await reader.load_disk()
         assert await all_of(lake, reader) == b"".join(lake.batches)
         await drained(reader)
         await reader.close()

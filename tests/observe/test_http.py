@@ -29,7 +29,7 @@ async def test_ready_says_why_not_and_metrics_are_refreshed_before_they_are_told
         metrics.log_size_bytes.labels("clicks").set(42)
 
     door = HttpDoor(metrics, health=lambda: health[0], refresh=refresh)
-    host, port = await door.start("127.0.0.1", 0)
+    host, port = await door.listen("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
 
@@ -72,7 +72,7 @@ async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
     door = HttpDoor(metrics, health=Health, refresh=nothing)
-    host, port = await door.start("127.0.0.1", 0)
+    host, port = await door.listen("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as client:
             scrape = asyncio.create_task(client.get("/metrics"))
@@ -106,7 +106,7 @@ async def test_the_loop_goes_on_while_metrics_are_printed() -> None:
 async def test_no_answer_says_what_the_door_is_made_of(sent: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     door = HttpDoor(Metrics(), health=Health, refresh=nothing)
-    host, port = await door.start("127.0.0.1", 0)
+    host, port = await door.listen("127.0.0.1", 0)
     try:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(sent)

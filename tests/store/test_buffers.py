@@ -16,15 +16,15 @@ from tiering.store.buffers import SLACK_BYTES, Buffers
 
 def test_a_buffer_comes_back_when_its_last_view_is_gone() -> None:
     buffers = Buffers(idle_bytes_max=64 * MiB)
-    view = buffers.take(4 * MiB)
+    view = buffers.buffer_of(4 * MiB)
     view[:4] = b"mine"
     part = view[100:200].toreadonly()[50:]
     del view
-    other = buffers.take(4 * MiB)
+    other = buffers.buffer_of(4 * MiB)
     assert bytes(other[:4]) == bytes(4), "a slice of a slice keeps it"
     del part, other
     assert buffers.idle_bytes == 8 * MiB
-    marks = {bytes(each[:4]) for each in (buffers.take(4 * MiB), buffers.take(4 * MiB))}
+    marks = {bytes(each[:4]) for each in (buffers.buffer_of(4 * MiB), buffers.buffer_of(4 * MiB))}
     assert marks == {b"mine", bytes(4)}, "both are used again"
     assert buffers.idle_bytes == 8 * MiB
 
@@ -46,13 +46,13 @@ async def test_what_a_transport_still_sends_is_not_written_over() -> None:
     narrow(server.sockets)
     _, writer = await open_narrow(*server.sockets[0].getsockname()[:2])
     buffers = Buffers(idle_bytes_max=64 * MiB)
-    view = buffers.take(16 * MiB)
+    view = buffers.buffer_of(16 * MiB)
     view[:] = b"a" * len(view)
     writer.write(view.toreadonly())
     assert writer.transport.get_write_buffer_size() > 16 * MiB - TAKEN_BYTES_MAX
     del view
     for _ in range(3):
-        next_one = buffers.take(16 * MiB)
+        next_one = buffers.buffer_of(16 * MiB)
         next_one[:] = b"b" * len(next_one)
         del next_one
     may_read.set()
@@ -65,26 +65,26 @@ async def test_what_a_transport_still_sends_is_not_written_over() -> None:
 
 def test_idle_buffers_are_bounded() -> None:
     buffers = Buffers(idle_bytes_max=8 * MiB)
-    views = [buffers.take(4 * MiB) for _ in range(10)]
+    views = [buffers.buffer_of(4 * MiB) for _ in range(10)]
     assert buffers.idle_bytes == 0
     views.clear()
     assert buffers.idle_bytes == 40 * MiB, "nobody has looked yet"
-    buffers.take(4 * MiB)
+    buffers.buffer_of(4 * MiB)
     assert buffers.idle_bytes <= 12 * MiB
     for size in (5 * MiB, 7 * MiB, 6 * MiB, 3 * MiB):
-        buffers.take(size)
+        buffers.buffer_of(size)
         assert buffers.idle_bytes <= 8 * MiB + size + SLACK_BYTES
 
 
 def test_a_buffer_is_hardly_larger_than_what_was_asked_for() -> None:
     """The cache counts the lengths of its views: they must be what is held."""
     buffers = Buffers(idle_bytes_max=64 * MiB)
-    del_me = buffers.take(16 * MiB)
+    del_me = buffers.buffer_of(16 * MiB)
     del del_me
-    small = buffers.take(4 * MiB)
+    small = buffers.buffer_of(4 * MiB)
     assert isinstance(small.obj, Array)
     assert (len(small), len(small.obj)) == (4 * MiB, 4 * MiB)
-    odd = buffers.take(3 * MiB + 1)
+    odd = buffers.buffer_of(3 * MiB + 1)
     assert isinstance(odd.obj, Array)
     assert len(odd) <= len(odd.obj) < len(odd) + SLACK_BYTES
 
@@ -96,7 +96,7 @@ def test_living_views_never_share_memory(steps: list[tuple[int, int]], seed: int
     alive: dict[int, tuple[memoryview, bytes]] = {}
     for slot, size in steps:
         alive.pop(slot, None)
-        view, mark = buffers.take(size), chance.randbytes(8)
+        view, mark = buffers.buffer_of(size), chance.randbytes(8)
         view[-1:] = mark[:1]
         view[: len(mark)] = mark[: len(view)]
         alive[slot] = view.toreadonly(), bytes(view[:8])

@@ -139,7 +139,7 @@ async def serving(
     broker = await open_broker(tmp_path / "data", own if store is None else store(own), settings)
     connections = Connections(broker, Dispatch(broker.metrics), broker.settings, broker.metrics, clock or broker.clock)
     listeners = Listeners(connections, TcpNetwork())
-    (bound,) = await listeners.start([Endpoint(PLAINTEXT, "127.0.0.1", 0)])
+    (bound,) = await listeners.listen([Endpoint(PLAINTEXT, "127.0.0.1", 0)])
     address = bound.host, bound.port
     broker.advertised = {PLAINTEXT: address}
     served = Serving(broker, listeners, address)

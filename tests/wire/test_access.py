@@ -240,7 +240,7 @@ async def test_a_client_is_told_and_nothing_is_done(tmp_path: Path) -> None:
         await broker.create_topic("t", 1)
         dispatch = Dispatch(broker.metrics, guard=Guard(authorizer))
         listeners = Listeners(Connections(broker, dispatch, broker.settings, broker.metrics, broker.clock), TcpNetwork())
-        (bound,) = await listeners.start([Endpoint(PLAINTEXT, "127.0.0.1", 0)])
+        (bound,) = await listeners.listen([Endpoint(PLAINTEXT, "127.0.0.1", 0)])
         node = await connect(TcpNetwork(), bound.host, bound.port, client_id="c")
         try:
             answer = await node.call(produce("t", {0: batch_of(b"no")}), within_s=PATIENCE_S)

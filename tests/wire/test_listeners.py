@@ -30,7 +30,7 @@ def listeners_of(broker: Broker) -> Listeners:
 async def test_each_listener_tells_its_own_address_and_all_share_one_bound(tmp_path: Path) -> None:
     async with running(tmp_path, {"max.connections": "2"}) as broker:
         listeners = listeners_of(broker)
-        bound = await listeners.start([Endpoint("INSIDE", "127.0.0.1", 0), Endpoint("OUTSIDE", "127.0.0.1", 0)])
+        bound = await listeners.listen([Endpoint("INSIDE", "127.0.0.1", 0), Endpoint("OUTSIDE", "127.0.0.1", 0)])
         broker.advertised = {"INSIDE": ("inside.example", 1), "OUTSIDE": ("outside.example", 2)}
         clients = [Client(*await asyncio.open_connection(one.host, one.port)) for one in bound]
         try:
@@ -54,14 +54,14 @@ async def test_each_listener_tells_its_own_address_and_all_share_one_bound(tmp_p
 async def test_a_listener_that_cannot_be_bound_leaves_none_open(tmp_path: Path) -> None:
     async with running(tmp_path) as broker:
         first = listeners_of(broker)
-        (taken,) = await first.start([Endpoint("ONE", "127.0.0.1", 0)])
+        (taken,) = await first.listen([Endpoint("ONE", "127.0.0.1", 0)])
         second, network = listeners_of(broker), TcpNetwork()
         free = await network.listen(asyncio.Protocol, "127.0.0.1", 0)
         address = free.address
         free.close()
         await free.wait_closed()
         with pytest.raises(OSError, match="ddress"):
-            await second.start([Endpoint("FREE", *address), Endpoint("TAKEN", taken.host, taken.port)])
+            await second.listen([Endpoint("FREE", *address), Endpoint("TAKEN", taken.host, taken.port)])
         again = await network.listen(asyncio.Protocol, *address)
         again.close()
         await first.close()

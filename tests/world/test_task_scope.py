@@ -19,8 +19,8 @@ async def test_a_failure_while_the_scope_waits_for_its_children_leaves_as_itself
     event = asyncio.Event()
     with pytest.raises(ValueError, match="child's failure"):
         async with TaskScope("test") as scope:
-            scope.start(fail_after(event))
-            slow = scope.start(asyncio.Event().wait())
+            scope.spawn(fail_after(event))
+            slow = scope.spawn(asyncio.Event().wait())
             event.set()
     assert slow.cancelled()
     current = asyncio.current_task()
@@ -32,7 +32,7 @@ async def test_a_failure_while_the_body_runs_leaves_as_itself() -> None:
     event = asyncio.Event()
     with pytest.raises(ValueError, match="child's failure"):
         async with TaskScope("test") as scope:
-            scope.start(fail_after(event))
+            scope.spawn(fail_after(event))
             event.set()
             await asyncio.Event().wait()
 
@@ -43,7 +43,7 @@ async def test_cancelling_the_owner_cancels_the_children() -> None:
 
     async def own() -> None:
         async with TaskScope("test") as scope:
-            children.append(scope.start(asyncio.Event().wait()))
+            children.append(scope.spawn(asyncio.Event().wait()))
             started.set()
 
     owner = asyncio.ensure_future(own())

@@ -133,7 +133,7 @@ class ChunkCache:
         self.get_seconds = 0.05  # moving mean of one run's GET, for readahead
         self._scope = TaskScope("chunk-cache")
 
-    async def start(self) -> None:
+    async def load_disk(self) -> None:
         """Take over what an earlier run left on disk."""
         for layer in (self._disk_layer, self._footer_layer):
             if layer is not None:
@@ -239,7 +239,7 @@ class ChunkCache:
         """Keep proven footer bytes on disk: small beside the chunks that come with them, so they do not wait for their rate."""
         if self._footer_layer is not None and self._footer_writes < _FOOTER_WRITES_MAX:
             self._footer_writes += 1
-            self._scope.start(self._write_footer_behind(key, data))
+            self._scope.spawn(self._write_footer_behind(key, data))
 
     async def _write_footer_behind(self, key: str, data: memoryview) -> None:
         try:
@@ -262,7 +262,7 @@ class ChunkCache:
 
     async def make_way(self, size: int) -> None:
         """What the rate of reads says of log bytes that come with a footer."""
-        await self.rate.take(size)
+        await self.rate.pace(size)
 
     async def offer(self, source: ChunkSource, start: int, data: memoryview) -> None:
         """Keep log bytes from `start` to the end, which came with the footer, if they are what the source says."""
@@ -339,7 +339,7 @@ class ChunkCache:
         flight = _Flight(ticket, arrived)
         for index in run:
             self._flights[source.key, index] = flight
-        self._scope.start(self._fly(source, run, flight))
+        self._scope.spawn(self._fly(source, run, flight))
         return flight
 
     # -- flying ---------------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ class ChunkCache:
 
     async def _read_range(self, source: ChunkSource, start: int, stop: int, ticket: Ticket) -> memoryview:
         async with self.gate.slot(ticket):
-            await self.rate.take(stop - start)
+            await self.rate.pace(stop - start)
             begun = self._clock.monotonic()
             blob = await self._store.bind(topic=source.topic, purpose=ticket.lane.purpose).get(
                 source.object_key, source.object_start + start, source.object_start + stop
@@ -447,7 +447,7 @@ class ChunkCache:
         if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(chunk)):
             return
         self._disk_writes += 1
-        self._scope.start(self._write_disk(self._disk_layer, run.key, index, chunk))
+        self._scope.spawn(self._write_disk(self._disk_layer, run.key, index, chunk))
 
     async def _write_disk(self, layer: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
         try:

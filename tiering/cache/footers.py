@@ -71,7 +71,7 @@ class FooterCache(Generic[K, V]):
         arrived: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         arrived.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._loads[key] = arrived
-        self._scope.start(self._load(key, load, arrived))
+        self._scope.spawn(self._load(key, load, arrived))
         return arrived
 
     async def _load(self, key: K, load: Callable[[], Awaitable[V]], arrived: asyncio.Future[V]) -> None:

@@ -225,7 +225,7 @@ class _Job:
 
         async with TaskScope("export") as scope:
             for _ in range(min(PARTITIONS_AT_ONCE_MAX, len(left))):
-                scope.start(worker())
+                scope.spawn(worker())
 
     async def _learn_shapes(self, plans: Sequence[_Plan], values: ValueColumns) -> None:
         """The first pass: what the values are.  Kept before the first file has its columns."""

@@ -38,7 +38,7 @@ class Taken(NamedTuple):
 OFFSET_MAX = 2**63 - 1
 
 
-def take(
+def whole_batches(
     window: memoryview,
     offset: int,
     bytes_max: int,
@@ -92,7 +92,7 @@ def take(
 
 
 def landmarks(offset_index: memoryview, position: int) -> Callable[[int], int]:
-    """For `take`: batches that an object's offset index knows, for a window that begins at byte `position` of the object."""
+    """For `whole_batches`: batches that an object's offset index knows, for a window that begins at byte `position` of the object."""
 
     def at_or_before(limit: int) -> int:
         low, high = 0, len(offset_index) // _INDEX_ENTRY.size

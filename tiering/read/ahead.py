@@ -67,7 +67,7 @@ class Ahead:
             if (
                 self._begin(ahead, frontier, window, room) and frontier.left < window
             ):  # the next object's footer may have to be read
-                frontier.task = self._scope.start(self._go_on(ahead, frontier, window, room))
+                frontier.task = self._scope.spawn(self._go_on(ahead, frontier, window, room))
         return frontier
 
     def _begin(self, history: History, frontier: Frontier, window: int, room: int) -> bool:

@@ -29,7 +29,7 @@ from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from tiering.cache.chunks import ChunkCache, ChunkSource, joined
 from tiering.cache.footers import NotYet
 from tiering.manifest.root import Entry, Manifest
-from tiering.objects.batch_runs import landmarks, take
+from tiering.objects.batch_runs import landmarks, whole_batches
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import Footer, parse_footer
 from tiering.read.ahead import Ahead, Frontier
@@ -121,9 +121,9 @@ class ColdReader:
         self._beginning = 0  # first reads under way of those that may become sequential readers
         self._ahead = Ahead(self.shelf, self.chunks)
 
-    async def start(self) -> None:
+    async def load_disk(self) -> None:
         """Take over the disk cache of an earlier run."""
-        await self.chunks.start()
+        await self.chunks.load_disk()
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over dynamic settings (remote.fetch.max.wait.ms, the read rate's)."""
@@ -177,7 +177,7 @@ class ColdReader:
         if window is None:
             return None
         try:
-            took = take(
+            took = whole_batches(
                 window, offset, bytes_max, min_one=False,
                 low=row.base_offset, high=row.end_offset, where=chunks.key, landmark=landmarks(before.footer.offset_index, position),
             )  # fmt: skip
@@ -355,7 +355,7 @@ class ColdReader:
         wanted = min(reading.bytes_left + (0 if reading.taken else _SKIP_BYTES), row.log_bytes - position)
         while True:
             window = await self._window(reading, row, source, position, wanted)
-            took = take(
+            took = whole_batches(
                 window, reading.offset, reading.bytes_left, min_one=reading.min_one and not reading.taken,
                 low=row.base_offset, high=row.end_offset, where=source.key, landmark=landmarks(footer.offset_index, position),
             )  # fmt: skip

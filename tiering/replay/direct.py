@@ -22,7 +22,7 @@ from hotlog.wire.batch import header_at
 from hotlog.wire.records import Record, decode_batch
 from hotlog.world.tasks import TaskScope
 from tiering.manifest.root import Entry
-from tiering.objects.batch_runs import OFFSET_MAX, take
+from tiering.objects.batch_runs import OFFSET_MAX, whole_batches
 from tiering.objects.segment import Footer
 from tiering.read.history import History, MissingObject
 from tiering.read.lookup import Lookup
@@ -124,7 +124,7 @@ class DirectReader:
         waiting: deque[tuple[_Piece | Hole, _Reading | None]] = deque(maxlen=self._depth + 1)
         async for piece in self._pieces(start, end):
             is_ahead = isinstance(piece, _Piece) and piece.is_wanted_now
-            waiting.append((piece, scope.start(self._read_or_failure(piece)) if isinstance(piece, _Piece) and is_ahead else None))
+            waiting.append((piece, scope.spawn(self._read_or_failure(piece)) if isinstance(piece, _Piece) and is_ahead else None))
             while waiting and (len(waiting) > self._depth or not is_ahead):
                 yield waiting.popleft()
         while waiting:
@@ -260,7 +260,7 @@ class _Assembly:
 
     def _take(self, data: memoryview, where: str, runs: list[Run]) -> memoryview:
         assert self._row is not None
-        took = take(
+        took = whole_batches(
             data, self._start, OFFSET_MAX, min_one=True, low=self._row.base_offset, high=self._row.end_offset, where=where, until=self._end
         )  # fmt: skip
         if took.size:

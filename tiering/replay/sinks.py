@@ -46,7 +46,7 @@ class NullSink(_Base):
         super().__init__()
         self.bytes = 0
 
-    async def take(self, partition: int, run: Run) -> None:
+    async def take_run(self, partition: int, run: Run) -> None:
         self.bytes += len(run.data)
 
 
@@ -57,7 +57,7 @@ class RecordSink(_Base):
         super().__init__()
         self._give = give
 
-    async def take(self, partition: int, run: Run) -> None:
+    async def take_run(self, partition: int, run: Run) -> None:
         await self._give(partition, self.records_of(partition, run))
 
     def records_of(self, partition: int, run: Run) -> list[Record]:
@@ -131,7 +131,7 @@ class RawLogSink(_Base):
         self._disk.remove(path)
         return self._disk.open(path, create=True)
 
-    async def take(self, partition: int, run: Run) -> None:
+    async def take_run(self, partition: int, run: Run) -> None:
         data: Buffer = run.data
         await self._disk.run(self._files[partition].append, [data])
 

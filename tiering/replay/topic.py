@@ -48,7 +48,7 @@ class Sink(Protocol):
         """
         ...
 
-    async def take(self, partition: int, run: Run) -> None:
+    async def take_run(self, partition: int, run: Run) -> None:
         """One run of whole batches, in order."""
         ...
 
@@ -171,7 +171,7 @@ class _Replay:
         left = list(ranges.items())
         async with TaskScope("replay") as scope:
             for _ in range(self._at_once):
-                scope.start(self._work(left))
+                scope.spawn(self._work(left))
         self._note()
         return self._progress.copy()
 
@@ -194,7 +194,7 @@ class _Replay:
                 else:
                     if part.start_offset >= cold_end:
                         self._count(part, wanted)
-                    await self._sink.take(partition, part)
+                    await self._sink.take_run(partition, part)
                 self._note()
 
     def _count(self, run: Run, wanted: range) -> None:

@@ -81,10 +81,10 @@ class ReadRate:
         self._limit, self._late_s_max = _limits(settings)
         self._apply()
 
-    async def take(self, count: int) -> None:
+    async def pace(self, count: int) -> None:
         """Wait until `count` bytes may be read."""
         self._bytes += count
-        await self._rate.take(count)
+        await self._rate.pace(count)
 
     def feel(self, late_s: float, *, has_produced: bool) -> None:
         """Give way or not, after a stretch of time in which the loop was `late_s` late."""

@@ -39,7 +39,7 @@ class Buffers:
         """Bytes of kept buffers that nobody looks at."""
         return sum(len(self._kept[at]) for at in range(len(self._kept)) if self._is_free(at))
 
-    def take(self, size: int) -> memoryview:
+    def buffer_of(self, size: int) -> memoryview:
         """A writable view of exactly `size` bytes, of any content."""
         found, idle = -1, 0
         for at in range(len(self._kept) - 1, -1, -1):  # the most recently used first: it is the warmest

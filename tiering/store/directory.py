@@ -89,7 +89,7 @@ class DirectoryStore:
         check_range(key, start, end)
         size = end - start if end is not None else 0
         with self._account.call("get") as call:
-            into = self._buffers.take(size) if LARGE_BYTES_MIN <= size <= LARGE_BYTES_MAX else None
+            into = self._buffers.buffer_of(size) if LARGE_BYTES_MIN <= size <= LARGE_BYTES_MAX else None
             blob: Blob = await self._weather(self._files.read, key, start, end, into)
             call.received = len(blob.data)
             return blob

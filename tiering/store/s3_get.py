@@ -216,7 +216,7 @@ class _Wires:
 
     async def exchange(self, path: str, headers: Mapping[str, str], start: int, end: int) -> tuple[Reply, memoryview]:
         """The answer to a signed GET of bytes [start, end), and the buffer that it was received into."""
-        into = self._buffers.take(end - start)
+        into = self._buffers.buffer_of(end - start)
         connection = self._idle.pop() if self._idle else self._new()
         number = connection.begin()
         wanted = Wanted(path, headers, f"bytes {start}-{end - 1}/", into)

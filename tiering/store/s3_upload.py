@@ -144,7 +144,7 @@ class Upload:
         done: dict[int, dict[str, Any]] = {}
         async with TaskScope(f"upload {self._key}") as scope:
             for _ in range(min(self._bucket.limits.parts_in_flight, len(ranges))):
-                scope.start(self._lane(upload_id, numbered, done))
+                scope.spawn(self._lane(upload_id, numbered, done))
         return [done[number] for number in sorted(done)]
 
     async def _lane(

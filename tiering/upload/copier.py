@@ -144,7 +144,7 @@ class Copier:
         """
         self._metrics.remote_copy_requests.labels(target.topic).inc()
         lease.pause()
-        await self._rate.take(plan.segment.size)
+        await self._rate.pace(plan.segment.size)
         lease.begin(4 * self._store_seconds_max + plan.segment.size / SLOWEST_BYTES_PER_SECOND)
         await self.claim(target)
         if plan.hole:

@@ -45,7 +45,7 @@ class ColdFetches:
         self._tasks: dict[asyncio.Task[Cold], None] = {}
         self._result_bytes = 0
 
-    def start(self, wish: ColdWish, partition: Partition) -> asyncio.Future[Cold]:
+    def begin_read(self, wish: ColdWish, partition: Partition) -> asyncio.Future[Cold]:
         """The read for `wish`: the one in flight or finished, or a new one, which is finished already if its data is in memory."""
         known = self._reads.get(wish)
         if known is not None:
@@ -79,7 +79,7 @@ class ColdFetches:
         data = task.result().data.data
         return header_at(data).size if len(data) else 0
 
-    def take(self, wish: ColdWish) -> Cold | None:
+    def hand_out(self, wish: ColdWish) -> Cold | None:
         """The result, if it is there; the next fetch of the same offset reads again.
 
         Raises:

@@ -333,7 +333,7 @@ class Round:
             part.wish = ColdWish(
                 partition.topic_id, partition.tp.partition, part.wanted.offset, bytes_max, self.limits.is_committed_only
             )
-        self._cold.start(part.wish, partition)
+        self._cold.begin_read(part.wish, partition)
         self._join_cold(part, room)
 
     def _join_cold(self, part: Part, room: int) -> None:
@@ -343,7 +343,7 @@ class Round:
             self._is_full = True
             return
         try:
-            found = self._cold.take(part.wish)
+            found = self._cold.hand_out(part.wish)
         except (StoreUnavailable, NotReady):
             part.has_given_up = True  # weather: an empty answer after the wait is a calm retry, an error at once a loop
         except OutOfRange:
