@@ -278,16 +278,8 @@ class Broker:
         )
         return results
 
-    async def delete_topic(self, topic_id: UUID) -> None:
-        """Delete for clients now; both tiers' data follow (objects after their grace).
-
-        Raises:
-            NotFound, Refused
-        """
-        await self._submit_one(DeleteTopics(topic_ids=(topic_id,)))
-
     async def delete_topics(self, topic_ids: Sequence[UUID]) -> list[HotlogError | None]:
-        """Delete several topics in one commit: for each, in order, why not, or None.
+        """Delete topics for clients now, in one commit: for each, in order, why not, or None.  Both tiers' data follow (objects after their grace).
 
         Raises:
             Refused: metadata cannot change now; none was deleted.  OutcomeUnknown.

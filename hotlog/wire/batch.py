@@ -22,7 +22,6 @@ from hotlog.world.ports import Buffer
 # max timestamp q, producer id q, producer epoch h, base sequence i, record count i
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _STAMP = struct.Struct(">qii")
-_PREFIX = struct.Struct(">qi")
 _EPOCH = struct.Struct(">i")
 assert _HEADER.size == BATCH_HEADER_BYTES
 
@@ -127,18 +126,6 @@ def walk(data: Buffer, position: int = 0) -> Iterator[tuple[int, BatchHeader]]:
             return
         yield position, header
         position += header.size
-
-
-def whole_batches_end(data: Buffer, position: int = 0) -> int:
-    """Byte after the last whole batch in `data`: reads length fields only."""
-    end = len(data)
-    unpack = _PREFIX.unpack_from
-    while position + BATCH_OVERHEAD_BYTES <= end:
-        size = unpack(data, position)[1] + BATCH_OVERHEAD_BYTES
-        if size < BATCH_HEADER_BYTES or position + size > end:
-            break
-        position += size
-    return position
 
 
 def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeader]:

@@ -325,7 +325,7 @@ async def test_a_deleted_topics_offsets_are_forgotten(tmp_path: Path) -> None:
     async with running(tmp_path) as broker:
         await ready(broker)
         await Client(broker).commit({0: 3}, simple=True)
-        await broker.delete_topic(broker.topic("clicks").topic_id)
+        assert await broker.delete_topics([broker.topic("clicks").topic_id]) == [None]
         await broker.create_topic("clicks", 1)
         assert await Client(broker).fetch((0,)) == {0: -1}
 

@@ -374,7 +374,7 @@ async def test_objects_of_a_deleted_topic_become_garbage_and_a_namesake_is_untou
         old = await broker.create_topic("clicks", 1)
         await produce(broker, 0, 20)
         await tier(broker, 20)
-        await broker.delete_topic(old.topic_id)
+        assert await broker.delete_topics([old.topic_id]) == [None]
         new = await broker.create_topic("clicks", 1)
         await produce(broker, 0, 5)
         await tier(broker, 5)

@@ -376,7 +376,7 @@ async def test_metadata_from_kept_bytes_is_what_kio_writes_and_follows_changes(t
             context = RequestContext(3, version, 1, None, Caller(("", 1), 1), 0.0)
             assert b"".join(bytes(part) for part in k03_metadata.handle(broker, context, wanted).buffers) == spelled
         await broker.create_partitions("t5", 3)
-        await broker.delete_topic(broker.topic("t0").topic_id)
+        assert await broker.delete_topics([broker.topic("t0").topic_id]) == [None]
         after = {topic.name: len(topic.partitions) for topic in (await metadata(door, version)).topics}
         assert after["t5"] == 3
         assert "t0" not in after

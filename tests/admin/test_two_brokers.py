@@ -44,7 +44,7 @@ async def test_the_second_broker_follows_and_names_the_first_as_the_controller(t
     assert first.partition("clicks", 1) is not None, "the first was asked, and serves it"
     await second.alter_configs("clicks", {"retention.ms": "2000"})
     assert first.topic("clicks").configs == {"retention.ms": "2000"}
-    await first.delete_topic(topic.topic_id)
+    assert await first.delete_topics([topic.topic_id]) == [None]
     await second.tick()
     assert second.topic("clicks") is None
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from hotlog.log.partition_log import PartitionLog
-from hotlog.wire.batch import walk, whole_batches_end
+from hotlog.wire.batch import walk
 from tests.log.support import T0, append, batch, closed_segments
 from tests.tiering.support import KEYS, Node, node, tiered
 from tests.tools.patience import PATIENCE_S
@@ -44,7 +44,7 @@ async def lived(here: Node, seed: int) -> tuple[PartitionLog, ColdPartition]:
 async def hot_read(log: PartitionLog, offset: int, bytes_max: int, end: int) -> bytes:
     """Whole batches below `end`, as the hot log gives them."""
     data = memoryview((await log.read_blocking(offset, bytes_max, min_one=True)).data)
-    data = data[: whole_batches_end(data)]
+    data = data[: sum(header.size for _, header in walk(data))]
     stop = next((position for position, header in walk(data) if header.base_offset >= end), len(data))
     return bytes(data[:stop])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hotlog.kernel.errors import Corrupt, Invalid, StoreUnavailable
 from hotlog.wire.batch import header_at
-from hotlog.wire.records import NewRecord, encode_batch
+from hotlog.wire.records import NewRecord, Record, encode_batch
 from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.cold.lake import CLUSTER, TOPIC_ID, Lake, random_lake
 from tests.support.clocks import HandClock
@@ -20,7 +20,7 @@ from tests.support.scripted_store import Call, ScriptedStore
 from tiering.read.history import History, Shelf
 from tiering.replay.direct import DirectReader, Hole, Progress, Run
 from tiering.replay.places import AtOffset, AtTime, Place
-from tiering.replay.sinks import JsonLinesSink, NullSink, RawLogSink, RecordSink
+from tiering.replay.sinks import JsonLinesSink, RawLogSink, RecordSink
 from tiering.replay.topic import direct_replay
 from tiering.store.lanes import Lane, LaneGate
 
@@ -194,10 +194,23 @@ async def test_records_between_two_times() -> None:
         assert seen.get(number, []) == expected
 
 
+class CountingSink(RecordSink):
+    """Opens nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(give=self._nothing)
+        self.bytes = 0
+
+    async def _nothing(self, partition: int, records: list[Record]) -> None: ...
+
+    async def take_run(self, partition: int, run: Run) -> None:
+        self.bytes += len(run.data)
+
+
 async def test_progress_and_bounds_by_offset() -> None:
     store, _ = topic()
     shown: list[tuple[int, int]] = []
-    sink = NullSink()
+    sink = CountingSink()
     total = await replay(
         store, sink, start=AtOffset(3), until=AtOffset(10), progress=lambda p: shown.append((p.offsets, p.offsets_total))
     )
@@ -241,6 +254,6 @@ async def test_aborted_and_control_batches_give_no_records() -> None:
 async def test_what_cannot_be_replayed_says_so() -> None:
     store, _ = topic()
     with pytest.raises(Invalid, match="lies before"):
-        await replay(store, NullSink(), start=AtOffset(9), until=AtOffset(3))
-    nothing = await replay(ScriptedStore(), NullSink())
+        await replay(store, CountingSink(), start=AtOffset(9), until=AtOffset(3))
+    nothing = await replay(ScriptedStore(), CountingSink())
     assert (nothing.offsets, set(nothing.ends.values())) == (0, {0})

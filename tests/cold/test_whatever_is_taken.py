@@ -22,7 +22,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.partitions.partition import Partition
 from hotlog.wire import apis
-from hotlog.wire.batch import walk, whole_batches_end
+from hotlog.wire.batch import walk
 from hotlog.wire.records import decode_batch, name_bytes
 from hotlog.world.posix import PosixDisk, SystemClock, SystemEntropy
 from tests.admin.node import open_directory_store
@@ -119,9 +119,8 @@ async def everything(client: Client) -> bytes:
         while offset < end:
             ((code, part),) = fetched(await client.call(fetch("t", {0: offset}, wait_ms=500))).values()
             assert code is NONE
-            whole = bytes(memoryview(part)[: whole_batches_end(part)])
-            data += whole
-            for _, header in walk(whole):
+            for position, header in walk(part):
+                data += part[position : position + header.size]
                 offset = header.next_offset
     return data
 

@@ -37,7 +37,6 @@ from tiering.manifest.root import (
     GARBAGE_OBJECTS_MAX,
     GarbageObject,
     Manifest,
-    find_max_timestamp,
     find_offset,
     find_timestamp,
     sealed,
@@ -112,13 +111,6 @@ def test_look_ups_equal_a_full_scan_in_one_page(count: int, seed: int, cut: int)
             find_timestamp(m, wanted), lambda page, ref, at=wanted: page.row_reaching(at, start_offset=m.log_start_offset)
         )
         assert found == next((one for one in live if one.max_timestamp >= wanted), None)
-    best = find_max_timestamp(m)
-    top = max((one.max_timestamp for one in live), default=None)
-    if top is None:
-        assert best is None
-    else:
-        got = built.find(best, lambda page, ref: page.row_reaching(top, start_offset=m.log_start_offset))
-        assert got == next(one for one in live if one.max_timestamp == top)
 
 
 def test_merged_pages_say_what_their_parts_said() -> None:

@@ -198,7 +198,7 @@ async def test_a_topic_made_again_under_the_same_name_is_another_topic(served: S
     poll = fetch("t", {0: 0}, version=13, topic_id=topic.topic_id, wait_ms=POLL_MS)
     correlation = client.send(poll)
     await served.working()
-    await served.broker.delete_topic(topic.topic_id)
+    assert await served.broker.delete_topics([topic.topic_id]) == [None]
     await served.broker.create_topic("t", 1)
     other = await served.connect()
     await other.call(produce("t", {0: batch_of(b"of the new topic")}))

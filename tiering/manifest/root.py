@@ -280,17 +280,6 @@ def find_timestamp(manifest: Manifest, timestamp_ms: int) -> Entry | PageRef | N
     return None
 
 
-def find_max_timestamp(manifest: Manifest) -> Entry | PageRef | None:
-    """The first row (or its page) that has the largest timestamp among what reaches above the log start; None when empty."""
-    live: list[tuple[int, Entry | PageRef]] = [
-        (ref.totals.max_timestamp, ref)
-        for ref in manifest.archive
-        if ref.end_offset > manifest.log_start_offset and ref.totals.records
-    ]
-    live += [(row.max_timestamp, row) for row in manifest.entries if row.end_offset > manifest.log_start_offset and not row.hole]
-    return max(live, key=lambda pair: pair[0])[1] if live else None
-
-
 def sealed(manifest: Manifest) -> Manifest:
     """The same with `totals` set from rows and pages: every edit ends here."""
     parts = [ref.totals for ref in manifest.archive]

@@ -1,4 +1,4 @@
-"""Where a direct replay can go: JSON lines (a file or stdout), raw batches in Kafka's log format, or nothing (to measure).
+"""Where a direct replay can go: JSON lines (a file or stdout), or raw batches in Kafka's log format.
 
 A JSON line has "partition", "offset", "timestamp" (ms), "key", "value", and "headers" if there are any; bytes that are not UTF-8, a header's
 name too, come as {"base64": "..."}.
@@ -37,17 +37,6 @@ class _Base:
 
     async def hole(self, partition: int, hole: Hole) -> None:
         self.holes.append((partition, hole))
-
-
-class NullSink(_Base):
-    """Counts: what the bucket alone can do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    async def take_run(self, partition: int, run: Run) -> None:
-        self.bytes += len(run.data)
 
 
 class RecordSink(_Base):
