@@ -15,7 +15,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE, milliseconds
-from hotlog.coordinators.group_types import Joined
+from hotlog.coordinators.group_types import Joined, JoinRequest
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     session_ms = milliseconds(request.session_timeout)
     rebalance = getattr(request, "rebalance_timeout", None)
     try:
-        joined = await broker.groups.join(
-            request.group_id,
+        asked = JoinRequest(
             member_id=request.member_id,
             instance_id=getattr(request, "group_instance_id", None),
             client_id=context.client_id or "",
@@ -45,6 +44,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
             needs_known_id=context.version >= KNOWN_ID_FROM,
             can_skip_assignment=context.version >= SKIP_FROM,
         )
+        joined = await broker.groups.join(request.group_id, asked)
     except Exception as problem:
         return _failed(context, coordinator_error(context, problem), request.member_id)
     code = code_of(context, joined.code)

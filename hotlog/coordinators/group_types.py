@@ -153,12 +153,10 @@ class Limits(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Join:
-    """JoinGroup.  `fresh_id` is an id that was never used, in case one is needed."""
+class JoinRequest:
+    """What a client says with JoinGroup.  `member_id` is "" as long as it has none."""
 
-    token: Token
     member_id: str
-    fresh_id: str
     instance_id: str | None
     client_id: str
     client_host: str
@@ -168,6 +166,14 @@ class Join:
     protocols: Protocols
     needs_known_id: bool
     can_skip_assignment: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join(JoinRequest):
+    """JoinGroup.  `fresh_id` is an id that was never used, in case one is needed."""
+
+    token: Token
+    fresh_id: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from hotlog.coordinators.group_types import (
     Heartbeat,
     Join,
     Joined,
+    JoinRequest,
     Leave,
     Left,
     Limits,
@@ -126,51 +127,25 @@ class GroupCoordinator:
 
     # Membership
 
-    async def join(
-        self,
-        group_id: str,
-        *,
-        member_id: str,
-        instance_id: str | None,
-        client_id: str,
-        client_host: str,
-        session_timeout_ms: int,
-        rebalance_timeout_ms: int,
-        protocol_type: str,
-        protocols: tuple[tuple[str, bytes], ...],
-        needs_known_id: bool,
-        can_skip_assignment: bool,
-    ) -> Joined:
+    async def join(self, group_id: str, asked: JoinRequest) -> Joined:
         """JoinGroup; waits for the rebalance.
 
         Raises:
             NotServed
         """
         if not _is_group_id(group_id):
-            return Joined(Code.INVALID_GROUP_ID, member_id)
+            return Joined(Code.INVALID_GROUP_ID, asked.member_id)
         shard = await self._shards.for_writing(group_id)
         group = shard.state(group_id)
-        if member_id and group is None:
-            return Joined(Code.UNKNOWN_MEMBER_ID, member_id)
-        known = group.members.get(member_id) if group is not None else None
-        grows = protocol_bytes(protocols) - (known.size if known is not None else 0)
+        if asked.member_id and group is None:
+            return Joined(Code.UNKNOWN_MEMBER_ID, asked.member_id)
+        known = group.members.get(asked.member_id) if group is not None else None
+        grows = protocol_bytes(asked.protocols) - (known.size if known is not None else 0)
         if grows + self._memory.total > self._settings().number("hotlog.groups.max.bytes"):
-            return Joined(Code.COORDINATOR_NOT_AVAILABLE, member_id)  # it is asked again later
+            return Joined(Code.COORDINATOR_NOT_AVAILABLE, asked.member_id)  # it is asked again later
         token = shard.token()
-        event = Join(
-            token=token,
-            member_id=member_id,
-            fresh_id=f"{(instance_id or client_id)[:200]}-{self._entropy.uuid()}",
-            instance_id=instance_id,
-            client_id=client_id,
-            client_host=client_host,
-            session_timeout_ms=session_timeout_ms,
-            rebalance_timeout_ms=rebalance_timeout_ms,
-            protocol_type=protocol_type,
-            protocols=protocols,
-            needs_known_id=needs_known_id,
-            can_skip_assignment=can_skip_assignment,
-        )
+        fresh_id = f"{(asked.instance_id or asked.client_id)[:200]}-{self._entropy.uuid()}"
+        event = Join(token=token, fresh_id=fresh_id, **vars(asked))
         result: Joined = await shard.ask(group_id, token, event)
         return result
 

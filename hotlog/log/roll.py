@@ -38,19 +38,18 @@ class Tail(NamedTuple):
     time_entries: int
 
 
-def plan_roll(
-    tail: Tail,
-    *,
-    append_bytes: int,
-    append_timestamp: int,
-    last_offset: int,
-    now_ms: int,
-    segment_bytes: int,
-    segment_ms: int,
-    offset_entries_max: int,
-    time_entries_max: int,
-) -> Roll:
-    """Whether to roll before appending.  `segment_ms` has the jitter taken off."""
+class Bounds(NamedTuple):
+    """What a segment may hold.  `segment_ms` has the jitter taken off."""
+
+    segment_bytes: int
+    segment_ms: int
+    offset_entries_max: int
+    time_entries_max: int
+
+
+def plan_roll(tail: Tail, bounds: Bounds, *, append_bytes: int, append_timestamp: int, last_offset: int, now_ms: int) -> Roll:
+    """Whether to roll before appending."""
+    segment_bytes, segment_ms, offset_entries_max, time_entries_max = bounds
     if last_offset - tail.base_offset > RELATIVE_OFFSET_MAX:
         return Roll.OFFSET_OVERFLOW
     if tail.size == 0:

@@ -19,7 +19,7 @@ from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entr
 from hotlog.log.marks import Marks
 from hotlog.log.parts import Parts
 from hotlog.log.producers import Producers
-from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
+from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import Segment
 from hotlog.log.segments import Segments
 from hotlog.log.syncer import Syncer
@@ -79,9 +79,12 @@ class Writer:
     def reconfigure(self, config: TopicConfig) -> None:
         """Take over changed topic settings."""
         self._config = config
-        self._segment_ms = self._jittered_ms()
-        self._offset_entries_max = entry_count_max(config.segment_index_bytes, OFFSET_BYTES)
-        self._time_entries_max = entry_count_max(config.segment_index_bytes, TIME_BYTES)
+        self._bounds = Bounds(
+            config.segment_bytes,
+            self._jittered_ms(),
+            entry_count_max(config.segment_index_bytes, OFFSET_BYTES),
+            entry_count_max(config.segment_index_bytes, TIME_BYTES),
+        )
 
     def _jittered_ms(self) -> int:
         config = self._config
@@ -257,7 +260,7 @@ class Writer:
             size=active.size,
             first_append_ms=active.first_append_ms,
             now_ms=now_ms,
-            segment_ms=self._segment_ms,
+            segment_ms=self._bounds.segment_ms,
             roll_before_ms=self._config.roll_before_ms,
         )
         if due is Roll.NOT_YET or marks.failed is not None or marks.is_closed or self._syncer.is_writing:
@@ -278,14 +281,11 @@ class Writer:
         )  # fmt: skip
         due = plan_roll(
             tail,
+            self._bounds,
             append_bytes=size,
             append_timestamp=largest,
             last_offset=last_offset,
             now_ms=now_ms,
-            segment_bytes=self._config.segment_bytes,
-            segment_ms=self._segment_ms,
-            offset_entries_max=self._offset_entries_max,
-            time_entries_max=self._time_entries_max,
         )
         if due is not Roll.NOT_YET:
             self._roll(now_ms, self._marks.log_end_offset)
@@ -314,7 +314,7 @@ class Writer:
         snapshot = files.segment_path(self._directory, fresh.base_offset, files.SNAPSHOT)
         syncer.rolled_over(old, file, (snapshot, self._producers.encode()))
         self._segments.add(fresh)
-        self._segment_ms = self._jittered_ms()
+        self._bounds = self._bounds._replace(segment_ms=self._jittered_ms())
 
 
 def check_follows(headers: Sequence[BatchHeader], *, log_end: int, epoch: int) -> None:

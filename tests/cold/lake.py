@@ -20,6 +20,7 @@ from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import (
     AbortedTransaction,
     FooterParts,
+    Trailer,
     build_footer,
     pack_aborted,
     pack_offset_index,
@@ -93,18 +94,19 @@ class Lake:
             since += len(batch)
             position += len(batch)
         nonce = f"{len(self.rows):08x}" * 4
-        footer = build_footer(
-            FooterParts(
-                pack_offset_index(offsets),
-                pack_time_index(times),
-                pack_aborted(aborted),
-                b"snapshot",
-                f"0\n{len(self.lineage)}\n{''.join(f'{e} {s}' + chr(10) for e, s in self.lineage)}".encode(),
-                [crc32c(log[at : at + self.chunk_bytes]) for at in range(0, len(log), self.chunk_bytes)],
-            ),
+        parts = FooterParts(
+            pack_offset_index(offsets),
+            pack_time_index(times),
+            pack_aborted(aborted),
+            b"snapshot",
+            f"0\n{len(self.lineage)}\n{''.join(f'{e} {s}' + chr(10) for e, s in self.lineage)}".encode(),
+            [crc32c(log[at : at + self.chunk_bytes]) for at in range(0, len(log), self.chunk_bytes)],
+        )
+        about = Trailer(
             pid=self.keys.pid, base_offset=base, end_offset=end, epoch=self.epoch, nonce=nonce, log_bytes=len(log),
             log_crc=crc32c(log), records=sum(h.record_count for h in headers), created_ms=1, chunk_bytes=self.chunk_bytes,
         )  # fmt: skip
+        footer = build_footer(parts, about)
         row = Entry(
             base_offset=base, end_offset=end, epoch=self.epoch, nonce=nonce, object="", object_start=0,
             object_end=len(log) + len(footer), log_bytes=len(log), records=sum(h.record_count for h in headers), min_timestamp=min(h.base_timestamp for h in headers), max_timestamp=high,

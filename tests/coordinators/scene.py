@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from hotlog.coordinators.group_types import Code
+from hotlog.coordinators.group_types import Code, JoinRequest
 from hotlog.coordinators.service import Commit, GroupCoordinator
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
@@ -99,11 +99,12 @@ class Member:
         await self.sync()
 
     async def join_alone(self) -> None:
-        joined = await self.groups.join(
-            self.group, member_id=self.member_id, instance_id=self.instance_id, client_id="c", client_host="h",
+        asked = JoinRequest(
+            member_id=self.member_id, instance_id=self.instance_id, client_id="c", client_host="h",
             session_timeout_ms=self.session_ms, rebalance_timeout_ms=self.rebalance_ms, protocol_type="consumer",
             protocols=(("range", b""),), needs_known_id=False, can_skip_assignment=False,
         )  # fmt: skip
+        joined = await self.groups.join(self.group, asked)
         assert joined.code is Code.NONE
         self.member_id, self.generation = joined.member_id, joined.generation
 

@@ -18,7 +18,7 @@ from hotlog.log import checkpoints, files, index
 from hotlog.log.epochs import LeaderEpochs
 from hotlog.log.producers import SEQUENCE_MAX, Producers, parse_snapshot
 from hotlog.log.recovery import Verdict, is_one_bit_off, looks_unwritten, plan_tail
-from hotlog.log.roll import Roll, Tail, plan_idle_roll, plan_roll
+from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.wire.batch import BatchHeader, header_at
 from tests.log.support import T0, batch
 
@@ -226,7 +226,7 @@ def test_producers_expire_by_arrival_not_by_timestamp() -> None:
 
 # -- roll
 
-LIMITS = {"segment_bytes": 1000, "segment_ms": 100, "offset_entries_max": 10, "time_entries_max": 10, "now_ms": T0}
+BOUNDS = Bounds(segment_bytes=1000, segment_ms=100, offset_entries_max=10, time_entries_max=10)
 TAIL = Tail(base_offset=0, size=500, first_timestamp=T0, created_ms=T0, offset_entries=1, time_entries=1)
 
 
@@ -250,8 +250,8 @@ TAIL = Tail(base_offset=0, size=500, first_timestamp=T0, created_ms=T0, offset_e
     ],
 )
 def test_roll(tail: Tail, append: dict[str, int], wanted: Roll) -> None:
-    asked = {"append_bytes": 100, "append_timestamp": T0, "last_offset": 10, **LIMITS, **append}
-    assert plan_roll(tail, **asked) is wanted
+    asked = {"append_bytes": 100, "append_timestamp": T0, "last_offset": 10, "now_ms": T0, **append}
+    assert plan_roll(tail, BOUNDS, **asked) is wanted
 
 
 def test_idle_roll() -> None:

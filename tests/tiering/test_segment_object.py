@@ -23,7 +23,9 @@ from tiering.objects.segment import (
     FORMAT,
     TRAILER_BYTES,
     AbortedTransaction,
+    Footer,
     FooterParts,
+    Trailer,
     build_footer,
     check_identity,
     pack_aborted,
@@ -46,10 +48,11 @@ def footer_of(log: bytes = LOG, *, chunk_bytes: int = 256) -> bytes:
         pack_offset_index([(9, 100), (19, 300)]), pack_time_index([(T0, 3), (T0 + 70, 15)]),
         pack_aborted([AbortedTransaction(5, 100, 104, 105)]), b"snapshot bytes", b"0\n1\n7 100\n", crcs,
     )  # fmt: skip
-    return build_footer(
-        parts, pid=PID, base_offset=100, end_offset=130, epoch=7, nonce=NONCE, log_bytes=len(log), log_crc=crc32c(log), records=30,
+    about = Trailer(
+        pid=PID, base_offset=100, end_offset=130, epoch=7, nonce=NONCE, log_bytes=len(log), log_crc=crc32c(log), records=30,
         created_ms=T0 + 5, chunk_bytes=chunk_bytes,
     )  # fmt: skip
+    return build_footer(parts, about)
 
 
 def test_golden_footer_version_1() -> None:
@@ -94,18 +97,26 @@ def test_every_truncation_is_detected() -> None:
             parse_footer(raw[len(raw) - length :])
 
 
+def is_chunk(footer: Footer, index: int, data: bytes) -> bool:
+    try:
+        footer.check_chunk(index, data)
+    except Corrupt:
+        return False
+    return True
+
+
 def test_every_bit_flip_of_the_log_fails_its_chunk() -> None:
     footer = parse_footer(LOG + footer_of())
     for index in range(3):
         chunk = LOG[index * 256 : (index + 1) * 256]
-        assert footer.chunk_ok(index, chunk)
+        assert is_chunk(footer, index, chunk)
         for position in range(0, len(chunk), 7):
             flipped = bytearray(chunk)
             flipped[position] ^= 1
-            assert not footer.chunk_ok(index, bytes(flipped))
-        assert not footer.chunk_ok(index, chunk[:-1])
-    assert not footer.chunk_ok(3, b"")
-    assert not footer.chunk_ok(-1, LOG[:256])
+            assert not is_chunk(footer, index, bytes(flipped))
+        assert not is_chunk(footer, index, chunk[:-1])
+    assert not is_chunk(footer, 3, b"")
+    assert not is_chunk(footer, -1, LOG[:256])
     with pytest.raises(Corrupt, match="chunk 0"):
         footer.check_chunk(0, LOG[1:257])
 
@@ -145,10 +156,11 @@ def test_footers_go_round(
 ) -> None:
     crcs = [crc32c(log[at : at + 128]) for at in range(0, len(log), 128)]
     parts = FooterParts(pack_offset_index(offsets), pack_time_index(times), b"", snapshot, b"", crcs)
-    raw = build_footer(
-        parts, pid=PID, base_offset=base, end_offset=base + length, epoch=0, nonce=NONCE, log_bytes=len(log), log_crc=crc32c(log),
+    about = Trailer(
+        pid=PID, base_offset=base, end_offset=base + length, epoch=0, nonce=NONCE, log_bytes=len(log), log_crc=crc32c(log),
         records=1, created_ms=0, chunk_bytes=128,
     )  # fmt: skip
+    raw = build_footer(parts, about)
     alone, whole = parse_footer(raw), parse_footer(log[-len(before) :] + raw if before else log + raw)
     assert alone.trailer == whole.trailer
     assert (bytes(whole.offset_index), bytes(whole.time_index)) == (parts.offset_index, parts.time_index)
@@ -223,11 +235,12 @@ async def test_scan_finds_what_a_slow_reader_finds(tmp_path: Path) -> None:
 
 
 def _footer(scan) -> bytes:  # type: ignore[no-untyped-def]
-    return build_footer(
-        FooterParts(scan.offset_index, scan.time_index, b"", b"", b"", scan.chunk_crcs), pid=PID, base_offset=scan.base_offset,
-        end_offset=scan.end_offset, epoch=0, nonce=NONCE, log_bytes=scan.log_bytes, log_crc=scan.log_crc, records=scan.records,
-        created_ms=0,
+    parts = FooterParts(scan.offset_index, scan.time_index, b"", b"", b"", scan.chunk_crcs)
+    about = Trailer(
+        pid=PID, base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=0, nonce=NONCE, log_bytes=scan.log_bytes,
+        log_crc=scan.log_crc, records=scan.records, created_ms=0,
     )  # fmt: skip
+    return build_footer(parts, about)
 
 
 async def test_scan_of_a_tail_begins_at_a_batch(tmp_path: Path) -> None:

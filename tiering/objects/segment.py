@@ -74,8 +74,8 @@ class Trailer:
     log_crc: int
     records: int
     created_ms: int
-    chunk_bytes: int
-    sections: tuple[Section, ...]
+    chunk_bytes: int = CHUNK_BYTES
+    sections: tuple[Section, ...] = ()
 
     @property
     def object_bytes(self) -> int:
@@ -93,22 +93,10 @@ class FooterParts(NamedTuple):
     chunk_crcs: Sequence[int]
 
 
-def build_footer(
-    parts: FooterParts,
-    *,
-    pid: PartitionId,
-    base_offset: int,
-    end_offset: int,
-    epoch: int,
-    nonce: str,
-    log_bytes: int,
-    log_crc: int,
-    records: int,
-    created_ms: int,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> bytes:
-    """Sections and trailer: what follows `log_bytes` bytes of log in the object."""
-    assert 0 <= base_offset < end_offset, (base_offset, end_offset)
+def build_footer(parts: FooterParts, about: Trailer) -> bytes:
+    """Sections and trailer: what follows `about.log_bytes` bytes of log in the object.  Where the sections lie is decided here."""
+    log_bytes, chunk_bytes = about.log_bytes, about.chunk_bytes
+    assert 0 <= about.base_offset < about.end_offset, (about.base_offset, about.end_offset)
     assert log_bytes > 0, "a segment object has a log"
     assert len(parts.chunk_crcs) == -(-log_bytes // chunk_bytes), (len(parts.chunk_crcs), log_bytes)
     bodies = [
@@ -120,8 +108,8 @@ def build_footer(
         table += _SECTION.pack(position, len(body), crc32c(body))
         position += len(body)
     identity = _IDENTITY.pack(
-        MAGIC, FORMAT.version, len(bodies), chunk_bytes, pid.topic_id.bytes, pid.partition, base_offset, end_offset, epoch,
-        bytes.fromhex(nonce), log_bytes, log_crc, records, created_ms,
+        MAGIC, FORMAT.version, len(bodies), chunk_bytes, about.pid.topic_id.bytes, about.pid.partition, about.base_offset,
+        about.end_offset, about.epoch, bytes.fromhex(about.nonce), log_bytes, about.log_crc, about.records, about.created_ms,
     )  # fmt: skip
     trailer = (identity + table).ljust(TRAILER_BYTES - _CRC.size, b"\0")
     return b"".join([*bodies, trailer, _CRC.pack(crc32c(trailer))])
@@ -204,14 +192,6 @@ class Footer:
                 high = middle
         relative: int = _TIME_ENTRY.unpack_from(self.time_index, (low - 1) * _TIME_ENTRY.size)[1] if low else 0
         return self.trailer.base_offset + relative
-
-    def chunk_ok(self, index: int, data: Buffer) -> bool:
-        """Whether `data` is this object's chunk `index`, as `check_chunk`."""
-        try:
-            self.check_chunk(index, data)
-        except Corrupt:
-            return False
-        return True
 
     def check_chunk(self, index: int, data: Buffer, *, where: str = "segment object") -> None:
         """Prove one whole chunk of log bytes (the last one may be short).

@@ -26,7 +26,7 @@ from tiering.manifest.edits import Edit, append, blank, claim, record_hole
 from tiering.manifest.root import Entry, Manifest
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
-from tiering.objects.segment import FooterParts, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
+from tiering.objects.segment import FooterParts, Trailer, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
 from tiering.upload.plan import CopyPlan, LocalSegment
 from tiering.upload.scan import ScanRange, SegmentScan, SegmentSource, scan_segment
 
@@ -204,10 +204,11 @@ class Copier:
         scan = await scan_segment(self._disk, segment.log_path, want)
         parts = await self._footer_parts(target, segment, scan)
         nonce, now_ms = self._entropy.uuid().hex, self._clock.now_ms()
-        footer = build_footer(
-            parts, pid=target.keys.pid, base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch,
+        about = Trailer(
+            pid=target.keys.pid, base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch,
             nonce=nonce, log_bytes=scan.log_bytes, log_crc=scan.log_crc, records=scan.records, created_ms=now_ms,
         )  # fmt: skip
+        footer = build_footer(parts, about)
         entry = Entry(
             base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch, nonce=nonce,
             object="", object_start=0, object_end=scan.log_bytes + len(footer), log_bytes=scan.log_bytes, records=scan.records, min_timestamp=scan.min_timestamp,
