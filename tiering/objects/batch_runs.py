@@ -44,8 +44,7 @@ def whole_batches(
     bytes_max: int,
     *,
     min_one: bool,
-    low: int,
-    high: int,
+    within: range,
     where: str,
     until: int = OFFSET_MAX,
     landmark: Callable[[int], int] | None = None,
@@ -53,14 +52,14 @@ def whole_batches(
     """Whole batches from the one that holds `offset` (or the first after it), at most `bytes_max` bytes, one at least if `min_one`,
     none that begins at or above offset `until`.
 
-    The window begins at a batch; offsets of all batches in it lie in [low, high).  `landmark(position)` is a batch's position at or
+    The window begins at a batch; the offsets of all its batches lie `within` a range.  `landmark(position)` is a batch's position at or
     before `position` of the window (negative: none known): with it small batches in between are not looked at.
 
     Raises:
         Corrupt: a header that cannot be; `where` names the object.
     """
     at, start, length_all = 0, -1, len(window)
-    next_offset = offset
+    next_offset, low, high = offset, within.start, within.stop
     while at + BATCH_HEADER_BYTES <= length_all:
         base, length, delta = _SHORT.unpack_from(window, at)
         last, size = base + delta, length + BATCH_OVERHEAD_BYTES

@@ -179,7 +179,7 @@ class ColdReader:
         try:
             took = whole_batches(
                 window, offset, bytes_max, min_one=False,
-                low=row.base_offset, high=row.end_offset, where=chunks.key, landmark=landmarks(before.footer.offset_index, position),
+                within=range(row.base_offset, row.end_offset), where=chunks.key, landmark=landmarks(before.footer.offset_index, position),
             )  # fmt: skip
         except Corrupt:
             return None  # `read` says it with all that belongs to it
@@ -357,7 +357,7 @@ class ColdReader:
             window = await self._window(reading, row, source, position, wanted)
             took = whole_batches(
                 window, reading.offset, reading.bytes_left, min_one=reading.min_one and not reading.taken,
-                low=row.base_offset, high=row.end_offset, where=source.key, landmark=landmarks(footer.offset_index, position),
+                within=range(row.base_offset, row.end_offset), where=source.key, landmark=landmarks(footer.offset_index, position),
             )  # fmt: skip
             if took.size:
                 reading.pieces.append(window[took.start : took.end])

@@ -261,7 +261,8 @@ class _Assembly:
     def _take(self, data: memoryview, where: str, runs: list[Run]) -> memoryview:
         assert self._row is not None
         took = whole_batches(
-            data, self._start, OFFSET_MAX, min_one=True, low=self._row.base_offset, high=self._row.end_offset, where=where, until=self._end
+            data, self._start, OFFSET_MAX, min_one=True, within=range(self._row.base_offset, self._row.end_offset), where=where,
+            until=self._end,
         )  # fmt: skip
         if took.size:
             first = header_at(data, took.start).base_offset
