@@ -1,12 +1,12 @@
-"""Produce (0): hold the batch against its records, append, wait as acks demand.
+"""Produce (0): check that each batch is what its records say, append it, wait as acks demand.
 
 Versions 3 to 13 (topic ids from 13).  One batch per partition, as Kafka demands from version 3 on; magic 0 and 1 are refused (KIP-724).
 acks=1 is answered when the leader's own rule is met (its fsync, or its append, as hotlog.durability says), so that what was acknowledged
 can be read; acks=-1 when the topic's is; acks=0 not at all (an error then closes the connection: there is no other way to tell).
 
 Invariants: nothing is appended whose records were not looked at; a batch is appended whole or not at all, in the order of the connection's
-requests; nothing but acks=0 is done before it is `committed`, also where the batch was here already; an error of one partition is that
-partition's alone.
+requests; except with acks=0 nothing is acknowledged before it is `committed`, a batch that was sent before included; an error
+of one partition is that partition's alone.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _must_wait(plans: list[_Plan]) -> bool:
         for batch in plan.batches:
             if batch.refusal is None and batch.records is not None and batch.partition is not None:
                 size += len(batch.records)
-                if size > INLINE_APPEND_BYTES_MAX or batch.partition.log.is_busy:
+                if size > INLINE_APPEND_BYTES_MAX or batch.partition.is_busy:
                     return True
     return False
 

@@ -1,7 +1,7 @@
 """Fetch (1): hot log from its local start up, cold tier below it, long poll (fetch.watch).
 
 Versions 4 to 18 (topic ids from 13).  KIP-227 sessions, KIP-74 limits, KIP-320 leader epochs, KIP-392 and follower fetch not yet (one
-replica).  A fetch that can be answered from the page cache is answered without a task.
+replica).  For a fetch that the page cache can answer no asyncio task is made.
 
 Invariants: an answer waits at most max wait, or remote.fetch.max.wait.ms if longer and only cold data is missing; an error of one
 partition is that partition's alone.

@@ -168,6 +168,11 @@ class Partition:
         """Whether an append now could hold too many files open: `wait_room` first."""
         return self.log.is_crowded
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an append must wait, for a thread that writes or for room."""
+        return self.log.is_busy
+
     def readable_end(self, is_committed_only: bool) -> int:
         """Up to where a reader may read: the last stable offset if it reads committed transactions only, else the committed end."""
         return self.marks.last_stable_offset if is_committed_only else self.marks.high_watermark

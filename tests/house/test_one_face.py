@@ -49,12 +49,15 @@ def test_nobody_above_the_face_imports_what_the_cold_tier_is_made_of() -> None:
 
 def test_doors_and_coordinators_know_no_tier() -> None:
     """Not the store, and of the log only what its answers are and how much is written on the loop."""
+    doors = ("hotlog/front/", "hotlog/apis/", "hotlog/answers/")
     allowed = {"hotlog.log.reader", "hotlog.log.writer", "hotlog.log.large_appends"}
     found = []
     for path in SOURCES:
         if not of(path).startswith(("hotlog/front/", "hotlog/apis/", "hotlog/answers/", "hotlog/coordinators/")):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "log" and of(path).startswith(doors):
+                found += [f"{of(path)}:{node.lineno}: a partition's log"]
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(("tiering", "hotlog.log")):
                 found += [f"{of(path)}: {node.module}"] if node.module not in allowed else []
     assert found == []

@@ -1,7 +1,7 @@
 """How a fetch that waits hears that it should look again.
 
-The order is: look, and in the same breath stand at every log and cold read that the look found wanting; only then wait for anything.  What
-moves after the look, during a read of the disk too, is remembered until the next look.
+A fetch looks for data and, before the loop runs anything else, registers with every log and cold read that had too little.  Only then does it
+wait.  What moves after the look, also while the disk is read, is remembered until the next look.
 
 Invariants: between a look and the wait that follows it nothing that moves goes unheard; a watch that ended left nothing behind in the logs.
 """
