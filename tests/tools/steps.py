@@ -38,6 +38,7 @@ async def count_steps(work: Awaitable[Any]) -> Steps:
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 tells of opcodes only if some frame asked for them before settrace
     sys.settrace(trace)
     try:
         await work
