@@ -323,10 +323,10 @@ class Metadata:
             OutcomeUnknown: it may have; to submit the same value again is safe.  Fenced: another controller took over, and there is no way
             to it.  ForeignStore, UnknownVersion: the store is another's now; the next tick says so too, and fences.
         """
-        if self.state is State.FENCED:
-            raise Fenced(f"controller epoch {self.epoch} of node {self.node_id} was deposed")
         if self.state is State.OFFLINE and self._joining.is_under_way:
             await self._joining.wait(COMMIT_WAIT_S)
+        if self.state is State.FENCED:  # before, or by what that try found
+            raise Fenced(f"controller epoch {self.epoch} of node {self.node_id} was deposed")
         self._require_store()
         if self.state is State.ACTIVE:
             try:

@@ -8,6 +8,7 @@ nobody is read from except as far as it is needed to go on, which takes at most 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict
 from mmap import mmap
 from typing import Protocol
@@ -60,6 +61,7 @@ class Connections:
         self._numbers = 0
         self._members: OrderedDict[Member, None] = OrderedDict()  # least recently active first; bounded by max.connections
         self._per_address: Counter[str] = Counter()
+        self._lost_one = asyncio.Event()
         self._starved: OrderedDict[Member, None] = OrderedDict()  # paused by the budget, first come first served
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
@@ -72,7 +74,10 @@ class Connections:
         self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
     async def close(self) -> None:
-        """Give requests in work a moment to be answered, then close every connection; who listens stopped before."""
+        """Give requests in work a moment to be answered, then close every connection; who listens stopped before.
+
+        Replies have another moment to go out: then a connection whose peer does not read is cut.
+        """
         if self._ticker is not None:
             self._ticker.cancel()
         for member in list(self._members):
@@ -88,6 +93,17 @@ class Connections:
             await asyncio.wait(list(self._tasks))
         for member in list(self._members):
             member.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS_MAX):
+                await self._wait_empty()
+        for member in list(self._members):
+            member.abort()
+        await self._wait_empty()
+
+    async def _wait_empty(self) -> None:
+        while self._members:
+            self._lost_one.clear()
+            await self._lost_one.wait()
 
     def next_number(self) -> int:
         """A number for a new connection."""
@@ -124,6 +140,7 @@ class Connections:
             return
         member.is_counted = False
         self._members.pop(member, None)
+        self._lost_one.set()
         address = member.peer[0]
         self._per_address[address] -= 1
         if not self._per_address[address]:

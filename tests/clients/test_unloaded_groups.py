@@ -130,7 +130,9 @@ async def test_a_clients_group_survives_that_its_shard_is_unloaded(
     await broker.groups.tick()
     assert list(broker.groups._shards) == []
     await send(b"4")
-    await asyncio.sleep(1)  # ten heartbeats are told NOT_COORDINATOR
+    asked = served.counted("kafka_network_requests_total", api="FindCoordinator")
+    # It was told NOT_COORDINATOR, and looks for who is.
+    await patiently(lambda: served.counted("kafka_network_requests_total", api="FindCoordinator") > asked + 1)
     monkeypatch.setattr(broker.groups, "_partition_of", partition_of)
     await broker.groups.tick()
     assert await in_time(consumer.take(1)) == [b"4"]

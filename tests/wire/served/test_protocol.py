@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
-import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
@@ -34,18 +30,6 @@ MALFORMED = "hotlog_connections_malformed_total"
 
 
 REFUSED = "hotlog_connections_refused_total"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"], scope="module")
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Both loops that `hotlog serve` may run on: their transports differ."""
-    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
-
-
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Serving]:
-    async with serving(tmp_path) as each:
-        yield each
 
 
 @pytest.mark.parametrize("version", range(5))

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-import uvloop
 from kio.schema.errors import ErrorCode
 
 from hotlog.front.outlet import PIECE_BYTES
@@ -32,18 +29,6 @@ from tests.wire.serving import (
 )
 
 REFUSED = "hotlog_connections_refused_total"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"], scope="module")
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Both loops that `hotlog serve` may run on: their transports differ."""
-    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
-
-
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Serving]:
-    async with serving(tmp_path) as each:
-        yield each
 
 
 @pytest.mark.parametrize("came", [2, 12, 200_000, 3_000_000])

@@ -7,12 +7,9 @@ import resource
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-import uvloop
 from kio.schema.errors import ErrorCode
 
 from hotlog.front import connections as accounts
@@ -30,18 +27,6 @@ from tests.wire.serving import (
 )
 
 REFUSED = "hotlog_connections_refused_total"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"], scope="module")
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Both loops that `hotlog serve` may run on: their transports differ."""
-    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
-
-
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Serving]:
-    async with serving(tmp_path) as each:
-        yield each
 
 
 async def test_bytes_that_never_become_a_request_end_with_the_idle_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +173,21 @@ async def test_stopping_answers_what_is_in_work(tmp_path: Path, monkeypatch: pyt
         assert (await client.answer(poll, correlation)).error_code is ErrorCode.none
         await closing
         assert await client.is_closed()
+
+
+async def test_a_stop_does_not_wait_for_a_client_that_never_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last replies cannot go out, so the connection is cut; a server of asyncio waits for all of its connections (Python 3.12)."""
+    monkeypatch.setattr(accounts, "DRAIN_SECONDS_MAX", 0.05)
+    async with serving(tmp_path) as served:
+        await served.broker.create_topic("t", 1)
+        client = await served.connect()
+        for _ in range(10):
+            await client.call(produce("t", {0: batch_of(b"x" * 900_000)}))
+        lazy = await served.connect_lazy()
+        lazy.send(fetch("t", {0: 0}, partition_bytes_max=50_000_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while not served.broker.reply_backlog_bytes:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_S):
+            await served.listeners.close()
+        assert served.connection_count == 0
