@@ -134,7 +134,7 @@ class TopicConfig:
     is_copied: bool  # closed segments go to the store
     is_local_only: bool  # the topic itself says so; no default does
     is_remote_given_up: bool  # and that its remote part is to go (KIP-950)
-    is_fsynced: bool
+    is_fsynced: bool  # an ack waits for the fsync: by hotlog.durability, or by flush.messages=1, as Kafka has it
     retention_clock: str
     roll_before_ms: int  # -1: nothing
     untiered_overflow: str
@@ -207,7 +207,7 @@ def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Val
         is_copied=remote_enabled and not copy_disabled and not is_compacted,
         is_local_only=is_local_only,
         is_remote_given_up=is_local_only and delete_on_disable,
-        is_fsynced=v["hotlog.durability"] == "fsync",
+        is_fsynced=v["hotlog.durability"] == "fsync" or _int(v["flush.messages"]) <= 1,
         roll_before_ms=_int(v["hotlog.segment.roll.before.ms"]),
         retention_clock=str(v["hotlog.retention.clock"]),
         untiered_overflow=str(v["hotlog.untiered.overflow"]),

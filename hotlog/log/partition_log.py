@@ -367,6 +367,7 @@ class PartitionLog:
 
 
 def _rule_of(config: TopicConfig) -> Callable[[int, int], int]:
+    """What holds until a partition hands its rule in (hotlog.partitions.commit): one replica's."""
     return when_durable if config.is_fsynced else when_appended
 
 

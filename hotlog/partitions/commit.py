@@ -63,8 +63,8 @@ def committed_end(
 
 
 def durability_of(config: TopicConfig) -> Durability:
-    """What a topic's settings ask for.  flush.messages=1 is an fsync before every ack, as Kafka has it."""
-    return Durability.FSYNC if config.is_fsynced or config.flush_messages <= 1 else Durability.PAGE_CACHE
+    """What a topic's settings ask for."""
+    return Durability.FSYNC if config.is_fsynced else Durability.PAGE_CACHE
 
 
 def rule_of(

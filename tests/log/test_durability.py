@@ -104,6 +104,17 @@ async def test_flush_messages_and_flush_ms(tmp_path: Path) -> None:
         assert log.durable_end == 4
 
 
+async def test_flush_messages_of_one_commits_with_the_fsync(tmp_path: Path) -> None:
+    """The log says so by itself, before a partition hands its rule in."""
+    topic = config(hotlog_durability="page-cache", flush_messages=1)
+    async with opened(tmp_path, topic) as logs:
+        log = await new_log(logs, topic)
+        append(log, batch(b"x"))
+        assert log.high_watermark == 0
+        await log.wait_committed(1)
+        assert (log.high_watermark, log.durable_end) == (1, 1)
+
+
 async def test_after_a_failed_fsync_nothing_is_acked_again(tmp_path: Path) -> None:
     disk = FaultyDisk()
     logs = manager(tmp_path, disk=disk)
