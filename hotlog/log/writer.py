@@ -29,7 +29,7 @@ _new = tuple.__new__  # a named tuple's own constructor is a Python call
 
 
 class Appended(NamedTuple):
-    """What became of an append.  `append_time_ms` is -1 under CreateTime; wait_durable(end_offset) before an ack that promises it."""
+    """What became of an append.  `append_time_ms` is -1 under CreateTime; an ack that promises it waits until `end_offset` is committed."""
 
     base_offset: int
     last_offset: int
