@@ -158,24 +158,29 @@ def test_the_native_walk_lets_the_interpreter_go_for_a_large_batch(count: int) -
     native = native_or_skip()
     headers = ((b"", None),) * (500_000 // count - 1)  # many records, or one of many headers
     batch = memoryview(raw_batch([RawRecord(NOW, None, b"x", headers)] * count))
-    begun, others_turn, seen = threading.Event(), threading.Event(), []
 
-    def walks() -> None:
-        begun.set()
-        assert native(batch, count, NOW) is not None
-        seen.append(others_turn.is_set())
+    def another_ran_meanwhile() -> bool:
+        begun, others_turn, seen = threading.Event(), threading.Event(), []
 
-    interval = sys.getswitchinterval()
-    try:
-        sys.setswitchinterval(60)
+        def walks() -> None:
+            begun.set()
+            assert native(batch, count, NOW) is not None
+            seen.append(others_turn.is_set())
+
         thread = threading.Thread(target=walks)
         thread.start()
         begun.wait()
         others_turn.set()
         thread.join()
+        return seen == [True]
+
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(60)
+        # A busy machine may be slower to give the other a core than the walk is, so it is asked again: who holds on never says yes.
+        assert any(another_ran_meanwhile() for _ in range(1000))
     finally:
         sys.setswitchinterval(interval)
-    assert seen == [True]
 
 
 def test_the_other_leaves_it_to_others_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
