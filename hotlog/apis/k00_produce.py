@@ -311,8 +311,8 @@ def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -
     except Exception as error:
         return _refused(broker, topic, batch.number, error), -1
     if not appended.is_duplicate:
-        broker.metrics.bytes_in.labels(topic).inc(len(batch.records))
-        broker.metrics.messages_in.labels(topic).inc(batch.headers[0].record_count)
+        broker.metrics.bytes_in.labels(batch.partition.tp.topic).inc(len(batch.records))
+        broker.metrics.messages_in.labels(batch.partition.tp.topic).inc(batch.headers[0].record_count)
     end, marks = appended.last_offset + 1, batch.partition.marks
     result = PartitionResult(batch.number, ErrorCode.none, appended.base_offset, appended.append_time_ms, marks.log_start_offset)
     return result, end if marks.high_watermark < end else -1

@@ -15,13 +15,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
-from prometheus_client import Counter, Histogram
 
 from hotlog.answers.api import Api, Handler, RequestContext, Spliced
 from hotlog.answers.slices import is_wide
 from hotlog.front.guard import Guard
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
+from hotlog.kernel.tallies import Spread, Tally
 from hotlog.wire import apis
 from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.world.ports import Buffer, Streamed
@@ -46,9 +46,9 @@ class Door(NamedTuple):
 
     api: Api
     handle: Handler
-    requests: Counter
-    errors: Counter
-    seconds: Histogram
+    requests: Tally
+    errors: Tally
+    seconds: Spread
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Every metric in one described table, on prometheus_client.
+"""Every metric in one described table, on prometheus_client; what every request counts are plain numbers (hotlog.kernel.tallies).
 
 Names follow KIP-405 and KIP-958 where they exist there (BrokerTopicMetrics RemoteCopyLagBytes ->
 kafka_server_brokertopicmetrics_remotecopylagbytes and so on), `hotlog_` otherwise.  docs/metrics.md is printed
@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from hotlog.kernel.tallies import Series, Spreads, Tallies
 
 _LATENCY_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _BROKER_TOPIC = "kafka_server_brokertopicmetrics_"
@@ -49,9 +52,9 @@ class Metrics:
         ProcessCollector(registry=r)  # process_resident_memory_bytes, process_cpu_seconds_total, process_open_fds and so on
         self.build = Info("hotlog_build", "Which Hotlog this is.", registry=r)
         # Requests
-        self.requests = Counter("kafka_network_requests", "Requests answered.", ["api"], registry=r)
-        self.request_errors = Counter("kafka_network_request_errors", "Requests answered with an error.", ["api"], registry=r)
-        self.request_seconds = Histogram(
+        self.requests = Tallies("kafka_network_requests", "Requests answered.", ["api"], registry=r)
+        self.request_errors = Tallies("kafka_network_request_errors", "Requests answered with an error.", ["api"], registry=r)
+        self.request_seconds = Spreads(
             "kafka_network_request_seconds", "Time from whole request to response written.", ["api"],
             registry=r, buckets=_LATENCY_SECONDS,
         )  # fmt: skip
@@ -72,9 +75,9 @@ class Metrics:
             "hotlog_connections_malformed", "Connections closed for malformed input.", ["reason"], registry=r
         )
         # Hot log
-        self.bytes_in = Counter(_BROKER_TOPIC + "bytesin", "Bytes appended.", topic, registry=r)
-        self.bytes_out = Counter(_BROKER_TOPIC + "bytesout", "Bytes fetched.", topic, registry=r)
-        self.messages_in = Counter(_BROKER_TOPIC + "messagesin", "Records appended.", topic, registry=r)
+        self.bytes_in = Tallies(_BROKER_TOPIC + "bytesin", "Bytes appended.", topic, registry=r)
+        self.bytes_out = Tallies(_BROKER_TOPIC + "bytesout", "Bytes fetched.", topic, registry=r)
+        self.messages_in = Tallies(_BROKER_TOPIC + "messagesin", "Records appended.", topic, registry=r)
         self.produce_failed = Counter(_BROKER_TOPIC + "failedproducerequests", "Refused produce partitions.", topic, registry=r)
         self.fetch_failed = Counter(_BROKER_TOPIC + "failedfetchrequests", "Refused fetch partitions.", topic, registry=r)
         self.flush_seconds = Histogram("kafka_log_flush_seconds", "fsync of a segment.", registry=r, buckets=_LATENCY_SECONDS)
@@ -150,11 +153,11 @@ class Metrics:
     def forget_topics(self, topics: AbstractSet[str]) -> None:
         """Drop every series of topics that are no more: they would stay until the process ends."""
         for metric in vars(self).values():
-            if isinstance(metric, MetricWrapperBase) and "topic" in metric._labelnames:
+            if isinstance(metric, MetricWrapperBase | Series) and "topic" in metric._labelnames:
                 _forget(metric, topics)
 
 
-def _forget(metric: MetricWrapperBase, topics: AbstractSet[str]) -> None:
+def _forget(metric: MetricWrapperBase | Series[Any], topics: AbstractSet[str]) -> None:
     names = metric._labelnames
     gone: list[tuple[str, ...]]
     if len(names) == 1:
