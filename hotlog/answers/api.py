@@ -67,6 +67,8 @@ class Later(NamedTuple):
 
 Handler = Callable[["Broker", RequestContext, Any], Awaitable[Any] | Any]
 Decode = Callable[[int, memoryview, int], Any]  # (version, frame, position of the body) -> request
+Quick = Callable[["Broker", Caller, int, memoryview, int], "bytes | None"]
+"""(broker, caller, version, frame, position of the body) -> all of the response behind its correlation id, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,10 @@ class Api:
     that, the connection is closed.  `ends_with_connection`: cancel the wait when the client is gone (a long poll).  `decodes_any_size`: bytes of a request say
     nothing about how long it takes to read (records).  `omits` names parts
     of the API that are not built.
+
+    `quick` is the short way for what is asked most: a plain function from the bytes of a request to the bytes of its response, the
+    very ones that the long way makes.  For every other request, and wherever the answer has an error code, it does nothing and
+    returns None, or raises one of NOT_SHORT (hotlog.wire.short_bodies): then the request goes the long way.
     """
 
     key: int
@@ -86,6 +92,7 @@ class Api:
     versions: range
     handle: Handler
     decode: Decode | None = None
+    quick: Quick | None = None
     refuse: Callable[[RequestContext, Any, BaseException], Any] | None = None
     ends_with_connection: bool = False
     decodes_any_size: bool = False

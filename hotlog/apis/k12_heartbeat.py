@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.api import Api, Caller, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
+from hotlog.wire import short_bodies
 from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
 
 KEY = 12
+YES = (bytes(2), bytes(6), bytes(6), bytes(6), bytes(8))  # by version: tags from 4, throttle time from 1, error code, tags from 4
 
 
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -31,4 +33,10 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     return responses(KEY, context.version).HeartbeatResponse(throttle_time=NO_THROTTLE, error_code=code)
 
 
-API = Api(key=KEY, name="Heartbeat", versions=range(5), handle=handle)
+def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | None:
+    """The same where the answer is yes."""
+    group_id, generation, member_id, instance_id = short_bodies.heartbeat(version, bytes(frame[position:]))
+    return YES[version] if broker.groups.is_alive(group_id, member_id, instance_id, generation) else None
+
+
+API = Api(key=KEY, name="Heartbeat", versions=range(5), handle=handle, quick=quick)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from hotlog.coordinators.effects import Arm, Disarm, Effect
+from hotlog.coordinators.group_checks import commit_code, heartbeat_code, who_lives
 from hotlog.coordinators.group_draft import Draft, chosen, joined, synced
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
@@ -276,32 +277,17 @@ class _Step(Draft):
     # Heartbeat, leave, expiry
 
     def heartbeat(self, event: Heartbeat) -> None:
-        code = self.check_member(event.member_id, event.instance_id)
-        if code is Code.NONE and event.generation != self.group.generation:
-            code = Code.ILLEGAL_GENERATION
-        if code is Code.NONE:
+        code = heartbeat_code(self.group, event.member_id, event.instance_id, event.generation)
+        if code is Code.NONE or code is Code.REBALANCE_IN_PROGRESS:
             self.arm_session(self.group.members[event.member_id])
-            if self.group.state is State.PREPARING:
-                code = Code.REBALANCE_IN_PROGRESS
         self.reply(event.token, code)
 
     def commit_check(self, event: CommitCheck) -> None:
-        self.reply(event.token, self.commit_refusal(event))
-
-    def commit_refusal(self, event: CommitCheck) -> Code:
-        group = self.group
-        if event.generation < 0 and group.state is State.EMPTY:
-            return Code.NONE
-        if event.generation < 0 and not event.member_id and event.instance_id is None:
-            return Code.UNKNOWN_MEMBER_ID
-        code = self.check_member(event.member_id, event.instance_id)
-        if code is not Code.NONE:
-            return code
-        if event.generation != group.generation:
-            return Code.ILLEGAL_GENERATION
-        if not self.is_waiting(event.member_id):
-            self.arm_session(group.members[event.member_id])
-        return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
+        code = commit_code(self.group, event.member_id, event.instance_id, event.generation)
+        member = who_lives(self.group, event.member_id, code)
+        if member is not None:
+            self.arm_session(member)
+        self.reply(event.token, code)
 
     def leave(self, event: Leave) -> None:
         results = []

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from hotlog.coordinators.effects import Arm, Disarm, Effect, Many, Reply, Store, Token
+from hotlog.coordinators.group_checks import member_code
 from hotlog.coordinators.group_types import (
     JOIN_TIMER,
     SYNC_TIMER,
@@ -23,7 +24,6 @@ from hotlog.coordinators.group_types import (
     Left,
     Limits,
     Member,
-    MemberDue,
     State,
     SyncDue,
     Synced,
@@ -71,20 +71,14 @@ class Draft:
         self.effects.append(Reply(token, result))
 
     def arm_session(self, member: Member) -> None:
-        self.effects.append(session_of(member))
+        self.effects.append(member.session)
 
     def store(self, group: Group, *, is_awaited: bool = False) -> None:
         self.effects.append(Store(group, is_awaited))
 
     def check_member(self, member_id: str, instance_id: str | None) -> Code:
         """Whether these ids belong together here."""
-        if instance_id is not None:
-            known = self.group.static.get(instance_id)
-            if known is None:
-                return Code.UNKNOWN_MEMBER_ID
-            if known != member_id:
-                return Code.FENCED_INSTANCE_ID
-        return Code.NONE if member_id in self.group.members else Code.UNKNOWN_MEMBER_ID
+        return member_code(self.group, member_id, instance_id)
 
     def is_waiting(self, member_id: str) -> bool:
         """Whether a request of the member's waits for an answer."""
@@ -232,7 +226,7 @@ class TellAll(Many):
         for member_id, token in self.waiting:
             member = self.group.members[member_id]
             yield Reply(token, self._answer(member))
-            yield session_of(member)
+            yield member.session
 
     def _answer(self, member: Member) -> Joined | Synced:
         if self.is_join:
@@ -253,11 +247,6 @@ class TellGone(Many):
             if sync_token is not None:
                 yield Reply(sync_token, Synced(Code.UNKNOWN_MEMBER_ID))
             yield Disarm(member_timer(member_id))
-
-
-def session_of(member: Member) -> Arm:
-    """The member's session begins anew."""
-    return Arm(member_timer(member.member_id), member.session_timeout_ms, MemberDue(member.member_id))
 
 
 def joined(group: Group, member: Member) -> Joined:

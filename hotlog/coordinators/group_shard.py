@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from hotlog.coordinators.group_checks import heartbeat_code
 from hotlog.coordinators.group_kind import GroupKind
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Code, CommitCheck, Group, State
@@ -48,6 +49,16 @@ class GroupShard(Shard[Group, Key, Value]):
 
     def __init__(self, log: GroupLog, kind: GroupKind, clock: Clock, memory: Memory) -> None:
         super().__init__(log, kind, clock, memory)
+
+    # Members
+
+    def is_alive(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> bool:
+        """As a Heartbeat that is answered NONE; False if it is not, or not at once: then nothing was done."""
+        live = self._live.get(group_id)
+        if live is None or live.left or heartbeat_code(live.state, member_id, instance_id, generation) is not Code.NONE:
+            return False
+        live.timers.arm(*live.state.members[member_id].session)
+        return True
 
     # Offsets
 

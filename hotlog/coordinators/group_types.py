@@ -12,7 +12,7 @@ from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from hotlog.coordinators.effects import Token
+from hotlog.coordinators.effects import Arm, Token
 
 Protocols = tuple[tuple[str, bytes], ...]
 PENDING_MEMBERS_MAX = 10_000
@@ -74,6 +74,11 @@ class Member:
     def names(self) -> tuple[str, ...]:
         """The protocols it knows, each once, the one it prefers first."""
         return tuple(dict.fromkeys(name for name, _ in self.protocols))
+
+    @cached_property
+    def session(self) -> Arm:
+        """Its session begins anew; the same effect at every heartbeat."""
+        return Arm(member_timer(self.member_id), self.session_timeout_ms, MemberDue(self.member_id))
 
     def metadata(self, protocol: str | None) -> bytes:
         """What the member says under `protocol`."""

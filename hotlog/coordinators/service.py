@@ -190,6 +190,11 @@ class GroupCoordinator:
         code: Code = shard.ask_now(group_id, token, event)
         return code
 
+    def is_alive(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> bool:
+        """Heartbeat of a member that has nothing to learn by it: its session begins anew.  False: nothing was done, ask `heartbeat`."""
+        shard = self._shards.get(group_id)
+        return shard is not None and shard.is_alive(group_id, member_id, instance_id, generation)
+
     def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
         """LeaveGroup."""
         shard = self._shards.of(group_id)

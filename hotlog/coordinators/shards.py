@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from hotlog.coordinators.record_log import RecordLog
@@ -20,6 +21,7 @@ from hotlog.kernel.errors import HotlogError
 from hotlog.world.ports import Clock
 
 LOG = logging.getLogger(__name__)
+KNOWN_MAX, KNOWN_CHARS_MAX = 8192, 200  # hash codes of names that are kept; 4 MB at most
 AGAIN_S, AGAIN_S_MAX = 5.0, 300.0  # after a partition could not be read, the same log is read once more
 
 T = TypeVar("T", bound=Shard[Any, Any, Any])
@@ -140,6 +142,11 @@ class Shards(Generic[T]):
             raise NotServed(f"{self._topic} does not exist yet; ask for the coordinator first")
         return partition_for(owner, count)
 
+    def get(self, owner: str) -> T | None:
+        """The shard of the owner's partition, if it is here and was read."""
+        count = self._partition_count()
+        return self._shards.get(partition_for(owner, count)) if count else None
+
     def of(self, owner: str) -> T:
         """The shard of the owner's partition.
 
@@ -168,9 +175,17 @@ class Shards(Generic[T]):
 
 def partition_for(owner: str, count: int) -> int:
     """The partition of a coordinator's topic that keeps `owner`: Java's String.hashCode, made positive, modulo `count`."""
+    code = _known_code(owner) if len(owner) <= KNOWN_CHARS_MAX else _code(owner)
+    return (0 if code == -(1 << 31) else abs(code)) % count
+
+
+def _code(owner: str) -> int:
+    """Java's String.hashCode."""
     code = 0
     raw = owner.encode("utf-16-be", "surrogatepass")
     for high, low in zip(raw[::2], raw[1::2], strict=True):
         code = (31 * code + (high << 8 | low)) & 0xFFFFFFFF
-    signed = code - (1 << 32) if code >= 1 << 31 else code
-    return (0 if signed == -(1 << 31) else abs(signed)) % count
+    return code - (1 << 32) if code >= 1 << 31 else code
+
+
+_known_code = lru_cache(maxsize=KNOWN_MAX)(_code)  # the few thousand that are active are asked for all the time

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections import deque
 from collections.abc import Awaitable
 from mmap import mmap
@@ -29,6 +30,7 @@ from hotlog.wire.frame import FRAME_BYTES_LEAP, SIZE_BYTES, FrameReader
 from hotlog.world.ports import Buffer, Streamed
 
 LOG = logging.getLogger(__name__)
+_SIZE = struct.Struct(">i")
 
 WIDE_FRAME_BYTES = 64 * KiB  # a request above it is read beside the loop: thousands of elements take tens of ms
 REQUESTS_WAITING_MAX = 64  # frames of one connection that wait for the request before them; reading pauses above
@@ -211,6 +213,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._answer_unknown(header.api_key, header.correlation_id, error)
                 self._release(len(frame) + SIZE_BYTES)
                 return
+            if door.quick is not None and not self._slots and not self._is_told:
+                rest = dispatch.quick(door, self._all.broker, self._caller, header.version, frame, position)
+                if rest is not None:
+                    self._answer_quickly(door, frame, rest)
+                    return
             is_wide = len(frame) > WIDE_FRAME_BYTES and not door.api.decodes_any_size
             request = None if is_wide else dispatch.decode(door, header.version, frame, position)
         except Invalid as error:
@@ -239,6 +246,14 @@ class Connection(asyncio.BufferedProtocol):
             self._refused(slot, error)
             return
         self._take(slot, response)
+
+    def _answer_quickly(self, door: Door, frame: memoryview, rest: bytes) -> None:
+        """Send `rest` behind the frame's correlation id: nothing waits before it."""
+        if self._outlet is not None:
+            self._outlet.write([b"".join((_SIZE.pack(4 + len(rest)), frame[4:8], rest))])
+        door.requests.inc()
+        door.seconds.observe(self._all.clock.monotonic() - self.last_request)
+        self._release(len(frame) + SIZE_BYTES)
 
     async def _decoded(self, slot: Slot, frame: memoryview, position: int) -> Any:
         """What the handler of a wide request returns; the request is read beside the loop."""

@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.answers.api import Api, Handler, RequestContext, Spliced
+from hotlog.answers.api import Api, Caller, Handler, Quick, RequestContext, Spliced
 from hotlog.answers.slices import is_wide
+from hotlog.broker.broker import Broker
 from hotlog.front.guard import Guard
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.tallies import Spread, Tally
 from hotlog.wire import apis
 from hotlog.wire.error_codes import code_for, is_expected
+from hotlog.wire.short_bodies import NOT_SHORT
 from hotlog.world.ports import Buffer, Streamed
 
 LOG = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Door(NamedTuple):
 
     api: Api
     handle: Handler
+    quick: Quick | None
     requests: Tally
     errors: Tally
     seconds: Spread
@@ -67,6 +70,7 @@ class Dispatch:
             key: Door(
                 api,
                 guard.before(api),
+                guard.quick_before(api),
                 metrics.requests.labels(api.name),
                 metrics.request_errors.labels(api.name),
                 metrics.request_seconds.labels(api.name),
@@ -105,6 +109,19 @@ class Dispatch:
         if door.api.decode is not None:
             return door.api.decode(version, frame, position)
         return apis.decode_request(key, version, frame, position)
+
+    def quick(self, door: Door, broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | None:
+        """All of the response behind its correlation id, by the door's short way; `position` is after the client id of the header.  None: the
+        request goes the long way."""
+        assert door.quick is not None
+        if apis.is_flexible(door.api.key, version):
+            if position >= len(frame) or frame[position]:  # tags that nobody here knows
+                return None
+            position += 1
+        try:
+            return door.quick(broker, caller, version, frame, position)
+        except NOT_SHORT:
+            return None
 
     def refuse(self, door: Door, context: RequestContext, request: Any, error: BaseException) -> Any:
         """A response for an error that left the handler, or None where the protocol has no place for it."""
