@@ -33,7 +33,7 @@ __all__ = ["ColdPartition", "ColdTier"]
 
 LOG = logging.getLogger("hotlog.tier")
 TICK_SECONDS_MAX = 1.0  # a tick waits at most this long for a copy to end
-ATTACH_SECONDS_MAX = 1.0  # how long attach waits for the manifest before it lets the hot tier serve alone
+ATTACH_SECONDS_MAX = 1.0  # how long attaches of one round wait for their manifests before they let the hot tier serve alone
 LOADS_MAX = 32
 COPIES_PER_FLIGHT_MAX = 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0  # remote.log.manager.task.retry.backoff.(max.)ms
@@ -81,6 +81,7 @@ class ColdTier:
         self._scope = TaskScope("cold-tier")
         self._is_stopped = False  # for good: nothing is loaded, copied or shown any more, but what is behind is still measured
         self._store_away = False
+        self._attach_until: float | None = None  # the end of a round of attaches, by the monotonic clock
         self._is_crowded = False  # more partitions are due than there are free slots
         self._gauged: set[str] = set()
 
@@ -145,21 +146,33 @@ class ColdTier:
             return None
         return view.readable_start_offset, view.end_offset
 
-    async def attach(self, pid: PartitionId, topic: str, log: HotLog, *, leader_epoch: int) -> ColdPartition:
-        """Take on a partition; waits a moment for its manifest.  With the store away it comes back not `ready`; ticks go on trying."""
+    def begin_attaches(self) -> None:
+        """A round of attaches begins: all of them together wait ATTACH_SECONDS_MAX, so that hot data is not served later the more there is."""
+        self._attach_until = self._clock.monotonic() + ATTACH_SECONDS_MAX
+
+    async def attach(
+        self, pid: PartitionId, topic: str, log: HotLog, *, leader_epoch: int, is_new: bool = False
+    ) -> ColdPartition:
+        """Take on a partition; waits a moment for its manifest.  Without an answer it comes back not `ready`; ticks go on trying.
+
+        `is_new`: this process made the topic, so that the store can have nothing of it, and is not asked.
+        """
         assert not self._is_stopped, "nothing is attached to a store that was left"
         old = self._partitions.get(pid)
         if old is not None:
             await self.detach(pid)
         target = CopyTarget(PartitionKeys(self.cluster_id, pid), topic, log, leader_epoch, self.manifest_of(pid, topic))
         cold = self._partitions[pid] = ColdPartition(self, target)
-        self._deleted.pop(pid, None)
-        self._left.pop(pid, None)
-        load = self._start_load(cold)
-        await asyncio.wait([load], timeout=0 if self._store_away else ATTACH_SECONDS_MAX)
-        if not load.done():
-            self._store_away = True  # so that 4,000 attaches do not wait one after another
+        known = (old, self._deleted.pop(pid, None), self._left.pop(pid, None))
+        if is_new and not any(known):
+            cold.ready, cold.loaded_at = True, self._clock.monotonic()
+        elif len(self._loads) < LOADS_MAX:
+            await asyncio.wait([self._start_load(cold)], timeout=0 if self._store_away else self._attach_wait_s())
         return cold
+
+    def _attach_wait_s(self) -> float:
+        until, now = self._attach_until, self._clock.monotonic()
+        return ATTACH_SECONDS_MAX if until is None else max(0.0, until - now)
 
     async def detach(self, pid: PartitionId) -> None:
         """Give a partition up: no commit of a copy under way will count."""

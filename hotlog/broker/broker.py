@@ -163,8 +163,8 @@ class Broker:
             await self.tier.start()
         async with self._lock:
             await self._reconcile()
-            await self._effects.mend(self.image)
-            await self._reconcile()
+            if await self._effects.mend(self.image):
+                await self._reconcile()
         await self.groups.start()
         led_elsewhere = sum(part.leader != self.node_id for topic in self.image.topics.values() for part in topic.partitions)
         if led_elsewhere:

@@ -22,6 +22,7 @@ from hotlog.partitions.hosting import Hosting
 
 LOG = logging.getLogger(__name__)
 LOOKED_AT_ONCE = 256  # topics, in one turn of the loop
+AT_ONCE = 32  # topics that are brought into agreement at a time
 
 
 class ImageEffects:
@@ -57,14 +58,28 @@ class ImageEffects:
                 await asyncio.sleep(0)
             if not self._is_applied(topic, settings):
                 work.append(topic)
-        done = [await self._apply(topic, settings) for topic in work]
+        done = await self._apply_all(work, settings)
         done += [await self._give_up(topic, image) for topic in self._doomed(image) if topic.topic_id not in self._given_up]
         return any(done)
 
-    async def mend(self, image: ClusterImage) -> None:
-        """Begin logs anew that ended before their cold tier does, with the next `reconcile`."""
-        for topic_id in await self._hosting.mend(image):
+    async def mend(self, image: ClusterImage) -> bool:
+        """Begin logs anew that ended before their cold tier does, with the next `reconcile`; whether there are any."""
+        given_up = await self._hosting.mend(image)
+        for topic_id in given_up:
             self._applied.pop(topic_id, None)
+        return bool(given_up)
+
+    async def _apply_all(self, topics: list[TopicImage], settings: Settings) -> list[bool]:
+        """Several at a time: what each waits for (its disk, its manifests) is its own."""
+        self._hosting.begin_round()
+        left, done = iter(topics), []
+
+        async def apply() -> None:
+            for topic in left:
+                done.append(await self._apply(topic, settings))
+
+        await asyncio.gather(*(apply() for _ in range(min(AT_ONCE, len(topics)))))
+        return done
 
     async def _apply(self, topic: TopicImage, settings: Settings) -> bool:
         is_whole = await self._hosting.host(topic, self.config_of(topic, settings))

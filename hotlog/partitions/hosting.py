@@ -54,17 +54,22 @@ class Hosting:
         self._metadata = metadata
         self._node_id = metadata.node_id
         self._tier = tier
+        self._opening, self._attaching = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)  # of all topics together
 
     @property
     def awaits_store(self) -> bool:
         """Whether a partition without a cold tier may still get one."""
         return self.has_tier and self._metadata.state is not State.FENCED
 
+    def begin_round(self) -> None:
+        """Topics are about to be hosted: all together they wait no longer for the store than one would."""
+        if self._tier is not None:
+            self._tier.begin_attaches()
+
     async def host(self, topic: TopicImage, config: TopicConfig) -> bool:
         """Open or create every partition of `topic` that this node leads, at its epoch and settings; False if some must wait."""
         mine = [index for index, part in enumerate(topic.partitions) if part.leader == self._node_id]
-        gate = asyncio.Semaphore(AT_ONCE)
-        hosted = await asyncio.gather(*(self._try_host(topic, index, config, gate) for index in mine))
+        hosted = await asyncio.gather(*(self._try_host(topic, index, config) for index in mine))
         partitions = [partition for partition in hosted if partition is not None]
         is_whole = len(partitions) == len(mine)
         try:
@@ -74,8 +79,8 @@ class Hosting:
             return False
         return is_whole
 
-    async def _try_host(self, topic: TopicImage, index: int, config: TopicConfig, gate: asyncio.Semaphore) -> Partition | None:
-        async with gate:
+    async def _try_host(self, topic: TopicImage, index: int, config: TopicConfig) -> Partition | None:
+        async with self._opening:
             try:
                 return await self._host_partition(topic, index, config)
             except (HotlogError, OSError) as problem:
@@ -175,11 +180,13 @@ class Hosting:
         if self._tier is None:
             return
         tier = self._tier
-        gate = asyncio.Semaphore(AT_ONCE)
+        is_new = topic.topic_id in self.fresh
 
         async def attach(partition: Partition) -> None:
-            async with gate:
-                partition.cold = await tier.attach(partition.pid, topic.name, partition.log, leader_epoch=partition.leader_epoch)
+            async with self._attaching:
+                partition.cold = await tier.attach(
+                    partition.pid, topic.name, partition.log, leader_epoch=partition.leader_epoch, is_new=is_new
+                )
 
         if config.remote_enabled:
             await asyncio.gather(*(attach(partition) for partition in partitions if not _is_attached(partition)))
