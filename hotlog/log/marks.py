@@ -117,7 +117,7 @@ class Marks:
     def _set(self, mark: Watermark) -> None:
         self.committed = mark
         self.high_watermark = end = mark[0]
-        if self.committed_waiters.heap:
+        if self.committed_waiters.waiting:
             self.committed_waiters.release(end)
         if self._listeners:
             self._tell()

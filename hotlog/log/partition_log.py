@@ -27,6 +27,7 @@ from hotlog.log.scrub_view import ScrubView
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segments import Segments
 from hotlog.log.syncer import Syncer
+from hotlog.log.waiters import Told
 from hotlog.log.writer import Writer
 
 WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its descriptor
@@ -174,6 +175,21 @@ class PartitionLog:
             self._syncer.refuse()
         assert end_offset <= marks.log_end_offset, "only what was appended is committed"
         await marks.committed_waiters.wait(end_offset)
+
+    def when_committed(self, end_offset: int, told: Told, timeout_s: float | None = None) -> None:
+        """Call `told(None)` once everything below `end_offset` is committed, or `told(error)` if it cannot be any more, or is not in time.
+
+        `told` is called once, on the loop: now, if there is nothing to wait for, else in the turn in which all are told that one fsync, or one
+        move of the committed end, covers.  `error` is StorageFailed, NotReady (it was cut off) or TimeoutError.
+        """
+        marks = self.marks
+        if end_offset <= marks.high_watermark:
+            told(None)
+        elif marks.failed is not None or marks.is_closed:
+            told(self._syncer.refusal())
+        else:
+            assert end_offset <= marks.log_end_offset, "only what was appended is committed"
+            marks.committed_waiters.add(end_offset, told, timeout_s)
 
     # -- appends
 

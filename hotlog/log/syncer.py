@@ -299,12 +299,18 @@ class Syncer:
         self._parts.writers.released(self)
         self._marks.close(StorageFailed(f"{self._tp}: the log is closed"))
 
-    def refuse(self) -> NoReturn:
-        """Say why nothing is appended or made durable."""
+    def refusal(self) -> StorageFailed:
+        """Why nothing is appended or made durable."""
         failed = self._marks.failed
         if failed is None:
-            raise StorageFailed(f"{self._tp}: the log is closed")
-        raise StorageFailed(f"{self._tp}: the log takes no more appends until restart and recovery: {failed}") from failed
+            return StorageFailed(f"{self._tp}: the log is closed")
+        refusal = StorageFailed(f"{self._tp}: the log takes no more appends until restart and recovery: {failed}")
+        refusal.__cause__ = failed
+        return refusal
+
+    def refuse(self) -> NoReturn:
+        """Raises `refusal`."""
+        raise self.refusal()
 
     def refuse_after(self, error: OSError, doing: str, path: str) -> NoReturn:
         """Say what an error of the disk means for who wanted to append."""

@@ -1,32 +1,59 @@
-"""Tasks that wait until a log has reached an offset; all that wait for it are released together.
+"""Who waits until a log has reached an offset: callbacks, and tasks that `wait`; all that wait for it are told in one turn of the loop.
 
-Invariants: a waiter is released when its offset is reached, refused when that cannot come any more, and otherwise leaves by itself;
-those that left cost next to nothing (once they are more than those that wait, they are swept out together).
+A request costs one entry of a queue: no task, no future, and no timer of its own.  One timer serves all entries of a log; it is set for
+the earliest deadline when it was set, and looks around when it rings.
+
+Invariants: each is told once: that its offset is reached, that this cannot come any more, or that its time is over; the lowest offset is told
+first, of equals who came first; tasks that left cost next to nothing (once they are more than those that wait, they are swept out together).
 """
 
 from __future__ import annotations
 
 import asyncio
-from heapq import heapify, heappop, heappush
+import logging
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from operator import itemgetter
 
+LOG = logging.getLogger(__name__)
 _SWEPT_MIN = 64
+_NEVER = float("inf")
+
+Told = Callable[[Exception | None], object]
+"""Called on the loop with None, or with the reason why the offset was not reached.  It must not raise."""
 
 
 class OffsetWaiters:
-    """Futures by offset, the lowest first."""
+    """Entries by offset, the lowest first."""
 
-    __slots__ = ("_left", "_serial", "heap")
+    __slots__ = ("_left", "_timer", "waiting")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[int, int, asyncio.Future[None]]] = []  # changed here only
-        self._left = 0  # about how many of the heap were cancelled
-        self._serial = 0  # no two entries compare equal, and futures cannot be compared
+        self.waiting: deque[tuple[int, Told, float]] = (
+            deque()
+        )  # (offset, told, deadline), changed here only; bounded by the requests
+        self._left = 0  # about how many of them are tasks that left
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, offset: int, told: Told, timeout_s: float | None = None) -> None:
+        """Call `told` once, later: after `release` was called with `offset` or more, with what `refuse` was given, or with TimeoutError."""
+        deadline = _NEVER
+        if timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + timeout_s
+            if self._timer is None or deadline < self._timer.when():
+                self._set_timer(loop, deadline)
+        waiting = self.waiting
+        if not waiting or waiting[-1][0] <= offset:  # nearly always: logs grow at their end
+            waiting.append((offset, told, deadline))
+        else:
+            waiting.insert(bisect_right(waiting, offset, key=itemgetter(0)), (offset, told, deadline))
 
     async def wait(self, offset: int) -> None:
         """Until `release` was called with `offset` or more; raises what `refuse` was given."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._serial += 1
-        heappush(self.heap, (offset, self._serial, future))
+        self.add(offset, _Task(future))
         try:
             await future
         except asyncio.CancelledError:
@@ -36,24 +63,64 @@ class OffsetWaiters:
 
     def _leave(self) -> None:
         self._left += 1
-        if self._left >= max(_SWEPT_MIN, len(self.heap) // 2):
-            self.heap = [entry for entry in self.heap if not entry[2].done()]
-            heapify(self.heap)
+        if self._left >= max(_SWEPT_MIN, len(self.waiting) // 2):
+            self.waiting = deque(entry for entry in self.waiting if not (isinstance(entry[1], _Task) and entry[1].future.done()))
             self._left = 0
 
     def release(self, offset: int) -> None:
         """Everything below `offset` is reached."""
-        heap = self.heap
-        while heap and heap[0][0] <= offset:
-            future = heappop(heap)[2]
-            if not future.done():
-                future.set_result(None)
+        waiting = self.waiting
+        while waiting and waiting[0][0] <= offset:
+            told = waiting.popleft()[1]
+            try:
+                told(None)
+            except Exception:  # one request's bug must not keep the acks of the others
+                LOG.exception("an ack could not be given")
 
     def refuse(self, error: Exception, above: int = -1) -> None:
         """Offsets above `above` will not be reached."""
-        refused = [entry for entry in self.heap if entry[0] > above]
-        self.heap = [entry for entry in self.heap if entry[0] <= above]
-        heapify(self.heap)
-        for _, _, future in sorted(refused):
-            if not future.done():
-                future.set_exception(error)
+        refused = [entry for entry in self.waiting if entry[0] > above]
+        self.waiting = deque(entry for entry in self.waiting if entry[0] <= above)
+        self._tell(refused, error)
+
+    def _tell(self, entries: list[tuple[int, Told, float]], error: Exception) -> None:
+        for _, told, _ in entries:
+            try:
+                told(error)
+            except Exception:
+                LOG.exception("a refusal could not be given")
+
+    # -- deadlines
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(deadline, self._rings, loop)
+
+    def _rings(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        late = [entry for entry in self.waiting if entry[2] <= now]
+        if late:
+            self.waiting = deque(entry for entry in self.waiting if entry[2] > now)
+        earliest = min((entry[2] for entry in self.waiting), default=_NEVER)
+        if earliest < _NEVER:
+            self._set_timer(loop, earliest)
+        self._tell(late, TimeoutError())
+
+
+class _Task:
+    """A task that waits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def __call__(self, error: Exception | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)

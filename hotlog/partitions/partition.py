@@ -112,6 +112,7 @@ class Partition:
         "topic_id",
         "tp",
         "wait_room",
+        "when_committed",
     )
 
     def __init__(self, tp: TopicPartition, topic_id: UUID, leader_epoch: int, log: PartitionLog, home: Home) -> None:
@@ -127,6 +128,7 @@ class Partition:
         self.append_in_turn = log.append_in_turn
         self.wait_room = log.wait_room
         self.committed = log.wait_committed
+        self.when_committed = log.when_committed
         self.read_now = log.read
         self.read_disk = log.read_blocking
         log.set_commit_rule(rule_of(durability_of(log.config)))

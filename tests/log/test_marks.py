@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -131,13 +132,62 @@ async def test_waiters_are_released_by_offset_and_who_leaves_is_forgotten() -> N
     for each in many[:150]:
         each.cancel()
     await asyncio.sleep(0)
-    assert len(waiters.heap) <= 50 + 64, "those who left are swept out"
+    assert len(waiters.waiting) <= 50 + 64, "those who left are swept out"
     waiters.refuse(StorageFailed("no"), above=140)
     await asyncio.sleep(0)
-    assert sorted(offset for offset, _, future in waiters.heap if not future.done()) == list(range(101, 141))
+    assert [each.done() for each in many[160:200]] == [False] * 40, "101 to 140 can still be reached"
     waiters.refuse(StorageFailed("no"))
     outcomes = await asyncio.gather(*many, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == ([asyncio.CancelledError] * 150 + [StorageFailed] * 50 + [type(None)] * 100)
+
+
+async def test_callbacks_are_told_once_in_order_and_in_time() -> None:
+    waiters, told = OffsetWaiters(), list[tuple[int, type | None]]()
+
+    def note(offset: int, error: Exception | None) -> None:
+        told.append((offset, None if error is None else type(error)))
+
+    def fails(error: Exception | None) -> None:
+        raise ValueError("a bug")
+
+    loop = asyncio.get_running_loop()
+    late = loop.create_future()
+    waiters.add(7, partial(note, 7), 3600)
+    waiters.add(5, lambda error: late.set_result(error), 0.001)
+    waiters.add(3, partial(note, 3), 3600)
+    waiters.add(1, fails)
+    waiters.add(3, partial(note, 30))
+    waiters.release(2)
+    assert isinstance(await asyncio.wait_for(late, SOON_S), TimeoutError)
+    assert told == []
+    waiters.release(6)
+    assert told == [(3, None), (30, None)], "who came first is told first, whatever another one did"
+    waiters.refuse(StorageFailed("no"))
+    waiters.release(9)
+    assert told[2:] == [(7, StorageFailed)]
+    assert not waiters.waiting
+
+
+async def test_a_commit_is_told_to_callbacks(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk=disk) as logs:
+        log, told = await new_log(logs), list[object]()
+        append(log, batch(b"a"))
+        append(log, batch(b"b"))
+        log.when_committed(2, told.append)
+        log.when_committed(1, told.append, 3600)
+        assert told == []
+        await log.wait_durable(2)
+        assert told == [None, None]
+        log.when_committed(2, told.append)
+        assert told == [None] * 3, "nothing to wait for"
+        disk.fail("sync", "*.log", IO)
+        append(log, batch(b"c"))
+        log.when_committed(3, told.append, 3600)
+        with pytest.raises(StorageFailed):
+            await log.wait_durable(3)
+        log.when_committed(3, told.append)
+        assert [type(each) for each in told[3:]] == [StorageFailed] * 2
 
 
 def test_rules_of_a_single_replica() -> None:

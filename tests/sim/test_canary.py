@@ -12,7 +12,7 @@ import compaction.worker
 from compaction.retention import Plan
 from hotlog.log.flusher import Flusher
 from hotlog.log.producers import Producers
-from hotlog.log.waiters import OffsetWaiters
+from hotlog.log.waiters import OffsetWaiters, Told
 from tests.sim.bucket import Violation
 from tests.sim.checker import check_partition
 from tests.sim.clock import HOUR_MS
@@ -62,10 +62,10 @@ def test_the_quiet_days_are_quiet() -> None:
 
 
 def test_an_ack_before_the_fsync_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(self: OffsetWaiters, offset: int) -> None:
-        return
+    def at_once(self: OffsetWaiters, offset: int, told: Told, timeout_s: float | None = None) -> None:
+        told(None)
 
-    monkeypatch.setattr(OffsetWaiters, "wait", at_once)
+    monkeypatch.setattr(OffsetWaiters, "add", at_once)
     monkeypatch.setattr(Flusher, "kick", lambda self: None)
 
     async def main(world: SimWorld) -> None:
