@@ -23,6 +23,8 @@ _INT = struct.Struct(">i")
 _LONG = struct.Struct(">q")
 _PARTITION = struct.Struct(">ihqq")  # partition, error code, high watermark, last stable offset
 _ABORTED = struct.Struct(">qq")  # producer id, first offset
+_PLAIN_11 = struct.Struct(">ihqqqii")  # all of a partition before the size of its records: none aborted, no preferred replica
+_PLAIN_12 = struct.Struct(">ihqqqBi")
 
 
 class PartitionReply(NamedTuple):
@@ -48,6 +50,9 @@ def encode(
     """A response body as (buffers, their size in bytes)."""
     flexible = version >= FLEXIBLE_FROM
     tags = b"\0" if flexible else b""
+    nothing = b"\1\0" if flexible else b"\0\0\0\0"  # no records, no tags
+    pack = (_PLAIN_12 if flexible else _PLAIN_11).pack
+    no_list = (1, 0) if flexible else (0, -1)  # the length of an empty one and of null
     buffers: list[Buffer | Streamed] = []
     head = bytearray(_INT.pack(throttle_ms))  # everything between two record buffers
     size = 0
@@ -58,12 +63,19 @@ def encode(
         head += _topic(topic, version)
         head += count_of(len(partitions), flexible)
         for reply in partitions:
-            _partition(head, reply, version, flexible)
-            if len(reply.records):
-                size += len(head) + len(reply.records)
-                buffers += (head, reply.records)
-                head = bytearray()
-            head += tags
+            number, error, high_watermark, last_stable, log_start, aborted, records = reply
+            if version >= 11 and not aborted:  # nearly always
+                head += pack(number, error, high_watermark, last_stable, log_start, no_list[aborted is None], -1)
+            else:
+                _partition(head, reply, version, flexible)
+            length = len(records)
+            if not length:
+                head += nothing
+                continue
+            head += uvarint(length + 1) if flexible else _INT.pack(length)
+            size += len(head) + length
+            buffers += (head, records)
+            head = bytearray(tags)
         head += tags
     head += tags
     buffers.append(head)
@@ -79,7 +91,7 @@ def _topic(topic: TopicKey, version: int) -> bytes:
 
 
 def _partition(head: bytearray, reply: PartitionReply, version: int, flexible: bool) -> None:
-    """Everything of a partition before its records."""
+    """Everything of a partition before the size of its records."""
     head += _PARTITION.pack(reply.partition, reply.code, reply.high_watermark, reply.last_stable_offset)
     if version >= 5:
         head += _LONG.pack(reply.log_start_offset)
@@ -93,5 +105,3 @@ def _partition(head: bytearray, reply: PartitionReply, version: int, flexible: b
                 head += b"\0"
     if version >= 11:
         head += b"\xff\xff\xff\xff"  # preferred read replica: none
-    size = len(reply.records)
-    head += uvarint(size + 1) if flexible else _INT.pack(size)

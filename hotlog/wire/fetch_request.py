@@ -22,9 +22,12 @@ _PARTITION_4 = struct.Struct(">iqi")  # partition, offset, max bytes
 _PARTITION_5 = struct.Struct(">iqqi")  # partition, offset, log start, max bytes
 _PARTITION_9 = struct.Struct(">iiqqi")  # partition, leader epoch, offset, log start, max bytes
 _PARTITION_12 = struct.Struct(">iiqiqi")  # partition, leader epoch, offset, last fetched epoch, log start, max bytes
+_PARTITION_12_UNTAGGED = struct.Struct(">iiqiqib")  # the same and a section of tags, which nearly always is one byte, 0
 
 TopicKey = str | UUID  # a name, or from version 13 on an id
 Key = tuple[TopicKey, int]  # topic and partition
+
+_new = tuple.__new__  # a named tuple's own constructor is a Python call
 
 
 class Wanted(NamedTuple):
@@ -61,14 +64,8 @@ def decode(version: int, frame: memoryview, position: int) -> FetchRequest:
     wait_ms_max, bytes_min, bytes_max, isolation_level = _HEAD.unpack(read.take_bytes(_HEAD.size))
     session_id, session_epoch = _SESSION.unpack(read.take_bytes(_SESSION.size)) if version >= 7 else (0, -1)
     partitions: dict[Key, Wanted] = {}
-    shape = _shape(version)
     for _ in range(read.count(3)):
-        topic = _topic(read, version)
-        for _ in range(read.count(shape.size)):
-            fields = shape.unpack(read.take_bytes(shape.size))
-            leader_epoch = fields[1] if version >= 9 else -1
-            partitions[topic, fields[0]] = Wanted(fields[2 if version >= 9 else 1], fields[-1], leader_epoch)
-            read.skip_tags()
+        _partitions(read, version, _topic(read, version), partitions)
         read.skip_tags()
     forgotten: list[Key] = []
     if version >= 7:
@@ -89,9 +86,38 @@ def _topic(read: Reader, version: int) -> TopicKey:
     return read.string() or ""
 
 
+def _partitions(read: Reader, version: int, topic: TopicKey, found: dict[Key, Wanted]) -> None:
+    """The partitions of one topic, in one go where none has tags."""
+    shape = _shape(version)
+    start, count = read.at, max(read.count(shape.size), 0)
+    rows = shape.iter_unpack(read.take_bytes(count * shape.size))
+    if version < 9:
+        found.update(((topic, row[0]), Wanted(row[1], row[-1])) for row in rows)
+        return
+    if version < FLEXIBLE_FROM:
+        found.update(((topic, number), _new(Wanted, (offset, size, epoch))) for number, epoch, offset, _, size in rows)
+        return
+    some, tags = [], 0
+    for number, epoch, offset, _, _, size, tag in rows:
+        some.append(((topic, number), _new(Wanted, (offset, size, epoch))))
+        tags |= tag  # before the first that is not 0 everything was read right
+    if tags:
+        read.at = start
+        _tagged_partitions(read, topic, found)
+    else:
+        found.update(some)
+
+
+def _tagged_partitions(read: Reader, topic: TopicKey, found: dict[Key, Wanted]) -> None:
+    for _ in range(read.count(_PARTITION_12.size)):
+        number, epoch, offset, _, _, size = _PARTITION_12.unpack(read.take_bytes(_PARTITION_12.size))
+        found[topic, number] = Wanted(offset, size, epoch)
+        read.skip_tags()
+
+
 def _shape(version: int) -> struct.Struct:
-    if version >= 12:
-        return _PARTITION_12
+    if version >= FLEXIBLE_FROM:
+        return _PARTITION_12_UNTAGGED
     if version >= 9:
         return _PARTITION_9
     return _PARTITION_5 if version >= 5 else _PARTITION_4

@@ -138,6 +138,27 @@ def test_a_fetch_request_is_read_as_kio_reads_it(version: int, data: st.DataObje
     assert found.forgotten == forgotten
 
 
+@pytest.mark.parametrize("tagged", [0, 1, 2])
+def test_tags_of_one_partition_leave_the_others_as_they_are(tagged: int) -> None:
+    shapes = apis.requests(1, 12)
+    parts = tuple(shapes.FetchPartition(partition=i, fetch_offset=i + 10, partition_max_bytes=i + 20) for i in range(3))
+    request = shapes.FetchRequest(
+        max_wait=timedelta(0),
+        min_bytes=0,
+        max_bytes=1000,
+        topics=(shapes.FetchTopic(topic="t", partitions=parts),),
+        forgotten_topics_data=(),
+    )
+    body = written(request)
+    unknown = b"\1\x63\2ab"  # one tagged field, number 99, of two bytes
+    assert body.count(b"\0" * 3 + bytes([tagged + 20])) == 1
+    at = body.index(b"\0" * 3 + bytes([tagged + 20])) + 4
+    assert body[at] == 0
+    found = fetch_request.decode(12, framed(body[:at] + unknown + body[at + 1 :]), 8)
+    assert found == fetch_request.decode(12, framed(body), 8)
+    assert found.partitions == {("t", i): (i + 10, i + 20, -1) for i in range(3)}
+
+
 @pytest.mark.parametrize("version", fetch_request.VERSIONS)
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
