@@ -31,64 +31,77 @@ class Verdict(Enum):
     ORPHAN = "orphan"
 
 
-def page_needed(root: Manifest, key: ParsedKey, pages: Mapping[str, Page]) -> PageRef | None:
-    """The archive page that has to be read before `judge` can speak about a segment object; None if none."""
-    if key.kind != "segment" or (key.name, 0) in parts_in_use(root):
-        return None
-    refs = [ref for ref in root.archive if ref.start_offset <= key.start_offset < ref.end_offset]
-    refs += [part.page for part in root.garbage_ranges if part.start_offset <= key.start_offset < part.end_offset]
-    return next((ref for ref in refs if ref.name not in pages), None)
+class Judge:
+    """What one root says about the objects of its partition.
 
-
-def judge(
-    root: Manifest | None,
-    key: ParsedKey,
-    info: ObjectInfo,
-    pages: Mapping[str, Page],
-    *,
-    now_ms: int,
-    grace_ms: int,
-    seen_before: bool,
-) -> Verdict:
-    """What to think of one listed object.
+    What the root refers to is gathered once: a listing has as many objects as the root has rows, and each is looked up.
 
     Args:
         root: the newest root, read after the listing; None if the partition has none.
-        pages: what `page_needed` asked for.
-        seen_before: an earlier pass saw the same object unreferenced.
     """
-    if root is None:
-        return Verdict.UNCLAIMED
-    if key.kind == "manifest" or (key.name, 0) in parts_in_use(root) or _in_pages(root, key, pages):
-        return Verdict.LIVE
-    if any(item.name == key.name for item in root.garbage) or _in_doomed_ranges(root, key, pages):
-        return Verdict.DOOMED
-    if key.epoch > root.epoch:
-        return Verdict.NEWER
-    if not seen_before or now_ms - info.modified_ms < grace_ms:
-        return Verdict.YOUNG
-    return Verdict.ORPHAN
+
+    def __init__(self, root: Manifest | None) -> None:
+        self._root = root
+        self._used = parts_in_use(root) if root is not None else set()
+        self._doomed = {item.name for item in root.garbage} if root is not None else set()
+
+    def page_needed(self, key: ParsedKey, pages: Mapping[str, Page]) -> PageRef | None:
+        """The archive page that has to be read before `verdict` can speak about a segment object; None if none."""
+        if self._root is None or key.kind != "segment" or (key.name, 0) in self._used:
+            return None
+        return next((ref for ref in self._live_pages(key) + self._doomed_pages(key) if ref.name not in pages), None)
+
+    def verdict(
+        self,
+        key: ParsedKey,
+        info: ObjectInfo,
+        pages: Mapping[str, Page],
+        *,
+        now_ms: int,
+        grace_ms: int,
+        seen_before: bool,
+    ) -> Verdict:
+        """What to think of one listed object.
+
+        Args:
+            pages: what `page_needed` asked for.
+            seen_before: an earlier pass saw the same object unreferenced.
+        """
+        if self._root is None:
+            return Verdict.UNCLAIMED
+        if key.kind == "manifest" or (key.name, 0) in self._used or _has(self._live_pages(key), key, pages):
+            return Verdict.LIVE
+        if key.name in self._doomed or _has(self._doomed_pages(key), key, pages):
+            return Verdict.DOOMED
+        if key.epoch > self._root.epoch:
+            return Verdict.NEWER
+        if not seen_before or now_ms - info.modified_ms < grace_ms:
+            return Verdict.YOUNG
+        return Verdict.ORPHAN
+
+    def missing_names(self, listed: Sequence[str]) -> list[str]:
+        """Names the root itself refers to that a complete listing of the partition does not show."""
+        return sorted({name for name, _ in self._used if not name.startswith(SHARED)}.difference(listed))
+
+    def _live_pages(self, key: ParsedKey) -> list[PageRef]:
+        """The pages that may refer to a segment object."""
+        assert self._root is not None
+        return [ref for ref in self._root.archive if ref.start_offset <= key.start_offset < ref.end_offset]
+
+    def _doomed_pages(self, key: ParsedKey) -> list[PageRef]:
+        """The pages of doomed ranges that may have it."""
+        assert self._root is not None
+        parts = self._root.garbage_ranges
+        return [part.page for part in parts if part.start_offset <= key.start_offset < part.end_offset]
 
 
-def _has(page: Page, name: str, offset: int) -> bool:
+def _has(refs: Sequence[PageRef], key: ParsedKey, pages: Mapping[str, Page]) -> bool:
+    """Whether a row of one of these pages is the segment object."""
+    return key.kind == "segment" and any(_is_in(pages[ref.name], key.name, key.start_offset) for ref in refs)
+
+
+def _is_in(page: Page, name: str, offset: int) -> bool:
     if not page.start_offset <= offset < page.end_offset:
         return False
     row = page.row_covering(offset)
     return not row.is_hole and row.name == name
-
-
-def _in_pages(root: Manifest, key: ParsedKey, pages: Mapping[str, Page]) -> bool:
-    if key.kind != "segment":
-        return False
-    refs = [ref for ref in root.archive if ref.start_offset <= key.start_offset < ref.end_offset]
-    return any(_has(pages[ref.name], key.name, key.start_offset) for ref in refs)
-
-
-def _in_doomed_ranges(root: Manifest, key: ParsedKey, pages: Mapping[str, Page]) -> bool:
-    parts = [part for part in root.garbage_ranges if part.start_offset <= key.start_offset < part.end_offset]
-    return key.kind == "segment" and any(_has(pages[part.page.name], key.name, key.start_offset) for part in parts)
-
-
-def missing_names(root: Manifest, listed: Sequence[str]) -> list[str]:
-    """Names the root itself refers to that a complete listing of the partition does not show."""
-    return sorted({name for name, start in parts_in_use(root) if not name.startswith(SHARED)}.difference(listed))

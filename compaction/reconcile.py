@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-from compaction.orphans import Verdict, judge, missing_names, page_needed
+from compaction.orphans import Judge, Verdict
 from compaction.reaper import KEYS_PER_DELETE, reap
 from compaction.sights import Sights
 from compaction.trusted_clock import TrustedClock
@@ -184,11 +184,11 @@ class Reconciler:
         manifest = self._manifest_of(group.pid)
         try:
             root = await manifest.load()  # after the listing: what was committed meanwhile counts
-            pages: dict[str, Page] = {}
-            orphans = [one for one in group.objects if await self._verdict(manifest, root, *one, pages) is Verdict.ORPHAN]
+            judge, pages = Judge(root), dict[str, Page]()
+            orphans = [one for one in group.objects if await self._verdict(manifest, judge, *one, pages) is Verdict.ORPHAN]
             if root is not None:
                 if group.is_whole:
-                    await self._report_missing(manifest, root, [key.name for key, _ in group.objects])
+                    await self._report_missing(manifest, judge, [key.name for key, _ in group.objects])
                 await self._condemn(manifest, root, orphans)
                 await self._bury(manifest, group)
         except Corrupt as damage:
@@ -200,29 +200,29 @@ class Reconciler:
             LOG.info("%s is reconciled in the next pass: %s", group.pid, weather)
 
     async def _verdict(
-        self, manifest: ManifestStore, root: Manifest | None, key: ParsedKey, info: ObjectInfo, pages: dict[str, Page]
+        self, manifest: ManifestStore, judge: Judge, key: ParsedKey, info: ObjectInfo, pages: dict[str, Page]
     ) -> Verdict:
         """`pages` are those read for this group; keys come by offset, so the last few are enough."""
-        while root is not None and (ref := page_needed(root, key, pages)) is not None:
+        while (ref := judge.page_needed(key, pages)) is not None:
             pages[ref.name] = await manifest.page(ref)
             while len(pages) > PAGES_KEPT:
                 del pages[next(iter(pages))]
         now_ms = self._trusted.now_ms()
-        verdict = judge(root, key, info, pages, now_ms=now_ms, grace_ms=self._grace_ms(), seen_before=False)
+        verdict = judge.verdict(key, info, pages, now_ms=now_ms, grace_ms=self._grace_ms(), seen_before=False)
         if verdict is Verdict.YOUNG and self._is_old(info.key, info.etag, now_ms):
-            verdict = judge(root, key, info, pages, now_ms=now_ms, grace_ms=self._grace_ms(), seen_before=True)
+            verdict = judge.verdict(key, info, pages, now_ms=now_ms, grace_ms=self._grace_ms(), seen_before=True)
         self._found[verdict] += 1
         return verdict
 
-    async def _report_missing(self, manifest: ManifestStore, root: Manifest, listed: list[str]) -> None:
+    async def _report_missing(self, manifest: ManifestStore, judge: Judge, listed: list[str]) -> None:
         """A live object that a listing lacks is asked for by name: a missing one is lost data, and said so."""
-        for name in missing_names(root, listed)[:MISSING_MAX]:
+        for name in judge.missing_names(listed)[:MISSING_MAX]:
             key = manifest.keys.object(name)
             try:
                 await self._store.head(key)
             except NotFound:
                 self._metrics.corruption.labels("missing-object").inc()
-                LOG.error("object %s is missing from the store though the manifest of %s refers to it", key, root.pid)
+                LOG.error("object %s is missing from the store though the manifest of %s refers to it", key, manifest.keys.pid)
 
     async def _condemn(self, manifest: ManifestStore, root: Manifest, orphans: list[tuple[ParsedKey, ObjectInfo]]) -> None:
         room = GARBAGE_OBJECTS_MAX - len(root.garbage)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from compaction import orphans
 from compaction.orphans import Verdict
 from compaction.reaper import reap
 from compaction.reconcile import Reconciler
@@ -20,6 +21,7 @@ from tests.sim.entropy import stream
 from tests.sim.fuse import Fuse
 from tests.sim.trace import Trace
 from tiering.manifest.edits import advance_start, append, mark_deleted
+from tiering.manifest.root import Manifest, parts_in_use
 from tiering.objects.keys import parse_key, segment_name
 
 DAY_S = 86_400
@@ -103,6 +105,24 @@ def test_what_was_written_anew_was_not_seen_and_too_much_is_not_kept(monkeypatch
         assert sights.is_old("a", "e1", now_ms=1400, apart_ms=500)
         disk.write_atomic("/sights", b'{"version": 2, "sights": {"a": ["e1", 0]}}')
         assert not Sights(disk, "/sights").is_old("a", "e1", now_ms=9000, apart_ms=500)
+
+    with_bench(body)
+
+
+def test_what_a_root_refers_to_is_gathered_once_for_all_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing has as many objects as the root has rows: gathered for each object, a pass would cost the square of them."""
+
+    async def body(bench: Bench) -> None:
+        await bench.fill(60)
+        gathered: list[int] = []
+
+        def count(root: Manifest) -> set[tuple[str, int]]:
+            gathered.append(len(root.entries))
+            return parts_in_use(root)
+
+        monkeypatch.setattr(orphans, "parts_in_use", count)
+        await one_pass(bench.reconciler())
+        assert gathered == [60]
 
     with_bench(body)
 
