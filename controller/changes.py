@@ -26,7 +26,7 @@ from controller.config_rules import (
     step_broker_configs,
     step_topic_configs,
 )
-from controller.image import ClusterImage, fold
+from controller.image import ClusterImage, Draft
 from controller.records import BrokerStarted, ProducerIdsAllocated, Record, Replicas, TopicPurged
 from controller.topic_rules import NewTopic, plan_create, plan_delete, plan_partitions, topic_by_id, topic_by_name
 from hotlog.kernel.errors import HotlogError
@@ -94,16 +94,20 @@ def _planned(image: ClusterImage, rules: Iterable[Rule], *, are_apart: bool = Fa
     """Each rule against the image that those before it leave (`are_apart`: which makes no difference); one that raises refuses its item."""
     records: list[Record] = []
     results: list[Result] = []
+    draft: Draft | None = None
     for rule in rules:
         try:
-            record = rule(image)
+            record = rule(image)  # which looks and keeps nothing: the next item's record may go into the same tables
         except HotlogError as why:
             results.append(Refusal(code_for(why), str(why)))
             continue
         results.append(Accepted())
         if record is not None:
             records.append(record)
-            image = image if are_apart else fold(image, [record])
+            if not are_apart:
+                draft = draft or Draft(image)
+                draft.apply(record)
+                image = draft.view()
     return Plan(tuple(records), tuple(results))
 
 

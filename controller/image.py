@@ -1,8 +1,9 @@
 """ClusterImage: the cluster as a pure fold of the metadata log.
 
 Invariants: an image and all in it are frozen, so a reader holds one for as long as it likes; `fold(image, a + b) ==
-fold(fold(image, a), b)`; unchanged topics are the same objects in the next image, so a driver finds what changed by identity;
-`topics` and `topics_by_id` hold the same values; a deleted topic stays in `doomed` until its data was given up.
+fold(fold(image, a), b)`; unchanged topics are the same objects in the next image, and `touched_since` names those that are not;
+`topics` and `topics_by_id` hold the same values; a deleted topic stays in `doomed` until its data was given up.  What is derived from all
+topics is counted once, and from then on handed from image to image.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from controller.records import (
@@ -29,6 +30,7 @@ from controller.records import (
 from hotlog.kernel.errors import Corrupt
 
 ALL_BROKERS = -1
+RECENT_FOLDS_MAX, RECENT_NAMES_MAX = 64, 4096  # what an image remembers of how it was made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,13 @@ class BrokerImage:
     rack: str
 
 
+class Touched(NamedTuple):
+    """The topics whose image changed by the records from offset `start` on, up to the next of these or to the image's own offset."""
+
+    start: int
+    names: frozenset[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterImage:
     """Everything the metadata log says up to (not including) `offset`."""
@@ -72,10 +81,39 @@ class ClusterImage:
     brokers: Mapping[int, BrokerImage] = field(default_factory=dict)
     broker_configs: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     producer_id_next: int = 0
+    recent: tuple[Touched, ...] = field(
+        default=(), compare=False, repr=False
+    )  # the last folds that it was made by, without a gap
 
     @cached_property
     def topics_by_id(self) -> Mapping[UUID, TopicImage]:
         return {topic.topic_id: topic for topic in self.topics.values()}
+
+    @cached_property
+    def flat_names(self) -> Mapping[str, str]:
+        """Names of topics by what metrics make of them (KIP-37)."""
+        return {flat_name(name): name for name in self.topics}
+
+    @cached_property
+    def partition_count(self) -> int:
+        """Of all topics."""
+        return sum(len(topic.partitions) for topic in self.topics.values())
+
+    def touched_since(self, offset: int) -> set[str] | None:
+        """Names of the topics that came, changed or went since the image of `offset`; None if that is not known any more: all may have."""
+        names: set[str] = set()
+        at = self.offset
+        for touched in reversed(self.recent):
+            if at <= offset:
+                break
+            names |= touched.names
+            at = touched.start
+        return names if at <= offset else None
+
+
+def flat_name(name: str) -> str:
+    """A topic's name as metrics have it."""
+    return name.replace(".", "_")
 
 
 def fold(image: ClusterImage, records: Iterable[Record]) -> ClusterImage:
@@ -84,28 +122,39 @@ def fold(image: ClusterImage, records: Iterable[Record]) -> ClusterImage:
     Raises:
         Corrupt: a record that cannot follow what came before it.
     """
-    draft = _Draft(image)
+    draft = Draft(image)
     for record in records:
         draft.apply(record)
     return draft.image()
 
 
-class _Draft:
+class Draft:
     """A mutable copy that takes many records, so that a fold of n records copies each table once."""
 
     def __init__(self, image: ClusterImage) -> None:
         self._base = image
+        self._touched: set[str] = set()
         self.offset = image.offset
         self.controller = (image.controller_epoch, image.controller_id)
         self.topics = dict(image.topics)
-        self.names = {topic.topic_id: name for name, topic in image.topics.items()}
+        self.topics_by_id = dict(image.topics_by_id)
+        self.flat_names = dict(image.flat_names)
+        self.partition_count = image.partition_count
         self.doomed = dict(image.doomed)
         self.brokers = dict(image.brokers)
         self.broker_configs = dict(image.broker_configs)
         self.producer_id_next = image.producer_id_next
 
     def image(self) -> ClusterImage:
-        return ClusterImage(
+        """The image after all records: this draft takes no more."""
+        return self._made(self._recent())
+
+    def view(self) -> ClusterImage:
+        """The image so far, to look at until the next record is applied: it shares this draft's tables."""
+        return self._made(())
+
+    def _made(self, recent: tuple[Touched, ...]) -> ClusterImage:
+        image = ClusterImage(
             offset=self.offset,
             controller_epoch=self.controller[0],
             controller_id=self.controller[1],
@@ -114,17 +163,40 @@ class _Draft:
             brokers=self.brokers,
             broker_configs=self.broker_configs,
             producer_id_next=self.producer_id_next,
+            recent=recent,
         )
+        derived = {"topics_by_id": self.topics_by_id, "flat_names": self.flat_names, "partition_count": self.partition_count}
+        vars(image).update(derived)  # where the cached properties look first
+        return image
+
+    def _recent(self) -> tuple[Touched, ...]:
+        before, start = self._base.recent, self._base.offset
+        if self.offset == start:
+            return before
+        recent = (*before[1 - RECENT_FOLDS_MAX :], Touched(start, frozenset(self._touched)))
+        count = sum(len(touched.names) for touched in recent)
+        while count > RECENT_NAMES_MAX:
+            count -= len(recent[0].names)
+            recent = recent[1:]
+        return recent
 
     def apply(self, record: Record) -> None:
         _APPLY[type(record)](self, record)
         self.offset += 1
 
     def topic(self, topic_id: UUID) -> TopicImage:
-        name = self.names.get(topic_id)
-        if name is None:
+        topic = self.topics_by_id.get(topic_id)
+        if topic is None:
             raise Corrupt(f"metadata record {self.offset} names topic id {topic_id}, which does not exist then")
-        return self.topics[name]
+        return topic
+
+    def put(self, topic: TopicImage) -> None:
+        """A topic as it is now."""
+        before = self.topics.get(topic.name)
+        self.partition_count += len(topic.partitions) - (len(before.partitions) if before is not None else 0)
+        self.topics[topic.name] = self.topics_by_id[topic.topic_id] = topic
+        self.flat_names[flat_name(topic.name)] = topic.name
+        self._touched.add(topic.name)
 
     def controller_claimed(self, record: ControllerClaimed) -> None:
         if record.epoch <= self.controller[0]:
@@ -136,29 +208,33 @@ class _Draft:
         self.brokers[node] = BrokerImage(node_id=node, incarnation=record.incarnation, rack=record.rack)
         if not record.raises_epochs:
             return
-        for name, topic in self.topics.items():
+        for topic in list(self.topics.values()):
             if any(partition.leader == node for partition in topic.partitions):
                 raised = tuple(_raised(partition) if partition.leader == node else partition for partition in topic.partitions)
-                self.topics[name] = replace(topic, partitions=raised)
+                self.put(replace(topic, partitions=raised))
 
     def topic_created(self, record: TopicCreated) -> None:
         if record.name in self.topics:
             raise Corrupt(f"topic {record.name} is created at {self.offset} though it exists")
-        if record.topic_id in self.names or record.topic_id in self.doomed:
+        if record.topic_id in self.topics_by_id or record.topic_id in self.doomed:
             raise Corrupt(f"topic id {record.topic_id} is given out again at {self.offset}")
-        self.topics[record.name] = TopicImage(
-            topic_id=record.topic_id,
-            name=record.name,
-            partitions=_partitions(record.partitions),
-            configs=record.configs,
-            created_ms=record.created_ms,
+        self.put(
+            TopicImage(
+                topic_id=record.topic_id,
+                name=record.name,
+                partitions=_partitions(record.partitions),
+                configs=record.configs,
+                created_ms=record.created_ms,
+            )
         )
-        self.names[record.topic_id] = record.name
 
     def topic_deleted(self, record: TopicDeleted) -> None:
         topic = self.topic(record.topic_id)
-        del self.topics[topic.name]
-        del self.names[record.topic_id]
+        del self.topics[topic.name], self.topics_by_id[topic.topic_id]
+        if self.flat_names.get(flat_name(topic.name)) == topic.name:
+            del self.flat_names[flat_name(topic.name)]
+        self.partition_count -= len(topic.partitions)
+        self._touched.add(topic.name)
         self.doomed[record.topic_id] = topic
 
     def topic_purged(self, record: TopicPurged) -> None:
@@ -166,11 +242,11 @@ class _Draft:
 
     def partitions_added(self, record: PartitionsAdded) -> None:
         topic = self.topic(record.topic_id)
-        self.topics[topic.name] = replace(topic, partitions=topic.partitions + _partitions(record.partitions))
+        self.put(replace(topic, partitions=topic.partitions + _partitions(record.partitions)))
 
     def topic_configs_changed(self, record: TopicConfigsChanged) -> None:
         topic = self.topic(record.topic_id)
-        self.topics[topic.name] = replace(topic, configs=_merged(topic.configs, record.configs))
+        self.put(replace(topic, configs=_merged(topic.configs, record.configs)))
 
     def broker_configs_changed(self, record: BrokerConfigsChanged) -> None:
         merged = _merged(self.broker_configs.get(record.node_id, {}), record.configs)
@@ -198,14 +274,14 @@ def _merged(old: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[s
     return dict(sorted(merged.items()))
 
 
-_APPLY: dict[type[Record], Callable[[_Draft, Any], None]] = {
-    ControllerClaimed: _Draft.controller_claimed,
-    BrokerStarted: _Draft.broker_started,
-    TopicCreated: _Draft.topic_created,
-    TopicDeleted: _Draft.topic_deleted,
-    TopicPurged: _Draft.topic_purged,
-    PartitionsAdded: _Draft.partitions_added,
-    TopicConfigsChanged: _Draft.topic_configs_changed,
-    BrokerConfigsChanged: _Draft.broker_configs_changed,
-    ProducerIdsAllocated: _Draft.producer_ids_allocated,
+_APPLY: dict[type[Record], Callable[[Draft, Any], None]] = {
+    ControllerClaimed: Draft.controller_claimed,
+    BrokerStarted: Draft.broker_started,
+    TopicCreated: Draft.topic_created,
+    TopicDeleted: Draft.topic_deleted,
+    TopicPurged: Draft.topic_purged,
+    PartitionsAdded: Draft.partitions_added,
+    TopicConfigsChanged: Draft.topic_configs_changed,
+    BrokerConfigsChanged: Draft.broker_configs_changed,
+    ProducerIdsAllocated: Draft.producer_ids_allocated,
 }

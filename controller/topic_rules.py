@@ -16,7 +16,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.config_rules import Scope, check_tiering, topic_config
-from controller.image import ClusterImage, TopicImage
+from controller.image import ClusterImage, TopicImage, flat_name
 from controller.internal_topics import GROUPS_TOPIC, INTERNAL_TOPICS
 from controller.records import PartitionsAdded, Replicas, TopicCreated, TopicDeleted
 from hotlog.kernel.errors import Invalid, NotFound
@@ -43,7 +43,7 @@ def plan_create(image: ClusterImage, wanted: NewTopic, topic_id: UUID, scope: Sc
     """
     _check_new_name(image, wanted.name)
     partitions = _assignment(wanted, scope)
-    hosted = sum(len(topic.partitions) for topic in image.topics.values())
+    hosted = image.partition_count
     if hosted + len(partitions) > PARTITIONS_PER_BROKER_MAX:
         raise Refused(
             ErrorCode.policy_violation,
@@ -77,14 +77,12 @@ def _check_new_name(image: ClusterImage, name: str) -> None:
     check_name(name)
     if name in image.topics:
         raise Refused(ErrorCode.topic_already_exists, f"topic {name!r} already exists")
-    if "." in name or "_" in name:
-        flat = name.replace(".", "_")
-        twin = next((other for other in image.topics if other.replace(".", "_") == flat), None)
-        if twin is not None:
-            raise Refused(
-                ErrorCode.invalid_topic_exception,
-                f"topic {name!r} collides with the existing topic {twin!r}: they differ only in '.' and '_', which metrics cannot tell",
-            )
+    twin = image.flat_names.get(flat_name(name))
+    if twin is not None:
+        raise Refused(
+            ErrorCode.invalid_topic_exception,
+            f"topic {name!r} collides with the existing topic {twin!r}: they differ only in '.' and '_', which metrics cannot tell",
+        )
 
 
 def _assignment(wanted: NewTopic, scope: Scope) -> tuple[Replicas, ...]:
@@ -153,7 +151,7 @@ def plan_partitions(
     if count <= now:
         words = "has as many" if count == now else f"has {now}, and partitions cannot be taken away"
         raise Refused(ErrorCode.invalid_partitions, f"topic {topic.name!r} cannot be brought to {count} partitions: it {words}")
-    hosted = sum(len(other.partitions) for other in image.topics.values())
+    hosted = image.partition_count
     if count > PARTITIONS_PER_TOPIC_MAX or hosted + count - now > PARTITIONS_PER_BROKER_MAX:
         raise Refused(
             ErrorCode.invalid_partitions,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from compaction.trusted_clock import KeptClock, store_time_ms
 from controller.metadata import Metadata, State
 from controller.peers import ALONE, Peers
+from hotlog.answers.metadata_bytes import MetadataBytes
 from hotlog.broker.broker import Broker
 from hotlog.broker.ends_notes import note_ends_at_last
 from hotlog.broker.takeover import Takeover
@@ -248,6 +249,7 @@ class Node:
             metrics.disk_free_bytes.set(parts.world.disk.free_bytes(parts.logs.directory))
         metrics.store_up.set(parts.store_health.is_up)
         metrics.request_bytes.set(self._listeners.connections.held_bytes)
+        metrics.metadata_kept_bytes.set(self.broker.kept[MetadataBytes].size)
         sizes, damaged = await parts.logs.by_topic()
         for gauge, values in ((metrics.log_size_bytes, sizes), (metrics.damaged_segments, damaged)):
             gauge.clear()  # a deleted topic has no size

@@ -16,13 +16,13 @@ from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
 from controller.internal_topics import INTERNAL_TOPICS
-from hotlog.answers.api import Api, RequestContext, Spliced
-from hotlog.answers.metadata_bytes import TopicBytes, spliced
+from hotlog.answers.api import Api, Caller, RequestContext, Spliced
+from hotlog.answers.metadata_bytes import MetadataBytes, Stamp, spliced
 from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
 from hotlog.answers.slices import SLICE, breathe, sliced
 from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.ids import parse_topic_name
-from hotlog.wire.apis import encoded, responses
+from hotlog.wire.apis import decode_request, encoded, is_flexible, responses
 from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
@@ -31,19 +31,71 @@ if TYPE_CHECKING:
 KEY = 3
 AUTO_CREATE_FROM = 4
 TOPICS_NULLABLE_FROM = 1
+QUICK_BYTES_MAX = 1024  # of a request whose answer is kept: a name or two
 ANYTHING_WRONG = (HotlogError, OSError, TimeoutError)
 UNKNOWN_NAME = Refusal(ErrorCode.unknown_topic_or_partition, "")
 UNKNOWN_ID = Refusal(ErrorCode.unknown_topic_id, "")
 
 
+def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | None:
+    """The same request as before, while nothing has changed; or else one for topics that are all there, few of them to be encoded."""
+    if len(frame) > QUICK_BYTES_MAX:
+        return None
+    body, kept = bytes(frame[position:]), broker.kept[MetadataBytes]
+    key = (version, caller.listener, body)
+    stamp = Stamp(broker.metadata.image, broker.hosted_places.version, broker.settings, broker.advertised)
+    found = kept.answer(key, stamp)
+    if found is not None:
+        return found
+    topics = _quickly(broker, version, decode_request(KEY, version, frame, position))
+    if topics is None:
+        return None
+    tag = b"\0" if is_flexible(KEY, version) else b""
+    found = tag + _body(broker, caller.listener, version, topics)
+    kept.keep_answer(key, stamp, found, len(body))
+    return found
+
+
+def _quickly(broker: Broker, version: int, request: Any) -> list[bytes] | None:
+    """The topics that are asked for; None if one is not there, or if it would take long."""
+    if _is_for_all(version, request):
+        return None if _is_long(broker, version) else _all(broker, version)
+    named = list(dict.fromkeys(request.topics))
+    images = _images(broker, named)
+    if len(images) < len(named) or _is_wide(broker, version, images):
+        return None
+    return [_known(broker, version, topic) for topic in images]
+
+
+def _is_for_all(version: int, request: Any) -> bool:
+    return request.topics is None or (version < TOPICS_NULLABLE_FROM and not request.topics)
+
+
+def _all(broker: Broker, version: int) -> list[bytes]:
+    """All topics; those that have not changed since the last time are not looked at."""
+    kept, places, image = broker.kept[MetadataBytes], broker.hosted_places, broker.image
+    return kept.every(version, image, places, partial(_entity, broker, version))
+
+
+def _is_long(broker: Broker, version: int) -> bool:
+    """Whether so many partitions have to be encoded for a list of all topics that it would hold up the loop."""
+    image, room = broker.image, SLICE
+    for name in broker.kept[MetadataBytes].moved(version, image, broker.hosted_places):
+        topic = image.topics.get(name)
+        if topic is not None and not _is_kept(broker, version, topic):
+            room -= len(topic.partitions)
+            if room < 0:
+                return True
+    return False
+
+
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Answer for all topics, or for those asked for; waits only if one has to be created."""
     version = context.version
-    if request.topics is None or (version < TOPICS_NULLABLE_FROM and not request.topics):
-        wanted = list(broker.image.topics.values())
-        if _is_wide(broker, version, wanted):
-            return _all_prepared(broker, context, wanted)
-        return _answer(broker, context, [_known(broker, version, topic) for topic in wanted])
+    if _is_for_all(version, request):
+        if _is_long(broker, version):
+            return _all_prepared(broker, context)
+        return _answer(broker, context, _all(broker, version))
     may_create = broker.settings.flag("auto.create.topics.enable")
     may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
     named = list(dict.fromkeys(request.topics))  # what is named twice is answered once, as Kafka does
@@ -75,15 +127,20 @@ def _is_wide(broker: Broker, version: int, topics: list[TopicImage]) -> bool:
     """Whether so many partitions have to be encoded that it would hold up the loop."""
     room = SLICE
     for topic in topics:
-        if not broker.kept[TopicBytes].has(version, topic, broker.hosting_version):
+        if not _is_kept(broker, version, topic):
             room -= len(topic.partitions)
         if room < 0:
             return True
     return False
 
 
-async def _all_prepared(broker: Broker, context: RequestContext, topics: list[TopicImage]) -> Spliced:
-    return _answer(broker, context, await _prepared(broker, context.version, topics))
+def _is_kept(broker: Broker, version: int, topic: TopicImage) -> bool:
+    return broker.kept[MetadataBytes].has(version, topic, broker.hosted_places.changed_at(topic.name))
+
+
+async def _all_prepared(broker: Broker, context: RequestContext) -> Spliced:
+    await _prepared(broker, context.version, list(broker.image.topics.values()))
+    return _answer(broker, context, _all(broker, context.version))
 
 
 async def _named_prepared(broker: Broker, context: RequestContext, named: list[Any], may_create: bool) -> Any:
@@ -92,24 +149,21 @@ async def _named_prepared(broker: Broker, context: RequestContext, named: list[A
     return answer if isinstance(answer, Spliced) else await answer
 
 
-async def _prepared(broker: Broker, version: int, topics: list[TopicImage]) -> list[bytes]:
-    """The topics encoded, in slices and beside the loop, and kept."""
-    shapes, made, room = responses(KEY, version), [], SLICE
+async def _prepared(broker: Broker, version: int, topics: list[TopicImage]) -> None:
+    """Encode the topics in slices and beside the loop, and keep them."""
+    shapes, room = responses(KEY, version), SLICE
     for topic in topics:
-        hosting = broker.hosting_version
-        if broker.kept[TopicBytes].has(version, topic, hosting):
-            made.append(_known(broker, version, topic))
+        if _is_kept(broker, version, topic):
             continue
+        hosting = broker.hosted_places.changed_at(topic.name)
         partitions = await sliced(range(len(topic.partitions)), partial(_partition, broker, shapes, topic))
         entity = _entity_of(shapes, topic, partitions)
         data = await broker.disk.run(encoded, entity) if len(partitions) > SLICE else encoded(entity)
-        broker.kept[TopicBytes].keep(version, topic, hosting, data)
-        made.append(data)
+        broker.kept[MetadataBytes].keep(version, topic, hosting, data)
         room -= len(partitions)
         if room < 0:
             room = SLICE
             await breathe()
-    return made
 
 
 async def _with_creation(broker: Broker, context: RequestContext, named: list[Any], topics: list[bytes | None]) -> Spliced:
@@ -120,9 +174,13 @@ async def _with_creation(broker: Broker, context: RequestContext, named: list[An
 
 
 def _answer(broker: Broker, context: RequestContext, topics: list[bytes]) -> Spliced:
-    version = context.version
+    body = _body(broker, context.caller.listener, context.version, topics)
+    return Spliced([body], len(body))
+
+
+def _body(broker: Broker, listener: str, version: int, topics: list[bytes]) -> bytes:
     shapes = responses(KEY, version)
-    host, port = broker.advertised[context.caller.listener]
+    host, port = broker.advertised[listener]
     without_topics = shapes.MetadataResponse(
         throttle_time=NO_THROTTLE,
         brokers=(shapes.MetadataResponseBroker(node_id=broker.node_id, host=host, port=port, rack=broker.rack or None),),
@@ -177,7 +235,8 @@ def _missing(version: int, name: str | None, topic_id: Any, why: Refusal) -> byt
 
 
 def _known(broker: Broker, version: int, topic: TopicImage) -> bytes:
-    return broker.kept[TopicBytes].get(version, topic, broker.hosting_version, lambda: _entity(broker, version, topic))
+    hosting = broker.hosted_places.changed_at(topic.name)
+    return broker.kept[MetadataBytes].get(version, topic, hosting, partial(_entity, broker, version, topic))
 
 
 def _entity(broker: Broker, version: int, topic: TopicImage) -> Any:
@@ -211,4 +270,4 @@ def _partition(broker: Broker, shapes: Any, topic: TopicImage, index: int) -> An
     )
 
 
-API = Api(key=KEY, name="Metadata", versions=range(14), handle=handle, omits=("authorized operations",))
+API = Api(key=KEY, name="Metadata", versions=range(14), handle=handle, quick=quick, omits=("authorized operations",))

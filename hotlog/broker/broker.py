@@ -51,7 +51,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
-from hotlog.partitions.hosting import Hosting
+from hotlog.partitions.hosting import Hosting, Partitions
 from hotlog.partitions.partition import Partition
 from hotlog.wire.error_codes import Refused, error_for
 from hotlog.world.ports import Clock, Disk, Entropy
@@ -115,14 +115,12 @@ class Broker:
             topic_partitions=self._topic_partitions,
         )
         self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier)
+        self.hosted_places: Partitions = (
+            self._hosting.partitions
+        )  # what is served, and which topics' partitions came or went when
         self._effects = ImageEffects(self._hosting, metadata, forget_topic=self.groups.forget_topic)
 
     # What is there
-
-    @property
-    def hosting_version(self) -> int:
-        """Goes up whenever a partition begins or ends to be served."""
-        return self._hosting.partitions.version
 
     @property
     def cluster_id(self) -> str:
@@ -355,7 +353,7 @@ class Broker:
     # For the group coordinator
 
     def _groups_partitions(self) -> int:
-        topic = self.topic(GROUPS_TOPIC)
+        topic = self.metadata.image.topics.get(GROUPS_TOPIC)
         return len(topic.partitions) if topic is not None else 0
 
     def _topic_partitions(self, name: str) -> int:

@@ -1,7 +1,7 @@
 """What the metadata image means for this node: topics are hosted with their settings, deleted ones given up in both tiers and forgotten.
 
 Invariants: every step may be repeated, and is, until it has succeeded; a topic that was applied is looked at again only when its image or
-this broker's settings changed; the metadata say that a topic is purged only after its objects are doomed.
+this broker's settings changed, and nothing else is looked at meanwhile; the metadata say that a topic is purged only after its objects are doomed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class ImageEffects:
         self._forget_topic = forget_topic  # its groups' offsets
         self._given_up: set[UUID] = set()  # deleted topics of which nothing is left here
         self._applied: dict[UUID, tuple[TopicImage, Settings]] = {}
+        self._unfinished: set[str] = set()  # topics to be looked at again, whatever changes; bounded by those that are there
+        self._seen = -1  # the offset of the image that all other topics agree with
+        self._settings: Settings | None = None  # and the settings
         self._configs: dict[UUID, tuple[TopicImage, Settings, TopicConfig]] = {}
 
     def config_of(self, topic: TopicImage, settings: Settings) -> TopicConfig:
@@ -52,13 +55,21 @@ class ImageEffects:
 
     async def reconcile(self, image: ClusterImage, settings: Settings) -> bool:
         """Make what is hosted agree with `image`; repeatable.  True if something was done."""
+        touched = image.touched_since(self._seen) if settings is self._settings else None
+        names = image.topics if touched is None else touched | self._unfinished
         work = []
-        for number, topic in enumerate(image.topics.values(), 1):
+        for number, name in enumerate(sorted(names) if touched is not None else names, 1):
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if not self._is_applied(topic, settings):
+            topic = image.topics.get(name)
+            if topic is None:
+                self._unfinished.discard(name)
+            elif not self._is_applied(topic, settings):
                 work.append(topic)
+        self._unfinished.update(topic.name for topic in work)
+        self._seen, self._settings = image.offset, settings
         done = await self._apply_all(work, settings)
+        self._unfinished.difference_update(topic.name for topic in work if self._is_applied(topic, settings))
         done += [await self._give_up(topic, image) for topic in self._doomed(image) if topic.topic_id not in self._given_up]
         return any(done)
 
@@ -67,6 +78,8 @@ class ImageEffects:
         given_up = await self._hosting.mend(image)
         for topic_id in given_up:
             self._applied.pop(topic_id, None)
+            if topic_id in image.topics_by_id:
+                self._unfinished.add(image.topics_by_id[topic_id].name)
         return bool(given_up)
 
     async def _apply_all(self, topics: list[TopicImage], settings: Settings) -> list[bool]:

@@ -70,6 +70,7 @@ class Metrics:
         self.request_bytes = Gauge(
             "hotlog_request_bytes", "Memory held for requests: in work, waiting, and half received.", registry=r
         )
+        self.metadata_kept_bytes = Gauge("hotlog_metadata_kept_bytes", "Memory held for Metadata answers.", registry=r)
         self.connections_refused = Counter("hotlog_connections_refused", "Connections closed by a limit.", ["reason"], registry=r)
         self.connections_failed = Counter(
             "hotlog_connections_malformed", "Connections closed for malformed input.", ["reason"], registry=r

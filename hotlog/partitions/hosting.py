@@ -24,22 +24,52 @@ from tiering.tier import ColdTier
 LOG = logging.getLogger(__name__)
 AT_ONCE = 32
 LOOKED_AT_ONCE = 256  # partitions, in one turn of the loop
+CHANGES_KEPT_MIN = 1024  # of topics of which nothing is hosted any more
 
 
 class Partitions(dict[tuple[str, int], Partition]):
-    """Hosted partitions by topic and number; `version` goes up with every change."""
+    """Hosted partitions by topic and number, and which topics' changed when: `version` goes up with every change.
+
+    Invariants: of a topic that never changed, or of which nothing is hosted and which was forgotten, the last change is 0.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.version = 0
+        self._changes: dict[str, int] = {}  # the last change of a topic, the latest at the end; bounded by what is hosted
+        self._known_from = 0  # changes up to here may be forgotten
 
     def __setitem__(self, key: tuple[str, int], value: Partition) -> None:
-        self.version += 1
         super().__setitem__(key, value)
+        self._note(key[0])
 
     def __delitem__(self, key: tuple[str, int]) -> None:
-        self.version += 1
         super().__delitem__(key)
+        self._note(key[0])
+
+    def _note(self, topic: str) -> None:
+        self.version += 1
+        self._changes.pop(topic, None)
+        self._changes[topic] = self.version
+        if len(self._changes) > 2 * len(self) + CHANGES_KEPT_MIN:
+            hosted = {topic for topic, _ in self}
+            self._changes = {topic: at for topic, at in self._changes.items() if topic in hosted}
+            self._known_from = self.version
+
+    def changed_at(self, topic: str) -> int:
+        """The version at which the topic's partitions changed last."""
+        return self._changes.get(topic, 0)
+
+    def changed_since(self, version: int) -> set[str] | None:
+        """Topics of which partitions came or went after `version`; None if that is not known any more."""
+        if version < self._known_from:
+            return None
+        names: set[str] = set()
+        for topic in reversed(self._changes):
+            if self._changes[topic] <= version:
+                break
+            names.add(topic)
+        return names
 
 
 class Hosting:

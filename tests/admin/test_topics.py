@@ -400,3 +400,19 @@ async def test_topics_that_were_refused_leave_nothing_behind(tmp_path: Path, mon
             with pytest.raises(Refused):
                 await broker.create_topics([NewTopic("views", 1)])
         assert broker._hosting.fresh == {made.topic_id}
+
+
+async def test_a_topic_that_could_not_be_hosted_is_tried_again_though_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as broker:
+        with monkeypatch.context() as patched:
+
+            async def fails(*arguments: object, **named: object) -> None:
+                raise OSError(28, "no space")
+
+            patched.setattr(broker.logs, "create", fails)
+            await broker.create_topic("clicks", 1)
+            assert broker.partition("clicks", 0) is None
+        await broker.tick()
+        assert broker.partition("clicks", 0) is not None

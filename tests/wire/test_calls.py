@@ -18,6 +18,7 @@ import pytest_asyncio
 
 import hotlog
 from hotlog.wire import apis
+from tests.admin.test_groups import Client as Member
 from tests.wire.serving import Client, Serving, batch_of, fetch, frame_of, produce, serving
 
 PACKAGES = tuple(str(Path(hotlog.__file__).parents[1] / name) for name in ("hotlog", "tiering", "compaction", "controller"))
@@ -67,13 +68,31 @@ def metadata() -> Any:
     )
 
 
+async def member(served: Serving) -> Member:
+    """The only one of its group."""
+    await served.broker.create_topic("__consumer_offsets", 2)
+    await served.broker.groups.ensure()
+    one = Member(served.broker, "a-group-of-one")
+    await one.join()
+    await one.sync()
+    return one
+
+
+async def test_a_heartbeat_costs_no_more_calls_than_it_did(served: Serving) -> None:
+    one, client = await member(served), await served.connect()
+    request = apis.requests(12, 4).HeartbeatRequest(
+        group_id=one.group, generation_id=one.generation, member_id=one.member_id, group_instance_id=None
+    )
+    assert await calls_of(client, request) <= 47
+
+
 @pytest.mark.parametrize(
     ("name", "request_", "ceiling"),
     [
         ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 122),
         ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 120),
         ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 820),
-        ("metadata of a topic", metadata(), 90),
+        ("metadata of a topic", metadata(), 37),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

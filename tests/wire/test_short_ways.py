@@ -97,3 +97,23 @@ async def test_heartbeats_of_a_member_are_answered_alike_both_ways(served: Servi
             )
             short, long = await frames(served, client, request, monkeypatch)
             assert short == long
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["all", "one"])
+async def test_metadata_is_answered_alike_both_ways(served: Serving, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+    made = await served.broker.create_topic("t", 2)
+    await served.broker.create_topic("u", 1)
+    client = await served.connect()
+    for version in apis.versions_known(3):
+        shapes = apis.requests(3, version)
+        topics: Any = (
+            None if listed else (shapes.MetadataRequestTopic(topic_id=None if version < 12 else made.topic_id, name="t"),)
+        )
+        request = shapes.MetadataRequest(
+            topics=() if listed and version == 0 else topics, allow_auto_topic_creation=True,
+            include_cluster_authorized_operations=False, include_topic_authorized_operations=False,
+        )  # fmt: skip
+        for _ in range(2):  # made, and kept
+            short, long = await frames(served, client, request, monkeypatch)
+            assert short == long
+        await served.broker.create_partitions("u", len(served.broker.image.topics["u"].partitions) + 1)
