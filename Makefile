@@ -39,7 +39,7 @@ sim: setup ## the simulator over more seeds: make sim SEEDS=200
 mutants: setup ## plant a bug at a time in a copy, and see the test that finds it: make mutants ONLY=groups
 	$(BIN)/python -m tests.mutants $(ONLY)
 
-bench: setup ## throughput, latency, cold replay; against Apache Kafka where Java is at hand
+bench: setup ## throughput, latency, small requests, growth, cold replay; beside Apache Kafka where Java is at hand
 	$(BIN)/python -m tests.bench
 
 docs: setup ## print the generated pages of docs/ anew

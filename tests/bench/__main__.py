@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: Hotlog and Apache Kafka in turn under the same client, as tables and JSON.
+"""`python -m tests.bench`: Hotlog, Apache Kafka and other checkouts of Hotlog in turn under the same client, as tables and JSON.
 
 Invariants:
 - Whatever ends the run, the results so far are written.
@@ -19,6 +19,8 @@ import typer
 from rich.console import Console
 
 from tests.bench.cold import cold_store
+from tests.bench.contenders import HOTLOG, KAFKA, NotACheckout, contenders_of
+from tests.bench.load import generator
 from tests.bench.report import as_json, as_markdown, machine_description
 from tests.bench.rooflines import measure_rooflines
 from tests.bench.runner import Runner
@@ -29,10 +31,17 @@ from tests.tools.kafka_jars import kafka_jars
 console = Console(highlight=False, soft_wrap=True)
 
 
+GENERATOR = "load generator"
+DRIVEN = {Workload.SMALL, Workload.PARTITIONS, Workload.LONG_POLL}
+LEFT_OUT = {KAFKA: "Apache Kafka", GENERATOR: "small requests, long polls and latency beside many partitions"}
+RATED = {Workload.PRODUCE_WIRE, Workload.PRODUCE_NONE, Workload.PRODUCE_LZ4, Workload.FETCH_WIRE, Workload.FETCH_HOT}
+TARGET_HELP = "kafka, hotlog (this checkout), or the path of another checkout, also NAME=PATH; kafka and hotlog unless given."
+
+
 def main(
     quick: Annotated[bool, typer.Option(help="One short round: to see that it runs, not to quote.")] = False,
     rounds: Annotated[int, typer.Option(help="Rounds to run; 0 takes the setting's own.")] = 0,
-    target: Annotated[list[str], typer.Option(help="kafka or hotlog; both unless given.")] = ["kafka", "hotlog"],  # noqa: B006
+    target: Annotated[list[str], typer.Option(help=TARGET_HELP)] = [KAFKA, HOTLOG],  # noqa: B006
     durability: Annotated[list[Durability], typer.Option()] = list(Durability),  # noqa: B006
     workload: Annotated[list[Workload], typer.Option()] = list(Workload),  # noqa: B006
     store: Annotated[str, typer.Option(help="Object store of the cold replay; a MinIO is started unless given.")] = "",
@@ -41,28 +50,35 @@ def main(
     profile: Annotated[Path | None, typer.Option(help="Record Hotlog with py-spy, raw stacks, into this folder.")] = None,
     set_: Annotated[list[str], typer.Option("--set", help="More settings for Hotlog, key=value.")] = [],  # noqa: B006
 ) -> None:
-    """Same client, same workload, both brokers in turn: medians, ratios, share of the roofline."""
+    """Same client, same workload, all targets in turn: medians, ratios, share of the roofline."""
     settings = QUICK if quick else FULL
     if rounds:
-        settings = replace(settings, rounds=rounds, startup_rounds=min(rounds, settings.startup_rounds))
-    missing = _missing_kafka(target)
-    targets = tuple(each for each in target if not (missing and each == "kafka"))
-    folder = Path(tempfile.mkdtemp(prefix="hotlog-bench-", dir=scratch))
+        startup, growth = min(rounds, settings.startup_rounds), min(rounds, settings.growth_rounds)
+        settings = replace(settings, rounds=rounds, small_rounds=rounds, startup_rounds=startup, growth_rounds=growth)
+    try:
+        contenders = contenders_of(target)
+    except NotACheckout as why:
+        raise typer.BadParameter(str(why)) from why
+    missing = _missing(target, workload)
+    contenders = tuple(each for each in contenders if each.name not in missing)
+    folder = Path(tempfile.mkdtemp(prefix="hotlog-bench-", dir=scratch)).resolve()
     machine = machine_description(folder)
     runner = Runner(
         settings=settings,
         scratch=folder,
-        targets=targets,
+        contenders=contenders,
         durabilities=tuple(durability),
         workloads=frozenset(workload),
         say=console.print,
         profile=profile,
         extra=tuple(set_),
+        generator=generator() if DRIVEN & set(workload) and GENERATOR not in missing else None,
+        failures={LEFT_OUT[name]: why for name, why in missing.items()},
     )
-    roofline = measure_rooflines(folder)
+    roofline = measure_rooflines(folder) if set(workload) & RATED else {}
     try:
         with ExitStack() as stack:
-            if {Workload.COLD_REPLAY, Workload.TAIL_REPLAY} & set(workload) and "hotlog" in targets:
+            if {Workload.COLD_REPLAY, Workload.TAIL_REPLAY} & set(workload) and any(each.tree for each in contenders):
                 runner.store = stack.enter_context(cold_store(store, folder / "minio"))
             runner.run()
     finally:
@@ -73,25 +89,28 @@ def main(
             roofline=roofline,
             descriptions=runner.descriptions,
             results=runner.results,
+            failures=runner.failures,
         )
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(document, indent=1))
         (out / "results.md").write_text(as_markdown(document))
         console.print(as_markdown(document))
-        if missing:
-            console.print(f"Not measured: Apache Kafka ({missing})")
 
 
-def _missing_kafka(targets: list[str]) -> str:
-    """Why Kafka cannot be measured here, or an empty string. Fetches its jars when they are not cached."""
-    if "kafka" not in targets:
-        return ""
-    try:
-        kafka_jars()
-    except ToolMissing as why:
-        console.print(f"Apache Kafka is left out: {why}")
-        return str(why)
-    return ""
+def _missing(targets: list[str], workloads: list[Workload]) -> dict[str, str]:
+    """What cannot be had here, and why.  Kafka's jars are fetched, and the load generator compiled, when they are not cached."""
+    missing = {}
+    for name, is_wanted, get in (
+        (KAFKA, KAFKA in targets, kafka_jars),
+        (GENERATOR, bool(DRIVEN & set(workloads)), generator),
+    ):
+        try:
+            if is_wanted:
+                get()
+        except ToolMissing as why:
+            missing[name] = str(why)
+            console.print(f"Left out: {LEFT_OUT[name]}: {why}")
+    return missing
 
 
 if __name__ == "__main__":

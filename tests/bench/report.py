@@ -1,7 +1,7 @@
 """Medians, ratios and shares of the roofline, as JSON for programs and as Markdown for people.
 
 Invariants:
-- A ratio is always Hotlog's median over Kafka's median of the same run, and says which way is better.
+- A ratio is always this checkout's median over another contender's median of the same run.
 - The raw results are in the JSON, so that every printed figure can be made again.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -17,56 +17,17 @@ from typing import Any
 
 import psutil
 
-from tests.bench.inspect_cost import CODECS, LEVELS, RECORD_SIZES
+from tests.bench.contenders import HOTLOG
 from tests.bench.runner import Result
 from tests.bench.settings import BenchSettings, Durability, Workload
-from tests.bench.tail import PHASES
-
-# (workload, metric, title, does more mean better, what the issue asks of the ratio)
-ROWS: Sequence[tuple[str, str, str, bool, str]] = (
-    (Workload.PRODUCE_NONE, "gb_per_s", "produce, librdkafka, no compression, GB/s", True, ">= 1"),
-    (Workload.PRODUCE_LZ4, "gb_per_s", "produce, librdkafka, lz4, GB/s", True, ">= 1"),
-    (Workload.PRODUCE_WIRE, "gb_per_s", "produce, ready-made frames, GB/s", True, ">= 1"),
-    (Workload.FETCH_HOT, "gb_per_s", "fetch hot, librdkafka, GB/s", True, ">= 1"),
-    (Workload.FETCH_WIRE, "gb_per_s", "fetch hot, bare protocol, GB/s", True, ">= 1"),
-    (Workload.PRODUCE_NONE, "broker_cpu_s_per_gb", "broker CPU, produce (librdkafka), s/GB", False, ""),
-    (Workload.PRODUCE_WIRE, "broker_cpu_s_per_gb", "broker CPU, produce (frames), s/GB", False, ""),
-    (Workload.FETCH_HOT, "broker_cpu_s_per_gb", "broker CPU, fetch (librdkafka), s/GB", False, ""),
-    (Workload.LATENCY, "p50_ms", "latency p50, ms", False, ""),
-    (Workload.LATENCY, "p99_ms", "latency p99, ms", False, "<= 1"),
-    (Workload.LATENCY, "p999_ms", "latency p99.9, ms", False, ""),
-    (Workload.LATENCY, "broker_cpu_s", "broker CPU during the latency run, s", False, ""),
-    ("idle", "machine_busy_percent", "machine busy before the round (other work too), %", False, ""),
-    ("idle", "rss_mib", "RSS idle, MiB", False, "< 0.33"),
-    ("load", "rss_mib", "RSS peak under load, MiB", False, "< 0.33"),
-    (Workload.STARTUP, "seconds", "start-up with many partitions, s", False, ""),
-    (Workload.STARTUP, "rss_mib", "RSS after that start-up, MiB", False, ""),
-)
-ROOFLINE_OF = {
-    (Workload.PRODUCE_WIRE, Durability.PAGE_CACHE): "produce_page_cache",
-    (Workload.PRODUCE_WIRE, Durability.FSYNC): "produce_fsync",
-    (Workload.PRODUCE_NONE, Durability.PAGE_CACHE): "produce_page_cache",
-    (Workload.PRODUCE_NONE, Durability.FSYNC): "produce_fsync",
-    (Workload.FETCH_WIRE, Durability.PAGE_CACHE): "fetch_hot",
-    (Workload.FETCH_WIRE, Durability.FSYNC): "fetch_hot",
-    (Workload.FETCH_HOT, Durability.PAGE_CACHE): "fetch_hot",
-    (Workload.FETCH_HOT, Durability.FSYNC): "fetch_hot",
-}
-TAIL_ROWS = (
-    ("p50_ms", "tail latency p50, ms"),
-    ("p99_ms", "tail latency p99, ms"),
-    ("p999_ms", "tail latency p99.9, ms"),
-    ("max_ms", "tail latency, longest, ms"),
-    ("replay_gb_per_s", "replay meanwhile, GB/s"),
-    ("store_gb_per_s", "of it from the store, GB/s"),
-    ("loop_lag_p99_ms", "broker's loop late, p99, ms at most"),
-    ("loop_lag_p999_ms", "broker's loop late, p99.9, ms at most"),
-    ("broker_cpu_share", "CPU: broker"),
-    ("store_cpu_share", "CPU: object store"),
-    ("tail_clients_cpu_share", "CPU: the tail's clients"),
-    ("replay_client_cpu_share", "CPU: the replaying client"),
-    ("other_cpu_share", "CPU: the kernel for them, and anybody else"),
-    ("machine_busy_share", "CPU: whole machine"),
+from tests.bench.tables import (
+    cold_table,
+    columns_of,
+    grown_table,
+    inspect_tables,
+    small_table,
+    tail_tables,
+    throughput_table,
 )
 
 
@@ -102,9 +63,14 @@ def medians_of(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     return {name: {who: median(found) for who, found in each.items()} for name, each in values.items()}
 
 
-def ratios_of(medians: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Hotlog over Kafka wherever both have a median that is not zero."""
-    return {name: each["hotlog"] / each["kafka"] for name, each in medians.items() if "hotlog" in each and each.get("kafka")}
+def ratios_of(medians: dict[str, dict[str, float]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`{"hotlog over kafka": {...}}`: the last of `names` over each other, wherever both have a median that is not zero."""
+    return {
+        f"{names[-1]} over {other}": {
+            name: each[names[-1]] / each[other] for name, each in medians.items() if names[-1] in each and each.get(other)
+        }
+        for other in names[:-1]
+    }
 
 
 def as_json(
@@ -114,97 +80,59 @@ def as_json(
     roofline: dict[str, float],
     descriptions: dict[str, str],
     results: Sequence[Result],
+    failures: dict[str, str],
 ) -> dict[str, Any]:
-    medians = medians_of(results)
+    medians, columns = medians_of(results), columns_of(each.target for each in results)
     return {
         "machine": machine,
         "settings": asdict(settings),
         "roofline_gb_per_s": roofline,
         "targets": descriptions,
         "medians": medians,
-        "ratios_hotlog_over_kafka": ratios_of(medians),
+        "columns": columns,
+        "ratios": ratios_of(medians, columns),
+        "not_measured": failures,
         "results": [asdict(result) for result in results],
     }
 
 
 def as_markdown(document: dict[str, Any]) -> str:
-    """The tables, one a durability mode, with the machine above and the brokers' settings below."""
+    """The tables, with the machine above, and the brokers' settings and what could not be measured below."""
     machine, parts = document["machine"], []
     parts.append(
         f"Machine: {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, Linux"
         f" {machine['kernel']}, {machine['file_system']}, Python {machine['python']}; client and broker share it."
     )
-    roofline = ", ".join(f"{name} {value:.2f}" for name, value in document["roofline_gb_per_s"].items())
-    parts.append(f"Roofline of this machine in this run, GB/s: {roofline}.")
-    for durability in Durability:
-        if rows := _table(document, durability):
-            head = "| figure | Kafka | Hotlog | ratio | asked | share of roofline |\n| --- | --- | --- | --- | --- | --- |"
-            parts.append(f"### Durability: {durability}\n\n{head}\n" + "\n".join(rows))
-    if cold := _cold_lines(document):
-        parts.append("### Cold replay\n\n" + cold)
-    if tail := _tail_rows(document):
-        head = " | ".join(phase.title for phase in PHASES)
-        parts.append(f"### The tail beside a replay\n\n| figure | {head} |\n|{' --- |' * (len(PHASES) + 1)}\n" + "\n".join(tail))
-    if looks := _inspect_rows(document):
-        head = f"| codec | record, bytes | {' | '.join(LEVELS)} |\n|{' --- |' * (len(LEVELS) + 2)}"
-        parts.append(f"### A look into produced batches, CPU seconds for a gigabyte of records\n\n{head}\n" + "\n".join(looks))
+    if document["roofline_gb_per_s"]:
+        roofline = ", ".join(f"{name} {value:.2f}" for name, value in document["roofline_gb_per_s"].items())
+        parts.append(f"Roofline of this machine in this run, GB/s: {roofline}.")
+    parts += [f"### {title}\n\n{table}" for title, table in _tables(document) if table]
     parts.append("\n".join(f"- {name}: {text}" for name, text in sorted(document["targets"].items())))
+    if document["not_measured"]:
+        parts.append("\n".join(f"- Not measured: {what}: {why}" for what, why in document["not_measured"].items()))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(document: dict[str, Any], durability: Durability) -> list[str]:
-    rows = []
-    for workload, metric, title, _, asked in ROWS:
-        found = document["medians"].get(f"{durability}/{workload}/{metric}")
-        if not found:
-            continue
-        ratio = document["ratios_hotlog_over_kafka"].get(f"{durability}/{workload}/{metric}")
-        share = ""
-        limit = (
-            document["roofline_gb_per_s"].get(ROOFLINE_OF.get((Workload(workload), durability), ""))
-            if (metric == "gb_per_s")
-            else None
-        )
-        if limit:
-            share = ", ".join(f"{who} {value / limit:.0%}" for who, value in sorted(found.items()))
-        figures = [f"{found[who]:.3g}" if who in found else "–" for who in ("kafka", "hotlog")]
-        rows.append(f"| {title} | {figures[0]} | {figures[1]} | {_plain(ratio)} | {asked} | {share} |")
-    return rows
+def _tables(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for durability in Durability:
+        yield f"Durability: {durability}", throughput_table(document, durability)
+    for durability in Durability:
+        yield f"Small requests and wide fetches: {durability}", small_table(document, durability)
+    for workload, title in GROWTH_TITLES.items():
+        yield title, grown_table(document, workload)
+    yield "Cold replay", cold_table(document)
+    for name, table in tail_tables(document).items():
+        yield f"The tail beside a replay{_of(name)}", table
+    for name, table in inspect_tables(document).items():
+        yield f"A look into produced batches, CPU seconds for a gigabyte of records{_of(name)}", table
 
 
-def _cold_lines(document: dict[str, Any]) -> str:
-    medians = document["medians"]
-    prefix = f"{Durability.PAGE_CACHE}/{Workload.COLD_REPLAY}/"
-    names = [name for name in medians if name.startswith(prefix)]
-    return "\n".join(f"- {name.removeprefix(prefix)}: {medians[name]['hotlog']:.3g}" for name in names)
+def _of(name: str) -> str:
+    return "" if name == HOTLOG else f": {name}"
 
 
-def _tail_rows(document: dict[str, Any]) -> list[str]:
-    """One line a figure, one column a phase; percentiles with their ratio to the tail alone."""
-    prefix, medians = f"{Durability.PAGE_CACHE}/{Workload.TAIL_REPLAY}/", document["medians"]
-
-    def cell(phase: str, metric: str) -> str:
-        value = medians.get(f"{prefix}{phase}_{metric}", {}).get("hotlog")
-        if value is None:
-            return "–"
-        if metric.endswith("_share"):
-            return f"{value:.0%}"
-        ratio = medians.get(f"{prefix}{phase}_{metric.removesuffix('_ms')}_over_alone", {}).get("hotlog")
-        return f"{value:.3g}" + (f" ({ratio:.1f}x)" if ratio is not None else "")
-
-    rows = [(title, [cell(phase.name, metric) for phase in PHASES]) for metric, title in TAIL_ROWS]
-    return [f"| {title} | {' | '.join(cells)} |" for title, cells in rows if set(cells) != {"–"}]
-
-
-def _inspect_rows(document: dict[str, Any]) -> list[str]:
-    prefix, medians, rows = f"{Durability.PAGE_CACHE}/{Workload.INSPECT}/", document["medians"], []
-    for codec in CODECS:
-        for size in RECORD_SIZES:
-            costs = [medians.get(f"{prefix}{codec}_{size}_{level}_s_per_gb", {}).get("hotlog") for level in LEVELS]
-            if None not in costs:
-                rows.append(f"| {codec} | {size} | {' | '.join(f'{cost:.3g}' for cost in costs)} |")
-    return rows
-
-
-def _plain(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.2f}"
+GROWTH_TITLES = {
+    Workload.PARTITIONS: "Beside many partitions",
+    Workload.SESSIONS: "One new record in a fetch session",
+    Workload.LONG_POLL: "Many consumers that wait at one partition",
+}

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,13 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from confluent_kafka import KafkaException
 
 from tests.bench.clients import measure_latency, run_client
 from tests.bench.cold import COLD_SETTINGS, ColdStore, measure_cold_replay
-from tests.bench.inspect_cost import measure_inspect
+from tests.bench.contenders import HOTLOG, KAFKA, Contender, run_in
+from tests.bench.growth import measure_partitions
+from tests.bench.load import LoadFailed
 from tests.bench.settings import MESSAGE_BYTES, PARTITIONS, BenchSettings, Durability, MiB, Workload
+from tests.bench.small import measure_small
 from tests.bench.tail import measure_tail
-from tests.bench.targets import ApacheKafka, Hotlog, Target, wait_partitions
+from tests.bench.targets import Hotlog, Target, TargetFailed, target_of, wait_partitions
+from tests.bench.waiting import measure_long_poll, measure_session
+from tests.bench.wire import Refused
+from tests.tools.cache import ToolMissing
 
 SAMPLE_SECONDS = 0.1
 IDLE_SECONDS = 3
@@ -52,49 +60,60 @@ class Runner:
 
     settings: BenchSettings
     scratch: Path
-    targets: tuple[str, ...]
+    contenders: tuple[Contender, ...]
     durabilities: tuple[Durability, ...]
     workloads: frozenset[Workload]
     say: Callable[[str], None]
     store: ColdStore | None = None
+    generator: Path | None = None
     profile: Path | None = None
     extra: tuple[str, ...] = ()
     results: list[Result] = field(default_factory=list)
     descriptions: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """All rounds of all workloads; failures of a target are raised, not averaged away."""
         for number in range(self.settings.rounds):
             for durability in self.durabilities:
-                for name in self._order(number):
-                    self._round(name, durability, number)
-        for number in range(self.settings.rounds if Workload.INSPECT in self.workloads and "hotlog" in self.targets else 0):
-            self._note("hotlog", Durability.PAGE_CACHE, number, Workload.INSPECT, measure_inspect())
-        for number in range(self.settings.startup_rounds if Workload.STARTUP in self.workloads else 0):
-            for name in self._order(number):
-                self._startup(name, number)
-        if Workload.COLD_REPLAY in self.workloads and self.store is not None and "hotlog" in self.targets:
-            for number in range(self.settings.rounds):
-                self._cold(number)
-        if Workload.TAIL_REPLAY in self.workloads and self.store is not None and "hotlog" in self.targets:
-            for number in range(self.settings.rounds):
-                self._tail(number)
+                for contender in self._order(number):
+                    self._round(contender, durability, number)
+        for number in self._rounds(Workload.SMALL, self.settings.small_rounds, is_possible=self.generator is not None):
+            for durability in self.durabilities:
+                for contender in self._order(number):
+                    self._small(contender, durability, number)
+        self._growth()
+        for number in self._rounds(Workload.INSPECT, self.settings.rounds):
+            for contender in self._ours(number):
+                self._note(contender.name, Durability.PAGE_CACHE, number, Workload.INSPECT, inspect_of(contender))
+        for number in self._rounds(Workload.STARTUP, self.settings.startup_rounds):
+            for contender in self._order(number):
+                self._startup(contender, number)
+        for number in self._rounds(Workload.COLD_REPLAY, self.settings.rounds, is_possible=self.store is not None):
+            for contender in self._ours(number):
+                self._cold(contender, number)
+        for number in self._rounds(Workload.TAIL_REPLAY, self.settings.rounds, is_possible=self.store is not None):
+            for contender in self._ours(number):
+                self._tail(contender, number)
 
-    def _order(self, number: int) -> tuple[str, ...]:
-        return self.targets if number % 2 == 0 else tuple(reversed(self.targets))
+    def _rounds(self, workload: Workload, count: int, *, is_possible: bool = True) -> range:
+        return range(count if workload in self.workloads and is_possible else 0)
+
+    def _order(self, number: int) -> tuple[Contender, ...]:
+        return self.contenders if number % 2 == 0 else tuple(reversed(self.contenders))
+
+    def _ours(self, number: int) -> tuple[Contender, ...]:
+        return tuple(each for each in self._order(number) if each.tree is not None)
 
     @contextmanager
-    def _fresh(self, name: str, durability: Durability, **more: Any) -> Iterator[Target]:
-        folder = self.scratch / f"{name}-{durability}"
+    def _fresh(self, contender: Contender, durability: Durability, *, touch_bytes: int = 0, **more: Any) -> Iterator[Target]:
+        folder = self.scratch / f"{contender.name}-{durability}"
         shutil.rmtree(folder, ignore_errors=True)
-        self._touch_memory()
-        target: Target
-        if name == "kafka":
-            target = ApacheKafka(folder=folder, durability=durability)
-        else:
+        self._touch_memory(touch_bytes or self.settings.touch_bytes)
+        if contender.tree is not None:
             more["extra"] = (*self.extra, *more.get("extra", ()))
-            target = Hotlog(folder=folder, durability=durability, **more)
-        self.descriptions.setdefault(f"{name}, {durability}", target.describe())
+        target = target_of(contender, folder=folder, durability=durability, **more)
+        self.descriptions.setdefault(f"{contender.name}, {durability}", target.describe())
         try:
             yield target
         finally:
@@ -102,18 +121,19 @@ class Runner:
             shutil.rmtree(folder, ignore_errors=True)
             os.sync()
 
-    def _touch_memory(self) -> None:
+    def _touch_memory(self, size: int) -> None:
         block, path = bytes(8 * MiB), self.scratch / "touch"
         with path.open("wb") as file:
-            for _ in range(self.settings.touch_bytes // len(block)):
+            for _ in range(size // len(block)):
                 file.write(block)
         path.unlink()
 
-    def _round(self, name: str, durability: Durability, number: int) -> None:
-        measured = self.workloads - ONCE
+    def _round(self, contender: Contender, durability: Durability, number: int) -> None:
+        measured = self.workloads & TOPIC_OF.keys()
         if not measured:
             return
-        with self._fresh(name, durability) as target:
+        name = contender.name
+        with self._fresh(contender, durability) as target:
             target.start()
             time.sleep(IDLE_SECONDS)
             idle = {"rss_mib": target.rss_bytes() / 2**20, "machine_busy_percent": psutil.cpu_percent(IDLE_SECONDS)}
@@ -150,9 +170,51 @@ class Runner:
             metrics["broker_cpu_s_per_gb"] = metrics["broker_cpu_s"] / (metrics["bytes"] / 1e9)
         return metrics
 
-    def _startup(self, name: str, number: int) -> None:
+    def _small(self, contender: Contender, durability: Durability, number: int) -> None:
+        assert self.generator is not None, "asked before"
+        with self._fresh(contender, durability, touch_bytes=self.settings.small_touch_bytes) as target:
+            target.start()
+            for case, metrics in measure_small(target, self.settings, self.generator, durability):
+                self._note(contender.name, durability, number, f"{Workload.SMALL}/{case.name}", metrics)
+            target.kill()  # a clean stop would write gigabytes out that are thrown away
+
+    def _growth(self) -> None:
+        """Workloads that ask what grows: each size on a broker of its own, page-cache mode."""
+        of = self.settings
+        sizes_of = {
+            Workload.PARTITIONS: of.growth_partitions,
+            Workload.SESSIONS: of.session_partitions,
+            Workload.LONG_POLL: (of.poll_consumers,) if self.generator is not None else (),
+        }
+        for workload, sizes in sizes_of.items():
+            for number in self._rounds(workload, of.growth_rounds):
+                for size in sizes:
+                    for contender in self._order(number):
+                        self._grown(contender, number, workload, size)
+
+    def _grown(self, contender: Contender, number: int, workload: Workload, size: int) -> None:
+        name = f"{workload}/{size}"
+        with self._fresh(contender, Durability.PAGE_CACHE, touch_bytes=MiB) as target:
+            try:
+                self._note(contender.name, Durability.PAGE_CACHE, number, name, self._measure_grown(target, workload, size))
+            except FAILURES as why:
+                if contender.name != KAFKA:
+                    raise
+                self.failures[f"{contender.title}, {name}"] = f"{type(why).__name__}: {why}"
+                self.say(f"round {number} {contender.name} {name}: {why}")
+            target.kill()
+
+    def _measure_grown(self, target: Target, workload: Workload, size: int) -> dict[str, float]:
+        if workload is Workload.PARTITIONS:
+            return measure_partitions(target, self.settings, size, self.generator)
+        if workload is Workload.SESSIONS:
+            return measure_session(target, self.settings, size)
+        assert self.generator is not None, "asked before"
+        return measure_long_poll(target, self.settings, self.generator)
+
+    def _startup(self, contender: Contender, number: int) -> None:
         wanted = self.settings.startup_partitions
-        with self._fresh(name, Durability.PAGE_CACHE) as target:
+        with self._fresh(contender, Durability.PAGE_CACHE) as target:
             target.start()
             for first in range(0, wanted, TOPIC_PARTITIONS_MAX):
                 target.create_topic(f"many-{first}", min(TOPIC_PARTITIONS_MAX, wanted - first), {})
@@ -164,27 +226,30 @@ class Runner:
             seconds = time.monotonic() - began
             time.sleep(IDLE_SECONDS)
             metrics = {"seconds": seconds, "rss_mib": target.rss_bytes() / 2**20, "partitions": float(wanted)}
-            self._note(name, Durability.PAGE_CACHE, number, Workload.STARTUP, metrics)
+            self._note(contender.name, Durability.PAGE_CACHE, number, Workload.STARTUP, metrics)
 
-    def _cold(self, number: int) -> None:
-        assert self.store is not None, "asked before"
-        more = {"store": self.store.fresh_url(), "environment": self.store.environment, "extra": COLD_SETTINGS}
-        with self._fresh("hotlog", Durability.PAGE_CACHE, **more) as target:
-            assert isinstance(target, Hotlog)
-            self.descriptions["cold replay from"] = self.store.kind
+    def _cold(self, contender: Contender, number: int) -> None:
+        with self._tiered(contender, "cold replay from") as target:
+            assert self.store is not None, "asked before"
             metrics = measure_cold_replay(target, self.settings.cold_bytes, run_client)
             if self.store.rate is not None:
                 metrics["store_bare_get_gb_per_s"] = self.store.rate
-            self._note("hotlog", Durability.PAGE_CACHE, number, Workload.COLD_REPLAY, metrics)
+            self._note(contender.name, Durability.PAGE_CACHE, number, Workload.COLD_REPLAY, metrics)
 
-    def _tail(self, number: int) -> None:
-        assert self.store is not None, "asked before"
-        more = {"store": self.store.fresh_url(), "environment": self.store.environment, "extra": COLD_SETTINGS}
-        with self._fresh("hotlog", Durability.PAGE_CACHE, **more) as target:
-            assert isinstance(target, Hotlog)
-            self.descriptions["tail under replay, from"] = self.store.kind
+    def _tail(self, contender: Contender, number: int) -> None:
+        with self._tiered(contender, "tail under replay, from") as target:
             metrics = measure_tail(target, self.settings, profiled=self._profiled)
-            self._note("hotlog", Durability.PAGE_CACHE, number, Workload.TAIL_REPLAY, metrics)
+            self._note(contender.name, Durability.PAGE_CACHE, number, Workload.TAIL_REPLAY, metrics)
+
+    @contextmanager
+    def _tiered(self, contender: Contender, title: str) -> Iterator[Hotlog]:
+        """A fresh Hotlog on a fresh prefix of the store."""
+        assert self.store is not None, "asked before"
+        more: dict[str, Any] = {"store": self.store.fresh_url(), "environment": self.store.environment, "extra": COLD_SETTINGS}
+        with self._fresh(contender, Durability.PAGE_CACHE, **more) as target:
+            assert isinstance(target, Hotlog)
+            self.descriptions[title] = self.store.kind
+            yield target
 
     def _note(self, name: str, durability: Durability, number: int, workload: str, metrics: dict[str, float]) -> None:
         result = Result(target=name, durability=durability, round=number, workload=workload, metrics=metrics)
@@ -195,11 +260,11 @@ class Runner:
     @contextmanager
     def _profiled(self, target: Target, workload: str) -> Iterator[None]:
         """py-spy over the broker while the workload runs (Hotlog only, and only when asked)."""
-        if self.profile is None or target.name != "hotlog":
+        if self.profile is None or not isinstance(target, Hotlog):
             yield
             return
         self.profile.mkdir(parents=True, exist_ok=True)
-        out = self.profile / f"{workload}.txt"
+        out = self.profile / f"{workload}.txt" if target.name == HOTLOG else self.profile / f"{target.name}-{workload}.txt"
         command = ["py-spy", "record", "-p", str(target.pid), "-f", "raw", "-o", str(out), "-r", "200", "-n"]
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -219,7 +284,7 @@ TOPIC_OF = {
     Workload.PRODUCE_LZ4: "lz4",
     Workload.LATENCY: "latency",
 }
-ONCE = {Workload.STARTUP, Workload.COLD_REPLAY, Workload.TAIL_REPLAY, Workload.INSPECT}  # not for each broker and durability
+FAILURES = (TargetFailed, ToolMissing, LoadFailed, Refused, KafkaException, OSError)
 READS = {Workload.FETCH_WIRE, Workload.FETCH_HOT}
 CALL_OF: Mapping[Workload, tuple[str, dict[str, str]]] = {
     Workload.PRODUCE_WIRE: ("produce_wire", {}),
@@ -228,6 +293,14 @@ CALL_OF: Mapping[Workload, tuple[str, dict[str, str]]] = {
     Workload.PRODUCE_LZ4: ("produce_library", {"codec": "lz4"}),
     Workload.FETCH_HOT: ("fetch_library", {}),
 }
+
+
+def inspect_of(contender: Contender) -> dict[str, float]:
+    """What the look into batches costs in a process of the contender's own tree, by its own bench."""
+    assert contender.tree is not None, "only Hotlog looks"
+    code = "import json; from tests.bench.inspect_cost import measure_inspect; print(json.dumps(measure_inspect()))"
+    metrics: dict[str, float] = json.loads(run_in(contender.tree, code))
+    return metrics
 
 
 @contextmanager

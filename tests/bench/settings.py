@@ -42,6 +42,10 @@ class Workload(StrEnum):
     TAIL_REPLAY = "tail-replay"
     INSPECT = "inspect"
     STARTUP = "startup"
+    SMALL = "small"
+    PARTITIONS = "partitions"
+    SESSIONS = "sessions"
+    LONG_POLL = "long-poll"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class BenchSettings:
     `total_bytes` is uncompressed payload for each throughput workload, `warm_bytes` what is sent unmeasured before
     (a JVM compiles meanwhile), `touch_bytes` how much page cache is filled and freed before each broker starts,
     `replay_bytes` the topic that is read over and over beside the tail: well above the broker's memory cache, so that a
-    second pass comes from the store too.
+    second pass comes from the store too.  `small_...` are of each case of the table of small requests; `growth_...` of the tables that
+    ask what grows with what is there; `session_records` are fetched one by one, `poll_rate` records a second go to all consumers.
     """
 
     total_bytes: int = 1024 * MiB
@@ -65,6 +70,18 @@ class BenchSettings:
     startup_rounds: int = 3
     cold_bytes: int = 1024 * MiB
     replay_bytes: int = 1536 * MiB
+    small_rounds: int = 3
+    small_warm_seconds: float = 2.0
+    small_seconds: float = 3.0
+    small_touch_bytes: int = 3072 * MiB
+    growth_rounds: int = 1
+    growth_partitions: tuple[int, ...] = (10, 1_000, 4_000, 10_000)
+    growth_idle_seconds: float = 10.0
+    session_partitions: tuple[int, ...] = (1, 100, 1_000, 4_000)
+    session_records: int = 500
+    poll_consumers: int = 5_000
+    poll_rate: int = 10
+    poll_seconds: float = 15.0
 
     def __post_init__(self) -> None:
         assert self.rounds >= 1, f"a bench has at least one round, not {self.rounds}"
@@ -87,4 +104,14 @@ QUICK = BenchSettings(
     startup_rounds=1,
     cold_bytes=256 * MiB,
     replay_bytes=768 * MiB,
+    small_rounds=1,
+    small_warm_seconds=0.5,
+    small_seconds=1.0,
+    small_touch_bytes=512 * MiB,
+    growth_partitions=(10, 1_000),
+    growth_idle_seconds=3.0,
+    session_partitions=(1, 100, 1_000),
+    session_records=100,
+    poll_consumers=1_000,
+    poll_seconds=5.0,
 )

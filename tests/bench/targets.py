@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import time
 import urllib.request
@@ -16,12 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.bench.contenders import HOTLOG, KAFKA, ROOT, Contender, description_of
 from tests.bench.settings import SEGMENT_BYTES, Durability
 from tests.tools.hotlog_server import HotlogServer
 from tests.tools.kafka_jars import kafka_jars
@@ -58,16 +59,26 @@ class Target(ABC):
     def stop(self) -> None: ...
 
     @abstractmethod
+    def kill(self) -> None:
+        """kill -9."""
+
+    @abstractmethod
     def describe(self) -> str:
         """Version and how it was configured, in a line for the report."""
 
     def create_topic(self, topic: str, partitions: int, configs: Mapping[str, str]) -> None:
         """Create a topic and wait until all its partitions have a leader."""
-        admin = self.admin()
-        new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=dict(configs))
-        for future in admin.create_topics([new], operation_timeout=REQUEST_SECONDS_MAX).values():
-            future.result(REQUEST_SECONDS_MAX)
+        self.create_topics({topic: partitions}, configs)
         wait_partitions(self.bootstrap, partitions, topic=topic)
+
+    def create_topics(self, partitions: Mapping[str, int], configs: Mapping[str, str]) -> None:
+        """Create topics, `{name: partitions}`, in one request."""
+        admin = self.admin()
+        new = [
+            NewTopic(name, num_partitions=count, replication_factor=1, config=dict(configs)) for name, count in partitions.items()
+        ]
+        for future in admin.create_topics(new, operation_timeout=REQUEST_SECONDS_MAX).values():
+            future.result(REQUEST_SECONDS_MAX)
 
     def delete_topic(self, topic: str) -> None:
         admin = self.admin()  # kept alive: its futures die with it
@@ -81,6 +92,10 @@ class Target(ABC):
         """Resident memory of the broker's process and its children, bytes."""
         process = psutil.Process(self.pid)
         return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+    def descriptors(self) -> int:
+        """Open file descriptors of the broker's process."""
+        return psutil.Process(self.pid).num_fds()
 
     def cpu_seconds(self) -> float:
         """User and system time of the broker's process so far."""
@@ -110,7 +125,7 @@ class ApacheKafka(Target):
 
     folder: Path
     durability: Durability = Durability.PAGE_CACHE
-    name: str = "kafka"
+    name: str = KAFKA
     _server: KafkaServer | None = None
 
     @property
@@ -137,6 +152,10 @@ class ApacheKafka(Target):
         if self._server is not None:
             self._server.stop()
 
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+
     def describe(self) -> str:
         java = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr.splitlines()[0]
         how = "log.flush.interval.messages=1" if self.durability is Durability.FSYNC else "no flush before the ack"
@@ -145,14 +164,15 @@ class ApacheKafka(Target):
 
 @dataclass(kw_only=True)
 class Hotlog(Target):
-    """`python -m hotlog serve` from this checkout, in the interpreter that runs the bench."""
+    """`python -m hotlog serve` from a checkout, this one unless another is given, in the interpreter that runs the bench."""
 
     folder: Path
     durability: Durability = Durability.PAGE_CACHE
     store: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
-    name: str = "hotlog"
+    name: str = HOTLOG
+    tree: Path = ROOT
     _server: HotlogServer | None = None
 
     @property
@@ -171,16 +191,22 @@ class Hotlog(Target):
 
     def start(self) -> None:
         if self._server is None:
-            settings = {"log.segment.bytes": str(SEGMENT_BYTES), **FLUSH_SETTINGS[self.durability]}
+            settings = {"log.segment.bytes": str(SEGMENT_BYTES), **FLUSH_SETTINGS[self.durability], **AS_KAFKA_SERVER}
             settings |= dict(each.split("=", 1) for each in self.extra)
             folder = self.folder / "hotlog"
-            self._server = HotlogServer(folder=folder, settings=settings, store=self.store, environment=self.environment)
+            self._server = HotlogServer(
+                folder=folder, settings=settings, store=self.store, environment=self.environment, tree=self.tree
+            )
         self._server.start()
         wait_partitions(self.bootstrap, 0)
 
     def stop(self) -> None:
         if self._server is not None:
             self._server.stop()
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.kill()
 
     def restart(self, **settings: str) -> None:
         """Start anew, caches empty, with these settings (underscores for dots) beside those it was made with."""
@@ -200,13 +226,21 @@ class Hotlog(Target):
 
     def describe(self) -> str:
         how = ", ".join(f"{key}={value}" for key, value in FLUSH_SETTINGS[self.durability].items())
-        return f"Hotlog ({platform.python_implementation()} {platform.python_version()}), {how} {' '.join(self.extra)}"
+        return f"Hotlog ({description_of(self.tree)}), {how} {' '.join(self.extra)}".rstrip()
 
     def _started(self) -> HotlogServer:
         assert self._server is not None, "started"
         return self._server
 
 
+def target_of(contender: Contender, *, folder: Path, durability: Durability, **more: Any) -> Target:
+    """The broker of a contender; `more` is for Hotlog alone."""
+    if contender.tree is None:
+        return ApacheKafka(folder=folder, durability=durability)
+    return Hotlog(folder=folder, durability=durability, name=contender.name, tree=contender.tree, **more)
+
+
+AS_KAFKA_SERVER = {"group.initial.rebalance.delay.ms": "0"}  # what kafka_server.py sets for its broker
 FLUSH_SETTINGS = {
     Durability.PAGE_CACHE: {"hotlog.durability": "page-cache"},
     Durability.FSYNC: {"hotlog.durability": "fsync"},

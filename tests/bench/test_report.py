@@ -24,7 +24,7 @@ def noted(workload: str, metrics: dict[str, float], *, target: str = "hotlog", n
 
 def document_of(results: list[Result], **roofline: float) -> dict[str, Any]:
     machine = dict.fromkeys(("cores", "processor", "memory_gib", "kernel", "file_system", "python"), "?")
-    return as_json(machine=machine, settings=QUICK, roofline=roofline, descriptions={}, results=results)
+    return as_json(machine=machine, settings=QUICK, roofline=roofline, descriptions={}, results=results, failures={})
 
 
 RESULTS = [
@@ -37,11 +37,11 @@ NAME = "page-cache/produce-none/gb_per_s"
 def test_a_median_is_over_rounds_and_a_ratio_is_of_medians() -> None:
     medians = medians_of(RESULTS)
     assert medians == {NAME: {"kafka": 0.2, "hotlog": 0.4}}
-    assert ratios_of(medians) == {NAME: pytest.approx(2.0)}
+    assert ratios_of(medians, ["kafka", "hotlog"]) == {"hotlog over kafka": {NAME: pytest.approx(2.0)}}
 
 
 def test_there_is_no_ratio_without_kafka() -> None:
-    assert ratios_of(medians_of(RESULTS[3:])) == {}
+    assert document_of(RESULTS[3:])["ratios"] == {}
 
 
 def test_the_table_shows_both_the_ratio_and_the_share_of_the_roofline() -> None:
@@ -72,6 +72,50 @@ def test_lag_is_the_bound_that_a_share_of_callbacks_did_not_pass() -> None:
     grown = after.since(before)
     assert (grown.broker_cpu_s, grown.store_cpu_s, grown.store_bytes) == (3.0, 2.0, 1.0)
     assert (grown.loop_lag_ms(0.98), grown.loop_lag_ms(0.99), grown.loop_lag_ms(0.999)) == (1.0, 10.0, 1000.0)
+
+
+def small(target: str, rate: float, *, durability: str = "page-cache", p99_ms: float = 2.0) -> Result:
+    metrics = {"answers_per_s": rate, "broker_cpu_us": 30.0, "p50_ms": 0.5, "p99_ms": p99_ms}
+    return Result(target=target, durability=durability, round=0, workload="small/produce-100b-8x5", metrics=metrics)
+
+
+def rows_of(results: list[Result], start: str) -> list[str]:
+    return [line for line in as_markdown(document_of(results)).splitlines() if line.startswith(start)]
+
+
+def test_small_requests_have_a_row_a_case_with_the_rate_and_p99_beside_kafkas() -> None:
+    both = [small("kafka", 50_000, p99_ms=4.0), small("hotlog", 60_000), small("hotlog", 30_000, durability="fsync")]
+    assert rows_of(both, "| produce one 100 B") == [
+        "| produce one 100 B record, 8 x 5 | 50,000, 30 us, 0.5 / 4 ms | 60,000, 30 us, 0.5 / 2 ms | 1.20 | 0.50 |",
+        "| produce one 100 B record, 8 x 5 | 30,000, 30 us, 0.5 / 2 ms | – | – | 0.50 |",
+    ]
+
+
+def test_a_ratio_is_told_to_each_other_contender() -> None:
+    results = [small("hotlog", 60_000), small("before", 40_000), small("kafka", 50_000)]
+    head, row = rows_of(results, "| work"), rows_of(results, "| produce one 100 B")
+    assert [title.partition(":")[0] for title in head[0].strip("| ").split(" | ")] == [
+        "work, connections x in flight", "Kafka", "before", "Hotlog", "rate to Kafka", "rate to before", "p99 to Kafka", "p99 to before",
+    ]  # fmt: skip
+    assert row[0].endswith("| 1.20 | 1.50 | 1.00 | 1.00 |")
+
+
+def test_two_checkouts_have_a_column_each_in_the_table_of_throughput() -> None:
+    document = document_of([result("hotlog", 0, 0.6), result("before", 0, 0.4)])
+    assert "| produce, librdkafka, no compression, GB/s | 0.4 | 0.6 | 1.50 | >= 1 |  |" in as_markdown(document)
+    assert document["ratios"] == {"hotlog over before": {NAME: pytest.approx(1.5)}}
+
+
+def test_growth_has_a_row_a_size_and_broker_and_what_one_could_not_do_is_said() -> None:
+    found = [noted(f"partitions/{size}", {"create_s": 0.5, "descriptors": 3.0 * size}) for size in (10_000, 10)]
+    document = document_of([*found, noted("partitions/10", {"create_s": 1.25}, target="kafka")])
+    text = as_markdown(document | {"not_measured": {"Kafka, partitions/10000": "TargetFailed: too many"}})
+    assert [line for line in text.splitlines() if line.startswith("| 10")] == [
+        "| 10 | Kafka | 1.25 | – | – | – | – | – | – | – | – | – |",
+        "| 10 | Hotlog | 0.50 | – | – | 30 | – | – | – | – | – | – |",
+        "| 10,000 | Hotlog | 0.50 | – | – | 30000 | – | – | – | – | – | – |",
+    ]
+    assert "- Not measured: Kafka, partitions/10000: TargetFailed: too many" in text
 
 
 def test_settings_that_share_out_unevenly_are_refused() -> None:

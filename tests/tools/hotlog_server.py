@@ -1,4 +1,4 @@
-"""`python -m hotlog serve` from this checkout as a process of its own, on loopback.
+"""`python -m hotlog serve` from this checkout, or another one, as a process of its own, on loopback.
 
 Invariants:
 - Ready means the line `hotlog ready on HOST:PORT` was printed, not that some time went by.
@@ -38,6 +38,7 @@ class HotlogServer:
     store: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     command_extra: Sequence[str] = ()
+    tree: Path | None = None  # the checkout whose code runs; None: that of this process
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     http_port: int = 0
@@ -83,7 +84,8 @@ class HotlogServer:
             stdout=subprocess.PIPE,
             stderr=errors,
             stdin=subprocess.DEVNULL,
-            env=plain_environment(**self.environment),
+            cwd=self.folder if self.tree is not None else None,  # `-m` puts it first on the path
+            env=plain_environment(tree=self.tree, **self.environment),
         )
 
     def _read_until_ready(self) -> str:

@@ -110,3 +110,10 @@ class KafkaServer:
             self.process.kill()
             self.process.wait()
         self.process = None
+
+    def kill(self) -> None:
+        """kill -9: no log is closed."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None

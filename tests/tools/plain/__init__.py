@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 
-def plain_environment(**more: str) -> dict[str, str]:
-    """The environment of this process and `more`, for a `hotlog` process."""
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+def plain_environment(*, tree: Path | None = None, **more: str) -> dict[str, str]:
+    """The environment of this process and `more`, for a `hotlog` process; of the checkout `tree` where one is given."""
+    search = os.environ.get("PYTHONPATH") if tree is None else str(tree)
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent), search)))
     return {**os.environ, "PYTHONPATH": path, **more}
