@@ -24,11 +24,28 @@ MANY_FROM = 4
 GROUP, TRANSACTION = 0, 1
 
 
-async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Name this broker, once it can answer for the groups."""
-    shapes = responses(KEY, context.version)
     kind = getattr(request, "key_type", GROUP)
-    code, message = await _state(broker, context, kind)
+    if kind not in (GROUP, TRANSACTION):
+        context.has_failed = True
+        wrong = f"coordinator type {kind} is not served; 0 (group) and 1 (transaction) are"
+        return _response(broker, context, request, ErrorCode.invalid_request, wrong)
+    if broker.groups.is_settled:
+        return _response(broker, context, request, ErrorCode.none, None)
+    return _ensured(broker, context, request)
+
+
+async def _ensured(broker: Broker, context: RequestContext, request: Any) -> Any:
+    try:
+        await broker.groups.ensure()
+    except Exception as problem:
+        return _response(broker, context, request, coordinator_error(context, problem), str(problem))
+    return _response(broker, context, request, ErrorCode.none, None)
+
+
+def _response(broker: Broker, context: RequestContext, request: Any, code: ErrorCode, message: str | None) -> Any:
+    shapes = responses(KEY, context.version)
     host, port = broker.advertised[context.caller.listener]
     node: dict[str, Any] = {"node_id": broker.node_id, "host": host, "port": port}
     if code is not ErrorCode.none:
@@ -39,17 +56,6 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         )
         return shapes.FindCoordinatorResponse(throttle_time=NO_THROTTLE, coordinators=found)
     return shapes.FindCoordinatorResponse(throttle_time=NO_THROTTLE, error_code=code, error_message=message, **node)
-
-
-async def _state(broker: Broker, context: RequestContext, kind: int) -> tuple[ErrorCode, str | None]:
-    if kind not in (GROUP, TRANSACTION):
-        context.has_failed = True
-        return ErrorCode.invalid_request, f"coordinator type {kind} is not served; 0 (group) and 1 (transaction) are"
-    try:
-        await broker.groups.ensure()
-    except Exception as problem:
-        return coordinator_error(context, problem), str(problem)
-    return ErrorCode.none, None
 
 
 API = Api(key=KEY, name="FindCoordinator", versions=range(7), handle=handle, omits=("share groups",))

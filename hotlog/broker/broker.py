@@ -113,6 +113,7 @@ class Broker:
             ensure_topic=self._ensure_groups_topic,
             partition_count=self._groups_partitions,
             topic_partitions=self._topic_partitions,
+            hosting_version=lambda: self.hosted_places.version,
         )
         self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier)
         self.hosted_places: Partitions = (

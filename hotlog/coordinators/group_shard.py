@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from hotlog.coordinators.group_checks import heartbeat_code
+from hotlog.coordinators.group_checks import commit_code, heartbeat_code, who_lives
 from hotlog.coordinators.group_kind import GroupKind
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Code, CommitCheck, Group, State
+from hotlog.coordinators.keyed_log import Told
 from hotlog.coordinators.offset_records import STRING_BYTES_MAX, GroupKey, Key, OffsetKey, OffsetValue, Value, subscribed_topics
 from hotlog.coordinators.shard import Memory, Shard
 from hotlog.world.ports import Clock
@@ -93,6 +94,42 @@ class GroupShard(Shard[Group, Key, Value]):
                 self.log.ages.put(group_id, self._clock.now_ms())
                 await self.log.append(entries)
         return codes
+
+    def commit_now(
+        self,
+        group_id: str,
+        commit: Commit,
+        *,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        rules: OffsetRules,
+        told: Told,
+    ) -> bool | None:
+        """An OffsetCommit of one partition that is answered NONE, without a task.  True: it is committed.  False: `told` says when it is, or why
+        it cannot be.  None: it is answered otherwise, or not at once; nothing was done.
+
+        Raises:
+            StorageFailed, DiskFull, NotReady: nothing was done.
+        """
+        live, metadata = self._live.get(group_id), commit.metadata or ""
+        if live is None or live.left or commit_code(live.state, member_id, instance_id, generation) is not Code.NONE:
+            return None
+        if not 0 <= commit.partition < rules.partitions_of(commit.topic):
+            return None
+        if len(metadata.encode("utf-8", "replace")) > min(rules.metadata_bytes_max, STRING_BYTES_MAX):
+            return None
+        now_ms = self._clock.now_ms()
+        value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
+        is_done = self.log.append_now(OffsetKey(group_id, commit.topic, commit.partition), value, told)
+        if is_done is None:
+            return None
+        member = who_lives(live.state, member_id, Code.NONE)
+        if member is not None:
+            live.timers.arm(*member.session)
+        self.make(group_id)
+        self.log.ages.put(group_id, now_ms)
+        return is_done
 
     def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
         token = self.token()

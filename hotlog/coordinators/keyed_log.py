@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from hotlog.coordinators.keyed_table import KeyedTable, Record
 from hotlog.coordinators.record_log import RecordLog
@@ -165,8 +165,30 @@ class KeyedLog(Generic[K, V]):
             self._noted.append((at, self._table.note(key, value, at, _size(raw_key, raw_value)), value))
         return end
 
+    def append_now(self, key: K, value: V, told: Told) -> bool | None:
+        """Append one small record without a task.  True: it is committed and shown.  False: `told` is called when it is, or when it cannot be.
+        None: it has to wait before it can be appended; nothing was done.
+
+        Raises:
+            StorageFailed, DiskFull, NotReady: nothing was done.
+        """
+        log, raw = self.log, self._codec.encode_value(value)
+        if self.tenure.is_over or not log.has_room or not isinstance(raw, bytes):
+            return None
+        end = self._write(((key, value, self._codec.encode_key(key), raw),))
+        if end <= log.committed_end:
+            self._show_committed()
+            return True
+        waiting = _Waiting(self, told)
+        self.tenure.watch(waiting.ended)
+        log.when_committed(end, waiting.committed)
+        return False
+
     async def _wait_shown(self, end_offset: int) -> None:
         await self.log.committed(end_offset)
+        self._show_committed()
+
+    def _show_committed(self) -> None:
         while self._noted and self._noted[0][0] < self.log.committed_end:
             _, record, value = self._noted.popleft()
             self._show(record, value)
@@ -213,6 +235,31 @@ class KeyedLog(Generic[K, V]):
 
 
 Encoded = tuple[K, V | None, bytes, bytes | None]
+Told = Callable[[Exception | None], None]
+"""Called with None, or with what `KeyedLog.append` would raise.  It must not raise."""
+
+
+class _Waiting:
+    """An append that is waited for without a task; its owner is told once."""
+
+    __slots__ = ("_log", "_told")
+
+    def __init__(self, log: KeyedLog[Any, Any], told: Told) -> None:
+        self._log = log
+        self._told: Told | None = told
+
+    def committed(self, error: Exception | None) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            self._log.tenure.leave(self.ended)
+            if error is None:
+                self._log._show_committed()
+            told(error)
+
+    def ended(self) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(self._log.tenure.error())
 
 
 async def _joined(pieces: Iterator[bytes]) -> bytes:

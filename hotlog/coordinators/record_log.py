@@ -5,6 +5,7 @@ Invariants: what `committed` returned for is never taken back; `append` gives of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +36,10 @@ class RecordLog(Protocol):
     async def read(self, offset: int, bytes_max: int) -> Buffer:
         """Committed batches from the one that holds `offset`, one at least; empty if there are none though the log goes on."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether an append may be made now."""
+
     async def room(self) -> None:
         """Until an append may be made."""
 
@@ -51,6 +56,9 @@ class RecordLog(Protocol):
         Raises:
             StorageFailed: that cannot be promised.
         """
+
+    def when_committed(self, end_offset: int, told: Callable[[Exception | None], None]) -> None:
+        """Call `told` with None once everything below `end_offset` is committed, or with what `committed` would raise."""
 
     def cut(self, now_ms: int) -> int:
         """Make what was appended so far droppable as a whole; the offset behind it."""
@@ -84,6 +92,10 @@ class PartitionRecords:
     async def read(self, offset: int, bytes_max: int) -> Buffer:
         return (await self.partition.read(offset, bytes_max)).data
 
+    @property
+    def has_room(self) -> bool:
+        return not self.partition.is_busy
+
     async def room(self) -> None:
         await self.partition.wait_room()
 
@@ -92,6 +104,9 @@ class PartitionRecords:
 
     async def committed(self, end_offset: int) -> None:
         await self.partition.committed(end_offset)
+
+    def when_committed(self, end_offset: int, told: Callable[[Exception | None], None]) -> None:
+        self.partition.when_committed(end_offset, told)
 
     def cut(self, now_ms: int) -> int:
         self.partition.roll(now_ms)

@@ -30,6 +30,7 @@ from hotlog.coordinators.group_types import (
     Synced,
     protocol_bytes,
 )
+from hotlog.coordinators.keyed_log import Told
 from hotlog.coordinators.offset_records import OffsetValue
 from hotlog.coordinators.record_log import PartitionRecords, RecordLog
 from hotlog.coordinators.shard import Memory
@@ -56,7 +57,7 @@ class Described(NamedTuple):
 
 class GroupCoordinator:
     """All groups of this node.  The callables reach the broker: the log of a partition of __consumer_offsets if it is led here, its
-    creation, its number of partitions, and the number of partitions of any topic."""
+    creation, its number of partitions, the number of partitions of any topic, and how often what is hosted has changed."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class GroupCoordinator:
         ensure_topic: Callable[[], Awaitable[None]],
         partition_count: Callable[[], int],
         topic_partitions: Callable[[str], int],
+        hosting_version: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -84,6 +86,7 @@ class GroupCoordinator:
             made=self._made,
             ensure_topic=ensure_topic,
             partition_count=partition_count,
+            hosting_version=hosting_version,
         )
         self._started = (clock.now_ms(), clock.monotonic())
 
@@ -103,6 +106,11 @@ class GroupCoordinator:
     async def close(self) -> None:
         """Stop timers and writes; who waits is told."""
         await self._shards.close()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether `ensure` has nothing to do."""
+        return self._shards.is_settled
 
     async def ensure(self) -> None:
         """Create and load __consumer_offsets if it is missing (FindCoordinator)."""
@@ -233,6 +241,23 @@ class GroupCoordinator:
             generation=generation,
             unknown=unknown,
             rules=self._rules(),
+        )
+
+    def commit_now(
+        self, group_id: str, commit: Commit, *, member_id: str, instance_id: str | None, generation: int, told: Told
+    ) -> bool | None:
+        """OffsetCommit of one partition by a group that is there, where nothing is wrong with it; see GroupShard.commit_now."""
+        shard = self._shards.get(group_id)
+        if shard is None:
+            return None
+        return shard.commit_now(
+            group_id,
+            commit,
+            member_id=member_id,
+            instance_id=instance_id,
+            generation=generation,
+            rules=self._rules(),
+            told=told,
         )
 
     def _rules(self) -> OffsetRules:

@@ -36,7 +36,8 @@ class _Broken(NamedTuple):
 
 
 class Shards(Generic[T]):
-    """`log_of` gives a partition's log if this node leads it, `made` a shard on it; the other callables reach the broker."""
+    """`log_of` gives a partition's log if this node leads it, `made` a shard on it; `hosting_version` goes up whenever a log that this node
+    hosts is opened or given up; the other callables reach the broker."""
 
     def __init__(
         self,
@@ -47,7 +48,9 @@ class Shards(Generic[T]):
         made: Callable[[RecordLog], T],
         ensure_topic: Callable[[], Awaitable[None]],
         partition_count: Callable[[], int],
+        hosting_version: Callable[[], int],
     ) -> None:
+        self._hosting_version = hosting_version
         self._topic = topic
         self._clock = clock
         self._log_of = log_of
@@ -58,6 +61,7 @@ class Shards(Generic[T]):
         self._broken: dict[int, _Broken] = {}
         self._electing: dict[int, T] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._settled_at = -1  # the hosting at which all partitions were served
 
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._shards.values()))
@@ -72,7 +76,7 @@ class Shards(Generic[T]):
     async def follow(self) -> None:
         """Resign from partitions that are not here any more or are another log, and be elected for those that are here; repeatable."""
         async with self._one_at_a_time:
-            count = self._partition_count()
+            count, version = self._partition_count(), self._hosting_version()
             for index in [index for index in self._shards if index >= count]:
                 self.resign(index)
             for index in range(count):
@@ -83,6 +87,7 @@ class Shards(Generic[T]):
                     shard = None
                 if shard is None and log is not None and self._may_try(index, log):
                     await self._elect(index, log)
+            self._settled_at = version if 0 < count == len(self._shards) else -1
 
     def _may_try(self, index: int, log: RecordLog) -> bool:
         broken = self._broken.get(index)
@@ -108,6 +113,7 @@ class Shards(Generic[T]):
 
     def resign(self, index: int) -> None:
         """This node coordinates the partition no more, until `follow` finds it here again."""
+        self._settled_at = -1
         for shards in (self._shards, self._electing):
             shard = shards.get(index)
             if shard is not None:
@@ -125,8 +131,15 @@ class Shards(Generic[T]):
 
     # Use
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether `ensure` has nothing to do: every partition is served, and nothing has come or gone since that was seen."""
+        return self._settled_at == self._hosting_version()
+
     async def ensure(self) -> None:
         """Create the topic if it is missing, and follow."""
+        if self.is_settled:
+            return
         if not self.exist:
             await self._ensure_topic()
         await self.follow()

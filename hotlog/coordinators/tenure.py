@@ -11,6 +11,7 @@ Invariants: a cancellation from elsewhere stays one; nobody enters a tenure that
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from hotlog.kernel.errors import NotReady
@@ -36,6 +37,14 @@ class Tenure:
         self._name = name
         self._inside: dict[asyncio.Task[object], None] = {}
         self._told: dict[asyncio.Task[object], None] = {}
+        self._watching: dict[Callable[[], None], None] = {}
+
+    def watch(self, ended: Callable[[], None]) -> None:
+        """Call `ended` when the tenure ends, unless `leave` is called before: for who waits without a task.  It must not raise."""
+        self._watching[ended] = None
+
+    def leave(self, ended: Callable[[], None]) -> None:
+        self._watching.pop(ended, None)
 
     def end(self) -> None:
         """Tell all who wait; idempotent."""
@@ -44,6 +53,9 @@ class Tenure:
         self._told.update(told)
         for task in told:
             task.cancel()
+        watching, self._watching = self._watching, {}
+        for ended in watching:
+            ended()
 
     def error(self) -> NotCoordinator:
         return NotCoordinator(f"{self._name} is not coordinated here any more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -62,6 +63,7 @@ class Scene:
             ensure_topic=nothing,
             partition_count=lambda: 1,
             topic_partitions=lambda topic: 10_000,
+            hosting_version=itertools.count().__next__,  # a log may be another one at any time
         )
         await groups.start()
         return groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -108,6 +109,7 @@ def test_another_kind_of_coordinator_is_a_codec_and_a_step() -> None:
 
         shards: Shards[Shard[Producer, str, int]] = Shards(
             topic="__transaction_state", clock=scene.clock, made=made, ensure_topic=nothing, partition_count=lambda: 1,
+            hosting_version=itertools.count().__next__,
             log_of=lambda index: PartitionRecords(hosted(scene.log)) if scene.log is not None else None,
         )  # fmt: skip
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -16,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
+from hotlog.front.dispatch import load_apis
 from hotlog.wire import apis, short_bodies
 from tests.admin.test_groups import Client as Member
-from tests.wire.serving import Client, Serving, frame_of, parsed, serving
+from tests.wire.serving import Client, Serving, batch_of, frame_of, parsed, produce, serving
 from tests.wire.strategies import entities, written
 
 Read = Callable[[int, bytes], Any]
@@ -28,8 +32,43 @@ def heartbeat_fields(request: Any) -> Any:
     return request.group_id, request.generation_id, request.member_id, getattr(request, "group_instance_id", None)
 
 
-READ_BY_HAND: list[tuple[int, Read, Callable[[Any], Any]]] = [(12, short_bodies.heartbeat, heartbeat_fields)]
-VERSIONS = [(key, version, read, fields) for key, read, fields in READ_BY_HAND for version in apis.versions_known(key)]
+def commit_fields(request: Any) -> Any:
+    ((topic,),) = [request.topics]
+    (part,) = topic.partitions
+    topic_id = getattr(topic, "topic_id", None)
+    return (
+        request.group_id, request.generation_id_or_member_epoch, request.member_id, getattr(request, "group_instance_id", None),
+        topic.name if hasattr(topic, "name") else (topic_id or UUID(int=0)).bytes, part.partition_index, part.committed_offset,
+        getattr(part, "committed_leader_epoch", -1), part.committed_metadata,
+    )  # fmt: skip
+
+
+def offsets_fields(request: Any) -> Any:
+    (topic,) = request.topics
+    parts = [(p.partition_index, getattr(p, "current_leader_epoch", -1), p.timestamp) for p in topic.partitions]
+    return getattr(request, "isolation_level", 0) & 0xFF, topic.name, parts
+
+
+READ_BY_HAND: list[tuple[int, Read, Callable[[Any], Any]]] = [
+    (2, lambda version, body: short_bodies.list_offsets(version, body)[:-1], offsets_fields),
+    (8, lambda version, body: short_bodies.offset_commit(version, body)[:-1], commit_fields),
+    (12, short_bodies.heartbeat, heartbeat_fields),
+]
+
+
+def narrow(request: Any) -> Any:
+    """The same with one topic, and that with one partition, where it has any."""
+    topics = getattr(request, "topics", None)
+    if not topics:
+        return request
+    return replace(request, topics=(replace(topics[0], partitions=topics[0].partitions[:1]),))
+
+
+def served_versions(key: int) -> range:
+    return next(api.versions for api in load_apis() if api.key == key)
+
+
+VERSIONS = [(key, version, read, fields) for key, read, fields in READ_BY_HAND for version in served_versions(key)]
 JUNK = st.binary(max_size=60) | st.lists(st.sampled_from([0, 1, 2, 3, 0x7F, 0x80, 0xFF]), max_size=60).map(bytes)
 
 
@@ -37,7 +76,7 @@ JUNK = st.binary(max_size=60) | st.lists(st.sampled_from([0, 1, 2, 3, 0x7F, 0x80
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_body_is_read_by_hand_as_kio_reads_it(key: int, version: int, read: Read, fields: Any, data: st.DataObject) -> None:
-    request = data.draw(entities(apis.request_type(key, version)))
+    request = data.draw(entities(apis.request_type(key, version)).flatmap(lambda drawn: st.sampled_from([drawn, narrow(drawn)])))
     with suppress(short_bodies.OtherShape):
         assert read(version, written(request)) == fields(request)
 
@@ -48,7 +87,7 @@ def test_a_body_is_read_by_hand_as_kio_reads_it(key: int, version: int, read: Re
 def test_junk_is_read_as_kio_reads_it_or_not_at_all(
     key: int, version: int, read: Read, fields: Any, junk: bytes, data: st.DataObject
 ) -> None:
-    body = written(data.draw(entities(apis.request_type(key, version)))) if len(junk) % 2 else b""
+    body = written(narrow(data.draw(entities(apis.request_type(key, version))))) if len(junk) % 2 else b""
     at = data.draw(st.integers(0, len(body)))
     bent = body[:at] + junk + body[at + len(junk) // 4 :]
     with suppress(*short_bodies.NOT_SHORT):
@@ -117,3 +156,25 @@ async def test_metadata_is_answered_alike_both_ways(served: Serving, monkeypatch
             short, long = await frames(served, client, request, monkeypatch)
             assert short == long
         await served.broker.create_partitions("u", len(served.broker.image.topics["u"].partitions) + 1)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0])
+async def test_ends_are_listed_alike_both_ways(served: Serving, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    await served.broker.create_topic("t", 3)
+    client = await served.connect()
+    await client.call(produce("t", {0: batch_of(b"x"), 1: batch_of(b"y")}))
+    for version in served_versions(2):
+        shapes = apis.requests(2, version)
+        for position in (-1, -2):
+            parts = tuple(
+                shapes.ListOffsetsPartition(partition_index=index, current_leader_epoch=epoch, timestamp=position)
+                for index in range(3)
+            )
+            request = shapes.ListOffsetsRequest(
+                replica_id=-1,
+                isolation_level=1,
+                topics=(shapes.ListOffsetsTopic(name="t", partitions=parts),),
+                timeout=timedelta(0),
+            )
+            short, long = await frames(served, client, request, monkeypatch)
+            assert short == long
