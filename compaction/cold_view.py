@@ -1,6 +1,6 @@
 """What retention needs of a committed manifest: the oldest live entries, and the bytes of all of them.
 
-Invariants: one manifest value is looked at; at most one archive page is read, and only if something in it may have expired; dead rows
+Invariants: one manifest value is looked at; at most one way down its archive is read, and only where something may have expired; dead rows
 (below the log start) count for nothing, so that no byte is counted twice or after its death.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from compaction.retention import Cold, Piece
 from hotlog.kernel.topic_config import TopicConfig
-from tiering.manifest.root import Entry, Manifest, PageRef
+from tiering.manifest.root import PAGE_ROWS_MAX, Entry, Manifest, PageRef
 from tiering.manifest.store import ManifestStore
+from tiering.manifest.tree import index_of
 
-ENTRIES_MAX = 256  # looked at in one step
+ENTRIES_MAX = PAGE_ROWS_MAX  # looked at in one step
 
 
 def piece_of(row: Entry) -> Piece:
@@ -34,10 +35,16 @@ async def cold_of(store: ManifestStore, view: Manifest | None, config: TopicConf
     rows: tuple[Entry, ...] = inline[:ENTRIES_MAX]
     if alive:
         rows = ()
-        if _may_expire(alive[0], size, config, now_ms):
-            page, start = await store.page(alive[0]), max(view.log_start_offset, alive[0].start_offset)
+        start, ref = max(view.log_start_offset, alive[0].start_offset), alive[0]
+        while ref.height and _may_expire(ref, size, config, now_ms):
+            index = await index_of(store.node, ref)
+            below = index.ref_covering(start)
+            size -= index.totals(ref.start_offset, below.start_offset).log_bytes
+            ref = below
+        if _may_expire(ref, size, config, now_ms):
+            page = await store.page(ref)
             rows = page.rows_from(start, ENTRIES_MAX)
-            size -= sum(row.log_bytes for row in page.rows_between(alive[0].start_offset, rows[0].base_offset))
+            size -= page.totals(ref.start_offset, rows[0].base_offset).log_bytes
     return Cold(view.readable_start_offset, view.end_offset, size, [piece_of(row) for row in rows])
 
 

@@ -10,12 +10,13 @@ attributed (no manifest) is reported, never condemned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 
 from hotlog.world.ports import ObjectInfo
-from tiering.manifest.archive import Page
+from tiering.manifest.index import Index
 from tiering.manifest.root import Manifest, PageRef, parts_in_use
+from tiering.manifest.tree import Nodes
 from tiering.objects.address import SHARED
 from tiering.objects.keys import ParsedKey
 
@@ -45,17 +46,18 @@ class Judge:
         self._used = parts_in_use(root) if root is not None else set()
         self._doomed = {item.name for item in root.garbage} if root is not None else set()
 
-    def page_needed(self, key: ParsedKey, pages: Mapping[str, Page]) -> PageRef | None:
-        """The archive page that has to be read before `verdict` can speak about a segment object; None if none."""
-        if self._root is None or key.kind != "segment" or (key.name, 0) in self._used:
+    def page_needed(self, key: ParsedKey, pages: Nodes) -> PageRef | None:
+        """The archive page that has to be read before `verdict` can speak about a listed object; None if none."""
+        if self._root is None or key.kind == "manifest" or (key.name, 0) in self._used:
             return None
-        return next((ref for ref in self._live_pages(key) + self._doomed_pages(key) if ref.name not in pages), None)
+        ways = (_way(top, key, pages) for top in self._live_pages(key) + self._doomed_pages(key))
+        return next((ref for way in ways for ref in way if ref.name not in pages), None)
 
     def verdict(
         self,
         key: ParsedKey,
         info: ObjectInfo,
-        pages: Mapping[str, Page],
+        pages: Nodes,
         *,
         now_ms: int,
         grace_ms: int,
@@ -84,24 +86,44 @@ class Judge:
         return sorted({name for name, _ in self._used if not name.startswith(SHARED)}.difference(listed))
 
     def _live_pages(self, key: ParsedKey) -> list[PageRef]:
-        """The pages that may refer to a segment object."""
+        """The pages in the root that the object may be in or below."""
         assert self._root is not None
-        return [ref for ref in self._root.archive if ref.start_offset <= key.start_offset < ref.end_offset]
+        return [ref for ref in self._root.archive if ref.start_offset <= _probe(key) < ref.end_offset]
 
     def _doomed_pages(self, key: ParsedKey) -> list[PageRef]:
         """The pages of doomed ranges that may have it."""
         assert self._root is not None
         parts = self._root.garbage_ranges
-        return [part.page for part in parts if part.start_offset <= key.start_offset < part.end_offset]
+        return [part.page for part in parts if part.start_offset <= _probe(key) < part.end_offset]
 
 
-def _has(refs: Sequence[PageRef], key: ParsedKey, pages: Mapping[str, Page]) -> bool:
-    """Whether a row of one of these pages is the segment object."""
-    return key.kind == "segment" and any(_is_in(pages[ref.name], key.name, key.start_offset) for ref in refs)
+def _probe(key: ParsedKey) -> int:
+    """An offset that whatever refers to the object covers: the end of a page's rows stays where it is, their start may move up."""
+    return key.start_offset if key.kind == "segment" else key.end_offset - 1
 
 
-def _is_in(page: Page, name: str, offset: int) -> bool:
-    if not page.start_offset <= offset < page.end_offset:
+def _way(ref: PageRef, key: ParsedKey, pages: Nodes) -> Iterator[PageRef]:
+    """Pages whose contents tell whether the object is in or below `ref`, down to the first that is not in `pages`."""
+    while ref.height or key.kind == "segment":
+        yield ref
+        node = pages.get(ref.name)
+        if not isinstance(node, Index):
+            return
+        ref = node.ref_covering(_probe(key))
+        if ref.name == key.name:
+            return
+
+
+def _has(tops: Sequence[PageRef], key: ParsedKey, pages: Nodes) -> bool:
+    """Whether one of these pages or of those below them refers to the object; `page_needed` has asked for what that takes."""
+    return any(_is_in(ref, key, pages) for top in tops for ref in _way(top, key, pages))
+
+
+def _is_in(ref: PageRef, key: ParsedKey, pages: Nodes) -> bool:
+    node = pages[ref.name]
+    if isinstance(node, Index):
+        return node.ref_covering(_probe(key)).name == key.name
+    if not node.start_offset <= key.start_offset < node.end_offset:
         return False
-    row = page.row_covering(offset)
-    return not row.is_hole and row.name == name
+    row = node.row_covering(key.start_offset)
+    return not row.is_hole and row.name == key.name

@@ -25,11 +25,10 @@ from hotlog.kernel.errors import Corrupt, HotlogError, PreconditionFailed, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.ports import ObjectStore
-from tiering.manifest.archive import Page
-from tiering.manifest.edits import NeedPage
-from tiering.manifest.garbage import clear_garbage, doomed_before, is_finished, names_of
+from tiering.manifest.garbage import clear_garbage, doomed_before, folded_before, is_due, is_finished, names_of, unfolded
 from tiering.manifest.root import Garbage
 from tiering.manifest.store import ManifestStore
+from tiering.manifest.tree import NeedPage, Node
 
 LOG = logging.getLogger(__name__)
 PARTITIONS_MAX = 256  # reaped in one tick
@@ -52,26 +51,28 @@ class Doomed(NamedTuple):
     keys: list[str]
 
 
-async def doomed_of(manifest: ManifestStore, now_ms: int) -> Doomed:
-    """What `manifest.view` condemned before `now_ms`, at most one step of it.
+async def doomed_of(manifest: ManifestStore, now_ms: int, grace_ms: int) -> Doomed:
+    """What `manifest.view` condemned before `now_ms`, at most one step of it; what an index page stands for is listed page by page first.
 
     Raises:
         Corrupt: the page that names doomed objects is damaged.  StoreUnavailable: it cannot be read.
     """
+    while manifest.view is not None and folded_before(manifest.view, now_ms) and not doomed_before(manifest.view, now_ms):
+        await manifest.commit(lambda root, pages: unfolded(root, pages, now_ms=now_ms, not_before_ms=now_ms + grace_ms))
     view = manifest.view
     items = doomed_before(view, now_ms) if view is not None else ()
     if view is None or not items:
         return Doomed(manifest, (), [])
-    pages: dict[str, Page] = {}
+    pages: dict[str, Node] = {}
     while True:
         try:
             return Doomed(manifest, items, [manifest.keys.object(name) for name in names_of(view, items, pages)])
         except NeedPage as need:
-            pages[need.ref.name] = await manifest.page(need.ref)
+            pages[need.ref.name] = await manifest.node(need.ref)
 
 
 async def delete_objects(store: ObjectStore, topic: str, keys: Sequence[str]) -> None:
-    """Delete objects of one topic, each thousand with a deadline of its own: a merged page can name 10^5 of them."""
+    """Delete objects of one topic, each thousand with a deadline of its own: pages name a thousand each."""
     bound = store.bind(topic=topic or None, purpose="retention")
     for first in range(0, len(keys), KEYS_PER_DELETE):
         await bound.delete(keys[first : first + KEYS_PER_DELETE])
@@ -90,7 +91,7 @@ async def reap(store: ObjectStore, manifest: ManifestStore, *, now_ms: int, grac
         StoreUnavailable, OutcomeUnknown: some may be deleted; they stay listed until a later try.
         Corrupt: the page that names doomed objects is damaged: they stay.
     """
-    doomed = await doomed_of(manifest, now_ms)
+    doomed = await doomed_of(manifest, now_ms, grace_ms)
     if not doomed.items or manifest.view is None:
         return 0
     await delete_objects(store, manifest.view.topic, doomed.keys)
@@ -127,7 +128,7 @@ class Reaper:
         for _ in range(min(PARTITIONS_MAX, len(self._queue))):
             manifest = self._queue.popleft()
             view = manifest.view
-            if view is None or not (doomed_before(view, now_ms) or is_finished(view)):
+            if view is None or not (is_due(view, now_ms) or is_finished(view)):
                 continue
             if manifest.keys.pid in self._alone:
                 if await self._reap(manifest, now_ms):
@@ -140,7 +141,7 @@ class Reaper:
         return bool(self._queue)
 
     def _look_again(self, manifest: ManifestStore, now_ms: int) -> None:
-        if manifest.view is not None and doomed_before(manifest.view, now_ms):
+        if manifest.view is not None and is_due(manifest.view, now_ms):
             self._queue.append(manifest)
 
     async def _reap_together(self, topic: str, manifests: Sequence[ManifestStore], now_ms: int) -> None:
@@ -149,7 +150,7 @@ class Reaper:
         doomed: list[Doomed] = []
         for manifest in manifests:
             try:
-                doomed.append(await doomed_of(manifest, now_ms))
+                doomed.append(await doomed_of(manifest, now_ms, self._grace_ms()))
             except HotlogError as failure:
                 self._failed(manifest.keys.pid, topic, failure)
         try:

@@ -32,18 +32,18 @@ from hotlog.kernel.errors import (
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
 from hotlog.world.ports import Clock, ObjectInfo, ObjectStore
-from tiering.manifest.archive import Page
-from tiering.manifest.edits import Pages, mark_garbage
+from tiering.manifest.edits import mark_garbage
 from tiering.manifest.garbage import is_finished
 from tiering.manifest.root import GARBAGE_OBJECTS_MAX, GarbageObject, Manifest
 from tiering.manifest.store import ManifestStore
+from tiering.manifest.tree import Node, Nodes
 from tiering.objects.keys import ParsedKey, data_prefix, parse_key
 from tiering.store.check import CHECK_PREFIX
 
 LOG = logging.getLogger(__name__)
 KEYS_MAX = 2_000  # of one partition, judged in one tick
 MISSING_MAX = 16  # objects asked for by name in one tick
-PAGES_KEPT = 4
+PAGES_KEPT = 32  # more than lie on the ways to one offset
 
 
 class Group(NamedTuple):
@@ -184,7 +184,7 @@ class Reconciler:
         manifest = self._manifest_of(group.pid)
         try:
             root = await manifest.load()  # after the listing: what was committed meanwhile counts
-            judge, pages = Judge(root), dict[str, Page]()
+            judge, pages = Judge(root), dict[str, Node]()
             orphans = [one for one in group.objects if await self._verdict(manifest, judge, *one, pages) is Verdict.ORPHAN]
             if root is not None:
                 if group.is_whole:
@@ -200,11 +200,11 @@ class Reconciler:
             LOG.info("%s is reconciled in the next pass: %s", group.pid, weather)
 
     async def _verdict(
-        self, manifest: ManifestStore, judge: Judge, key: ParsedKey, info: ObjectInfo, pages: dict[str, Page]
+        self, manifest: ManifestStore, judge: Judge, key: ParsedKey, info: ObjectInfo, pages: dict[str, Node]
     ) -> Verdict:
         """`pages` are those read for this group; keys come by offset, so the last few are enough."""
         while (ref := judge.page_needed(key, pages)) is not None:
-            pages[ref.name] = await manifest.page(ref)
+            pages[ref.name] = await manifest.node(ref)
             while len(pages) > PAGES_KEPT:
                 del pages[next(iter(pages))]
         now_ms = self._trusted.now_ms()
@@ -231,7 +231,7 @@ class Reconciler:
         not_before_ms = self._clock.now_ms() + self._grace_ms()
         items = [GarbageObject(key.name, info.size, not_before_ms) for key, info in orphans[:room]]
 
-        def edit(newest: Manifest, _: Pages) -> Manifest:
+        def edit(newest: Manifest, _: Nodes) -> Manifest:
             if newest.generation != root.generation:
                 raise PreconditionFailed(f"manifest of {root.pid} moved on from generation {root.generation} while it was judged")
             return mark_garbage(newest, items)

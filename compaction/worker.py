@@ -26,10 +26,10 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.partition_log import PartitionLog
 from hotlog.partitions.partition import Partition
-from hotlog.world.ports import Clock, Entropy, ObjectStore
+from hotlog.world.ports import Clock
 from tiering.manifest.edits import advance_start
 from tiering.manifest.root import Manifest
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 
 LOG = logging.getLogger(__name__)
@@ -193,26 +193,24 @@ def _added(first: Plan, then: Plan) -> Plan:
 
 
 async def run_retention(
-    store: ObjectStore,
+    means: ManifestMeans,
     cluster_id: str,
     partitions: Sequence[tuple[PartitionId, str, TopicConfig]],
     *,
-    clock: Clock,
-    entropy: Entropy,
     trusted: TrustedClock,
-    grace_ms: int,
     told: Callable[[PartitionId, Plan], None] = lambda pid, plan: None,
 ) -> int:
     """`hotlog worker retention`: one round over the cold tier without a broker; returns how many partitions failed.
 
     Args:
+        means: with a cache of pages, since each step of a long retention goes down the same way.
         partitions: (id, topic name, settings), from the cluster's metadata.
         told: called with what was done to each partition.
     Raises:
         Invalid: this machine's clock and the store's disagree by more than AGREEMENT_MS: deleting by either could be a mistake.
         StoreUnavailable.
     """
-    theirs_ms, ours_ms = await store_time_ms(store, cluster_id, entropy), clock.now_ms()
+    theirs_ms, ours_ms = await store_time_ms(means.store, cluster_id, means.entropy), means.clock.now_ms()
     if abs(theirs_ms - ours_ms) > AGREEMENT_MS:
         raise Invalid(
             f"this machine's clock says {ours_ms} ms since 1970, the object store's {theirs_ms}; they may differ by {AGREEMENT_MS} ms:"
@@ -220,11 +218,9 @@ async def run_retention(
         )
     failed = 0
     for pid, topic, config in partitions:
-        manifests = ManifestStore(
-            store, PartitionKeys(cluster_id, pid), clock=clock, entropy=entropy, topic=topic, grace_ms=grace_ms
-        )
+        manifests = ManifestStore(means, PartitionKeys(cluster_id, pid), topic=topic)
         try:
-            plan = await retain_cold(manifests, config, now_ms=trusted.now_ms(), grace_ms=grace_ms)
+            plan = await retain_cold(manifests, config, now_ms=trusted.now_ms(), grace_ms=means.grace_ms)
         except HotlogError as failure:
             LOG.error("retention of %s-%d failed: %s", topic, pid.partition, failure)
             failed += 1

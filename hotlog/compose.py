@@ -32,7 +32,7 @@ from hotlog.observe.health import STARTING, Health
 from hotlog.workers import Parts, beats_of
 from hotlog.world.ports import ObjectStore, World
 from tiering.cost.meter import Meter
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.store.check import Examination
 from tiering.store.gated import GatedStore
@@ -127,7 +127,9 @@ def _metadata(settings: Settings, world: World, logs: LogManager, *, data_dir: s
     async def tiered_end(pid: PartitionId) -> int:
         """For who asks before there is a tier."""
         keys = PartitionKeys(metadata.cluster_id, pid)
-        manifest = ManifestStore(world.store, keys, clock=world.clock, entropy=world.entropy, disk=world.disk)
+        manifest = ManifestStore(
+            ManifestMeans(store=world.store, clock=world.clock, entropy=world.entropy, disk=world.disk), keys
+        )
         view = await manifest.load()
         return 0 if view is None or view.is_deleted else max(view.end_offset, 0)
 

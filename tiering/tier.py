@@ -23,7 +23,7 @@ from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.cold_partition import ColdPartition, Lag
 from tiering.manifest.edits import mark_deleted
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.read.reader import ColdReader
 from tiering.upload.copier import Copier, CopyTarget, HotLog, Lease
@@ -132,8 +132,11 @@ class ColdTier:
     def manifest_of(self, pid: PartitionId, topic: str = "") -> ManifestStore:
         """A manifest by id, attached or not; not loaded yet."""
         return ManifestStore(
-            self._store, PartitionKeys(self.cluster_id, pid), clock=self._clock, entropy=self._entropy, disk=self._disk, topic=topic,
-            grace_ms=self._settings.number("hotlog.garbage.grace.ms"), cache=self.reader.shelf.pages, is_hosted=lambda: pid in self._partitions,
+            ManifestMeans(
+                store=self._store, clock=self._clock, entropy=self._entropy, disk=self._disk,
+                grace_ms=self._settings.number("hotlog.garbage.grace.ms"), pages=self.reader.shelf.pages,
+            ),
+            PartitionKeys(self.cluster_id, pid), topic=topic, is_hosted=lambda: pid in self._partitions,
         )  # fmt: skip
 
     async def tiered_range(self, pid: PartitionId) -> tuple[int, int] | None:

@@ -26,14 +26,18 @@ from hotlog.cli.output import say, show_json, size_text
 from hotlog.cli.serve import read_properties
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.limits import MiB
 from hotlog.kernel.log_levels import parse_levels
 from hotlog.kernel.server_properties import understood
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
 from hotlog.observe import logs
-from tiering.manifest.store import ManifestStore
+from tiering.cache.footers import FooterCache
+from tiering.manifest.store import ManifestMeans, ManifestStore
+from tiering.manifest.tree import Node
 from tiering.objects.keys import PartitionKeys
 
+_PAGES_BYTES_MAX = 64 * MiB
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a worker as a process of its own.")
 
 
@@ -109,17 +113,15 @@ async def _round(bucket: Bucket, json: bool, given: dict[str, str] | None) -> No
             name = next(topic for other, topic, _ in partitions if other == pid)
             freed.append({"topic": name, "partition": pid.partition, "segments": plan.cold_entries, "bytes": plan.cold_bytes})
 
-    failed = await run_retention(
-        world.store,
-        bucket.cluster_id,
-        partitions,
-        clock=world.clock,
-        entropy=world.entropy,
-        trusted=trusted,
-        grace_ms=grace_ms,
-        told=told,
+    pages: FooterCache[str, Node] = FooterCache(_PAGES_BYTES_MAX, lambda page: page.memory_bytes)
+    means = ManifestMeans(
+        store=world.store, clock=world.clock, entropy=world.entropy, disk=world.disk, grace_ms=grace_ms, pages=pages
     )
-    reaped = await _reap(bucket, partitions, trusted, grace_ms)
+    try:
+        failed = await run_retention(means, bucket.cluster_id, partitions, trusted=trusted, told=told)
+        reaped = await _reap(bucket, means, partitions, trusted)
+    finally:
+        await pages.close()
     if json:
         show_json({"partitions": len(partitions), "failed": failed, "expired": freed, "reaped_partitions": reaped})
     else:
@@ -160,17 +162,16 @@ def _finest(given: Mapping[str, str]) -> set[str]:
 
 
 async def _reap(
-    bucket: Bucket, partitions: list[tuple[PartitionId, str, TopicConfig]], trusted: TrustedClock, grace_ms: int
+    bucket: Bucket, means: ManifestMeans, partitions: list[tuple[PartitionId, str, TopicConfig]], trusted: TrustedClock
 ) -> int:
     """Delete what was condemned before now, partition by partition; how many were looked at."""
-    world = bucket.world
     manifests = []
     for pid, topic, _ in partitions:
         keys = PartitionKeys(bucket.cluster_id, pid)
-        manifest = ManifestStore(world.store, keys, clock=world.clock, entropy=world.entropy, topic=topic, grace_ms=grace_ms)
+        manifest = ManifestStore(means, keys, topic=topic)
         if await manifest.load() is not None:
             manifests.append(manifest)
-    reaper = Reaper(_Known(manifests), world.store, metrics=bucket.metrics, trusted=trusted, grace_ms=lambda: grace_ms)
+    reaper = Reaper(_Known(manifests), means.store, metrics=bucket.metrics, trusted=trusted, grace_ms=lambda: means.grace_ms)
     while await reaper.tick():
         pass
     return len(manifests)

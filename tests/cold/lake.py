@@ -15,7 +15,8 @@ from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from tests.support.scripted_store import ScriptedStore
 from tiering.manifest.archive import build_page, page_ref
 from tiering.manifest.codec import encode
-from tiering.manifest.root import Entry, Manifest, hole, sealed
+from tiering.manifest.index import build_index, index_ref
+from tiering.manifest.root import Entry, Manifest, PageRef, hole, sealed
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import (
     AbortedTransaction,
@@ -47,6 +48,7 @@ class Lake:
     lineage: list[tuple[int, int]] = field(default_factory=list)
     archived: int = 0  # rows that lie in pages
     page_rows: int = 4
+    heights: int = 0  # of index pages above those pages, two pages each
     manifest: Manifest | None = None
     reloads: int = 0
 
@@ -143,6 +145,8 @@ class Lake:
             ref = page_ref(rows, body, nonce=f"{first:08x}" * 4, level=0)
             self.store.objects[self.keys.object(ref.name)] = body
             refs.append(ref)
+        for height in range(1, self.heights + 1):
+            refs = self._indexed(refs, height)
         root = Manifest(
             topic_id=TOPIC_ID, partition=self.partition, topic=self.topic, epoch=self.epoch, log_start_offset=self.log_start,
             end_offset=self.next_offset, entries=tuple(self.rows[self.archived :]), archive=tuple(refs), nonces=("a" * 32,),
@@ -150,6 +154,17 @@ class Lake:
         self.manifest = sealed(root)
         self.store.objects[self.keys.manifest] = encode(self.manifest)
         return self.manifest
+
+    def _indexed(self, refs: list[PageRef], height: int) -> list[PageRef]:
+        """Pairs of pages below index pages; an odd last one gets one of its own."""
+        above = []
+        for first in range(0, len(refs), 2):
+            pair = refs[first : first + 2]
+            body = build_index(self.keys.pid, pair)
+            ref = index_ref(pair, body, nonce=f"{height:04x}{first:04x}" * 4, level=1 + height)
+            self.store.objects[self.keys.object(ref.name)] = body
+            above.append(ref)
+        return above
 
     def change(self, **fields: object) -> None:
         assert self.manifest is not None
@@ -186,10 +201,12 @@ class Lake:
         return next(((o, t, e) for o, t, e, _, _ in self.records() if t >= timestamp_ms), None)
 
 
-def random_lake(seed: int, *, segments: int = 6, archived: int = 0, holes: bool = False, partition: int = 0) -> Lake:
+def random_lake(
+    seed: int, *, segments: int = 6, archived: int = 0, holes: bool = False, partition: int = 0, heights: int = 0
+) -> Lake:
     """Segments of random batches: sizes around the chunk size, codecs mixed, timestamps wandering, epochs rising."""
     rng = random.Random(seed)
-    lake = Lake(ScriptedStore(), archived=archived, partition=partition)
+    lake = Lake(ScriptedStore(), archived=archived, partition=partition, page_rows=1 if heights else 4, heights=heights)
     time = 1_000_000
     for number in range(segments):
         if holes and number and rng.random() < 0.4:

@@ -20,9 +20,11 @@ from tests.sim.fuse import Fuse
 from tests.sim.loop import SimLoop, run
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
+from tiering.cache.footers import FooterCache
 from tiering.manifest.edits import append, blank
 from tiering.manifest.root import Entry, Manifest
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
+from tiering.manifest.tree import Node
 from tiering.objects.keys import PartitionKeys, segment_name
 
 GRACE_MS = 24 * HOUR_MS
@@ -52,8 +54,12 @@ class Bench:
     def keys(self, pid: PartitionId = PID) -> PartitionKeys:
         return PartitionKeys(self.cluster_id, pid)
 
+    def means(self) -> ManifestMeans:
+        pages: FooterCache[str, Node] = FooterCache(1 << 24, lambda page: page.memory_bytes)
+        return ManifestMeans(store=self.store, clock=self.clock, entropy=self.entropy, grace_ms=GRACE_MS, pages=pages)
+
     def manifest(self, pid: PartitionId = PID) -> ManifestStore:
-        return ManifestStore(self.store, self.keys(pid), clock=self.clock, entropy=self.entropy, topic="t", grace_ms=GRACE_MS)
+        return ManifestStore(self.means(), self.keys(pid), topic="t")
 
     async def fill(
         self, count: int, *, pid: PartitionId = PID, epoch: int = 3, timestamps: Callable[[int], int] | None = None

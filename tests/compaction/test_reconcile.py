@@ -20,8 +20,10 @@ from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import stream
 from tests.sim.fuse import Fuse
 from tests.sim.trace import Trace
+from tests.tiering.built import small
 from tiering.manifest.edits import advance_start, append, mark_deleted
 from tiering.manifest.root import Manifest, parts_in_use
+from tiering.manifest.verify import verify_partition
 from tiering.objects.keys import parse_key, segment_name
 
 DAY_S = 86_400
@@ -144,6 +146,43 @@ def test_young_newer_and_unclaimed_objects_stay() -> None:
             verdict: bench.metrics.orphans.labels(verdict.value)._value.get() for verdict in Verdict if verdict.name != "LIVE"
         }
         assert (counts[Verdict.NEWER], counts[Verdict.UNCLAIMED], counts[Verdict.YOUNG]) == (1, 1, 1)
+
+    with_bench(body)
+
+
+def test_what_lies_below_index_pages_live_or_doomed_is_no_orphan() -> None:
+    """Pages below an index page, their rows, and a row in none of them: each pass judges every object by its way down the tree."""
+
+    async def body(bench: Bench) -> None:
+        with small():
+            manifest = await bench.fill(140)
+            view = manifest.view
+            assert view is not None
+            orphan = await bench.orphan(600)
+            not_before = bench.clock.now_ms() + 10**12
+            await manifest.commit(lambda root, pages: advance_start(root, 455, pages, not_before_ms=not_before))
+            root = await bench.root()
+            assert any(ref.height for ref in root.archive)
+            assert any(part.page.height for part in root.garbage_ranges)
+            before = sorted(bench.bucket.objects)
+            reconciler = bench.reconciler()
+            for _ in range(3):
+                await asyncio.sleep(2 * DAY_S)
+                await one_pass(reconciler)
+            known = {item.name for item in root.garbage}
+            assert [item.name for item in (await bench.root()).garbage if item.name not in known] == [orphan.rpartition("/")[2]]
+            assert sorted(bench.bucket.objects) == before
+            for _ in range(200):  # what was doomed goes, pages too, and nothing else
+                await manifest.load()
+                await reap(bench.store, manifest, now_ms=2 * not_before, grace_ms=0)
+            kept = sorted(parse_key(key).name for key in bench.bucket.objects if parse_key(key) is not None)  # type: ignore[union-attr]
+            rows = [name for name in kept if name.endswith(".seg")]
+            assert len(rows) == 95
+            assert {ref.name for ref in (await bench.root()).archive} <= set(kept)
+            report = await verify_partition(bench.store, bench.cluster_id, PID)
+            assert report.unreferenced == []
+            assert {problem.kind for problem in report.problems} == {"damaged"}, "the rows' objects are made up; no page is"
+            assert len(report.problems) == 95
 
     with_bench(body)
 

@@ -12,8 +12,10 @@ from compaction.worker import retain_cold, run_retention
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.topic_config import TopicConfig
+from hotlog.world.ports import Blob
 from tests.compaction.bench import GRACE_MS, PID, Bench, with_bench
 from tests.sim.clock import DAY_MS, YEAR_MS
+from tests.tiering.built import small
 from tiering.manifest.edits import mark_deleted
 
 
@@ -26,8 +28,7 @@ async def run_all(
 ) -> tuple[int, list[Plan]]:
     told: list[Plan] = []
     failed = await run_retention(
-        bench.store, bench.cluster_id, [(pid, "t", topic) for pid in pids or (PID,)],
-        clock=bench.clock, entropy=bench.entropy, trusted=trusted or TrustedClock(bench.clock), grace_ms=GRACE_MS,
+        bench.means(), bench.cluster_id, [(pid, "t", topic) for pid in pids or (PID,)], trusted=trusted or TrustedClock(bench.clock),
         told=lambda pid, plan: told.append(plan),
     )  # fmt: skip
     return failed, told
@@ -135,5 +136,33 @@ def test_a_whole_plan_is_the_same_from_the_root_and_from_pages() -> None:
         root = await bench.root()
         assert root.log_start_offset >= 3990
         assert not root.has_dead_rows or len(root.garbage) >= 192
+
+    with_bench(body)
+
+
+@pytest.mark.parametrize("rows", [100, 400])
+def test_retention_reads_what_goes_and_not_what_stays(rows: int) -> None:
+    """The same 24 rows go out of a hundred and out of four hundred: the same pages of rows are read, each once."""
+
+    async def body(bench: Bench) -> None:
+        with small():
+            day = bench.clock.now_ms() - 30 * DAY_MS
+            await bench.fill(rows, timestamps=lambda base: day - DAY_MS if base < 240 else day + DAY_MS)
+            read: list[str] = []
+            real = bench.store.get
+
+            async def get(key: str, start: int = 0, end: int | None = None) -> Blob:
+                if "/archive/" in key:
+                    read.append(key)
+                return await real(key, start, end)
+
+            bench.store.get = get  # type: ignore[method-assign]
+            bench.store.bind = lambda **names: bench.store  # type: ignore[method-assign, assignment]
+            failed, (plan,) = await run_all(bench, config(retention_ms=30 * DAY_MS))
+            assert (failed, plan.cold_entries) == (0, 24)
+            pages = [key for key in read if key.endswith(".parquet")]
+            assert len(pages) == len(set(pages)) <= 4, "three pages of eight rows go, and the first that stays is looked into"
+            indexes = [key for key in read if key.endswith(".index")]
+            assert len(indexes) == len(set(indexes)) <= 3
 
     with_bench(body)

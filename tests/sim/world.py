@@ -31,9 +31,10 @@ from tests.sim.network import SimNet
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
 from tiering.cost.meter import Meter
-from tiering.manifest.archive import parse_page
 from tiering.manifest.codec import ManifestCodec
+from tiering.manifest.index import Index
 from tiering.manifest.root import Manifest
+from tiering.manifest.tree import parse_node
 from tiering.objects.keys import PartitionKeys, parse_key
 from tiering.store import StoreHealth, policy_of
 from tiering.store.resilient import ResilientStore, Retrier
@@ -90,10 +91,15 @@ class SimWorld:
         """Names of the objects that a root or its pages refer to, and of its pages."""
         names = {row.name for row in root.entries if not row.is_hole}
         keys = self.keys_of(root)
-        for ref in root.archive:
+        refs = list(root.archive)
+        while refs:
+            ref = refs.pop()
             names.add(ref.name)
-            page = parse_page(self.bucket.objects[keys.object(ref.name)].body, root.pid, ref)
-            names |= {row.name for row in page.rows_between(ref.start_offset, ref.end_offset) if not row.is_hole}
+            node = parse_node(self.bucket.objects[keys.object(ref.name)].body, root.pid, ref)
+            if isinstance(node, Index):
+                refs.extend(node.refs_between(ref.start_offset, ref.end_offset))
+            else:
+                names |= {row.name for row in node.rows_between(ref.start_offset, ref.end_offset) if not row.is_hole}
         return names
 
     def keys_of(self, root: Manifest) -> PartitionKeys:

@@ -22,7 +22,7 @@ from tests.log.support import T0, append, batch, kill
 from tests.support.clocks import HandClock
 from tests.support.faulty_store import Faults, FaultyStore, Killed
 from tests.tools.patience import PATIENT_STORE, SOON_S
-from tiering.manifest.root import Entry, Manifest, PageRef, find_offset, join_totals, totals_of
+from tiering.manifest.root import PAGE_LEVEL_MAX, Entry, Manifest, PageRef, find_offset, join_totals, totals_of
 from tiering.manifest.spill import SpillPlan
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
@@ -168,11 +168,13 @@ def row(base: int, end: int, random: Random, *, epoch: int = 0, extreme: bool = 
 
 
 def fake_ref(plan: SpillPlan, random: Random) -> PageRef:
-    """A reference as if the page of `plan` had been put."""
+    """A reference as if the pages of `plan` had been put."""
     first = plan.rows[0].base_offset if plan.rows else plan.refs[0].start_offset
     end = plan.rows[-1].end_offset if plan.rows else plan.refs[-1].end_offset
     totals = totals_of(plan.rows) if plan.rows else join_totals(ref.totals for ref in plan.refs)
-    return PageRef(first, first, end, f"{random.getrandbits(128):032x}", plan.level, 9999, random.getrandbits(32), totals)
+    height = 0 if plan.rows or plan.level <= PAGE_LEVEL_MAX else max(1, plan.refs[0].height + plan.keeps_pages)
+    nonce = f"{random.getrandbits(128):032x}"
+    return PageRef(first, first, end, nonce, plan.level, 9999, random.getrandbits(32), totals, height)
 
 
 def covering(manifest: Manifest, offset: int) -> Entry:

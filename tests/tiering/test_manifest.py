@@ -50,7 +50,7 @@ def _plan(rows: tuple[Entry, ...]):  # type: ignore[no-untyped-def]
     return SpillPlan(rows, (), 0)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_golden_roots(version: int) -> None:
     """What a release wrote, and the one before it, stays readable and means the same."""
     raw = (GOLDEN / f"manifest-v{version}.bin").read_bytes()

@@ -18,7 +18,6 @@ from tests.tiering.support import PID, fake_ref, row
 from tiering.manifest.archive import build_page, page_ref, parse_page
 from tiering.manifest.codec import ManifestCodec, decode, encode
 from tiering.manifest.edits import (
-    NeedPage,
     advance_start,
     append,
     blank,
@@ -43,6 +42,7 @@ from tiering.manifest.root import (
     totals_of,
 )
 from tiering.manifest.spill import apply_rewrite, apply_spill, plan_spill, rewrite_rows
+from tiering.manifest.tree import NeedPage
 
 DAY_MS = 24 * 3_600_000
 

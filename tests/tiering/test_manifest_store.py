@@ -10,6 +10,7 @@ from random import Random
 import pytest
 import pytest_asyncio
 
+from compaction.reaper import reap
 from hotlog.kernel.errors import Corrupt, Fenced, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
@@ -18,11 +19,13 @@ from hotlog.world.posix import PosixDisk, SystemEntropy
 from tests.log.support import T0
 from tests.support.clocks import HandClock
 from tests.support.faulty_store import Faults, FaultyStore, Killed
+from tests.tiering.built import small
 from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, row, settings
-from tiering.manifest.edits import Edit, Pages, advance_start, append, blank, claim, mark_deleted
+from tiering.manifest.edits import Edit, advance_start, append, blank, claim, mark_deleted
 from tiering.manifest.garbage import clear_garbage, doomed_before, is_finished, names_of
-from tiering.manifest.root import ENTRIES_MAX, Manifest, find_offset
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.root import ENTRIES_MAX, Entry, Manifest, find_offset
+from tiering.manifest.store import ManifestMeans, ManifestStore
+from tiering.manifest.tree import Nodes, leaves
 from tiering.objects.keys import PartitionKeys
 from tiering.store import open_store
 
@@ -35,15 +38,16 @@ class Room:
 
     def manifest(self, faults: Faults | None = None) -> ManifestStore:
         store = FaultyStore(self.store, faults or Faults())
-        return ManifestStore(
-            store, KEYS, clock=self.clock, entropy=SystemEntropy(), disk=self.disk, topic="clicks", grace_ms=1000
-        )
+        return ManifestStore(self.means(store), KEYS, topic="clicks")
+
+    def means(self, store: ObjectStore) -> ManifestMeans:
+        return ManifestMeans(store=store, clock=self.clock, entropy=SystemEntropy(), disk=self.disk, grace_ms=1000)
 
     def adding(self, records: int = 10, *, epoch: int = 0, rows: int = 1) -> Edit:
         """An edit that appends rows at whatever the end is; the same rows if it is called again."""
         made = {}
 
-        def edit(manifest: Manifest, _: Pages) -> Manifest:
+        def edit(manifest: Manifest, _: Nodes) -> Manifest:
             for _ in range(rows):
                 base = max(manifest.end_offset, 0)
                 if base not in made:
@@ -138,10 +142,7 @@ async def test_lost_answer_with_another_writer_in_between(room: Room) -> None:
             return self  # type: ignore[return-value]
 
     await other.commit(room.adding(), create=first)
-    mine = ManifestStore(
-        Between(room.store, Faults()),  # type: ignore[arg-type]
-        KEYS, clock=room.clock, entropy=SystemEntropy(), disk=room.disk,
-    )  # fmt: skip
+    mine = ManifestStore(room.means(Between(room.store, Faults())), KEYS)  # type: ignore[arg-type]
     view = await mine.commit(room.adding())
     assert [(one.base_offset, one.end_offset) for one in view.entries] == [(0, 10), (10, 20), (20, 30)], "once, not twice"
 
@@ -187,7 +188,7 @@ async def test_another_partitions_manifest_is_refused(room: Room) -> None:
     await manifest.commit(room.adding(), create=first)
     other = PartitionKeys(CLUSTER, PartitionId(TOPIC_ID, 1))
     await room.store.put(other.manifest, (await room.store.get(KEYS.manifest)).data)
-    stranger = ManifestStore(room.store, other, clock=room.clock, entropy=SystemEntropy())
+    stranger = ManifestStore(room.means(room.store), other)
     with pytest.raises(Corrupt, match="holds the manifest of"):
         await stranger.load()
     with pytest.raises(Corrupt, match="holds the manifest of"):
@@ -330,3 +331,44 @@ async def test_pages_that_a_merge_replaces_stay_for_the_readers_of_older_roots(r
     assert doomed_before(manifest.view, room.clock.now_ms() + 999) == ()
     for ref in before.view.archive:
         assert (await before.page(ref)).rows_between(ref.start_offset, ref.end_offset), "who holds the older root reads on"
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+async def test_killed_at_every_call_while_the_tree_grows_and_shrinks(room: Room, is_done_first: bool) -> None:
+    """Spills, merges of rows, index pages above them, a start that moves down, ranges that are unfolded: each step whole or not at all."""
+    with small():
+        await room.fill(room.manifest(), 70, at_once=2)
+        heights, deaths, rows = set(), 0, 70
+        for number in range(8):
+            for kill_at in range(1, 6):
+                faults = Faults(is_done_first=is_done_first)
+                dying = room.manifest(faults)
+                await dying.load()
+                faults.calls, faults.kill_at = 0, kill_at
+                try:
+                    await dying.settle()
+                    await dying.commit(_moving(35 + number * 15 if number % 2 else 0))
+                    await reap(FaultyStore(room.store, faults), dying, now_ms=2**60, grace_ms=0)
+                except Killed:
+                    deaths += 1
+            survivor = room.manifest()
+            root = await survivor.load()
+            assert root is not None
+            found = await _rows_of(survivor, root)
+            assert [one.base_offset for one in found] == list(range(root.start_offset, rows * 10, 10)), "no gap, none twice"
+            heights |= {ref.height for ref in root.archive}
+            await room.fill(survivor, 14, at_once=2)
+            rows += 14
+        assert heights >= {0, 1}
+        assert deaths > 20
+
+
+def _moving(by: int) -> Edit:
+    return lambda root, pages: advance_start(root, root.start_offset + by, pages, not_before_ms=0)
+
+
+async def _rows_of(manifest: ManifestStore, root: Manifest) -> list[Entry]:
+    rows: list[Entry] = []
+    async for ref in leaves(manifest.node, root.archive, 0, root.end_offset):
+        rows += (await manifest.page(ref)).rows_between(ref.start_offset, ref.end_offset)
+    return rows + list(root.entries)

@@ -15,7 +15,7 @@ from tests.tiering.support import CLUSTER, KEYS, PID, TOPIC_ID, TP, fill, row, s
 from tests.tools.patience import SOON_S
 from tiering.manifest.edits import advance_start, append, blank
 from tiering.manifest.root import ENTRIES_MAX
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.manifest.verify import verify_partition
 from tiering.tier import ColdTier
 
@@ -53,7 +53,9 @@ async def test_copy_commit_prove_and_delete(store: ObjectStore, tmp_path: Path) 
 
 async def test_pages_and_lost_races(store: ObjectStore) -> None:
     random, clock = Random(3), HandClock()
-    one, two = (ManifestStore(store, KEYS, clock=clock, entropy=SystemEntropy(), topic="clicks") for _ in range(2))
+    one, two = (
+        ManifestStore(ManifestMeans(store=store, clock=clock, entropy=SystemEntropy()), KEYS, topic="clicks") for _ in range(2)
+    )
 
     rows = []
     base = 0

@@ -34,7 +34,7 @@ from tiering.export.layout import PartitionBy
 from tiering.export.ranges import Range, Ranges, missing
 from tiering.export.shapes import Fields
 from tiering.export.values import ValueColumns
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.read.history import History, Shelf
 from tiering.replay.direct import DirectReader, Hole, Progress
@@ -189,7 +189,9 @@ class _Job:
             return None
         request = self._request
         keys = PartitionKeys(request.cluster_id, PartitionId(request.topic_id, partition))
-        store = ManifestStore(self._store, keys, clock=self._clock, entropy=self._entropy, topic=request.topic)
+        store = ManifestStore(
+            ManifestMeans(store=self._store, clock=self._clock, entropy=self._entropy), keys, topic=request.topic
+        )
         manifest = await store.load()
         if manifest is None or manifest.end_offset < 0:
             return None

@@ -1,11 +1,12 @@
 """Archive pages: immutable Parquet objects that hold older rows of a manifest.  Built and parsed here only; pure.
 
 One row per segment or hole, ascending by offset, one column per field of Entry, zstd.  DuckDB and pandas read them as they are.
-Lookups work on the columns; a row becomes an Entry only when asked for, so a page of 10^5 rows costs no 10^5 Python objects.
+Lookups work on the columns; a row becomes an Entry only when asked for, so a page costs no Python object for each of its rows.
 
 Invariants: rows are disjoint, ascending and without gaps from the page's start to its end (asserted on build, raised on parse); the
-reference in the root carries the page's size and CRC-32C, and a page that does not match it is Corrupt.  pyarrow is imported where a
-page is touched, not before: it holds about 50 MiB, and a broker whose manifests are short never needs it.
+reference to it carries the page's size and CRC-32C, and a page that does not match it is Corrupt.  pyarrow is imported where a page is
+parsed, not before, and a broker parses in a thread: it takes half a second to import and holds about 50 MiB, and a broker whose
+manifests are short never needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from crc32c import crc32c
@@ -89,10 +90,9 @@ class Page:
 
     def rows(self, first: int = 0, last: int | None = None) -> tuple[Entry, ...]:
         """Rows by index, half open."""
-        part = self._table.slice(first, (len(self) if last is None else last) - first).select(_FIELDS).to_pylist()
-        return tuple(
-            Entry(**{**row, "epochs": tuple((pair["epoch"], pair["start_offset"]) for pair in row["epochs"])}) for row in part
-        )
+        part = self._table.slice(first, (len(self) if last is None else last) - first)
+        columns = (_epochs(part) if name == "epochs" else part.column(name).to_pylist() for name in _FIELDS)
+        return tuple(map(Entry._make, zip(*columns, strict=True)))
 
     def rows_between(self, start: int, end: int) -> tuple[Entry, ...]:
         """Rows that begin inside [start, end)."""
@@ -150,6 +150,16 @@ class Page:
         return iter(self.rows())
 
 
+def _epochs(part: Any) -> list[tuple[tuple[int, int], ...]]:
+    """The list column as tuples: by its two flat columns, since a dict for each pair costs more than all other columns."""
+    found: list[tuple[tuple[int, int], ...]] = []
+    for chunk in part.column("epochs").chunks:
+        ends, pairs = chunk.offsets.to_pylist(), chunk.values
+        flat = list(zip(pairs.field(0).to_pylist(), pairs.field(1).to_pylist(), strict=True))
+        found += [tuple(flat[start:end]) for start, end in pairwise(ends)]
+    return found
+
+
 def build_page(pid: PartitionId, rows: Sequence[Entry]) -> bytes:
     """Parquet bytes of a page."""
     import pyarrow as pa
@@ -188,7 +198,7 @@ def parse_page(data: Buffer, pid: PartitionId, ref: PageRef | None = None) -> Pa
             f"{where}: {len(data)} bytes with CRC-32C {crc32c(data):08x}, the manifest says {ref.size} and {ref.crc:08x}"
         )
     try:
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         version, owner = int(meta["hotlog.version"]), (meta["hotlog.topic_id"], int(meta["hotlog.partition"]))
         if owner != (str(pid.topic_id), pid.partition):

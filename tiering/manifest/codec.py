@@ -1,14 +1,14 @@
 """The bytes of a root manifest: a 24-byte header, then zstd-compressed JSON.  Drawn in docs/formats/manifest.md.
 
     0   8   magic "HOTLMAN\\n"
-    8   2   format version (big endian), 2
+    8   2   format version (big endian), 3
     10  2   reserved, 0
     12  4   length of the body
     16  4   length of the JSON text
     20  4   CRC-32C of bytes 0 to 19 and the body
 
-Rows and references are stored by column, which is what keeps them small.  A release writes one version and reads it and the
-one before (hotlog.kernel.versions); within a version fields are only added, with a default for their absence.
+Rows and references are stored by column, which is what keeps them small.  A release writes one version and reads it and those before
+that have a step here (hotlog.kernel.versions); within a version fields are only added, with a default for their absence.
 
 Invariants: decode(encode(m)) == m; a manifest that breaks its invariants is neither written (assert) nor accepted (Corrupt); every bit
 flip is Corrupt; encoded size <= MANIFEST_ROOT_BYTES_MAX.
@@ -42,12 +42,24 @@ def _from_version_1(root: dict[str, Any]) -> dict[str, Any]:
     return {**root, "entries": entries, "garbage": {**garbage, "object_start": [0] * len(garbage["name"])}}
 
 
-FORMAT: StoredFormat[dict[str, Any]] = StoredFormat("manifest", 2, {1: _from_version_1})
+def _from_version_2(root: dict[str, Any]) -> dict[str, Any]:
+    """Every page had rows, whatever its level."""
+    archive, ranges = root["archive"], root["garbage_ranges"]
+    pages = ranges["pages"]
+    return {
+        **root,
+        "archive": {**archive, "height": [0] * len(archive["level"])},
+        "garbage_ranges": {**ranges, "pages": {**pages, "height": [0] * len(pages["level"])}},
+    }
+
+
+FORMAT: StoredFormat[dict[str, Any]] = StoredFormat("manifest", 3, {1: _from_version_1, 2: _from_version_2})
 _HEADER = struct.Struct(">8sHHII")
 _CRC = struct.Struct(">I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _TEXT_BYTES_MAX = 4 * MiB
-_REF_FIELDS = PageRef._fields[:-1]
+_REF_FIELDS = tuple(name for name in PageRef._fields if name != "totals")
+_TOTALS_AT = PageRef._fields.index("totals")
 
 
 class ManifestCodec:
@@ -115,12 +127,14 @@ def _rows(columns: dict[str, list[Any]], fields: Sequence[str]) -> list[tuple[An
 
 
 def _refs_to_json(refs: Sequence[PageRef]) -> dict[str, Any]:
-    return _columns([ref[:-1] for ref in refs], _REF_FIELDS) | {"totals": _columns([ref.totals for ref in refs], Totals._fields)}
+    plain = [ref[:_TOTALS_AT] + ref[_TOTALS_AT + 1 :] for ref in refs]
+    return _columns(plain, _REF_FIELDS) | {"totals": _columns([ref.totals for ref in refs], Totals._fields)}
 
 
 def _refs_from_json(raw: dict[str, Any]) -> tuple[PageRef, ...]:
     totals = [Totals(*row) for row in _rows(raw["totals"], Totals._fields)]
-    return tuple(PageRef._make((*row, total)) for row, total in zip(_rows(raw, _REF_FIELDS), totals, strict=True))
+    plain = _rows(raw, _REF_FIELDS)
+    return tuple(PageRef._make((*row[:_TOTALS_AT], total, *row[_TOTALS_AT:])) for row, total in zip(plain, totals, strict=True))
 
 
 def _to_json(m: Manifest) -> dict[str, Any]:

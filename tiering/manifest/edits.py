@@ -3,19 +3,21 @@
 The committer (tiering.manifest.store) applies an edit to the newest root, again after each lost race.  An edit that has to know the rows
 of an archive page gets them in `pages`; if the page is not there it raises NeedPage, and the committer loads that page and tries again.
 
+The log start moves down the tree: of an index page it has moved into, pages wholly below are doomed, and the one it lies in comes up
+into the root, so that a root knows every page that has dead rows beside live ones.
+
 Invariants: an edit returns the same object when there is nothing to do; edits by a leader carry its epoch and raise Fenced when the
 manifest was claimed by a newer one; a row that leaves becomes garbage in the same step; totals follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from hotlog.kernel.errors import Fenced, Invalid, PreconditionFailed, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.world.register import NONCES_KEPT
-from tiering.manifest.archive import Page
 from tiering.manifest.invariants import span_problem
 from tiering.manifest.root import (
     ENTRIES_HARD_MAX,
@@ -34,17 +36,9 @@ from tiering.manifest.root import (
     parts_in_use,
     sealed,
 )
+from tiering.manifest.tree import Nodes, index_in, page_in
 
-Pages = Mapping[str, Page]
-Edit = Callable[[Manifest, Pages], Manifest]
-
-
-class NeedPage(Exception):
-    """An edit must know the rows of `ref` first."""
-
-    def __init__(self, ref: PageRef) -> None:
-        super().__init__(ref.name)
-        self.ref = ref
+Edit = Callable[[Manifest, Nodes], Manifest]
 
 
 def blank(pid: PartitionId, topic: str, *, epoch: int, created_ms: int) -> Manifest:
@@ -116,7 +110,7 @@ def record_hole(manifest: Manifest, end_offset: int, reason: str, *, epoch: int,
     return append(manifest, hole(manifest.end_offset, end_offset, reason, epoch=epoch, created_ms=now_ms), epoch=epoch)
 
 
-def advance_start(manifest: Manifest, offset: int, pages: Pages, *, not_before_ms: int) -> Manifest:
+def advance_start(manifest: Manifest, offset: int, pages: Nodes, *, not_before_ms: int) -> Manifest:
     """Raise the log start to `offset` (never lower it) and doom what lies wholly below, as far as the root has room for it.
 
     Call it again (same offset) when `has_dead_rows` and room has come back.
@@ -129,17 +123,45 @@ def advance_start(manifest: Manifest, offset: int, pages: Pages, *, not_before_m
         if room is None:
             break
         now = replace(room, archive=now.archive[1:])
+    while now.archive and now.archive[0].height and _is_cut(now):
+        opened = _open_first(now, pages, not_before_ms)
+        if opened is None:
+            break
+        now = opened
     now = _trim_first_page(now, pages, not_before_ms) if now.archive else _doom_inline(now, not_before_ms)
     return manifest if now == manifest else sealed(now)
 
 
-def _trim_first_page(m: Manifest, pages: Pages, not_before_ms: int) -> Manifest:
+def _is_cut(m: Manifest) -> bool:
+    """Whether the log start lies inside the first page."""
+    return m.archive[0].start_offset < m.log_start_offset < m.archive[0].end_offset
+
+
+def _open_first(m: Manifest, pages: Nodes, not_before_ms: int) -> Manifest | None:
+    """Of the index page at the head: what lies wholly below the log start doomed, the page that the start is in before it; None without room."""
+    ref, start = m.archive[0], m.log_start_offset
+    index = index_in(pages, ref)
+    child = index.ref_covering(start)
+    now: Manifest | None = m
+    if child.start_offset > ref.start_offset:
+        now = _doom_range(m, ref, child.start_offset, not_before_ms)
+    if now is None:
+        return None
+    if child.start_offset == start:  # a page begins at the start: nothing has to come up
+        rest = ref._replace(start_offset=start, totals=index.totals(start, ref.end_offset))
+        return replace(now, archive=(rest, *m.archive[1:]))
+    if child.end_offset < ref.end_offset:
+        rest = ref._replace(start_offset=child.end_offset, totals=index.totals(child.end_offset, ref.end_offset))
+        return replace(now, archive=(child, rest, *m.archive[1:]))
+    now = replace(now, archive=(child, *m.archive[1:]))
+    return mark_garbage(now, [GarbageObject(ref.name, ref.size, not_before_ms)])
+
+
+def _trim_first_page(m: Manifest, pages: Nodes, not_before_ms: int) -> Manifest:
     ref = m.archive[0]
-    if not ref.start_offset < m.log_start_offset < ref.end_offset:
+    if ref.height or not _is_cut(m):
         return m
-    page = pages.get(ref.name)
-    if page is None:
-        raise NeedPage(ref)
+    page = page_in(pages, ref)
     cut = page.row_covering(m.log_start_offset).base_offset
     if cut <= ref.start_offset:
         return m
@@ -247,6 +269,7 @@ def mark_garbage(manifest: Manifest, objects: Iterable[GarbageObject]) -> Manife
 def clear_garbage(manifest: Manifest, items: Iterable[Garbage], *, not_before_ms: int) -> Manifest:
     """Forget garbage whose objects are deleted.  A page that no longer serves anything becomes garbage itself."""
     gone = set(items)
+    assert not any(item.page.height for item in gone if isinstance(item, GarbageRange)), "an index page's range is unfolded first"
     ranges = tuple(part for part in manifest.garbage_ranges if part not in gone)
     objects = tuple(item for item in manifest.garbage if item not in gone)
     if len(ranges) == len(manifest.garbage_ranges) and len(objects) == len(manifest.garbage):

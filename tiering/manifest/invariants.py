@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hotlog.kernel.errors import Corrupt
-from tiering.manifest.root import ENTRIES_HARD_MAX, EPOCHS_PER_ENTRY_MAX, Entry, Manifest, parts_in_use, sealed
+from tiering.manifest.root import ENTRIES_HARD_MAX, EPOCHS_PER_ENTRY_MAX, Entry, Manifest, PageRef, parts_in_use, sealed
 from tiering.objects.address import SHARED
 
 
@@ -40,7 +40,7 @@ def step_problem(before: Manifest, after: Manifest) -> str | None:
         return f"the end went back from offset {before.end_offset} to {after.end_offset}"
     if before.is_deleted and not after.is_deleted and (after.entries or after.archive):
         return "rows came back from a deletion"
-    return went_back(before, after) or _lost_problem(before, after)
+    return went_back(before, after) or _lost_problem(before, after) or _lost_ranges_problem(before, after)
 
 
 def went_back(before: Manifest, after: Manifest) -> str | None:
@@ -67,9 +67,49 @@ def _lost_problem(before: Manifest, after: Manifest) -> str | None:
         if (row.name, row.object_start) not in kept and not _covers(archived, row.base_offset, row.end_offset)
     ]
     for ref in pages:
-        doomed = [(part.start_offset, part.end_offset) for part in after.garbage_ranges if part.page.name == ref.name]
+        doomed = _doomed_spans(after, ref)
+        if any(_is_below(ref, new) for new in after.archive if new not in before.archive):
+            continue
         if (ref.name, 0) not in kept or not _covers(archived + doomed, ref.start_offset, ref.end_offset):
             lost.append(ref.name)
+    return _told(lost)
+
+
+def _lost_ranges_problem(before: Manifest, after: Manifest) -> str | None:
+    """What doomed range of an index page went without its pages being listed: nobody would know their rows any more."""
+    kept = parts_in_use(after) | {(item.name, item.object_start) for item in after.garbage}
+    same = set(after.garbage_ranges)
+    lost = [
+        part.page.name
+        for part in before.garbage_ranges
+        if part.page.height
+        and part not in same
+        and ((part.page.name, 0) not in kept or not _covers(_doomed_spans(after, part.page), part.start_offset, part.end_offset))
+    ]
+    return _told(lost)
+
+
+def _is_below(ref: PageRef, new: PageRef) -> bool:
+    """Whether a page went below an index page of the next level as it is."""
+    return (
+        new.height > ref.height
+        and new.level > ref.level
+        and new.start_offset <= ref.start_offset
+        and ref.end_offset <= new.end_offset
+    )
+
+
+def _doomed_spans(after: Manifest, ref: PageRef) -> list[tuple[int, int]]:
+    """Doomed ranges of `ref` and of pages below it."""
+    return [
+        (part.start_offset, part.end_offset)
+        for part in after.garbage_ranges
+        if part.page.name == ref.name
+        or (part.page.height < ref.height and part.start_offset >= ref.file_start and part.end_offset <= ref.end_offset)
+    ]
+
+
+def _told(lost: Sequence[str]) -> str | None:
     return f"{len(lost)} objects are neither used nor garbage any more, the first {lost[0]}" if lost else None
 
 
@@ -94,12 +134,19 @@ def _rows_problem(m: Manifest) -> str | None:
         problem = row_problem(row)
         if problem:
             return problem
-    levels = [ref.level for ref in m.archive]
-    if levels != sorted(levels, reverse=True) or any(ref.start_offset < ref.file_start for ref in m.archive):
+    if not _are_in_order([ref.level for ref in m.archive]) or any(ref.start_offset < ref.file_start for ref in m.archive):
         return "archive pages are out of order"
     if sealed(m).totals != m.totals:
         return f"totals {m.totals} differ from the sum {sealed(m).totals}"
     return None
+
+
+def _are_in_order(levels: Sequence[int]) -> bool:
+    """Levels fall with the offsets, but for the pages at the head that came up out of an index page: those rise, one of a level."""
+    at = 0
+    while at + 1 < len(levels) and levels[at] < levels[at + 1]:
+        at += 1
+    return list(levels[at:]) == sorted(levels[at:], reverse=True)
 
 
 def _counts_problem(m: Manifest) -> str | None:

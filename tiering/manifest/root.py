@@ -1,8 +1,10 @@
 """The root manifest of one partition as frozen values, and how an offset or a timestamp is found in it.  Pure.
 
 A row (`Entry`) is a segment and where its bytes lie, or a recorded hole with its reason.  The newest rows are inline; older ones lie in immutable archive
-pages (tiering.manifest.archive), which the root knows by reference with their totals.  Pages merge like an LSM tree (PAGE_FANOUT pages of a level
-become one of the next), so the root stays small whatever the history, and whatever is looked for is in the root or in exactly one page.
+pages (tiering.manifest.archive), which the root knows by reference with their totals.  References are many in their turn: index pages
+(tiering.manifest.index) hold those of a run of pages.  Both merge like an LSM tree (PAGE_FANOUT of a level become one of the next) and both
+are bounded, so the root stays small whatever the history, and whatever is looked for is in the root or at the end of one way down the tree:
+of two pages up to some millions of rows.
 
 Rows below `log_start_offset` are dead: no reader may be served from them, and they become garbage as fast as the root has room.
 
@@ -27,6 +29,10 @@ ENTRIES_HARD_MAX = 224  # appends are refused above: spill first
 SPILL_ENTRIES = 128
 PAGE_FANOUT = 8
 PAGES_PER_LEVEL_MAX = 2 * PAGE_FANOUT
+PAGE_LEVEL_MAX = 1  # pages of rows have levels up to it, index pages those above
+PAGE_ROWS_MAX = SPILL_ENTRIES * PAGE_FANOUT**PAGE_LEVEL_MAX
+INDEX_LEVELS = 3  # of one height: then index pages get an index of their own
+INDEX_REFS_MAX = PAGE_FANOUT**INDEX_LEVELS
 EPOCHS_PER_ENTRY_MAX = 16
 GARBAGE_OBJECTS_MAX = 192
 GARBAGE_RANGES_MAX = 96
@@ -144,7 +150,8 @@ def join_totals(parts: Iterable[Totals]) -> Totals:
 class PageRef(NamedTuple):
     """An archive page: rows [start_offset, end_offset) of it are live here (its file begins at `file_start`); totals are of those.
 
-    `size` and `crc` are of the page object's bytes.
+    `size` and `crc` are of the page object's bytes.  `height` is 0 for a page of rows, else the number of pages on the way down from it
+    to one.  What is live of an index page begins where a page below it begins.
     """
 
     file_start: int
@@ -155,10 +162,11 @@ class PageRef(NamedTuple):
     size: int
     crc: int
     totals: Totals
+    height: int = 0
 
     @property
     def name(self) -> str:
-        return page_name(self.file_start, self.end_offset, self.nonce)
+        return page_name(self.file_start, self.end_offset, self.nonce, is_index=self.height > 0)
 
 
 class GarbageObject(NamedTuple):
@@ -180,7 +188,10 @@ def doomed(row: Entry, not_before_ms: int) -> GarbageObject:
 
 
 class GarbageRange(NamedTuple):
-    """The objects of rows [start_offset, end_offset) of an archive page, doomed together."""
+    """The objects of rows [start_offset, end_offset) of an archive page, doomed together.
+
+    Of an index page: also the pages below it in that range, which are listed in its place when their time has come.
+    """
 
     page: PageRef
     start_offset: int
@@ -257,7 +268,7 @@ def _end(row: Entry) -> int:
 
 
 def find_offset(manifest: Manifest, offset: int) -> Entry | PageRef | None:
-    """The row that covers `offset` (a hole too), or the one page that has that row; None outside [start, end)."""
+    """The row that covers `offset` (a hole too), or the one page with that row in or below it; None outside [start, end)."""
     if not manifest.start_offset <= offset < manifest.end_offset:
         return None
     if offset >= manifest.inline_start_offset:
@@ -266,7 +277,7 @@ def find_offset(manifest: Manifest, offset: int) -> Entry | PageRef | None:
 
 
 def find_timestamp(manifest: Manifest, timestamp_ms: int) -> Entry | PageRef | None:
-    """The first row that reaches above the log start and has a timestamp >= `timestamp_ms`, or the one page that has that row.
+    """The first row that reaches above the log start and has a timestamp >= `timestamp_ms`, or the one page that may have that row.
 
     Linear over references and inline rows, which are few by construction: this is the search over prefix maxima.
     """

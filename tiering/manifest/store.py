@@ -7,55 +7,68 @@ a conditional write under a fresh nonce; a page is in the store before a root re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 from hotlog.kernel.errors import Corrupt, NotFound, PreconditionFailed
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.register import Register
 from tiering.cache.footers import FooterCache
-from tiering.manifest.archive import Page, build_page, page_ref, parse_page
+from tiering.manifest.archive import Page
 from tiering.manifest.codec import ManifestCodec
-from tiering.manifest.edits import Edit, NeedPage, Pages, stamped
+from tiering.manifest.edits import Edit, stamped
 from tiering.manifest.garbage import is_finished
 from tiering.manifest.invariants import step_problem, went_back
 from tiering.manifest.root import Garbage, Manifest, PageRef
-from tiering.manifest.spill import SpillPlan, apply_spill, plan_spill, rows_of
+from tiering.manifest.spill import SpillPlan, apply_spill, made, plan_spill
+from tiering.manifest.tree import NeedPage, Node, Nodes, page_of, parse_node
 from tiering.objects.keys import PartitionKeys
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PAGES_PER_EDIT_MAX = 16
 SPILLS_PER_CALL_MAX = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestMeans:
+    """What the manifests of one process have in common.
+
+    Args:
+        store: any ObjectStore; calls are metered under purpose "manifest".
+        disk: has the threads in which pages are parsed and built; None: where the caller is.
+        grace_ms: how long replaced pages are kept for readers.
+        pages: parsed pages (key: object key); None loads each time.
+    """
+
+    store: ObjectStore
+    clock: Clock
+    entropy: Entropy
+    disk: Disk | None = None
+    grace_ms: int = 0
+    pages: FooterCache[str, Node] | None = None
 
 
 class ManifestStore:
     """The manifest of one partition.
 
     Args:
-        store: any ObjectStore; calls are metered under `topic`, purpose "manifest".
-        grace_ms: how long replaced pages are kept for readers.
-        cache: parsed pages, shared between partitions (key: object key); None loads each time.
+        topic: what calls are metered under.
         is_hosted: whether a broker has the partition attached (again); its manifest is then never removed.
     """
 
     def __init__(
         self,
-        store: ObjectStore,
+        means: ManifestMeans,
         keys: PartitionKeys,
         *,
-        clock: Clock,
-        entropy: Entropy,
-        disk: Disk | None = None,
         topic: str = "",
-        grace_ms: int = 0,
-        cache: FooterCache[str, Page] | None = None,
         is_hosted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.keys = keys
-        self._store = store.bind(topic=topic or None, purpose="manifest")
-        self._clock = clock
-        self._entropy = entropy
-        self._disk = disk
-        self._grace_ms = grace_ms
-        self._cache = cache
+        self._means = means
+        self._store = means.store.bind(topic=topic or None, purpose="manifest")
         self._is_hosted = is_hosted
         self._register: Register[Manifest] = Register(self._store, keys.manifest, ManifestCodec())
         self.view: Manifest | None = None
@@ -96,15 +109,15 @@ class ManifestStore:
             what `edit` raises to give up (Fenced, PreconditionFailed, Invalid); StoreUnavailable or OutcomeUnknown when it is not known to
             be in: then load() before believing `view`.
         """
-        pages: dict[str, Page] = {}
+        pages: dict[str, Node] = {}
         for _ in range(PAGES_PER_EDIT_MAX):
             try:
                 return self._see(await self._register.commit(partial(self._step, edit, create, pages)))
             except NeedPage as need:
-                pages[need.ref.name] = await self.page(need.ref)
+                pages[need.ref.name] = await self.node(need.ref)
         raise PreconditionFailed(f"manifest of {self.keys.pid}: an edit asked for more than {PAGES_PER_EDIT_MAX} archive pages")
 
-    def _step(self, edit: Edit, create: Callable[[], Manifest] | None, pages: Pages, old: Manifest | None) -> Manifest | None:
+    def _step(self, edit: Edit, create: Callable[[], Manifest] | None, pages: Nodes, old: Manifest | None) -> Manifest | None:
         if old is None and create is None:
             raise NotFound(f"manifest of {self.keys.pid} does not exist")
         before = old or (create() if create else old)
@@ -113,7 +126,7 @@ class ManifestStore:
         after = edit(before, pages)
         if after is old:
             return None
-        committed = stamped(after, self._entropy.uuid().hex)
+        committed = stamped(after, self._means.entropy.uuid().hex)
         problem = step_problem(before, committed)
         assert problem is None, f"refusing to commit to the manifest of {self.keys.pid}: {problem}"
         return committed
@@ -123,23 +136,30 @@ class ManifestStore:
             raise Corrupt(f"object {self.keys.manifest} holds the manifest of {manifest.pid}; refusing to use it")
 
     async def page(self, ref: PageRef) -> Page:
-        """The rows of an archive page.
+        """The rows of an archive page.  Raises as `node`."""
+        return await page_of(self.node, ref)
+
+    async def node(self, ref: PageRef) -> Node:
+        """An archive page of rows or of references.
 
         Raises:
             Corrupt: missing (a live reference whose object is gone) or damaged.
         """
         key = self.keys.object(ref.name)
-        return await self._cache.get(key, partial(self._load_page, key, ref)) if self._cache else await self._load_page(key, ref)
+        pages = self._means.pages
+        return await pages.get(key, partial(self._load, key, ref)) if pages is not None else await self._load(key, ref)
 
-    async def _load_page(self, key: str, ref: PageRef) -> Page:
-
+    async def _load(self, key: str, ref: PageRef) -> Node:
         try:
             blob = await self._store.get(key)
         except NotFound:
             raise Corrupt(f"archive page {key} is missing though the manifest refers to it") from None
-        if self._disk is None:
-            return parse_page(blob.data, self.keys.pid, ref)
-        return await self._disk.run(parse_page, blob.data, self.keys.pid, ref)
+        return await self._aside(parse_node, blob.data, self.keys.pid, ref)
+
+    async def _aside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Off the event loop, where there is a disk that has threads."""
+        disk = self._means.disk
+        return function(*args, **kwargs) if disk is None else await disk.run(function, *args, **kwargs)
 
     async def settle(self) -> Manifest | None:
         """Do the spills that are due (at most SPILLS_PER_CALL_MAX); return the root then."""
@@ -154,20 +174,16 @@ class ManifestStore:
         return self.view
 
     async def _spill(self, plan: SpillPlan) -> None:
-        pages = {ref.name: await self.page(ref) for ref in plan.refs}
-        nonce = self._entropy.uuid().hex
-        if self._disk is None:
-            body, ref = self._page_of(plan, pages, nonce)
-        else:
-            body, ref = await self._disk.run(self._page_of, plan, pages, nonce)
-        await self._store.put(self.keys.object(ref.name), body)
-        not_before_ms = self._clock.now_ms() + self._grace_ms
-        await self.commit(lambda manifest, _: apply_spill(manifest, plan, ref, not_before_ms=not_before_ms))
-
-    def _page_of(self, plan: SpillPlan, pages: Pages, nonce: str) -> tuple[bytes, PageRef]:
-        rows = rows_of(plan, pages)
-        body = build_page(self.keys.pid, rows)
-        return body, page_ref(rows, body, nonce=nonce, level=plan.level)
+        nodes = {} if plan.keeps_pages else {ref.name: await self.node(ref) for ref in plan.refs}
+        pages = made(plan, self.keys.pid, nodes, [self._means.entropy.uuid().hex for _ in range(plan.nonces)])
+        last: PageRef | None = None
+        while (page := await self._aside(next, pages, None)) is not None:
+            last, body = page
+            await self._store.put(self.keys.object(last.name), body)
+        assert last is not None, "a plan makes pages"
+        top = last
+        not_before_ms = self._means.clock.now_ms() + self._means.grace_ms
+        await self.commit(lambda manifest, _: apply_spill(manifest, plan, top, not_before_ms=not_before_ms))
 
     async def remove(self) -> None:
         """Remove the manifest object of a deleted topic whose objects are all gone (checked against the newest root).

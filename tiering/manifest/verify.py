@@ -1,6 +1,6 @@
 """Walks a partition's manifest and proves it: archive pages, every object's size, trailer, footer and identity; `deep`: every batch.
 
-Works without a broker, on any store.  Only reads.
+Works without a broker, on any store.  Only reads, one page of rows at a time, and keeps no list of what it has seen.
 
 Invariants: everything found is reported, nothing is repaired or skipped; one damaged object does not end the walk; problems are judged
 against the root that was read, so a commit meanwhile (an object that was replaced or expired) is told from damage by reading it again.
@@ -8,7 +8,7 @@ against the root that was read, so a commit meanwhile (an object that was replac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,12 @@ from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from hotlog.wire.batch import ATTRIBUTES_OFFSET, BatchHeader, walk
 from hotlog.world.ports import ObjectStore
-from tiering.manifest.archive import Page, parse_page
 from tiering.manifest.codec import decode
-from tiering.manifest.root import Entry, Manifest, PageRef
-from tiering.objects.keys import PartitionKeys, parse_key
+from tiering.manifest.index import Index
+from tiering.manifest.leftovers import Leftovers, Rows, merged
+from tiering.manifest.root import Entry, GarbageRange, Manifest, PageRef
+from tiering.manifest.tree import Node, parse_node
+from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import Footer, check_identity, parse_footer
 
 
@@ -99,23 +101,14 @@ async def _has_moved(store: ObjectStore, keys: PartitionKeys, manifest: Manifest
 
 
 async def _walk(store: ObjectStore, keys: PartitionKeys, manifest: Manifest, report: Report, progress: Progress | None) -> None:
-    walker = _Walker(store, keys, report, report.deep)
-    total, done = manifest.totals.rows, 0
-    next_offset = manifest.start_offset
-    parts: list[PageRef | None] = [*manifest.archive, None]
-    for ref in parts:
-        rows = manifest.entries if ref is None else await walker.page(ref)
-        for row in rows:
-            if row.base_offset != next_offset:
-                walker.problem("overlap", keys.manifest, row, f"the row before ends at offset {next_offset}")
-            next_offset = row.end_offset
-            await walker.row(row)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        if ref is not None:
-            next_offset = ref.end_offset
-    await _unreferenced(store, keys, manifest, walker.known, report)
+    known = {part.page.name for part in manifest.garbage_ranges} | {item.name for item in manifest.garbage} | {"manifest"}
+    walker = _Walker(store, keys, report, known)
+    leftovers = Leftovers(store, keys, known)
+    doomed = [walker.doomed_rows(part) for part in manifest.garbage_ranges]
+    async for row in merged([walker.live_rows(manifest, progress), *doomed]):
+        if not row.is_hole:
+            await leftovers.expect(row.base_offset, row.name)
+    report.unreferenced = await leftovers.end()
 
 
 async def _manifest(store: ObjectStore, keys: PartitionKeys, report: Report) -> Manifest | None:
@@ -147,31 +140,73 @@ async def _without_manifest(store: ObjectStore, keys: PartitionKeys, report: Rep
 
 
 class _Walker:
-    """Proves rows one by one; `known` are the names of everything seen."""
+    """Proves rows one by one; `known` takes the names of the pages on the way."""
 
-    def __init__(self, store: ObjectStore, keys: PartitionKeys, report: Report, deep: bool) -> None:
-        self._store, self._keys, self._report, self._deep = store, keys, report, deep
-        self.known: set[str] = set()
+    def __init__(self, store: ObjectStore, keys: PartitionKeys, report: Report, known: set[str]) -> None:
+        self._store, self._keys, self._report, self._known = store, keys, report, known
 
     def problem(self, kind: str, key: str, row: Entry | PageRef, detail: str) -> None:
         start = row.base_offset if isinstance(row, Entry) else row.start_offset
         self._report.problems.append(Problem(kind, key, start, row.end_offset, detail))
 
-    async def page(self, ref: PageRef) -> tuple[Entry, ...]:
+    async def live_rows(self, manifest: Manifest, progress: Progress | None) -> Rows:
+        """Rows of the root and its pages, each proven."""
+        next_offset, done = manifest.start_offset, 0
+        async for row in self._rows(manifest):
+            if isinstance(row, PageRef):  # could not be read, and was told
+                next_offset = row.end_offset
+                continue
+            if row.base_offset != next_offset:
+                self.problem("overlap", self._keys.manifest, row, f"the row before ends at offset {next_offset}")
+            next_offset = row.end_offset
+            await self.row(row)
+            done += 1
+            if progress is not None:
+                progress(done, manifest.totals.rows)
+            yield row
+
+    async def doomed_rows(self, part: GarbageRange) -> Rows:
+        """Rows that are garbage already; what refers to them is read, they are not."""
+        async for row in self._below(part.page, part.start_offset, part.end_offset, is_live=False):
+            if isinstance(row, Entry):
+                yield row
+
+    async def _rows(self, manifest: Manifest) -> AsyncIterator[Entry | PageRef]:
+        for ref in manifest.archive:
+            async for row in self._below(ref, ref.start_offset, ref.end_offset):
+                yield row
+        for row in manifest.entries:
+            yield row
+
+    async def _below(self, ref: PageRef, start: int, end: int, *, is_live: bool = True) -> AsyncIterator[Entry | PageRef]:
+        """Rows of a page or of the pages below it; the reference of one that cannot be read in place of its rows."""
+        node = await self._node(ref)
+        if node is None:
+            yield ref
+            return
+        self._report.pages += is_live
+        if is_live and node.totals(ref.start_offset, ref.end_offset) != ref.totals:
+            self.problem(
+                "damaged", self._keys.object(ref.name), ref, f"its totals differ from what is in it at height {ref.height}"
+            )
+        if isinstance(node, Index):
+            for below in node.refs_between(start, end):
+                async for row in self._below(below, max(start, below.start_offset), min(end, below.end_offset)):
+                    yield row
+            return
+        for row in node.rows_between(start, end):
+            yield row
+
+    async def _node(self, ref: PageRef) -> Node | None:
         key = self._keys.object(ref.name)
-        self.known.add(ref.name)
-        self._report.pages += 1
+        self._known.add(ref.name)
         try:
-            page: Page = parse_page((await self._store.get(key)).data, self._keys.pid, ref)
+            return parse_node((await self._store.get(key)).data, self._keys.pid, ref)
         except NotFound:
             self.problem("missing", key, ref, "the manifest refers to this archive page and it is not there")
-            return ()
         except (Corrupt, UnknownVersion) as damage:
             self.problem(_kind_of(damage), key, ref, str(damage))
-            return ()
-        if page.totals(ref.start_offset, ref.end_offset) != ref.totals:
-            self.problem("damaged", key, ref, "the totals in the root differ from the rows of the page")
-        return page.rows_between(ref.start_offset, ref.end_offset)
+        return None
 
     async def row(self, row: Entry) -> None:
         report = self._report
@@ -179,10 +214,9 @@ class _Walker:
             report.holes.append((row.base_offset, row.end_offset, row.hole))
             return
         key = self._keys.part(row.address)
-        self.known.add(row.name)
         try:
             footer = await self._footer(key, row)
-            if self._deep:
+            if report.deep:
                 await self._log(key, row, footer)
         except NotFound:
             self.problem("missing", key, row, "the manifest refers to this object and it is not there")
@@ -241,25 +275,6 @@ def _check_batch(key: str, batch: memoryview, header: BatchHeader, expected: int
         raise Corrupt(f"{key}: the batch at offset {header.base_offset} fails its CRC-32C")
     if header.base_offset < expected or header.next_offset > end:
         raise Corrupt(f"{key}: batch [{header.base_offset}, {header.next_offset}) where [{expected}, {end}) is expected")
-
-
-async def _unreferenced(store: ObjectStore, keys: PartitionKeys, manifest: Manifest, known: set[str], report: Report) -> None:
-    """What lies below the partition and is neither live nor listed as garbage: orphans of uploads that never committed."""
-    pinned = {part.page.name for part in manifest.garbage_ranges}
-    known = known | pinned | {item.name for item in manifest.garbage} | {"manifest"}
-    for ref in [part.page for part in manifest.garbage_ranges]:
-        try:
-            page = parse_page((await store.get(keys.object(ref.name))).data, keys.pid)
-        except (NotFound, Corrupt, UnknownVersion) as damage:
-            report.problems.append(
-                Problem(_kind_of(damage), keys.object(ref.name), ref.start_offset, ref.end_offset, str(damage))
-            )
-            continue
-        known |= {row.name for row in page if not row.is_hole}
-    async for info in store.list(keys.prefix):
-        parsed = parse_key(info.key)
-        if parsed is None or parsed.name not in known:
-            report.unreferenced.append(info.key)
 
 
 def describe_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Every object key of the cold tier, built and parsed; pure.
 
     <cluster id>/data/<2 hex>/<topic id>/<partition>/manifest
-    <cluster id>/data/<2 hex>/<topic id>/<partition>/archive/<start>-<end>-<nonce>.parquet
+    <cluster id>/data/<2 hex>/<topic id>/<partition>/archive/<start>-<end>-<nonce>.parquet        rows
+    <cluster id>/data/<2 hex>/<topic id>/<partition>/archive/<start>-<end>-<nonce>.index          references to pages
     <cluster id>/data/<2 hex>/<topic id>/<partition>/<base>-<epoch>-<nonce>.seg
 
 Offsets are 20 decimal digits (as in Kafka's file names), a nonce is 32 hex digits, the 2 hex digits are the lowest byte of the CRC-32C of
@@ -30,7 +31,7 @@ _KEY = re.compile(
     r"(?P<cluster>[A-Za-z0-9_-]{1,64})/data/(?P<hash>[0-9a-f]{2})/(?P<topic>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
     r"/(?P<partition>0|[1-9][0-9]{0,9})/"
     r"(?:(?P<manifest>manifest)"
-    r"|archive/(?P<start>[0-9]{20})-(?P<end>[0-9]{20})-(?P<page_nonce>[0-9a-f]{32})\.parquet"
+    r"|archive/(?P<start>[0-9]{20})-(?P<end>[0-9]{20})-(?P<page_nonce>[0-9a-f]{32})\.(?:parquet|index)"
     r"|(?P<base>[0-9]{20})-(?P<epoch>0|[1-9][0-9]{0,9})-(?P<nonce>[0-9a-f]{32})\.seg)"
 )
 
@@ -62,11 +63,11 @@ def segment_name(base_offset: int, epoch: int, nonce: str) -> str:
     return f"{base_offset:020d}-{epoch}-{nonce}.seg"
 
 
-def page_name(start_offset: int, end_offset: int, nonce: str) -> str:
-    """Name of an archive page, relative to its partition."""
+def page_name(start_offset: int, end_offset: int, nonce: str, *, is_index: bool = False) -> str:
+    """Name of an archive page, relative to its partition; `is_index`: of one that has references in place of rows."""
     assert 0 <= start_offset < end_offset, (start_offset, end_offset)
     assert _NONCE.fullmatch(nonce), nonce
-    return f"archive/{start_offset:020d}-{end_offset:020d}-{nonce}.parquet"
+    return f"archive/{start_offset:020d}-{end_offset:020d}-{nonce}.{'index' if is_index else 'parquet'}"
 
 
 class PartitionKeys(NamedTuple):

@@ -17,11 +17,12 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange, UnknownVersion
 from hotlog.kernel.limits import CHUNK_BYTES
-from hotlog.world.ports import Blob, ObjectStore
+from hotlog.world.ports import Blob, Disk, ObjectStore
 from tiering.cache.chunks import ChunkSource
 from tiering.cache.footers import FooterCache
-from tiering.manifest.archive import Page, parse_page
+from tiering.manifest.archive import Page
 from tiering.manifest.root import Entry, Manifest, PageRef, find_offset, find_timestamp
+from tiering.manifest.tree import Node, leaf_at, leaf_reaching, leaves, page_of, parse_node
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import Footer, check_identity, parse_footer
 from tiering.store.lanes import Lane, LaneGate, Ticket
@@ -54,19 +55,23 @@ class Shelf:
 
     store: ObjectStore
     gate: LaneGate
-    pages: FooterCache[str, Page]
+    pages: FooterCache[str, Node]
     footers: FooterCache[str, Footer]
     keeper: Keeper | None = None
+    disk: Disk | None = None
 
     @classmethod
-    def of(cls, store: ObjectStore, gate: LaneGate, bytes_max: int, keeper: Keeper | None = None) -> Shelf:
-        """`bytes_max` bounds footers; pages have as much again."""
+    def of(
+        cls, store: ObjectStore, gate: LaneGate, bytes_max: int, keeper: Keeper | None = None, disk: Disk | None = None
+    ) -> Shelf:
+        """`bytes_max` bounds footers; pages have as much again.  `disk` has the threads that pages are parsed in; None: here."""
         return cls(
             store,
             gate,
             FooterCache(bytes_max, lambda page: page.memory_bytes),
             FooterCache(bytes_max, lambda footer: footer.memory_bytes),
             keeper,
+            disk,
         )
 
     async def close(self) -> None:
@@ -126,16 +131,14 @@ class History:
             )
         if isinstance(found, Entry):
             return found
-        return (await self.page(found)).row_covering(offset)
+        return (await self.page(await leaf_at(self.node, found, offset))).row_covering(offset)
 
     async def rows(self, start: int, end: int) -> AsyncIterator[Entry]:
         """Rows and holes that overlap [start, end), ascending."""
-        for ref in self.manifest.archive:
-            if ref.end_offset > start and ref.start_offset < end:
-                page = await self.page(ref)
-                for row in page.rows_between(ref.start_offset, ref.end_offset):
-                    if row.end_offset > start and row.base_offset < end:
-                        yield row
+        async for ref in self.leaves(start, end):
+            for row in (await self.page(ref)).rows_between(ref.start_offset, ref.end_offset):
+                if row.end_offset > start and row.base_offset < end:
+                    yield row
         for row in self.manifest.rows_after(start):
             if row.base_offset >= end:
                 break
@@ -150,26 +153,39 @@ class History:
             found = find_timestamp(manifest, timestamp_ms)
             if found is None or isinstance(found, Entry):
                 return found
-            page = await self.page(found)
-            row = page.row_reaching(timestamp_ms, start_offset=max(manifest.log_start_offset, found.start_offset))
-            if row is not None:
-                return row
-            manifest = _started_at(manifest, found.end_offset)  # its maximum lies below the start: look behind the page
+            leaf = await leaf_reaching(self.node, found, timestamp_ms, manifest.log_start_offset)
+            if leaf is not None:
+                page = await self.page(leaf)
+                row = page.row_reaching(timestamp_ms, start_offset=max(manifest.log_start_offset, leaf.start_offset))
+                if row is not None:
+                    return row
+            manifest = _started_at(manifest, (leaf or found).end_offset)  # its maximum lies below the start: look behind the page
+
+    def leaves(self, start: int, end: int, *, wanted: Callable[[PageRef], bool] = lambda ref: True) -> AsyncIterator[PageRef]:
+        """Pages of rows that overlap [start, end); what is not `wanted` is left out with all that is below it."""
+        return leaves(self.node, self.manifest.archive, start, end, wanted=wanted)
 
     # -- objects --------------------------------------------------------------------------------------------------------
 
     async def page(self, ref: PageRef) -> Page:
-        """An archive page.
+        """An archive page of rows.  Raises as `node`."""
+        return await page_of(self.node, ref)
+
+    async def node(self, ref: PageRef) -> Node:
+        """An archive page of rows or of references.
 
         Raises:
             MissingObject, Corrupt, StoreUnavailable.
         """
-        key = self.keys.object(ref.name)
+        key, disk = self.keys.object(ref.name), self.shelf.disk
 
-        async def load() -> Page:
-            return await _checked(
-                lambda: self._get(key, 0, ref.size, None), lambda blob: parse_page(blob.data, self.keys.pid, ref)
-            )
+        async def parsed(blob: Blob) -> Node:
+            if disk is None:
+                return parse_node(blob.data, self.keys.pid, ref)
+            return await disk.run(parse_node, blob.data, self.keys.pid, ref)
+
+        async def load() -> Node:
+            return await _checked(lambda: self._get(key, 0, ref.size, None), parsed)
 
         return await self.shelf.pages.get(key, load, wait_s=self.wait_s)
 
@@ -200,7 +216,7 @@ class History:
                 await keeper.make_way(row.log_bytes - start)
         brought: list[memoryview] = []
 
-        def parse(blob: Blob) -> Footer:
+        async def parse(blob: Blob) -> Footer:
             brought[:] = [memoryview(blob.data)]
             return self.parse_footer(row, blob)
 
@@ -243,11 +259,11 @@ class History:
         return chunk_source(self.keys, self.topic, row, footer)
 
 
-async def _checked(get: Callable[[], Awaitable[Blob]], parse: Callable[[Blob], T]) -> T:
+async def _checked(get: Callable[[], Awaitable[Blob]], parse: Callable[[Blob], Awaitable[T]]) -> T:
     for attempt in range(_READ_ATTEMPTS):
         blob = await get()
         try:
-            return parse(blob)
+            return await parse(blob)
         except Corrupt:
             if attempt == _READ_ATTEMPTS - 1:
                 raise

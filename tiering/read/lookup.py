@@ -8,13 +8,14 @@ Invariants: no answer lies below the log start; a row is searched only if its ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, KiB
 from hotlog.wire.batch import BatchHeader, header_at
 from hotlog.wire.records import Record
 from tiering.manifest.root import Entry, PageRef
+from tiering.manifest.tree import index_of, leaf_reaching
 from tiering.objects.segment import Footer, parse_leader_epochs
 from tiering.read.history import History
 
@@ -81,24 +82,35 @@ class Lookup:
 
     async def _row_of_max(self, start: int) -> Entry | None:
         """The first row with the largest timestamp among those that begin at or above `start`."""
-        best: Entry | PageRef | None = None
-        best_timestamp = -1
-        for ref in self._history.manifest.archive:
+        history, best_ref, best_row, largest = self._history, None, None, -1
+        async for ref in self._parts_from(history.manifest.archive, start):
+            if ref.start_offset >= start:
+                if ref.totals.max_timestamp > largest:
+                    best_ref, best_row, largest = ref, None, ref.totals.max_timestamp
+                continue
+            for row in (await history.page(ref)).rows_between(start, ref.end_offset):
+                if row.max_timestamp > largest:
+                    best_ref, best_row, largest = None, row, row.max_timestamp
+        for row in history.manifest.rows_after(start):
+            if not row.is_hole and row.max_timestamp > largest:
+                best_ref, best_row, largest = None, row, row.max_timestamp
+        if best_ref is None:
+            return best_row
+        leaf = await leaf_reaching(history.node, best_ref, largest, best_ref.start_offset)
+        assert leaf is not None, f"{best_ref.name} has its largest timestamp in a page"
+        return (await history.page(leaf)).row_reaching(largest, start_offset=leaf.start_offset)
+
+    async def _parts_from(self, refs: Iterable[PageRef], start: int) -> AsyncIterator[PageRef]:
+        """Pages with records that reach above `start`, undivided but for the index pages that `start` lies in."""
+        for ref in refs:
             if ref.end_offset <= start or not ref.totals.records:
                 continue
-            parts: Sequence[Entry | PageRef] = (ref,)
-            if ref.start_offset < start:
-                parts = (await self._history.page(ref)).rows_between(start, ref.end_offset)
-            for part in parts:
-                reached = part.totals.max_timestamp if isinstance(part, PageRef) else part.max_timestamp
-                if reached > best_timestamp:
-                    best, best_timestamp = part, reached
-        for row in self._history.manifest.rows_after(start):
-            if not row.is_hole and row.max_timestamp > best_timestamp:
-                best, best_timestamp = row, row.max_timestamp
-        if isinstance(best, PageRef):
-            return (await self._history.page(best)).row_reaching(best_timestamp, start_offset=best.start_offset)
-        return best
+            if ref.height and ref.start_offset < start:
+                below = (await index_of(self._history.node, ref)).refs_between(start, ref.end_offset)
+                async for part in self._parts_from(below, start):
+                    yield part
+            else:
+                yield ref
 
     async def _max_in_cut_row(self, row: Entry, start: int) -> Found | None:
         """The same inside a row whose beginning was deleted: header by header."""
@@ -171,11 +183,10 @@ class Lookup:
 
     async def _rows_with_aborted(self, start: int) -> AsyncIterator[Entry]:
         history = self._history
-        for ref in history.manifest.archive:
-            if ref.end_offset > start and ref.totals.aborted:
-                for row in (await history.page(ref)).rows_between(ref.start_offset, ref.end_offset):
-                    if row.aborted and row.end_offset > start:
-                        yield row
+        async for ref in history.leaves(start, history.end_offset, wanted=lambda ref: ref.totals.aborted > 0):
+            for row in (await history.page(ref)).rows_between(ref.start_offset, ref.end_offset):
+                if row.aborted and row.end_offset > start:
+                    yield row
         for row in history.manifest.rows_after(start):
             if row.aborted:
                 yield row

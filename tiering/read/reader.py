@@ -111,7 +111,7 @@ class ColdReader:
         self._disk = disk
         self.chunks = ChunkCache(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
         self.shelf = Shelf.of(
-            store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"), self.chunks
+            store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"), self.chunks, disk
         )
         self._cursors: LRUCache[tuple[PartitionId, int], Cursor] = LRUCache(maxsize=CURSORS_MAX)
         self._active: TTLCache[int, _Place] = TTLCache(

@@ -24,7 +24,7 @@ from hotlog.kernel.limits import MiB
 from hotlog.world.ports import Clock, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.manifest.root import Manifest
-from tiering.manifest.store import ManifestStore
+from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.read.history import History, Shelf
 from tiering.replay.direct import DirectReader, Hole, Progress, Run
@@ -87,10 +87,11 @@ async def open_histories(
     """
     gate = LaneGate(RANGES_IN_FLIGHT + 1, waiting_max=4 * RANGES_IN_FLIGHT * PARTITIONS_AT_ONCE_MAX)
     shelf = Shelf.of(store, gate, FOOTERS_BYTES_MAX)
+    means = ManifestMeans(store=store, clock=clock, entropy=entropy)
     histories: dict[int, History] = {}
     for partition in partitions:
         keys = PartitionKeys(cluster_id, PartitionId(topic_id, partition))
-        manifest: Manifest | None = await ManifestStore(store, keys, clock=clock, entropy=entropy, topic=topic).load()
+        manifest: Manifest | None = await ManifestStore(means, keys, topic=topic).load()
         if manifest is not None and manifest.end_offset >= 0:
             histories[partition] = History(shelf, keys, topic, manifest, lane=lane)
     return TopicHistories(topic, histories, shelf)
