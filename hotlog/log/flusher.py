@@ -1,5 +1,8 @@
 """Group commit: one fsync in flight per log; appends that come while it runs join the next one.
 
+A job that is nothing but a sync joins those of all other logs that are due in this turn of the loop (sync_rounds.py); one that has more to do
+is done by a thread.
+
 Invariants: what is reported as durable was covered by an fsync that began after it was written; after a failed fsync nothing is reported
 as durable any more and no file is synced again (a retried fsync may lie: the kernel has marked the pages clean).
 """
@@ -11,7 +14,8 @@ import errno
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hotlog.world.ports import Disk, File
+from hotlog.log.sync_rounds import SyncRounds
+from hotlog.world.ports import Disk, Due, File
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
@@ -30,6 +34,11 @@ class FlushJob(NamedTuple):
     directory: str | None
     end: int
     closed: tuple[str, ...]  # log files that need no writer afterwards
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is nothing but a sync of one log file, as nearly always."""
+        return len(self.logs) == 1 and not (self.writes or self.index_paths or self.directory or self.closed)
 
 
 def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
@@ -58,58 +67,86 @@ def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
 class Flusher:
     """Runs jobs one after another while `plan` has any."""
 
-    __slots__ = ("_disk", "_fail", "_note", "_plan", "is_syncing", "task")
+    __slots__ = ("_disk", "_fail", "_job", "_note", "_plan", "_rounds", "_task", "_waiting", "is_running", "is_syncing")
 
     def __init__(
         self,
         disk: Disk,
+        rounds: SyncRounds,
         *,
         plan: Callable[[], FlushJob | None],
         note: Callable[[FlushJob, tuple[tuple[str, bytes], ...]], None],
         fail: Callable[[Exception], None],
     ) -> None:
         self._disk = disk
+        self._rounds = rounds
         self._plan = plan
         self._note = note
         self._fail = fail
-        self.task: asyncio.Task[None] | None = None  # looked at from outside, never set
-        self.is_syncing = False  # a thread holds the files of a job
-
-    @property
-    def is_running(self) -> bool:
-        return self.task is not None
+        self._job: FlushJob | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self.is_running = False  # looked at from outside, never set
+        self.is_syncing = False  # the files of a job are in use
 
     def kick(self) -> None:
         """See to it that a job runs soon; the caller's other appends of this turn of the loop join it."""
-        if self.task is None:
-            self.task = asyncio.get_running_loop().create_task(self._run(), name="flusher")
+        if not self.is_running:
+            self.is_running = True
+            self._rounds.join(self)
 
-    async def _run(self) -> None:
-        try:
-            while (job := self._plan()) is not None:
-                try:
-                    unwritten = await self._done(job)
-                except Exception as error:
-                    self._fail(error)
-                    return
-                self._note(job, unwritten)
-        finally:
-            self.task = None
+    def begin(self) -> Due | None:
+        """Begin the next job, if there is one: what the round is to sync for it, or None if that is not all of it."""
+        job = self._job = self._plan()
+        if job is None:
+            self._ended()
+            return None
+        self.is_syncing = True
+        if job.is_plain:
+            return job.logs[0], self._synced
+        self._task = asyncio.get_running_loop().create_task(self._run(job), name="flusher")
+        return None
 
-    async def _done(self, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
-        """What `run_job` says; without a descriptor to open the small files it is begun again later, as no sync has failed."""
+    def _synced(self, error: Exception | None) -> None:
+        self._over(error, ())
+
+    async def _run(self, job: FlushJob) -> None:
+        """A job of several files, in a thread; without a descriptor to open the small ones it is begun again later, as no sync has failed."""
         while True:
             self.is_syncing = True
             try:
-                return await self._disk.run(run_job, self._disk, job)
+                unwritten = await self._disk.run(run_job, self._disk, job)
             except OSError as error:
-                if error.errno not in NO_DESCRIPTORS:
-                    raise
-            finally:
                 self.is_syncing = False
+                if error.errno not in NO_DESCRIPTORS:
+                    return self._over(error, ())
+            except Exception as error:
+                return self._over(error, ())
+            else:
+                return self._over(None, unwritten)
             await asyncio.sleep(AGAIN_S)
+
+    def _over(self, error: Exception | None, unwritten: tuple[tuple[str, bytes], ...]) -> None:
+        job, self._job, self._task = self._job, None, None
+        assert job is not None
+        self.is_syncing = False
+        if error is None:
+            self._note(job, unwritten)
+            self._rounds.join(self)  # with what came meanwhile, if anything did
+        else:
+            self._fail(error)
+            self._ended()
+
+    def _ended(self) -> None:
+        self.is_running = False
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def idle(self) -> None:
         """Until no job is in flight."""
-        while self.task is not None:
-            await asyncio.wait([self.task])
+        while self.is_running:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future

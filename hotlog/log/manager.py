@@ -31,6 +31,7 @@ from hotlog.log.parts import Parts
 from hotlog.log.pool import OPEN_FILES_MAX, FilePool, IndexCache
 from hotlog.log.segment_reader import SegmentReader
 from hotlog.log.space import Space
+from hotlog.log.sync_rounds import SyncRounds
 from hotlog.world.ports import Clock, Disk, Entropy, File
 
 LOADED_AT_ONCE = 64
@@ -61,7 +62,7 @@ class LogManager:
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
         writers = OpenWriters(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
-            disk, clock, entropy, metrics, pool, writers, reader, self.space,
+            disk, clock, entropy, metrics, pool, writers, SyncRounds(disk), reader, self.space,
             self._save_log_starts, self._save_recovery_points, self._damaged.save,
         )  # fmt: skip
         self._lock: File | None = None

@@ -13,6 +13,7 @@ from hotlog.log.open_writers import OpenWriters
 from hotlog.log.pool import FilePool
 from hotlog.log.segment_reader import SegmentReader
 from hotlog.log.space import Space
+from hotlog.log.sync_rounds import SyncRounds
 from hotlog.world.ports import Clock, Disk, Entropy
 
 
@@ -25,6 +26,7 @@ class Parts(NamedTuple):
     metrics: Metrics
     pool: FilePool
     writers: OpenWriters
+    rounds: SyncRounds
     reader: SegmentReader
     space: Space
     save_log_starts: Callable[[], Awaitable[None]]

@@ -38,7 +38,7 @@ class Syncer:
         self.rolled: list[Segment] = []
         self.is_writing = False
         self.is_held = False
-        self.flusher = Flusher(parts.disk, plan=self._plan, note=self._note, fail=self.fail)
+        self.flusher = Flusher(parts.disk, parts.rounds, plan=self._plan, note=self._note, fail=self.fail)
         self.index_pending_max = INDEX_PENDING_BYTES
         self.last_flush_ms = parts.clock.now_ms()
         self._parts = parts
@@ -153,7 +153,7 @@ class Syncer:
     def want(self, end_offset: int) -> None:
         """Have everything below `end_offset` on the device soon."""
         self._flush_wanted = end_offset
-        if self.flusher.task is None:
+        if not self.flusher.is_running:
             self.flusher.kick()
 
     def write_indexes(self, segment: Segment, *, force: bool = False) -> None:

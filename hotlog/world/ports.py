@@ -87,6 +87,12 @@ class File(Protocol):
         ...
 
 
+SyncTold = Callable[[Exception | None], object]
+"""Called on the loop when a sync is done, with its error if it failed."""
+Due = tuple[File, SyncTold]
+"""A file to be synced, and who is told."""
+
+
 class Streamed(Protocol):
     """Bytes that are read while they are sent; their number is known before."""
 
@@ -148,6 +154,13 @@ class Disk(Protocol):
 
     def lock(self, path: str) -> File:
         """Create `path` and hold it exclusively until the returned file is closed (flock).  BlockingIOError if it is held."""
+        ...
+
+    def begin_syncs(self, syncs: Sequence[Due]) -> None:
+        """Begin to sync each file, as `File.sync` does but without waiting: on the loop, many at once.
+
+        What was written to a file before this call survives power loss once it is told None.  It stays open until it is told.
+        """
         ...
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

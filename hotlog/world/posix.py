@@ -25,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from hotlog.world.ports import Buffer, File
+from hotlog.world.ports import Buffer, Due, File
+from hotlog.world.syncs import KernelSyncs, ThreadSyncs, syncs_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -207,6 +208,7 @@ class PosixDisk:
 
     def __init__(self, threads_max: int = THREADS_MAX) -> None:
         self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="hotlog-disk")
+        self._syncs: ThreadSyncs | KernelSyncs | None = None  # made by the first that are due
         self._temporary = itertools.count()
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
@@ -298,10 +300,17 @@ class PosixDisk:
             raise
         return file
 
+    def begin_syncs(self, syncs: Sequence[Due]) -> None:
+        if self._syncs is None:
+            self._syncs = syncs_of(self._pool)
+        self._syncs.begin(syncs)
+
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = partial(_carried, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
         """End the threads; calls in work are waited for."""
+        if self._syncs is not None:
+            self._syncs.close()
         self._pool.shutdown(wait=True)

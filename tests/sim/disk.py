@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import ParamSpec, TypeVar
 
-from hotlog.world.ports import Buffer, Clock, File
+from hotlog.world.ports import Buffer, Clock, Due, File, SyncTold
 from tests.sim.files import Dir, Inode, Node, Tree, parent
-from tests.sim.fuse import Fuse
+from tests.sim.fuse import Crashed, Fuse
 from tests.sim.trace import Trace
 
 P = ParamSpec("P")
@@ -267,6 +267,24 @@ class SimDisk:
         self._fuse.check()
         capacity = self.machine.capacity_bytes
         return 1 << 50 if capacity is None else max(0, capacity - self.machine.used_bytes)
+
+    def begin_syncs(self, syncs: Sequence[Due]) -> None:
+        """Each happens at a seeded later time, and is told at a later one still."""
+        self._fuse.check()
+        for file, told in syncs:
+            asyncio.get_running_loop().call_later(
+                self.machine.random.uniform(0, self.machine.delay_seconds_max), self._sync, file, told
+            )
+
+    def _sync(self, file: File, told: SyncTold) -> None:
+        error = None
+        try:
+            file.sync()
+        except OSError as failed:
+            error = failed
+        except Crashed:
+            return  # nobody is left to be told
+        asyncio.get_running_loop().call_later(self.machine.random.uniform(0, self.machine.delay_seconds_max), told, error)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The function runs whole at a seeded later time; its answer arrives at a later one still.

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from hotlog.world.ports import Buffer, File
+from hotlog.world.ports import Buffer, Due, File, SyncTold
 from hotlog.world.posix import PosixDisk, PosixFile
 from tests.tools.patience import SOON_S
 
@@ -44,6 +44,10 @@ class FastDisk(PosixDisk):
 
     def sync_dir(self, path: str) -> None:
         pass
+
+    def begin_syncs(self, syncs: Sequence[Due]) -> None:
+        for _, told in syncs:
+            asyncio.get_running_loop().call_soon(told, None)
 
 
 class WatchedDisk(FastDisk):
@@ -135,6 +139,7 @@ class FaultyDisk(PosixDisk):
         self.free_asked = 0
         self._gate: asyncio.Event | None = None
         self.held = 0
+        self._syncing: set[asyncio.Task[None]] = set()
 
     def fail(self, call: str, pattern: str, number: int) -> None:
         self.faults[call, pattern] = number
@@ -162,6 +167,21 @@ class FaultyDisk(PosixDisk):
         if self._gate is not None:
             self._gate.set()
             self._gate = None
+
+    def begin_syncs(self, syncs: Sequence[Due]) -> None:
+        for due in syncs:
+            task = asyncio.get_running_loop().create_task(self._sync(*due))
+            self._syncing.add(task)
+            task.add_done_callback(self._syncing.discard)
+
+    async def _sync(self, file: File, told: SyncTold) -> None:
+        """As `run` does, held and in a thread."""
+        try:
+            await self.run(file.sync)
+        except OSError as error:
+            told(error)
+        else:
+            told(None)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._gate is not None:

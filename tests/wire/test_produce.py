@@ -9,7 +9,7 @@ import mmap
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from hotlog.wire import produce as codec
 from hotlog.wire.batch import crc32c, crc_ok, walk
 from hotlog.wire.inspect import Room
 from hotlog.wire.records import NewRecord, encode_batch
+from hotlog.world.ports import Disk, Due
 from hotlog.world.posix import PosixFile
 from tests.fixtures.raw_batch import RawRecord, raw_batch, zstd
 from tests.tools.patience import PATIENCE_S
@@ -72,17 +73,27 @@ async def test_every_version_appends(served: Serving, client: Client, version: i
 class HeldFlush:
     """The next fsyncs begin and do not end before `let_go`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, disk: Disk) -> None:
         self.has_begun = asyncio.Event()
-        self._gate = threading.Event()
-        loop, run = asyncio.get_running_loop(), flusher.run_job
+        self._gate = asyncio.Event()
+        begin, run = disk.begin_syncs, disk.run
 
-        def held(*args: Any) -> Any:
-            loop.call_soon_threadsafe(self.has_begun.set)
-            assert self._gate.wait(PATIENCE_S)
-            return run(*args)
+        async def later(syncs: Sequence[Due]) -> None:
+            await self._gate.wait()
+            begin(syncs)
 
-        monkeypatch.setattr(flusher, "run_job", held)
+        def held(syncs: Sequence[Due]) -> None:
+            self.has_begun.set()
+            self._task = asyncio.ensure_future(later(syncs))
+
+        async def held_job(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if function is flusher.run_job:
+                self.has_begun.set()
+                await self._gate.wait()
+            return await run(function, *args, **kwargs)
+
+        monkeypatch.setattr(disk, "begin_syncs", held)
+        monkeypatch.setattr(disk, "run", held_job)
 
     @property
     def is_held(self) -> bool:
@@ -102,7 +113,7 @@ async def answered(client: Client, request: Any, flush: HeldFlush) -> tuple[Any,
 async def test_what_is_acknowledged_is_durable_and_readable(
     served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch, acks: int
 ) -> None:
-    partition, other, flush = served.broker.partition("t", 0), await served.connect(), HeldFlush(monkeypatch)
+    partition, other, flush = served.broker.partition("t", 0), await served.connect(), HeldFlush(monkeypatch, served.broker.disk)
     assert partition is not None
     waiting = asyncio.create_task(answered(client, produce("t", {0: batch_of(b"a")}, acks=acks), flush))
     await asyncio.wait_for(flush.has_begun.wait(), PATIENCE_S)
@@ -119,7 +130,7 @@ async def test_a_repeated_batch_waits_for_the_fsync_that_still_runs(
 ) -> None:
     """It was appended once and is not durable: the second answer promises as much as the first."""
     pid = await producer_id(client)
-    again, other, flush = await served.connect(), await served.connect(), HeldFlush(monkeypatch)
+    again, other, flush = await served.connect(), await served.connect(), HeldFlush(monkeypatch, served.broker.disk)
     request = produce("t", {0: numbered(pid, 0, b"a", b"b")})
     first = asyncio.create_task(answered(client, request, flush))
     await asyncio.wait_for(flush.has_begun.wait(), PATIENCE_S)
