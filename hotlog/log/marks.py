@@ -84,7 +84,10 @@ class Marks:
         self.log_end_offset = end
         mark = _new(Watermark, (end, base, position))
         if self._rule is when_appended:
-            self._set(mark)
+            self.committed = mark
+            self.high_watermark = end
+            if self._listeners or self.committed_waiters.waiting:
+                self._set(mark)
             return
         self._uncommitted.append(mark)
         if self._rule is not when_durable:

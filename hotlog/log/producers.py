@@ -30,6 +30,7 @@ _HEAD = struct.Struct(">hIi")
 _ENTRY = struct.Struct(">qhiqiqiq")
 _VERSION = 1
 _CRC_FROM = 6
+_new = tuple.__new__  # a named tuple's own constructor is a Python call
 
 
 class Batch(NamedTuple):
@@ -105,21 +106,47 @@ class Producers:
             ahead[producer_id] = header.producer_epoch, header.last_sequence
         return None
 
+    def check_next(self, headers: Sequence[BatchHeader], producer_id: int, epoch: int, sequence: int) -> Batch | None:
+        """`check` of one header; these fields of it are at hand already, and tell what is nearly always so: it follows the last one."""
+        state = self._states.get(producer_id)
+        if state is None or (
+            state.epoch == epoch and state.batches and sequence == (state.batches[-1].last_sequence + 1) & SEQUENCE_MAX
+        ):
+            return None
+        return self.check(headers)
+
     def update(self, header: BatchHeader, now_ms: int) -> None:
         """Remember a data batch that is in the log, with its real offsets; `now_ms` is when it came."""
-        state = self._states.get(header.producer_id)
+        self.note(
+            header.producer_id, header.producer_epoch, header.base_sequence, header.last_offset, header.last_offset_delta,
+            header.max_timestamp, header.attributes, now_ms,
+        )  # fmt: skip
+
+    def note(
+        self,
+        producer_id: int,
+        epoch: int,
+        sequence: int,
+        last_offset: int,
+        delta: int,
+        timestamp: int,
+        attributes: int,
+        now_ms: int,
+    ) -> None:
+        """`update` by what it needs of the header."""
+        state = self._states.get(producer_id)
         if state is None:
-            state = self._states[header.producer_id] = Producer(header.producer_epoch)
-        elif state.epoch != header.producer_epoch:
-            state.epoch = header.producer_epoch
+            state = self._states[producer_id] = Producer(epoch)
+        elif state.epoch != epoch:
+            state.epoch = epoch
             state.batches = ()
-        batch = Batch(header.last_sequence, header.last_offset, header.last_offset_delta, header.max_timestamp)
+        batch = _new(Batch, ((sequence + delta) & SEQUENCE_MAX, last_offset, delta, timestamp))
         state.batches = (*state.batches[-(BATCHES_KEPT - 1) :], batch)
-        state.last_timestamp = header.max_timestamp
+        state.last_timestamp = timestamp
         state.seen_ms = now_ms
-        if header.attributes & TRANSACTIONAL_MASK and state.transaction_start < 0:
-            state.transaction_start = self._open[header.producer_id] = header.base_offset
-            self.first_open_transaction = min(self.first_open_transaction, header.base_offset)
+        if attributes & TRANSACTIONAL_MASK and state.transaction_start < 0:
+            state.transaction_start = self._open[producer_id] = last_offset - delta
+            self.first_open_transaction = min(self.first_open_transaction, last_offset - delta)
 
     def end_transaction(self, producer_id: int, epoch: int, coordinator_epoch: int) -> int:
         """A control marker is in the log: the transaction is over; return the offset it began at, -1 if it had no records."""

@@ -116,6 +116,24 @@ class Segment:
         self.size = position
         self.end_offset = headers[-1].next_offset
 
+    def note_one(self, size: int, last_offset: int, max_timestamp: int, interval_bytes: int) -> bool:
+        """`note` of one batch by what it needs of it; whether an index entry was made."""
+        position, is_due = self.size, self.since_index > interval_bytes
+        if position == 0:
+            self.first_timestamp = max_timestamp
+        if max_timestamp > self.max_timestamp:
+            self.max_timestamp = max_timestamp
+            self.max_timestamp_offset = last_offset
+        if is_due:
+            self.offsets.pending.extend(OFFSET_ENTRY.pack(last_offset - self.base_offset, position))
+            self.note_time()
+            self.since_index = size
+        else:
+            self.since_index += size
+        self.size = position + size
+        self.end_offset = last_offset + 1
+        return is_due
+
     def note_time(self) -> None:
         """Put the largest timestamp so far into the time index if it is larger than what is there."""
         if self.max_timestamp > self.last_time:

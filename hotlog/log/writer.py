@@ -18,12 +18,12 @@ from hotlog.log.epochs import LeaderEpochs
 from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entry_count_max
 from hotlog.log.marks import Marks
 from hotlog.log.parts import Parts
-from hotlog.log.producers import Producers
+from hotlog.log.producers import Batch, Producers
 from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import Segment
 from hotlog.log.segments import Segments
 from hotlog.log.syncer import Syncer
-from hotlog.wire.batch import BatchHeader, crc_ok, stamp, stamp_append_time, walk
+from hotlog.wire.batch import BatchHeader, crc_ok, stamp, stamp_append_time, stamp_head, walk
 
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
 
@@ -79,6 +79,7 @@ class Writer:
     def reconfigure(self, config: TopicConfig) -> None:
         """Take over changed topic settings."""
         self._config = config
+        self._roomy: Segment | None = None  # the active segment, if only bytes, time and offsets can be a reason to roll it
         self._bounds = Bounds(
             config.segment_bytes,
             self._jittered_ms(),
@@ -96,45 +97,77 @@ class Writer:
     def append(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Appended:
         """Write batches at the end whose headers say what their records say (hotlog.wire.inspect); `data` is stamped in place.
 
+        One batch, as nearly always, costs no more calls than what it changes: the file, the segment, the marks.
+
         Raises:
             StorageFailed, DiskFull: nothing was appended.
             TooLarge: more bytes than a segment may hold.
             OutOfOrderSequence, InvalidProducerEpoch: idempotent producers (hotlog.log.producers).
             NotReady: a thread is writing: ask again, or use append_in_turn.
         """
-        syncer = self._syncer
+        syncer, marks, config = self._syncer, self._marks, self._config
         if syncer.is_writing:
             raise NotReady(f"{self._tp}: a large batch is being written")
+        if len(headers) > 1 or config.is_log_append_time:
+            return self._append_any(data, headers, now_ms)
+        size = len(data)
+        if marks.failed is not None or marks.is_closed or self.blocked is not None or size > config.segment_bytes:
+            self._check(size)
+        _, length, _, _, _, attributes, delta, _, timestamp, producer_id, producer_epoch, sequence, _ = headers[0]
+        if producer_id >= 0 and (known := self._producers.check_next(headers, producer_id, producer_epoch, sequence)) is not None:
+            return self._duplicate(known)
+        base = marks.log_end_offset
+        last = base + delta
+        self._parts.space.use_bytes(size)
+        active = self._segments.all[-1]
+        if (
+            active is not self._roomy
+            or active.size + size > config.segment_bytes
+            or timestamp - active.first_timestamp > self._bounds.segment_ms
+            or last - active.base_offset > RELATIVE_OFFSET_MAX
+        ):
+            active = self._segment_for(size, timestamp, last, now_ms)
+        stamp_head(data, 0, base, length, self.leader_epoch)
+        self._write(data)
+        if self.leader_epoch > self._epochs.latest:
+            self._begin_epoch(base)
+        if active.note_one(size, last, timestamp, config.index_interval_bytes):
+            self._index_grew(active)
+        if producer_id >= 0:
+            self._producers.note(producer_id, producer_epoch, sequence, last, delta, timestamp, attributes, now_ms)
+        self.last_append_ms = now_ms
+        end = last + 1
+        marks.appended(end, active.base_offset, active.size)
+        if config.is_fsynced or end - marks.durable_end >= config.flush_messages:
+            syncer.want(end)
+        return _new(Appended, (base, last, -1, marks.log_start_offset, end, False))
+
+    def _append_any(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Appended:
+        """Several batches, or one that gets its time here."""
         begun = self.begin(data, headers, now_ms)
         if isinstance(begun, Appended):
             return begun
-        file = syncer.file or syncer.open_file()
+        self._write(data)
+        return self.finish(begun, now_ms)
+
+    def _write(self, data: memoryview) -> None:
+        """Raises StorageFailed, DiskFull, Retry."""
+        file = self._syncer.file or self._syncer.open_file()
         try:
             file.append((data,))
         except OSError as error:
-            syncer.refuse_after(error, "append to", file.path)
-        return self.finish(begun, now_ms)
+            self._syncer.refuse_after(error, "append to", file.path)
 
     def begin(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Begun | Appended:
         """Everything before the write: checks, a roll, stamps; or what became of a batch that is here already."""
         marks, config, size = self._marks, self._config, len(data)
-        self._check_open()
-        if self.blocked is not None:
-            raise DiskFull(f"{self._tp}: {self.blocked}")
-        if size > config.segment_bytes:
-            raise TooLarge(f"{self._tp}: {size} bytes of records; at most {config.segment_bytes} are allowed (segment.bytes)")
-        first = headers[0]
-        if first.producer_id >= 0 or len(headers) > 1:
-            known = self._producers.check(headers)
-            if known is not None:
-                at = known.timestamp if config.is_log_append_time else -1
-                return Appended(known.first_offset, known.last_offset, at, marks.log_start_offset, known.last_offset + 1, True)
+        self._check(size)
+        known = self._producers.check(headers)
+        if known is not None:
+            return self._duplicate(known)
         base = marks.log_end_offset
-        if len(headers) == 1:  # nearly always
-            end, largest = base + first.last_offset_delta + 1, first.max_timestamp
-        else:
-            end = base + sum(header.last_offset_delta for header in headers) + len(headers)
-            largest = max(header.max_timestamp for header in headers)
+        end = base + sum(header.last_offset_delta for header in headers) + len(headers)
+        largest = max(header.max_timestamp for header in headers)
         self._parts.space.use_bytes(size)
         self._roll_if_due(size, now_ms if config.is_log_append_time else largest, end - 1, now_ms)
         headers = stamp(data, headers, base, self.leader_epoch)
@@ -146,11 +179,28 @@ class Writer:
         """Everything after the write."""
         headers, base, end = begun
         if self.leader_epoch > self._epochs.latest:
-            self._epochs.assign(self.leader_epoch, base)
-            self.note_epochs()
+            self._begin_epoch(base)
         self._note_appended(headers, end, now_ms)
         at = now_ms if self._config.is_log_append_time else -1
         return _new(Appended, (base, end - 1, at, self._marks.log_start_offset, end, False))
+
+    def _check(self, size: int) -> None:
+        """Whether a leader may append `size` bytes.  Raises StorageFailed, DiskFull, TooLarge."""
+        self._check_open()
+        if self.blocked is not None:
+            raise DiskFull(f"{self._tp}: {self.blocked}")
+        most = self._config.segment_bytes
+        if size > most:
+            raise TooLarge(f"{self._tp}: {size} bytes of records; at most {most} are allowed (segment.bytes)")
+
+    def _duplicate(self, known: Batch) -> Appended:
+        at = known.timestamp if self._config.is_log_append_time else -1
+        return Appended(known.first_offset, known.last_offset, at, self._marks.log_start_offset, known.last_offset + 1, True)
+
+    def _begin_epoch(self, base: int) -> None:
+        """The first batch of the leader's epoch is at `base`."""
+        self._epochs.assign(self.leader_epoch, base)
+        self.note_epochs()
 
     # -- follower
 
@@ -196,15 +246,11 @@ class Writer:
 
     def _append_run(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> None:
         """Write batches that go into one segment."""
-        syncer, marks = self._syncer, self._marks
+        marks = self._marks
         self._parts.space.use_bytes(len(data))
         end = headers[-1].next_offset
         self._roll_if_due(len(data), max(header.max_timestamp for header in headers), end - 1, now_ms)
-        file = syncer.file or syncer.open_file()
-        try:
-            file.append((data,))
-        except OSError as error:
-            syncer.refuse_after(error, "append to", file.path)
+        self._write(data)
         before = self._epochs.latest
         for header in headers:
             self._epochs.assign(header.leader_epoch, header.base_offset)
@@ -233,11 +279,17 @@ class Writer:
             if header.producer_id >= 0:
                 self._producers.update(header, now_ms)
         self.last_append_ms = now_ms
-        if len(active.offsets.pending) >= syncer.index_pending_max:
-            syncer.write_indexes(active)
+        self._index_grew(active)
         marks.appended(end, active.base_offset, active.size)
         if config.is_fsynced or end - marks.durable_end >= config.flush_messages:
             syncer.want(end)
+
+    def _index_grew(self, active: Segment) -> None:
+        syncer, bounds = self._syncer, self._bounds
+        if len(active.offsets.pending) >= syncer.index_pending_max:
+            syncer.write_indexes(active)
+        if active.offset_entries >= bounds.offset_entries_max or active.time_entries >= bounds.time_entries_max - 1:
+            self._roomy = None
 
     def note_epochs(self) -> None:
         """Write the leader epochs with the next flush."""
@@ -268,17 +320,20 @@ class Writer:
         self._roll(now_ms, marks.log_end_offset)
         return True
 
+    def _segment_for(self, size: int, largest: int, last_offset: int, now_ms: int) -> Segment:
+        """The active segment that takes such an append: another one, if the old one is full."""
+        self._roll_if_due(size, largest, last_offset, now_ms)
+        active = self._segments.all[-1]
+        if active.size == 0:
+            active.first_append_ms = now_ms
+        return active
+
     def _roll_if_due(self, size: int, largest: int, last_offset: int, now_ms: int) -> None:
         """Roll before an append of `size` bytes with that largest timestamp and last offset, if it is time."""
         active = self._segments.all[-1]
-        offsets, times = active.offsets, active.times
-        tail = _new(
-            Tail,
-            (
-                active.base_offset, active.size, active.first_timestamp, active.created_ms,
-                (offsets.length + len(offsets.pending)) // OFFSET_BYTES, (times.length + len(times.pending)) // TIME_BYTES,
-            ),
-        )  # fmt: skip
+        tail = Tail(
+            active.base_offset, active.size, active.first_timestamp, active.created_ms, active.offset_entries, active.time_entries
+        )
         due = plan_roll(
             tail,
             self._bounds,
@@ -289,6 +344,8 @@ class Writer:
         )
         if due is not Roll.NOT_YET:
             self._roll(now_ms, self._marks.log_end_offset)
+        elif active.size and active.first_timestamp >= 0:
+            self._roomy = active
 
     def _roll(self, now_ms: int, base_offset: int) -> None:
         old, pool, disk, syncer = self._segments.active, self._parts.pool, self._parts.disk, self._syncer

@@ -206,6 +206,10 @@ def stamp(data: memoryview, headers: list[BatchHeader], base_offset: int, leader
     return stamped
 
 
+stamp_head = _STAMP.pack_into
+"""(data, position, base offset, length, leader epoch): write the first 16 bytes of a batch."""
+
+
 def stamp_create_time(batch: memoryview, header: BatchHeader, timestamp: int) -> BatchHeader:
     """CreateTime: write the largest timestamp of one batch's records, and the CRC anew, in place; return the header as it is now."""
     attributes = header.attributes & ~TIMESTAMP_TYPE_MASK

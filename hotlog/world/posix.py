@@ -110,6 +110,11 @@ class PosixFile:
     def append(self, buffers: Sequence[Buffer]) -> int:
         before = position = self.size
         try:
+            if len(buffers) == 1:  # nearly always, and nearly always whole
+                count = len(buffers[0])
+                if os.pwrite(self._descriptor, buffers[0], before) == count:
+                    self.size = before + count
+                    return count
             for start in range(0, len(buffers), _BUFFERS_MAX):
                 position = self._write_all(list(buffers[start : start + _BUFFERS_MAX]), position)
         except OSError:

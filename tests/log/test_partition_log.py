@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence, OutOfRange, TooLarge
+from hotlog.kernel.ids import TopicPartition
 from hotlog.log.index import AbortedTransaction, encode_txn
-from hotlog.wire.batch import crc_ok, header_at, walk
+from hotlog.log.writer import Appended
+from hotlog.wire.batch import check_produced, crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.log.support import T0, TP, append, batch, config, new_log, opened, read_all
@@ -277,3 +281,45 @@ async def test_a_log_of_which_everything_was_dropped_is_opened_again_where_it_en
         log = await logs.reopen(TP)
         assert (log.log_start_offset, log.log_end_offset) == (2, 2) and logs.damage == []
         assert append(log, batch(b"c")).base_offset == 2
+
+
+async def test_one_batch_by_the_short_way_leaves_what_the_long_way_leaves(tmp_path: Path) -> None:
+    """Files, indexes, rolls by size, by time and by a full index, epochs, producers, answers and refusals."""
+    topic = config(segment_bytes=9000, index_interval_bytes=200, segment_ms=1000, segment_index_bytes=80)
+    short, long = TopicPartition("short", 0), TopicPartition("long", 0)
+    async with opened(tmp_path, topic) as logs:
+        first, second = await new_log(logs, topic, short), await new_log(logs, topic, long)
+        random, sequence, now_ms = Random(5), 0, T0
+        for number in range(400):
+            now_ms += random.choice((0, 10, 400 if number > 300 else 1))
+            producer = (-1, -1, -1)
+            if random.random() < 0.5:
+                producer = (7, 0, random.choice((sequence, sequence, max(sequence - 1, 0), sequence + 5)))
+            made = batch(
+                b"x" * random.choice((1, 60, 900)), timestamp=random.choice((now_ms, -1, now_ms - 50)), producer=producer
+            )
+            headers = check_produced(memoryview(made), batch_bytes_max=1 << 20)
+            outcomes: list[object] = []
+            for append_one in (partial(first.append, now_ms=now_ms), partial(second._writer._append_any, now_ms=now_ms)):
+                try:
+                    outcomes.append(append_one(memoryview(bytearray(made)), headers))
+                except OutOfOrderSequence as error:
+                    outcomes.append(str(error))
+            assert outcomes[0] == outcomes[1], number
+            if producer[0] == 7 and isinstance(outcomes[0], Appended) and not outcomes[0].is_duplicate:
+                sequence = producer[2] + 1
+            if number % 100 == 50:
+                for log in (first, second):
+                    log.set_leader_epoch(number)
+        assert len(first.segments()) > 20
+        assert [info._replace(log_path="") for info in first.segments()] == [
+            info._replace(log_path="") for info in second.segments()
+        ]
+        assert first.epochs.entries == second.epochs.entries
+        assert first.producers.encode() == second.producers.encode()
+        await first.flush()
+        await second.flush()
+        assert first.marks.committed == second.marks.committed
+    for path in sorted(Path(first.directory).iterdir()):
+        other = Path(second.directory) / path.name
+        assert path.read_bytes() == other.read_bytes() or path.name == "partition.metadata", path.name
