@@ -22,13 +22,18 @@ NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 AGAIN_S = 0.1  # without a descriptor
 
 
+Small = bytes | Callable[[], bytes]
+"""What a small file will hold; a function is asked by the thread that writes it."""
+Writes = tuple[tuple[str, Small], ...]
+
+
 class FlushJob(NamedTuple):
     """What one trip to the disk does, in this order: sync log files, sync index files, sync the directory, write small files.
 
     When it is done everything below the offset `end` is durable.
     """
 
-    writes: tuple[tuple[str, bytes], ...]
+    writes: Writes
     logs: tuple[File, ...]
     index_paths: tuple[str, ...]
     directory: str | None
@@ -41,7 +46,7 @@ class FlushJob(NamedTuple):
         return len(self.logs) == 1 and not (self.writes or self.index_paths or self.directory or self.closed)
 
 
-def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
+def run_job(disk: Disk, job: FlushJob) -> Writes:
     """Do the job; return the small files that found no space (they can be rebuilt, so the log goes on).  Blocks; raises OSError."""
     for log in job.logs:
         log.sync()
@@ -56,7 +61,7 @@ def run_job(disk: Disk, job: FlushJob) -> tuple[tuple[str, bytes], ...]:
     unwritten = []
     for path, data in job.writes:
         try:
-            disk.write_atomic(path, data)
+            disk.write_atomic(path, data() if callable(data) else data)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
@@ -75,7 +80,7 @@ class Flusher:
         rounds: SyncRounds,
         *,
         plan: Callable[[], FlushJob | None],
-        note: Callable[[FlushJob, tuple[tuple[str, bytes], ...]], None],
+        note: Callable[[FlushJob, Writes], bool],
         fail: Callable[[Exception], None],
     ) -> None:
         self._disk = disk
@@ -126,16 +131,17 @@ class Flusher:
                 return self._over(None, unwritten)
             await asyncio.sleep(AGAIN_S)
 
-    def _over(self, error: Exception | None, unwritten: tuple[tuple[str, bytes], ...]) -> None:
+    def _over(self, error: Exception | None, unwritten: Writes) -> None:
         job, self._job, self._task = self._job, None, None
         assert job is not None
         self.is_syncing = False
         if error is None:
-            self._note(job, unwritten)
-            self._rounds.join(self)  # with what came meanwhile, if anything did
+            if self._note(job, unwritten):
+                self._rounds.join(self)  # with what came meanwhile
+                return
         else:
             self._fail(error)
-            self._ended()
+        self._ended()
 
     def _ended(self) -> None:
         self.is_running = False

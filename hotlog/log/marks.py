@@ -95,9 +95,11 @@ class Marks:
 
     def synced(self, end: int) -> None:
         """Everything below `end` is on the device."""
-        self.durable_end = max(self.durable_end, end)
+        if end > self.durable_end:
+            self.durable_end = end
         self._commit(self._rule(self.log_end_offset, self.durable_end))
-        self.durable_waiters.release(self.durable_end)
+        if self.durable_waiters.waiting:
+            self.durable_waiters.release(self.durable_end)
 
     def set_rule(self, rule: CommitRule) -> None:
         """Commit by `rule` from now on; what is committed stays so."""

@@ -307,11 +307,13 @@ class PartitionLog:
 
     async def producer_snapshot_bytes(self, end_offset: int) -> bytes:
         """Producer state at `end_offset` (a segment's end) as Kafka's snapshot file; rebuilt from the log if the file is not good."""
+        path, run = files.segment_path(self.directory, end_offset, files.SNAPSHOT), self._parts.disk.run
         if end_offset == self.marks.log_end_offset:
-            return self.producers.encode()
-        path = files.segment_path(self.directory, end_offset, files.SNAPSHOT)
+            return await run(self.producers.encoded_later())
         waiting = self._syncer.waiting(path)
-        return waiting if waiting is not None else await self._parts.disk.run(self._snapshot_bytes, path, end_offset)
+        if callable(waiting):
+            return await run(waiting)
+        return waiting if waiting is not None else await run(self._snapshot_bytes, path, end_offset)
 
     def _snapshot_bytes(self, path: str, end_offset: int) -> bytes:
         try:
@@ -372,7 +374,8 @@ class PartitionLog:
         if self.marks.failed is None:
             end = self.marks.log_end_offset
             if end != self._clean_end:
-                self._syncer.write_soon(files.segment_path(self.directory, end, files.SNAPSHOT), self.producers.encode())
+                snapshot = files.segment_path(self.directory, end, files.SNAPSHOT)
+                self._syncer.write_soon(snapshot, self.producers.encoded_later())
             await self._syncer.flush_at_close()
         await self._syncer.close()
 

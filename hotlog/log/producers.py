@@ -8,13 +8,16 @@ The snapshot file is Kafka's (ProducerSnapshot schema, version 1): version i16, 
 each producer: id i64, epoch i16, last sequence i32, last offset i64, offset delta i32, timestamp i64, coordinator epoch i32, first
 offset of the open transaction i64 (-1: none).
 
-Invariants: `first_open_transaction` is kept, not looked for; `check` changes nothing; `update` is only called with batches that `check` let pass, or that were accepted before (replay).
+What it costs does not grow with the producers that are known: an append looks up one, expiry looks at those that are due.
+
+Invariants: `first_open_transaction` is kept, not looked for; who was heard of last is last; `check` changes nothing; `update` is only called with batches that `check` let pass, or that were accepted before (replay).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -50,18 +53,15 @@ class Batch(NamedTuple):
         return self.last_offset - self.offset_delta
 
 
-class Producer:
+class Producer(NamedTuple):
     """One producer's state.  `batches` oldest first, at most BATCHES_KEPT; ms."""
 
-    __slots__ = ("batches", "coordinator_epoch", "epoch", "last_timestamp", "seen_ms", "transaction_start")
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.batches: tuple[Batch, ...] = ()
-        self.last_timestamp = -1
-        self.seen_ms = 0
-        self.coordinator_epoch = -1
-        self.transaction_start = -1
+    epoch: int
+    batches: tuple[Batch, ...] = ()
+    last_timestamp: int = -1
+    seen_ms: int = 0
+    coordinator_epoch: int = -1
+    transaction_start: int = -1
 
 
 class Producers:
@@ -70,7 +70,7 @@ class Producers:
     __slots__ = ("_open", "_states", "expiry_ms", "first_open_transaction")
 
     def __init__(self, expiry_ms: int) -> None:
-        self._states: dict[int, Producer] = {}
+        self._states: dict[int, Producer] = {}  # who was heard of last is last; states are replaced, never changed
         self._open: dict[int, int] = {}  # producer id -> where its open transaction began, ascending as the log does
         self.first_open_transaction = NO_TRANSACTION  # first offset of the oldest open one: the last stable offset
         self.expiry_ms = expiry_ms
@@ -134,30 +134,29 @@ class Producers:
         now_ms: int,
     ) -> None:
         """`update` by what it needs of the header."""
-        state = self._states.get(producer_id)
-        if state is None:
-            state = self._states[producer_id] = Producer(epoch)
-        elif state.epoch != epoch:
-            state.epoch = epoch
-            state.batches = ()
+        state = self._states.pop(producer_id, None)
+        batches: tuple[Batch, ...] = ()
+        coordinator_epoch = start = -1
+        if state is not None:
+            known_epoch, batches, _, _, coordinator_epoch, start = state
+            if known_epoch != epoch:
+                batches = ()
+            elif len(batches) == BATCHES_KEPT:
+                batches = batches[1:]
+        if attributes & TRANSACTIONAL_MASK and start < 0:
+            start = self._open[producer_id] = last_offset - delta
+            self.first_open_transaction = min(self.first_open_transaction, start)
         batch = _new(Batch, ((sequence + delta) & SEQUENCE_MAX, last_offset, delta, timestamp))
-        state.batches = (*state.batches[-(BATCHES_KEPT - 1) :], batch)
-        state.last_timestamp = timestamp
-        state.seen_ms = now_ms
-        if attributes & TRANSACTIONAL_MASK and state.transaction_start < 0:
-            state.transaction_start = self._open[producer_id] = last_offset - delta
-            self.first_open_transaction = min(self.first_open_transaction, last_offset - delta)
+        self._states[producer_id] = _new(Producer, (epoch, (*batches, batch), timestamp, now_ms, coordinator_epoch, start))
 
     def end_transaction(self, producer_id: int, epoch: int, coordinator_epoch: int) -> int:
         """A control marker is in the log: the transaction is over; return the offset it began at, -1 if it had no records."""
-        state = self._states.get(producer_id)
-        if state is None:
-            state = self._states[producer_id] = Producer(epoch)
-        elif state.epoch != epoch:
-            state.epoch = epoch
-            state.batches = ()
-        state.coordinator_epoch = coordinator_epoch
-        started, state.transaction_start = state.transaction_start, -1
+        state = self._states.get(producer_id) or Producer(epoch)
+        started = state.transaction_start
+        batches = state.batches if state.epoch == epoch else ()
+        self._states[producer_id] = state._replace(
+            epoch=epoch, batches=batches, coordinator_epoch=coordinator_epoch, transaction_start=-1
+        )
         if self._open.pop(producer_id, None) is not None:
             self.first_open_transaction = next(iter(self._open.values()), NO_TRANSACTION)
         return started
@@ -173,27 +172,23 @@ class Producers:
         By the time a batch came, not by its timestamp as Kafka does: who loads last year's events would be forgotten at once.
         """
         limit = now_ms - self.expiry_ms
-        gone = [
-            producer_id for producer_id, state in self._states.items()
-            if state.seen_ms < limit and state.transaction_start < 0
-        ]  # fmt: skip
+        gone = []
+        for producer_id, state in self._states.items():
+            if state.seen_ms >= limit:  # and so are all that follow
+                break
+            if state.transaction_start < 0:
+                gone.append(producer_id)
         for producer_id in gone:
             del self._states[producer_id]
         return len(gone)
 
     def encode(self) -> bytes:
         """The snapshot file's bytes."""
-        parts = []
-        for producer_id, state in self._states.items():
-            last = state.batches[-1] if state.batches else Batch(-1, -1, 0, state.last_timestamp)
-            parts.append(
-                _ENTRY.pack(
-                    producer_id, state.epoch, last.last_sequence, last.last_offset, last.offset_delta, last.timestamp,
-                    state.coordinator_epoch, state.transaction_start,
-                )
-            )  # fmt: skip
-        body = struct.pack(">i", len(parts)) + b"".join(parts)
-        return struct.pack(">hI", _VERSION, crc32c(body)) + body
+        return encode_states(self._states)
+
+    def encoded_later(self) -> Callable[[], bytes]:
+        """What `encode` would say now, for a thread to ask: of a hundred thousand producers it takes a while."""
+        return partial(encode_states, self._states.copy())
 
     def load(self, raw: Buffer, now_ms: int) -> None:
         """Take over a snapshot's producers.  When one came is told by its timestamp, or, if that is too old to say, it is now.
@@ -202,16 +197,28 @@ class Producers:
             Corrupt: wrong version, CRC or length.
         """
         for producer_id, epoch, sequence, offset, delta, timestamp, coordinator, start in parse_snapshot(raw):
-            state = self._states[producer_id] = Producer(epoch)
-            if offset >= 0 and sequence >= 0:
-                state.batches = (Batch(sequence, offset, delta, timestamp),)
-            state.last_timestamp = timestamp
-            state.seen_ms = timestamp if now_ms - self.expiry_ms < timestamp <= now_ms else now_ms
-            state.coordinator_epoch = coordinator
-            state.transaction_start = start
+            batches = (Batch(sequence, offset, delta, timestamp),) if offset >= 0 and sequence >= 0 else ()
+            seen_ms = timestamp if now_ms - self.expiry_ms < timestamp <= now_ms else now_ms
+            self._states[producer_id] = Producer(epoch, batches, timestamp, seen_ms, coordinator, start)
+        self._states = dict(sorted(self._states.items(), key=lambda each: each[1].seen_ms))
         began = sorted((s.transaction_start, producer_id) for producer_id, s in self._states.items() if s.transaction_start >= 0)
         self._open = {producer_id: start for start, producer_id in began}
         self.first_open_transaction = began[0][0] if began else NO_TRANSACTION
+
+
+def encode_states(states: Mapping[int, Producer]) -> bytes:
+    """The snapshot file's bytes of these producers by id."""
+    parts = []
+    for producer_id, state in states.items():
+        last = state.batches[-1] if state.batches else Batch(-1, -1, 0, state.last_timestamp)
+        parts.append(
+            _ENTRY.pack(
+                producer_id, state.epoch, last.last_sequence, last.last_offset, last.offset_delta, last.timestamp,
+                state.coordinator_epoch, state.transaction_start,
+            )
+        )  # fmt: skip
+    body = struct.pack(">i", len(parts)) + b"".join(parts)
+    return struct.pack(">hI", _VERSION, crc32c(body)) + body
 
 
 def _check_sequence(header: BatchHeader, epoch: int, last_sequence: int) -> None:

@@ -12,7 +12,7 @@ from hotlog.kernel.errors import DiskFull, Retry, StorageFailed
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
-from hotlog.log.flusher import NO_DESCRIPTORS, NO_SPACE, Flusher, FlushJob
+from hotlog.log.flusher import NO_DESCRIPTORS, NO_SPACE, Flusher, FlushJob, Small, Writes
 from hotlog.log.marks import Marks
 from hotlog.log.open_writers import ROLLED_MAX
 from hotlog.log.parts import Parts
@@ -20,6 +20,7 @@ from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segments import Segments
 from hotlog.world.ports import File
 
+_new = tuple.__new__  # a named tuple's own constructor is a Python call
 INDEX_PENDING_BYTES = 4096  # index entries kept in memory before they are written
 
 
@@ -46,7 +47,7 @@ class Syncer:
         self._directory = directory
         self._segments = segments
         self._marks = marks
-        self._small: dict[str, bytes] = {}  # small files due with the next flush
+        self._small: dict[str, Small] = {}  # small files due with the next flush
         self._small_wait = False  # they found no space: they are tried again by the next `flush`, a tick's at the latest
         self._has_new_names = False
         self._index_changed = False  # the active segment's index files were written for the last time before a stop
@@ -97,7 +98,7 @@ class Syncer:
         self.file = None
         self._parts.writers.released(self)
 
-    def rolled_over(self, old: Segment, fresh_file: File, small: tuple[str, bytes]) -> None:
+    def rolled_over(self, old: Segment, fresh_file: File, small: tuple[str, Small]) -> None:
         """`old` was closed, and `fresh_file` is the active segment's now; `small` is a file to write once that is on the device."""
         self.file = fresh_file
         self.rolled.append(old)
@@ -128,11 +129,11 @@ class Syncer:
 
     # -- what is due
 
-    def write_soon(self, path: str, data: bytes) -> None:
+    def write_soon(self, path: str, data: Small) -> None:
         """Write a small file with the next flush."""
         self._small[path] = data
 
-    def waiting(self, path: str) -> bytes | None:
+    def waiting(self, path: str) -> Small | None:
         """What the small file at `path` will hold, if it waits to be written."""
         return self._small.get(path)
 
@@ -220,19 +221,30 @@ class Syncer:
         self.write_indexes(active)
         await self.flush()
 
-    def _plan(self) -> FlushJob | None:
+    @property
+    def _is_due(self) -> bool:
+        """Whether anything is to be brought to the device now."""
         marks = self._marks
         if marks.failed is not None or self.is_held:
+            return False
+        is_small = bool(self._small) and not self._small_wait
+        return bool(
+            self._flush_wanted > marks.durable_end or self.rolled or is_small or self._has_new_names or self._index_changed
+        )
+
+    def _plan(self) -> FlushJob | None:
+        if not self._is_due:
             return None
-        active = self._segments.active
+        marks, file = self._marks, self.file
+        self._flush_started = self._parts.clock.monotonic()
+        if file is not None and not (self.rolled or self._small or self._has_new_names or self._index_changed):  # nearly always
+            return _new(FlushJob, ((), (file,), (), None, marks.log_end_offset, ()))
         whole = self._flush_wanted > marks.durable_end
         due = {} if self._small_wait else self._small
-        if not (whole or self.rolled or due or self._has_new_names or self._index_changed):
-            return None
-        self._flush_started = self._parts.clock.monotonic()
+        active = self._segments.active
         logs = [self._parts.pool.pin(segment.log_path) for segment in self.rolled]
-        if whole and self.file is not None:
-            logs.append(self.file)
+        if whole and file is not None:
+            logs.append(file)
         indexed = [*self.rolled, active] if self._index_changed else self.rolled
         self._index_changed = False
         writes, self._small = tuple(due.items()), {} if due else self._small
@@ -247,21 +259,24 @@ class Syncer:
             closed=tuple(segment.log_path for segment in self.rolled),
         )
 
-    def _note(self, job: FlushJob, unwritten: tuple[tuple[str, bytes], ...]) -> None:
+    def _note(self, job: FlushJob, unwritten: Writes) -> bool:
+        """A job is done; whether there is another."""
         if self._marks.failed is not None:
             self._let_go_when_unused()
-            return
+            return False
         for path, data in unwritten:
             self._small.setdefault(path, data)
             self._small_wait = True
-        self.rolled = [segment for segment in self.rolled if segment.log_path not in job.closed]
-        for path in job.closed:
-            self._parts.pool.unpin(path)
         if job.closed:
+            self.rolled = [segment for segment in self.rolled if segment.log_path not in job.closed]
+            for path in job.closed:
+                self._parts.pool.unpin(path)
             self._parts.writers.released()
-        self.last_flush_ms = self._parts.clock.now_ms()
-        self._parts.metrics.flush_seconds.observe(self._parts.clock.monotonic() - self._flush_started)
+        clock, metrics = self._parts.clock, self._parts.metrics
+        self.last_flush_ms = clock.now_ms()
+        metrics.flush_seconds.observe(clock.monotonic() - self._flush_started)
         self._marks.synced(job.end)
+        return self._is_due
 
     # -- failure and the end
 

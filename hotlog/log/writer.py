@@ -369,7 +369,8 @@ class Writer:
             syncer.refuse_after(error, "roll", old.log_path)
         old.closed_ms = now_ms
         snapshot = files.segment_path(self._directory, fresh.base_offset, files.SNAPSHOT)
-        syncer.rolled_over(old, file, (snapshot, self._producers.encode()))
+        self._producers.expire(now_ms)  # a snapshot is as large as what is alive
+        syncer.rolled_over(old, file, (snapshot, self._producers.encoded_later()))
         self._segments.add(fresh)
         self._bounds = self._bounds._replace(segment_ms=self._jittered_ms())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,7 @@ from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequen
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log import checkpoints, files, index
 from hotlog.log.epochs import LeaderEpochs
-from hotlog.log.producers import SEQUENCE_MAX, Producers, parse_snapshot
+from hotlog.log.producers import SEQUENCE_MAX, Producer, Producers, parse_snapshot
 from hotlog.log.recovery import Verdict, is_one_bit_off, looks_unwritten, plan_tail
 from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.wire.batch import BatchHeader, header_at
@@ -222,6 +223,26 @@ def test_producers_expire_by_arrival_not_by_timestamp() -> None:
     producers.update(old_event, T0)
     assert producers.expire(T0 + DAY) == 0
     assert producers.expire(T0 + DAY + 1) == 1 and len(producers) == 0
+
+
+def test_expiry_looks_at_no_more_producers_than_are_due() -> None:
+    producers = Producers(DAY)
+    for number in range(4):
+        producers.update(header(0, producer=number), T0 + number)
+    producers.update(header(1, producer=0), T0 + 4)  # heard of again
+    looks = []
+
+    class Watched(dict[int, Producer]):
+        def items(self) -> Any:
+            return ((looks.append(producer_id), (producer_id, state))[1] for producer_id, state in super().items())
+
+    producers._states = Watched(producers._states)
+    assert producers.expire(T0 + DAY + 3) == 2
+    assert looks == [1, 2, 3], "the first that is alive ends it"
+    assert [producers.get(number) is not None for number in range(4)] == [True, False, False, True]
+    again = Producers(DAY)
+    again.load(producers.encode(), T0 + DAY + 3)
+    assert again.expire(T0 + DAY + 3) == 0 and len(again) == 2
 
 
 # -- roll

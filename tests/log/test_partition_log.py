@@ -13,6 +13,7 @@ import pytest
 from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence, OutOfRange, TooLarge
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log.index import AbortedTransaction, encode_txn
+from hotlog.log.producers import parse_snapshot
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import check_produced, crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
@@ -323,3 +324,21 @@ async def test_one_batch_by_the_short_way_leaves_what_the_long_way_leaves(tmp_pa
     for path in sorted(Path(first.directory).iterdir()):
         other = Path(second.directory) / path.name
         assert path.read_bytes() == other.read_bytes() or path.name == "partition.metadata", path.name
+
+
+async def test_a_snapshot_is_as_large_as_what_is_alive_and_is_of_the_roll(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for number in range(20):
+            append(log, batch(b"x", producer=(number, 0, 0)), now_ms=T0)
+        log.roll(T0 + 1)
+        later = T0 + 2 * 86_400_000
+        append(log, batch(b"y", producer=(99, 0, 0)), now_ms=later)
+        log.roll(later)
+        append(log, batch(b"z", producer=(100, 0, 0)), now_ms=later)  # before the snapshot is written, and not in it
+        of_waiting = [each[0] for each in parse_snapshot(await log.producer_snapshot_bytes(21))]
+        await log.flush()
+        of_file = [each[0] for each in parse_snapshot(await log.producer_snapshot_bytes(21))]
+        assert of_waiting == of_file == [99]
+        assert len(list(parse_snapshot(await log.producer_snapshot_bytes(20)))) == 20
+        assert [each[0] for each in parse_snapshot(await log.producer_snapshot_bytes(22))] == [99, 100]
