@@ -1,11 +1,9 @@
-"""All logs of one data directory: open, create, delete, tick, close; and the checkpoint files they share.
+"""All logs of one data directory (data_directory.py): open, create, delete, tick, close; and the checkpoint files they share.
 
-Order that matters: a partition's directory gets its partition.metadata last, so a directory without one was never handed out; the
-clean-shutdown marker is removed before anything is opened and written last of all; recovery points are written after what they
-promise is on the device.
+Order that matters: a partition's directory gets its partition.metadata last, so a directory without one was never handed out; recovery points
+are written after what they promise is on the device.
 
-Invariants: two processes never open one data directory (.lock); a directory of another node or cluster is refused; a log is in `all()`
-from the moment its files are durable until its directory is renamed for deletion.
+Invariants: a log is in `all()` from the moment its files are durable until its directory is renamed for deletion.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
+from hotlog.log.data_directory import DataDirectory
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
 from hotlog.log.marks import Watermark
@@ -30,9 +29,10 @@ from hotlog.log.partition_log import PartitionLog
 from hotlog.log.parts import Parts
 from hotlog.log.pool import OPEN_FILES_MAX, FilePool, IndexCache
 from hotlog.log.segment_reader import SegmentReader
+from hotlog.log.shared_offsets import SharedOffsets
 from hotlog.log.space import Space
 from hotlog.log.sync_rounds import SyncRounds
-from hotlog.world.ports import Clock, Disk, Entropy, File
+from hotlog.world.ports import Clock, Disk, Entropy
 
 LOADED_AT_ONCE = 64
 TICKED_AT_ONCE = 256  # logs and segments that are looked at in one turn of the loop
@@ -45,7 +45,6 @@ class LogManager:
 
     def __init__(self, clock: Clock, disk: Disk, entropy: Entropy, settings: Settings, metrics: Metrics, directory: str) -> None:
         self.directory = directory
-        self.cluster_id: str | None = None
         self.failures: dict[TopicPartition, Exception] = {}  # directories that could not be opened
         self.damage: list[tuple[str, str]] = []  # (where, message) of what was found wrong, newest last, bounded
         self._clock = clock
@@ -59,19 +58,17 @@ class LogManager:
         reader = SegmentReader(pool, IndexCache(), self._report)
         self.space = Space(disk, directory, settings.number("hotlog.disk.reserve.bytes"))
         self._files = OffsetFiles(disk, directory, self._report)
+        self._offsets = SharedOffsets(self._files, look=self._looked_at, failed=self.failures)
         self._damaged = DamagedSegments(disk, directory, found=self._damaged_segments, failed=self.failures, report=self._report)
         writers = OpenWriters(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
             disk, clock, entropy, metrics, pool, writers, SyncRounds(disk), reader, self.space,
-            self._save_log_starts, self._save_recovery_points, self._damaged.save,
+            self._offsets.save_log_starts, self._offsets.save_recovery_points, self._damaged.save,
         )  # fmt: skip
-        self._lock: File | None = None
-        self._directory_id: str | None = None
+        self._home = DataDirectory(disk, entropy, directory, settings.number("node.id"))
         self._round: list[PartitionLog] = []
         self._condemned: list[tuple[int, str]] = []  # (due, directory)
         self._checkpointed_ms = 0
-        self._saving = asyncio.Lock()  # held from the look at the logs until what was seen is written
-        self._saves_wanted = self._saves_done = 0
 
     # -- open
 
@@ -83,7 +80,7 @@ class LogManager:
         Raises:
             Invalid: as `open`.
         """
-        await self._take_directory(None)
+        await self._home.claim(None)
         return self.cluster_id
 
     async def open(self, *, cluster_id: str | None = None, config_of: ConfigOf | None = None) -> None:
@@ -92,14 +89,8 @@ class LogManager:
         Raises:
             Invalid: another process has it, or it belongs to another node or cluster, or it is not writable.
         """
-        if self._lock is None:
-            await self._take_directory(cluster_id)
-        elif cluster_id is not None:
-            await self.bind_cluster(cluster_id)
-        names = await self._disk.run(self._disk.listdir, self.directory)
-        clean = files.CLEAN_SHUTDOWN in names
-        if clean:
-            await self._disk.run(self._remove_marker)
+        await self._home.claim(cluster_id)
+        names, clean = await self._home.begin()
         defaults = TopicConfig.resolve({}, self._settings.topic_defaults())
         self._files.read(names)
         self._damaged.read(names)
@@ -112,7 +103,7 @@ class LogManager:
         await self._load_all(found, clean, config_of or (lambda tp: defaults))
         await self._damaged.save()
         if not self._files.has(files.RECOVERY_POINTS):
-            await self._save_recovery_points()  # from here on a point that is not there is lost
+            await self._offsets.save_recovery_points()  # from here on a point that is not there is lost
         self._checkpointed_ms = self._clock.now_ms()
         self._metrics.partitions.set_function(lambda: len(self._logs))
 
@@ -129,57 +120,9 @@ class LogManager:
             for logs in await asyncio.gather(*work):
                 self._logs.update((log.tp, log) for log in logs)
 
-    async def _take_directory(self, cluster_id: str | None) -> None:
-        try:
-            await self._disk.run(self._open_directory, cluster_id)
-        except BaseException:
-            self._unlock()
-            raise
-
-    def _open_directory(self, cluster_id: str | None) -> None:
-        disk, path = self._disk, f"{self.directory}/{files.META_PROPERTIES}"
-        try:
-            disk.make_dirs(self.directory)
-            self._lock = disk.lock(f"{self.directory}/{files.LOCK}")
-        except BlockingIOError:
-            raise Invalid(f"{self.directory} is in use by another process") from None
-        except OSError as error:
-            raise Invalid(f"{self.directory} cannot be used as a data directory: {error}") from error
-        node_id = str(self._settings.number("node.id"))
-        if not disk.exists(path):
-            if any(files.parse_partition_directory(name) for name in disk.listdir(self.directory)):
-                raise Invalid(f"{self.directory} holds partitions but no {files.META_PROPERTIES}: whose are they?")
-            self._write_meta(cluster_id)
-            return
-        meta = checkpoints.parse_properties(disk.read(path))
-        if meta.get("node.id") != node_id:
-            raise Invalid(f"{self.directory} belongs to node.id={meta.get('node.id')}; this broker is node.id={node_id}")
-        self.cluster_id = meta.get("cluster.id") or None
-        self._directory_id = meta.get("directory.id")
-        if cluster_id is not None and self.cluster_id not in (None, cluster_id):
-            raise Invalid(f"{self.directory} belongs to cluster {self.cluster_id}; this broker is of cluster {cluster_id}")
-        if cluster_id is not None and self.cluster_id is None:
-            self._write_meta(cluster_id)
-
-    def _write_meta(self, cluster_id: str | None) -> None:
-        values = {"version": "1", "node.id": str(self._settings.number("node.id"))}
-        values["directory.id"] = self._directory_id or checkpoints.print_uuid(self._entropy.uuid())
-        if cluster_id is not None:
-            values["cluster.id"] = cluster_id
-        self._directory_id = values["directory.id"]
-        self._disk.write_atomic(f"{self.directory}/{files.META_PROPERTIES}", checkpoints.print_properties(values))
-        self.cluster_id = cluster_id
-
     async def bind_cluster(self, cluster_id: str) -> None:
         """Mark the directory as this cluster's, once the cluster's id is known.  Raises Invalid if it is another's."""
-        if self.cluster_id not in (None, cluster_id):
-            raise Invalid(f"{self.directory} belongs to cluster {self.cluster_id}, not to {cluster_id}")
-        if self.cluster_id is None:
-            await self._disk.run(self._write_meta, cluster_id)
-
-    def _remove_marker(self) -> None:
-        self._disk.remove(f"{self.directory}/{files.CLEAN_SHUTDOWN}")
-        self._disk.sync_dir(self.directory)
+        await self._home.bind_cluster(cluster_id)
 
     def _load_piece(
         self,
@@ -236,9 +179,14 @@ class LogManager:
     # -- what is here
 
     @property
+    def cluster_id(self) -> str | None:
+        """The cluster that this data directory belongs to; None if that is not known."""
+        return self._home.cluster_id
+
+    @property
     def directory_id(self) -> str:
         """Of this data directory (KIP-858), random, made with it; "" before `claim`."""
-        return self._directory_id or ""
+        return self._home.directory_id
 
     def get(self, tp: TopicPartition) -> PartitionLog | None:
         return self._logs.get(tp)
@@ -267,7 +215,7 @@ class LogManager:
             raise Invalid(f"{tp} has a directory that could not be opened: {self.failures[tp]}")
         path = f"{self.directory}/{files.partition_directory(tp)}"
         try:
-            await self._forget_saved(tp)
+            await self._offsets.forget(tp, self._logs)
             await self._disk.run(self._make, path, topic_id, start_offset)
             start = start_offset if log_start_offset is None else log_start_offset
             log = await self._disk.run(self._load, tp, path, config, True, start_offset, start)
@@ -276,15 +224,6 @@ class LogManager:
         log.set_leader_epoch(leader_epoch)
         self._logs[tp] = log
         return log
-
-    async def _forget_saved(self, tp: TopicPartition) -> None:
-        """What the checkpoints say of a deleted partition would be believed of the new one of its name after a restart."""
-        async with self._saving:
-            for name in (files.RECOVERY_POINTS, files.LOG_STARTS):
-                saved = self._files.saved(name)
-                if tp in saved:
-                    kept = {one: at for one, at in saved.items() if one in self._logs or one in self.failures}
-                    await self._files.save(name, kept)
 
     def _make(self, path: str, topic_id: UUID, start_offset: int) -> None:
         disk = self._disk
@@ -394,22 +333,11 @@ class LogManager:
     async def checkpoint(self) -> None:
         """Write the recovery-point, high-watermark and log-start checkpoints; forget expired producers and damage that is gone."""
         now_ms = self._clock.now_ms()
-        async with self._saving:
-            points, marks = self._saved_of_failed(files.RECOVERY_POINTS), {}
-            async for log in self._looked_at():
-                log.producers.expire(now_ms)
-                points[log.tp], marks[log.tp] = log.recovery_point, log.high_watermark
-            await self._files.save(files.RECOVERY_POINTS, points)
-            await self._files.save(files.HIGH_WATERMARKS, marks)
-        await self._save_log_starts()
+        async for log in self._looked_at():
+            log.producers.expire(now_ms)
+        await self._offsets.save_ends()
+        await self._offsets.save_log_starts()
         await self._damaged.refresh()
-
-    async def _save_recovery_points(self) -> None:
-        async with self._saving:
-            points = self._saved_of_failed(files.RECOVERY_POINTS)
-            async for log in self._looked_at():
-                points[log.tp] = log.recovery_point
-            await self._files.save(files.RECOVERY_POINTS, points)
 
     async def by_topic(self) -> tuple[dict[str, int], dict[str, int]]:
         """Of each topic here: bytes of its segments, and how many of them are known to be damaged."""
@@ -428,35 +356,12 @@ class LogManager:
             if self._logs.get(log.tp) is log:
                 yield log
 
-    def _saved_of_failed(self, name: str) -> dict[TopicPartition, int]:
-        """What is known of directories that could not be opened is kept for when they can."""
-        saved = self._files.saved(name)
-        return {tp: saved[tp] for tp in self.failures if tp in saved}
-
     def _damaged_segments(self) -> frozenset[DamagedSegment]:
         return frozenset(
             DamagedSegment(log.tp.topic, log.tp.partition, info.base_offset)
             for log in self._logs.values()
             for info, _ in log.scrub.damaged_segments()
         )
-
-    async def _save_log_starts(self) -> None:
-        """Group commit of the log-start checkpoint; a cancelled caller does not stop it half way."""
-        self._saves_wanted += 1
-        await asyncio.shield(asyncio.get_running_loop().create_task(self._save_starts(self._saves_wanted)))
-
-    async def _save_starts(self, number: int) -> None:
-        async with self._saving:
-            if self._saves_done >= number:
-                return  # another's look at the logs began after this call
-            wanted = self._saves_wanted
-            starts = self._saved_of_failed(files.LOG_STARTS)
-            async for log in self._looked_at():
-                if log.log_start_offset > 0:
-                    starts[log.tp] = log.log_start_offset
-            if starts != self._files.saved(files.LOG_STARTS):
-                await self._files.save(files.LOG_STARTS, starts)
-            self._saves_done = wanted
 
     # -- end
 
@@ -474,15 +379,9 @@ class LogManager:
                     is_clean = False
         await self.checkpoint()
         if is_clean and not any(log.failed for log in logs):
-            marker = f"{self.directory}/{files.CLEAN_SHUTDOWN}"
-            await self._disk.run(self._disk.write_atomic, marker, checkpoints.print_clean_shutdown())
+            await self._home.end()
         self._parts.pool.close()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._home.let_go()
 
     def _report(self, where: str, message: str) -> None:
         """Damage is never silent: counted, and kept for whoever shows it."""

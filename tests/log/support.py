@@ -107,6 +107,5 @@ async def kill(logs: LogManager) -> None:
     for log in logs.all():
         await log.discard()
     logs._parts.pool.close()
-    assert logs._lock is not None
-    logs._lock.close()
+    logs._home.let_go()
     await asyncio.sleep(0)
