@@ -12,10 +12,8 @@ import asyncio
 from collections.abc import Awaitable
 
 from hotlog.kernel.errors import NotReady
-from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.limits import MiB
-from hotlog.log.marks import Marks
-from hotlog.log.segments import Segments
+from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.log.writer import Appended, Writer
 from hotlog.wire.batch import BatchHeader
@@ -27,14 +25,10 @@ INLINE_APPEND_BYTES_MAX = 4 * MiB  # written on the event loop by one request
 class LargeAppends:
     """`turn` is held by who needs the log's end for itself across a wait: a large append, a cut, the end."""
 
-    def __init__(
-        self, tp: TopicPartition, disk: Disk, *, segments: Segments, marks: Marks, syncer: Syncer, writer: Writer
-    ) -> None:
+    def __init__(self, disk: Disk, state: LogState, syncer: Syncer, writer: Writer) -> None:
         self.turn = asyncio.Lock()
-        self._tp = tp
+        self._tp, self._segments, self._marks = state.tp, state.segments, state.marks
         self._disk = disk
-        self._segments = segments
-        self._marks = marks
         self._syncer = syncer
         self._writer = writer
         self._in_turn: set[asyncio.Task[Appended]] = set()

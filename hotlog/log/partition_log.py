@@ -26,6 +26,7 @@ from hotlog.log.reshape import Reshaper
 from hotlog.log.scrub_view import ScrubView
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segments import Segments
+from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.log.waiters import Told
 from hotlog.log.writer import Writer
@@ -61,18 +62,12 @@ class PartitionLog:
             rule=_rule_of(config),
         )
         marks.failed = loaded.problem
-        self._syncer = syncer = Syncer(parts, tp, directory, config, segments, marks)
-        self._writer = writer = Writer(
-            parts, tp, directory, config,
-            segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, producers=loaded.producers,
-        )  # fmt: skip
-        self._large = large = LargeAppends(tp, parts.disk, segments=segments, marks=marks, syncer=syncer, writer=writer)
+        state = LogState(tp, directory, segments, marks, loaded.epochs, loaded.producers)
+        self._syncer = syncer = Syncer(parts, state, config)
+        self._writer = writer = Writer(parts, state, syncer, config)
+        self._large = large = LargeAppends(parts.disk, state, syncer, writer)
         self._condemned = Condemned(parts.disk, parts.pool, directory)
-        self._reshaper = reshaper = Reshaper(
-            parts, tp, directory,
-            segments=segments, marks=marks, syncer=syncer, large=large,
-            epochs=loaded.epochs, producers=loaded.producers, condemned=self._condemned,
-        )  # fmt: skip
+        self._reshaper = reshaper = Reshaper(parts, state, syncer, large, self._condemned)
         self._reader = reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
         self.scrub = ScrubView(segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, save=parts.save_damage)
         if loaded.epochs_dirty:

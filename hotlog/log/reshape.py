@@ -12,18 +12,17 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from hotlog.kernel.errors import Corrupt, Invalid, NotReady, OutOfRange
-from hotlog.kernel.ids import TopicPartition
 from hotlog.log import checkpoints, files
 from hotlog.log.condemned import Condemned
 from hotlog.log.epochs import LeaderEpochs
 from hotlog.log.large_appends import LargeAppends
-from hotlog.log.marks import Marks, Watermark
+from hotlog.log.marks import Watermark
 from hotlog.log.parts import Parts
 from hotlog.log.producers import Producers
 from hotlog.log.repair import producers_at
 from hotlog.log.replacement import commit, prepared, settle
 from hotlog.log.segment import Segment
-from hotlog.log.segments import Segments
+from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.log.truncation import cut_files, kept_part
 
@@ -33,30 +32,12 @@ T = TypeVar("T")
 class Reshaper:
     """`lock` is held by who adds to or takes from the closed segments across a wait."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        tp: TopicPartition,
-        directory: str,
-        *,
-        segments: Segments,
-        marks: Marks,
-        syncer: Syncer,
-        large: LargeAppends,
-        epochs: LeaderEpochs,
-        producers: Producers,
-        condemned: Condemned,
-    ) -> None:
+    def __init__(self, parts: Parts, state: LogState, syncer: Syncer, large: LargeAppends, condemned: Condemned) -> None:
         self.lock = asyncio.Lock()
         self._parts = parts
-        self._tp = tp
-        self._directory = directory
-        self._segments = segments
-        self._marks = marks
+        self._tp, self._directory, self._segments, self._marks, self._epochs, self._producers = state
         self._syncer = syncer
         self._large = large
-        self._epochs = epochs
-        self._producers = producers
         self._condemned = condemned
         self._begun: set[asyncio.Task[Any]] = set()
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 from typing import NoReturn
 
 from hotlog.kernel.errors import DiskFull, Retry, StorageFailed
-from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
 from hotlog.log.flusher import NO_DESCRIPTORS, NO_SPACE, Flusher, FlushJob, Small, Writes
-from hotlog.log.marks import Marks
 from hotlog.log.open_writers import ROLLED_MAX
 from hotlog.log.parts import Parts
 from hotlog.log.segment import IndexPart, Segment
-from hotlog.log.segments import Segments
+from hotlog.log.state import LogState
 from hotlog.world.ports import File
 
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
@@ -31,9 +29,7 @@ class Syncer:
     first; `is_writing` says that a thread writes at the end, and nobody else may; `is_held` that no flush may begin.
     """
 
-    def __init__(
-        self, parts: Parts, tp: TopicPartition, directory: str, config: TopicConfig, segments: Segments, marks: Marks
-    ) -> None:
+    def __init__(self, parts: Parts, state: LogState, config: TopicConfig) -> None:
         self.config = config
         self.file: File | None = None
         self.rolled: list[Segment] = []
@@ -43,16 +39,13 @@ class Syncer:
         self.index_pending_max = INDEX_PENDING_BYTES
         self.last_flush_ms = parts.clock.now_ms()
         self._parts = parts
-        self._tp = tp
-        self._directory = directory
-        self._segments = segments
-        self._marks = marks
+        self._tp, self._directory, self._segments, self._marks = state.tp, state.directory, state.segments, state.marks
         self._small: dict[str, Small] = {}  # small files due with the next flush
         self._small_wait = False  # they found no space: they are tried again by the next `flush`, a tick's at the latest
         self._has_new_names = False
         self._index_changed = False  # the active segment's index files were written for the last time before a stop
         self._flush_started = 0.0
-        self._flush_wanted = marks.durable_end
+        self._flush_wanted = state.marks.durable_end
 
     # -- files open for writing
 

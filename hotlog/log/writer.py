@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt, CrcMismatch, DiskFull, NotReady, TooLarge
-from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
-from hotlog.log.epochs import LeaderEpochs
 from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entry_count_max
-from hotlog.log.marks import Marks
 from hotlog.log.parts import Parts
-from hotlog.log.producers import Batch, Producers
+from hotlog.log.producers import Batch
 from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import Segment
-from hotlog.log.segments import Segments
+from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.wire.batch import BatchHeader, crc_ok, stamp, stamp_append_time, stamp_head, walk
 
@@ -50,30 +47,13 @@ class Begun(NamedTuple):
 class Writer:
     """The writing half of a log; `leader_epoch` is what its appends are stamped with, `blocked` why they are refused for now."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        tp: TopicPartition,
-        directory: str,
-        config: TopicConfig,
-        *,
-        segments: Segments,
-        marks: Marks,
-        syncer: Syncer,
-        epochs: LeaderEpochs,
-        producers: Producers,
-    ) -> None:
-        self.leader_epoch = max(epochs.latest, 0)
+    def __init__(self, parts: Parts, state: LogState, syncer: Syncer, config: TopicConfig) -> None:
+        self.leader_epoch = max(state.epochs.latest, 0)
         self.blocked: str | None = None
         self.last_append_ms = 0
         self._parts = parts
-        self._tp = tp
-        self._directory = directory
-        self._segments = segments
-        self._marks = marks
+        self._tp, self._directory, self._segments, self._marks, self._epochs, self._producers = state
         self._syncer = syncer
-        self._epochs = epochs
-        self._producers = producers
         self.reconfigure(config)
 
     def reconfigure(self, config: TopicConfig) -> None:
