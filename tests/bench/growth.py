@@ -44,7 +44,7 @@ def measure_partitions(target: Target, settings: BenchSettings, partitions: int,
     metrics |= {"rss_mib": target.rss_bytes() / 2**20, "descriptors": float(target.descriptors())}
     if program is not None:
         load = Load(frames=_produced(topics), connections=PRODUCE_CONNECTIONS, in_flight=5, partitions=1, rate=PRODUCE_RATE)
-        warm_s, seconds = settings.small_warm_seconds, settings.small_seconds
+        warm_s, seconds = settings.growth_warm_seconds, settings.growth_produce_seconds
         found = run_load(program, _port(target), load, warm_s=warm_s, seconds=seconds, cpu=target.cpu_seconds)
         metrics |= {"produce_p50_ms": found["p50_ms"], "produce_p99_ms": found["p99_ms"]}
         metrics["produce_cpu_us"] = found["broker_cpu_s"] / found["answers"] * 1e6

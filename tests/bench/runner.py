@@ -200,7 +200,7 @@ class Runner:
             except FAILURES as why:
                 if contender.name != KAFKA:
                     raise
-                self.failures[f"{contender.title}, {name}"] = f"{type(why).__name__}: {why}"
+                self.failures[f"{contender.title}, {name}"] = f"{type(why).__name__}: {str(why).splitlines()[0][:200]}"
                 self.say(f"round {number} {contender.name} {name}: {why}")
             target.kill()
 

@@ -77,8 +77,11 @@ class BenchSettings:
     growth_rounds: int = 1
     growth_partitions: tuple[int, ...] = (10, 1_000, 4_000, 10_000)
     growth_idle_seconds: float = 10.0
+    growth_warm_seconds: float = 5.0
+    growth_produce_seconds: float = 5.0
     session_partitions: tuple[int, ...] = (1, 100, 1_000, 4_000)
     session_records: int = 500
+    session_warm_records: int = 2_000
     poll_consumers: int = 5_000
     poll_rate: int = 10
     poll_seconds: float = 15.0
@@ -110,8 +113,11 @@ QUICK = BenchSettings(
     small_touch_bytes=512 * MiB,
     growth_partitions=(10, 1_000),
     growth_idle_seconds=3.0,
+    growth_warm_seconds=1.0,
+    growth_produce_seconds=1.0,
     session_partitions=(1, 100, 1_000),
     session_records=100,
+    session_warm_records=100,
     poll_consumers=1_000,
     poll_seconds=5.0,
 )

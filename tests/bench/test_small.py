@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import growth, small, waiting
-from tests.bench.load import Load, generator
+from tests.bench.load import Load, generator, running
 from tests.bench.settings import QUICK, Durability
 from tests.bench.targets import Hotlog
 from tests.tools.cache import ToolMissing
@@ -21,6 +21,9 @@ MOMENT = replace(
     small_seconds=PATIENCE_S,
     growth_idle_seconds=0.0,
     session_records=5,
+    session_warm_records=2,
+    growth_warm_seconds=0.0,
+    growth_produce_seconds=PATIENCE_S,
     poll_consumers=5,
     poll_seconds=1.0,
 )
@@ -50,8 +53,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Load, "words", lambda load: [*words(load), "--answers", "20"])
     monkeypatch.setattr(small, "WIDE_PARTITIONS", small.SPAN)
     monkeypatch.setattr(growth, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(waiting, "WARM_RECORDS", 2)
     monkeypatch.setattr(waiting, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "running", lambda *words, **more: running(*words, **more | {"seconds": PATIENCE_S}))
 
 
 @pytest.mark.usefixtures("hurry")

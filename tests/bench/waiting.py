@@ -21,7 +21,6 @@ from tests.bench.targets import Target
 from tests.bench.wire import Connection, Refused, answer_of, check_produced, fetched
 
 SESSION_WAIT_MS = 10_000
-WARM_RECORDS = 100
 STEP = 7  # from one moved partition to the next: no neighbours
 TOPIC_PARTITIONS = 1_000
 CONNECT_SECONDS = 5.0
@@ -36,20 +35,21 @@ def measure_session(target: Target, settings: BenchSettings, partitions: int) ->
     target.start()
     for name, numbers in topics.items():
         target.create_topic(name, len(numbers), KEPT)
+    warm = settings.session_warm_records
     places = [(name, number) for name, numbers in topics.items() for number in numbers]
     with closing(Connection(target.bootstrap)) as producing, closing(Connection(target.bootstrap)) as consuming:
         insist(lambda: _check_open(producing, topics))
         session = _Session(consuming, topics)
-        rounds = [places[number * STEP % len(places)] for number in range(WARM_RECORDS + settings.session_records)]
-        for place in rounds[:WARM_RECORDS]:
+        rounds = [places[number * STEP % len(places)] for number in range(warm + settings.session_records)]
+        for place in rounds[:warm]:
             session.follow(producing, place)
         cpu, began = target.cpu_seconds(), time.monotonic()
-        for place in rounds[WARM_RECORDS:]:
+        for place in rounds[warm:]:
             session.follow(producing, place)
         took, both = time.monotonic() - began, target.cpu_seconds() - cpu
     with closing(Connection(target.bootstrap)) as producing:  # nobody waits now
         cpu = target.cpu_seconds()
-        for place in rounds[WARM_RECORDS:]:
+        for place in rounds[warm:]:
             _produce(producing, place)
         alone = target.cpu_seconds() - cpu
     records = settings.session_records
