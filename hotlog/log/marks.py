@@ -49,7 +49,7 @@ class Marks:
     """Offsets of one log.  Those that others may set say so; the rest is for looking at."""
 
     __slots__ = (
-        "_listeners", "_producers", "_rule", "_uncommitted", "committed", "committed_waiters", "durable_end", "durable_waiters", "failed",
+        "_listeners", "_producers", "_rule", "_uncommitted", "committed", "committed_before", "committed_waiters", "durable_end", "durable_waiters", "failed",
         "high_watermark", "is_closed", "local_log_start_offset", "log_end_offset", "log_start_offset", "tiered_end_offset",
     )  # fmt: skip
 
@@ -59,6 +59,7 @@ class Marks:
         self.log_start_offset = log_start
         self.local_log_start_offset = max(local_start, log_start)  # first offset that may be read from the local disk
         self.committed = committed
+        self.committed_before = committed  # where it was before it moved last: who waited there reads on from there
         self.high_watermark = committed.offset
         self.log_end_offset = log_end
         self.durable_end = committed.offset
@@ -120,6 +121,7 @@ class Marks:
             self._set(mark)
 
     def _set(self, mark: Watermark) -> None:
+        self.committed_before = self.committed
         self.committed = mark
         self.high_watermark = end = mark[0]
         if self.committed_waiters.waiting:
@@ -148,7 +150,8 @@ class Marks:
         while self._uncommitted and self._uncommitted[-1].offset >= end.offset:
             self._uncommitted.pop()
         if self.committed.offset >= end.offset:
-            self.committed, self.high_watermark = end, end.offset
+            self.committed = self.committed_before = end
+            self.high_watermark = end.offset
         else:
             self._uncommitted.append(end)
         self.durable_waiters.refuse(error, above=end.offset)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from cachetools import LRUCache
 
 from hotlog.kernel.limits import MiB
-from hotlog.world.ports import Disk, File
+from hotlog.world.ports import Buffer, Disk, File
 
 OPEN_FILES_MAX = 512
 INDEX_BYTES_MAX = 64 * MiB
@@ -85,6 +85,23 @@ class FilePool:
                 self._idle.move_to_end(path)
             held.users += 1
             return held
+
+    def read_now(self, named: Named, offset: int, length: int) -> Buffer | None:
+        """`File.read_at_nowait` of the file of that name, held no longer than that.  Raises OSError."""
+        with self._lock:
+            path = named.log_path
+            held = self._pinned.get(path)
+            if held is None:
+                held = self._idle.get(path)
+                if held is not None:
+                    self._idle.move_to_end(path)
+            if held is not None:
+                return held.file.read_at_nowait(offset, length)
+        held = self.acquire(named)
+        try:
+            return held.file.read_at_nowait(offset, length)
+        finally:
+            self.release(held)
 
     def move(self, named: Movable, path: str) -> None:
         """Rename a file that nobody writes to `path`: who holds it, and who asks for it by `named`, does not notice.  Raises OSError."""

@@ -1,5 +1,7 @@
 """Reads of one log: what a fetch gets, and lookups by time.
 
+Where the next read will probably begin is remembered (hotlog.log.places): whoever reads on needs neither the index nor a search.
+
 Invariants: nothing at or beyond the committed end is returned; the first batch is whole and holds the offset asked for; the event loop never
 waits for the device (`read` answers None instead).
 """
@@ -9,22 +11,24 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt, OutOfRange, StorageFailed
 from hotlog.kernel.ids import TopicPartition
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
 from hotlog.log.damage import sound_part
 from hotlog.log.file_part import FilePart
 from hotlog.log.index import parse_txn
 from hotlog.log.marks import Marks
+from hotlog.log.places import Place, Places
 from hotlog.log.segment import Segment
-from hotlog.log.segment_reader import Found, NotCached, SegmentReader
+from hotlog.log.segment_reader import PART_BYTES_MIN, SHORT_HEADER, Found, NotCached, SegmentReader
 from hotlog.log.segments import BASE_OFFSET, Segments
 from hotlog.wire.batch import BatchHeader
 from hotlog.wire.records import decode_batch
 from hotlog.world.ports import Buffer, Disk
 
-T = TypeVar("T")
+_new = tuple.__new__  # a named tuple's own constructor is a Python call
 
 
 class Slice(NamedTuple):
@@ -54,6 +58,7 @@ class Reader:
         self._files = files
         self._segments = segments
         self._marks = marks
+        self._places = Places(segments, marks)
 
     def read(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Stretch | None:
         """Batches from `offset` on, from the page cache; None if the device is needed: use read_blocking.
@@ -64,10 +69,42 @@ class Reader:
             OutOfRange: outside [local_log_start, log_end].
             Corrupt, StorageFailed: damage, or the disk failed.
         """
+        place = self._places.of(offset)
+        if place is not None:
+            known = self._read_at(place, offset, bytes_max, min_one, committed_only)
+            if known is not None:
+                return known
         try:
             return Stretch(*self._read(offset, bytes_max, min_one, committed_only, self._files.part, wait=False))
         except NotCached:
             return None
+
+    def _read_at(self, place: Place, offset: int, bytes_max: int, min_one: bool, committed_only: bool) -> Stretch | None:
+        """The same at a known place, if it is as simple as it nearly always is; None: it is not."""
+        segment, position = place
+        marks = self._marks
+        end, base, limit = marks.committed
+        if segment.base_offset != base:
+            limit = segment.size
+        if committed_only and (segment.has_txn or marks.last_stable_offset < end):
+            return None
+        length = min(bytes_max, limit - position)
+        if length < BATCH_HEADER_BYTES or length > PART_BYTES_MIN or segment.damage:
+            return None
+        if not marks.local_log_start_offset <= offset < end:
+            return None
+        try:
+            data = self._files.read_now(segment, position, length)
+        except OSError:
+            return None  # the long way tells what it is
+        if data is None or len(data) != length:
+            return None
+        first, size, delta = SHORT_HEADER.unpack_from(data)
+        size += BATCH_OVERHEAD_BYTES
+        if not first <= offset <= first + delta or size > length:
+            return None
+        self._places.read(segment, position, data)
+        return _new(Stretch, (data, end, [] if committed_only else None))
 
     async def read_blocking(self, offset: int, bytes_max: int, *, min_one: bool, committed_only: bool = False) -> Slice:
         """The same in a disk thread, from the device if need be."""
@@ -75,7 +112,9 @@ class Reader:
 
     def _read_waiting(self, offset: int, bytes_max: int, min_one: bool, committed_only: bool) -> Slice:
         take = partial(self._files.read, wait=True)
-        return Slice(*self._read(offset, bytes_max, min_one, committed_only, take, wait=True))
+        data, end, aborted = self._read(offset, bytes_max, min_one, committed_only, take, wait=True)
+        assert not isinstance(data, FilePart), "it was read"
+        return Slice(data, end, aborted)
 
     def _read(
         self,
@@ -83,10 +122,10 @@ class Reader:
         bytes_max: int,
         min_one: bool,
         committed_only: bool,
-        take: Callable[[Segment, int, int], T],
+        take: Callable[[Segment, int, int], Buffer | FilePart],
         *,
         wait: bool,
-    ) -> tuple[T | bytes, int, list[tuple[int, int]] | None]:
+    ) -> tuple[Buffer | FilePart, int, list[tuple[int, int]] | None]:
         marks = self._marks
         mark = marks.committed
         end = min(marks.last_stable_offset, mark.offset) if committed_only else mark.offset
@@ -107,7 +146,11 @@ class Reader:
                     return b"", end, None
                 length = found.size
             aborted = self.aborted_transactions(offset, end, wait=wait) if committed_only else None
-            return take(segment, found.position, min(length, limit - found.position)), end, aborted
+            length = min(length, limit - found.position)
+            data = take(segment, found.position, length)
+            if not wait:
+                self._places.found(offset, segments, (segment, found.position), data)
+            return data, end, aborted
         except FileNotFoundError as error:
             self._check_range(offset)  # dropped meanwhile
             if self._segments.all is not segments:  # replaced meanwhile

@@ -27,7 +27,7 @@ CHUNK_BYTES = 8 * 1024
 WALK_BYTES = 256 * 1024
 PART_BYTES_MIN = 128 * 1024  # answers up to this size are read at once
 # base offset, length, (leader epoch, magic, crc, attributes), last offset delta
-_SHORT = struct.Struct(">qi11xi")
+SHORT_HEADER = struct.Struct(">qi11xi")
 _BODY_BYTES_MIN = BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES
 
 
@@ -68,6 +68,10 @@ class SegmentReader:
             return _get(held.file, position, length, wait)
         finally:
             self._pool.release(held)
+
+    def read_now(self, segment: Segment, position: int, length: int) -> Buffer | None:
+        """Up to `length` bytes of the log file from the page cache; None if the device is needed."""
+        return self._pool.read_now(segment, position, length)
 
     def part(self, segment: Segment, position: int, length: int) -> Buffer | FilePart:
         """`length` bytes of the log file for an answer: small ones now, more of them while they are sent.
@@ -220,7 +224,7 @@ def _scan(file: File, position: int, offset: int, limit: int, expected: int | No
             chunk, at = _get(file, position, min(CHUNK_BYTES, limit - position), wait), 0
             if len(chunk) < BATCH_HEADER_BYTES:
                 raise Corrupt(f"{file.path} ends at byte {position + len(chunk)}; {limit} bytes were written")
-        base, length, delta = _SHORT.unpack_from(chunk, at)
+        base, length, delta = SHORT_HEADER.unpack_from(chunk, at)
         if expected is not None:
             if base + delta != expected or length < _BODY_BYTES_MIN or chunk[at + 16] != 2:
                 return _MISMATCH
