@@ -9,6 +9,7 @@ partition is that partition's alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -16,12 +17,13 @@ from kio.schema.errors import ErrorCode
 from hotlog.answers.api import Api, RequestContext, Spliced
 from hotlog.answers.slices import SLICE, breathe
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.rounds import READ_COMMITTED, Limits, Part, Round, State
+from hotlog.apis.fetch.parts import Limits, Part
+from hotlog.apis.fetch.rounds import READ_COMMITTED, Round
 from hotlog.apis.fetch.sessions import Plan
 from hotlog.apis.fetch.watch import Watch
 from hotlog.wire.error_codes import code_for
 from hotlog.wire.fetch_reply import PartitionReply, encode
-from hotlog.wire.fetch_request import TOPIC_ID_FROM, VERSIONS, FetchRequest, TopicKey, decode
+from hotlog.wire.fetch_request import TOPIC_ID_FROM, VERSIONS, FetchRequest, Key, TopicKey, decode
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -45,14 +47,14 @@ def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> An
         request.bytes_min if request.bytes_min < request.bytes_max else request.bytes_max,
         request.isolation_level == READ_COMMITTED,
     )
-    fetch = Round(broker, fetches.cold_reads, plan.partitions, limits)
+    fetch = Round(broker, fetches.cold_reads, plan.partitions, limits, plan.session, is_incremental=plan.is_incremental)
     if len(fetch.parts) > SLICE:
         return _poll(broker, context, request, plan, fetch)
+    is_empty = not fetch.parts and plan.session is None
     fetch.look()
-    on_disk = fetch.in_state(State.ON_DISK)
-    if not on_disk and (fetch.is_satisfied or not fetch.parts):
-        return _answer(broker, context, plan, fetch)
-    if not on_disk and request.wait_ms_max <= 0 and not fetch.in_state(State.COLD):
+    if fetch.is_on_disk:
+        return _poll(broker, context, request, plan, fetch)
+    if is_empty or fetch.is_satisfied or (request.wait_ms_max <= 0 and not fetch.in_store()):
         return _answer(broker, context, plan, fetch)
     return _poll(broker, context, request, plan, fetch)
 
@@ -62,10 +64,10 @@ async def _poll(broker: Broker, context: RequestContext, request: FetchRequest, 
     deadline = context.arrived + min(max(request.wait_ms_max, 0), WAIT_MS_MAX) / 1000
     with Watch(broker.polls, fetch) as watch:
         await watch.look()  # again: since `handle` looked a turn of the loop has gone by, and nobody watched
-        if fetch.in_state(State.COLD):
+        if fetch.in_store():
             deadline = max(deadline, context.arrived + broker.settings.number("remote.fetch.max.wait.ms") / 1000)
         while True:
-            if fetch.in_state(State.ON_DISK):
+            if fetch.is_on_disk:
                 await watch.read_disk()
             left = deadline - broker.clock.monotonic()
             if fetch.is_satisfied or left <= 0 or broker.polls.is_stopping:
@@ -100,13 +102,30 @@ async def _answer_wide(broker: Broker, context: RequestContext, plan: Plan, fetc
 
 def _add(broker: Broker, plan: Plan, fetch: Round, parts: list[Part], topics: Topics) -> None:
     """Add the answer of `parts` to `topics`."""
+    replies: Iterable[tuple[Key, PartitionReply]] = fetch.replies(parts)
+    if plan.session is not None:
+        replies = plan.answer(replies)
+    last, found = topics[-1] if topics else (None, [])
+    for (topic, _), reply in replies:
+        if topic != last:
+            last, found = topic, []
+            topics.append((topic, found))
+        found.append(reply)
+    _count(broker, parts)
+
+
+def _count(broker: Broker, parts: list[Part]) -> None:
+    """Bytes that leave, by topic."""
+    topic, size = "", 0
     for part in parts:
         if part.records is not None and part.partition is not None:
-            broker.metrics.bytes_out.labels(part.partition.tp.topic).inc(len(part.records.data))
-    for (topic, _), reply in plan.answer(fetch.replies(parts)):
-        if not topics or topics[-1][0] != topic:
-            topics.append((topic, []))
-        topics[-1][1].append(reply)
+            if part.partition.tp[0] != topic:
+                if size:
+                    broker.metrics.bytes_out.labels(topic).value += size
+                topic, size = part.partition.tp[0], 0
+            size += len(part.records[0])
+    if size:
+        broker.metrics.bytes_out.labels(topic).value += size
 
 
 def _spliced(

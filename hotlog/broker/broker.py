@@ -139,6 +139,10 @@ class Broker:
     def partition(self, topic: str, index: int) -> Partition | None:
         return self._hosting.partitions.get((topic, index))
 
+    def table(self) -> Mapping[tuple[str, int], Partition]:
+        """The partitions that are here by topic and number, for who looks up many."""
+        return self.hosted_places
+
     def topic(self, name: str) -> TopicImage | None:
         return self.image.topics.get(name)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hotlog.log.producers import Producers
 from hotlog.log.segment import Segment
@@ -27,6 +27,12 @@ class Watermark(NamedTuple):
     offset: int
     base: int
     position: int
+
+
+class Ear(Protocol):
+    """Who wants to hear of a move.  It may look only later: what is told may not be whole yet."""
+
+    def moved(self) -> None: ...
 
 
 CommitRule = Callable[[int, int], int]
@@ -49,8 +55,8 @@ class Marks:
     """Offsets of one log.  Those that others may set say so; the rest is for looking at."""
 
     __slots__ = (
-        "_listeners", "_producers", "_rule", "_uncommitted", "committed", "committed_before", "committed_waiters", "durable_end", "durable_waiters", "failed",
-        "high_watermark", "is_closed", "local_log_start_offset", "log_end_offset", "log_start_offset", "tiered_end_offset",
+        "_ears", "_rule", "_uncommitted", "committed", "committed_before", "committed_waiters", "durable_end", "durable_waiters", "failed",
+        "high_watermark", "is_closed", "local_log_start_offset", "log_end_offset", "log_start_offset", "producers", "tiered_end_offset",
     )  # fmt: skip
 
     def __init__(
@@ -68,15 +74,15 @@ class Marks:
         self.is_closed = False
         self.durable_waiters = OffsetWaiters()
         self.committed_waiters = OffsetWaiters()
-        self._producers = producers
+        self.producers = producers
         self._rule = rule
         self._uncommitted: deque[Watermark] = deque()  # bounded by what the log holds; ascending
-        self._listeners: dict[Callable[[], None], None] = {}
+        self._ears: dict[Ear, None] = {}
 
     @property
     def last_stable_offset(self) -> int:
-        """The high watermark, or the first offset of the oldest open transaction below it."""
-        return min(self.high_watermark, self._producers.first_open_transaction)
+        """The high watermark, or the first offset of the oldest open transaction below it.  Who ends a transaction tells."""
+        return min(self.high_watermark, self.producers.first_open_transaction)
 
     # -- moves
 
@@ -85,10 +91,10 @@ class Marks:
         self.log_end_offset = end
         mark = _new(Watermark, (end, base, position))
         if self._rule is when_appended:
-            self.committed = mark
+            self.committed_before, self.committed = self.committed, mark
             self.high_watermark = end
-            if self._listeners or self.committed_waiters.waiting:
-                self._set(mark)
+            if self._ears or self.committed_waiters.waiting:
+                self._say(end)
             return
         self._uncommitted.append(mark)
         if self._rule is not when_durable:
@@ -121,13 +127,16 @@ class Marks:
             self._set(mark)
 
     def _set(self, mark: Watermark) -> None:
-        self.committed_before = self.committed
-        self.committed = mark
+        self.committed_before, self.committed = self.committed, mark
         self.high_watermark = end = mark[0]
+        self._say(end)
+
+    def _say(self, end: int) -> None:
+        """The committed end moved to `end`."""
         if self.committed_waiters.waiting:
             self.committed_waiters.release(end)
-        if self._listeners:
-            self._tell()
+        if self._ears:
+            self.tell()
 
     def let_go_of(self, end: int) -> None:
         """The segment that ends at offset `end` is about to go: if the committed end lies there, it lies where the next one begins."""
@@ -138,6 +147,8 @@ class Marks:
         """The log begins at `log_start`, its local part at `local_start` or there, whichever is later."""
         self.log_start_offset = log_start
         self.local_log_start_offset = max(log_start, local_start)
+        if self._ears:
+            self.tell()
 
     def fall_back(self, offset: int) -> None:
         """Nothing from `offset` on counts as durable any more: it is about to be cut off."""
@@ -156,7 +167,7 @@ class Marks:
             self._uncommitted.append(end)
         self.durable_waiters.refuse(error, above=end.offset)
         self.committed_waiters.refuse(error, above=end.offset)
-        self._tell()
+        self.tell()
 
     def fail(self, error: Exception, refusal: Exception) -> None:
         """Nothing more will be durable or committed, because of `error`; who waits is refused with `refusal`."""
@@ -171,20 +182,23 @@ class Marks:
     def _refuse(self, refusal: Exception) -> None:
         self.durable_waiters.refuse(refusal)
         self.committed_waiters.refuse(refusal)
-        self._tell()
+        self.tell()
 
     # -- who is told
 
-    def add_listener(self, callback: Callable[[], None]) -> None:
-        """Call `callback` on the loop whenever the high watermark moved, the log failed or closed, until removed."""
-        self._listeners[callback] = None
+    def add_ear(self, ear: Ear) -> None:
+        """Call `ear.moved` once, on the loop, when anything that a reader is told may have changed: where the log begins, up to where it is
+        committed, that it failed or closed."""
+        self._ears[ear] = None
 
-    def remove_listener(self, callback: Callable[[], None]) -> None:
-        self._listeners.pop(callback, None)
+    def remove_ear(self, ear: Ear) -> None:
+        self._ears.pop(ear, None)
 
-    def _tell(self) -> None:
-        for callback in tuple(self._listeners):
-            callback()
+    def tell(self) -> None:
+        """Something changed; who wants to hear of what comes next says so again."""
+        ears, self._ears = self._ears, {}
+        for ear in ears:
+            ear.moved()
 
     # -- as a segment sees it
 

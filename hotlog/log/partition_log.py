@@ -82,7 +82,7 @@ class PartitionLog:
         self.read, self.read_blocking = reader.read, reader.read_blocking
         self.offset_for_timestamp, self.offset_of_max_timestamp = reader.offset_for_timestamp, reader.offset_of_max_timestamp
         self.segments = segments.infos
-        self.add_waiter, self.remove_waiter = marks.add_listener, marks.remove_listener
+        self.add_ear, self.remove_ear = marks.add_ear, marks.remove_ear
 
     def reconfigure(self, config: TopicConfig) -> None:
         """Take over changed topic settings."""

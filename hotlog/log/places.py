@@ -26,21 +26,21 @@ Place = tuple[Segment, int]  # and the byte at which the batch begins
 class Places:
     """The places of one log, by offset, oldest first."""
 
-    __slots__ = ("_known", "_marks", "_places", "_segments")
+    __slots__ = ("_marks", "_segments", "by_offset", "known")
 
     def __init__(self, segments: Segments, marks: Marks) -> None:
         self._segments = segments
         self._marks = marks
-        self._known: tuple[Segment, ...] | None = None  # the segments that the places are of
-        self._places: dict[int, Place] = {}  # bounded by PLACES_MAX
+        self.known: tuple[Segment, ...] | None = None  # the segments that the places are of
+        self.by_offset: dict[int, Place] = {}  # bounded by PLACES_MAX; of `known`
 
     def of(self, offset: int) -> Place | None:
         """Where the batch that holds `offset` probably begins."""
         segments = self._segments.all
-        if self._known is not segments:
-            self._known = segments
-            self._places.clear()
-        place = self._places.get(offset)
+        if self.known is not segments:
+            self.known = segments
+            self.by_offset.clear()
+        place = self.by_offset.get(offset)
         if place is None:
             before = self._marks.committed_before
             if before[0] == offset and before[1] == segments[-1].base_offset:
@@ -49,13 +49,13 @@ class Places:
 
     def found(self, offset: int, segments: tuple[Segment, ...], place: Place, data: Buffer | FilePart) -> None:
         """Somebody who had these segments looked `offset` up: its batch begins at `place`, and `data` was read there."""
-        if segments is self._known:
+        if segments is self.known:
             self._note(offset, place)
             if not isinstance(data, FilePart):
                 self.read(*place, data)
 
     def _note(self, offset: int, place: Place) -> None:
-        places = self._places
+        places = self.by_offset
         if len(places) >= PLACES_MAX and offset not in places:
             del places[next(iter(places))]
         places[offset] = place

@@ -56,6 +56,7 @@ class Reader:
         self._tp = tp
         self._disk = disk
         self._files = files
+        self._read_now = files.read_now
         self._segments = segments
         self._marks = marks
         self._places = Places(segments, marks)
@@ -69,7 +70,10 @@ class Reader:
             OutOfRange: outside [local_log_start, log_end].
             Corrupt, StorageFailed: damage, or the disk failed.
         """
-        place = self._places.of(offset)
+        places = self._places
+        place = places.by_offset.get(offset) if places.known is self._segments.all else None
+        if place is None:
+            place = places.of(offset)
         if place is not None:
             known = self._read_at(place, offset, bytes_max, min_one, committed_only)
             if known is not None:
@@ -94,7 +98,7 @@ class Reader:
         if not marks.local_log_start_offset <= offset < end:
             return None
         try:
-            data = self._files.read_now(segment, position, length)
+            data = self._read_now(segment, position, length)
         except OSError:
             return None  # the long way tells what it is
         if data is None or len(data) != length:

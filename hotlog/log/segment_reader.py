@@ -58,6 +58,7 @@ class SegmentReader:
 
     def __init__(self, pool: FilePool, cache: IndexCache, report: Callable[[str, str], None]) -> None:
         self._pool = pool
+        self.read_now = pool.read_now
         self._cache = cache
         self._report = report
 
@@ -68,10 +69,6 @@ class SegmentReader:
             return _get(held.file, position, length, wait)
         finally:
             self._pool.release(held)
-
-    def read_now(self, segment: Segment, position: int, length: int) -> Buffer | None:
-        """Up to `length` bytes of the log file from the page cache; None if the device is needed."""
-        return self._pool.read_now(segment, position, length)
 
     def part(self, segment: Segment, position: int, length: int) -> Buffer | FilePart:
         """`length` bytes of the log file for an answer: small ones now, more of them while they are sent.

@@ -28,7 +28,8 @@ CHANGES_KEPT_MIN = 1024  # of topics of which nothing is hosted any more
 
 
 class Partitions(dict[tuple[str, int], Partition]):
-    """Hosted partitions by topic and number, and which topics' changed when: `version` goes up with every change.
+    """Hosted partitions by topic and number, and which topics' changed when: `version` goes up with every change.  Who reads from one that goes
+    hears of it.
 
     Invariants: of a topic that never changed, or of which nothing is hosted and which was forgotten, the last change is 0.
     """
@@ -40,12 +41,16 @@ class Partitions(dict[tuple[str, int], Partition]):
         self._known_from = 0  # changes up to here may be forgotten
 
     def __setitem__(self, key: tuple[str, int], value: Partition) -> None:
+        before = self.get(key)
         super().__setitem__(key, value)
         self._note(key[0])
+        if before is not None:
+            before.leave()
 
     def __delitem__(self, key: tuple[str, int]) -> None:
-        super().__delitem__(key)
+        gone = self.pop(key)
         self._note(key[0])
+        gone.leave()
 
     def _note(self, topic: str) -> None:
         self.version += 1
@@ -133,7 +138,7 @@ class Hosting:
             partition = self.partitions[tp] = Partition(tp, topic.topic_id, epoch, log, self)
         if log.config is not config:
             partition.reconfigure(config)
-        partition.leader_epoch = epoch
+        partition.lead(epoch)
         return partition
 
     async def _create_log(self, topic: TopicImage, tp: TopicPartition, config: TopicConfig, epoch: int) -> PartitionLog:

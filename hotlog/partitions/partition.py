@@ -10,7 +10,6 @@ no offset is ever skipped silently: an offset that no tier has is an error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -98,6 +97,7 @@ class Partition:
     """
 
     __slots__ = (
+        "add_ear",
         "append",
         "append_in_turn",
         "cold",
@@ -109,6 +109,7 @@ class Partition:
         "marks",
         "read_disk",
         "read_now",
+        "remove_ear",
         "topic_id",
         "tp",
         "wait_room",
@@ -130,6 +131,7 @@ class Partition:
         self.committed = log.wait_committed
         self.when_committed = log.when_committed
         self.read_now = log.read
+        self.add_ear, self.remove_ear = log.add_ear, log.remove_ear
         self.read_disk = log.read_blocking
         log.set_commit_rule(rule_of(durability_of(log.config)))
 
@@ -142,6 +144,16 @@ class Partition:
         self.config = config
         self.log.reconfigure(config)
         self.log.set_commit_rule(rule_of(durability_of(config)))
+
+    def lead(self, epoch: int) -> None:
+        """Lead under `epoch` from here on; readers hear of it."""
+        if epoch != self.leader_epoch:
+            self.leader_epoch = epoch
+            self.marks.tell()
+
+    def leave(self) -> None:
+        """It is served no more: whoever waits here has to look for it anew."""
+        self.marks.tell()
 
     # Where it begins and ends
 
@@ -304,13 +316,6 @@ class Partition:
             return False
         header = header_at(found.data)
         return header.base_offset <= offset < header.next_offset
-
-    def add_listener(self, callback: Callable[[], None]) -> None:
-        """Call `callback` on the loop whenever the committed end moved, the log failed or closed, until removed."""
-        self.log.add_waiter(callback)
-
-    def remove_listener(self, callback: Callable[[], None]) -> None:
-        self.log.remove_waiter(callback)
 
     # Looking up
 

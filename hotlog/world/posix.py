@@ -159,7 +159,7 @@ class PosixFile:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        buffer = _buffers.buffer_of(length)
+        buffer = bytearray(length) if length < BUFFER_BYTES // 8 else _buffers.buffer_of(length)
         try:
             count = os.preadv(self._descriptor, (buffer,), offset, _NOWAIT)
         except BlockingIOError:

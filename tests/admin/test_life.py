@@ -15,7 +15,8 @@ from controller.changes import DeleteTopics
 from controller.metadata import State
 from controller.records import TopicCreated, TopicDeleted
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.rounds import Limits, Round
+from hotlog.apis.fetch.parts import Limits
+from hotlog.apis.fetch.rounds import Round
 from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import Corrupt, ForeignStore, Invalid, UnknownVersion
 from hotlog.kernel.ids import PartitionId, TopicPartition

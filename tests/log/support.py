@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -61,6 +61,13 @@ def manager(directory: object, *, disk: Disk | None = None, clock: HandClock | N
     return LogManager(
         clock or HandClock(), disk or FastDisk(2), SystemEntropy(), Settings.resolve(given), Metrics(), str(directory)
     )
+
+
+class Ear:
+    """Calls `heard` when a log moved."""
+
+    def __init__(self, heard: Callable[[], object]) -> None:
+        self.moved = heard
 
 
 @asynccontextmanager

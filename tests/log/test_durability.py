@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hotlog.kernel.errors import DiskFull, StorageFailed
-from tests.log.support import T0, TP, append, batch, config, kill, manager, new_log, opened, read_all
+from tests.log.support import T0, TP, Ear, append, batch, config, kill, manager, new_log, opened, read_all
 from tests.support.clocks import HandClock
 from tests.support.disks import IO, NO_SPACE, FaultyDisk
 
@@ -123,7 +123,7 @@ async def test_after_a_failed_fsync_nothing_is_acked_again(tmp_path: Path) -> No
     woken: list[int] = []
     append(log, batch(b"good"))
     await log.wait_durable(1)
-    log.add_waiter(lambda: woken.append(log.high_watermark))
+    log.add_ear(Ear(lambda: woken.append(log.high_watermark)))
     disk.fail("sync", "*.log", IO)
     append(log, batch(b"lost"))
     with pytest.raises(StorageFailed):
@@ -249,7 +249,7 @@ async def test_waiters_of_a_deleted_log_are_released(tmp_path: Path) -> None:
         waiting = asyncio.ensure_future(log.wait_durable(1))
         await disk.is_holding()
         closed: list[bool] = []
-        log.add_waiter(lambda: closed.append(log.is_closed))
+        log.add_ear(Ear(lambda: closed.append(log.is_closed)))
         deleting = asyncio.ensure_future(logs.delete(TP))
         await asyncio.sleep(0)
         disk.let_go()

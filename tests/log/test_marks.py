@@ -14,7 +14,7 @@ from hotlog.kernel.errors import StorageFailed
 from hotlog.log.marks import Marks, Watermark, when_appended, when_durable
 from hotlog.log.producers import Producers
 from hotlog.log.waiters import OffsetWaiters
-from tests.log.support import append, batch, config, new_log, opened, read_all
+from tests.log.support import Ear, append, batch, config, new_log, opened, read_all
 from tests.support.disks import IO, FaultyDisk
 from tests.tools.patience import SOON_S
 
@@ -69,7 +69,7 @@ async def test_a_rule_that_is_handed_in_decides_and_is_asked_again(tmp_path: Pat
         assert (log.high_watermark, log.durable_end, log.log_end_offset) == (0, 8, 8)
         assert await read_all(log) == []
         seen: list[int] = []
-        log.add_waiter(lambda: seen.append(log.high_watermark))
+        log.add_ear(Ear(lambda: seen.append(log.high_watermark)))
         waiting = [asyncio.ensure_future(log.wait_committed(end)) for end in (2, 4, 6, 8)]
         await asyncio.sleep(0)
         follower = 5  # within a batch

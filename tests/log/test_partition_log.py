@@ -18,7 +18,7 @@ from hotlog.log.writer import Appended
 from hotlog.wire.batch import check_produced, crc_ok, header_at, walk
 from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import RawRecord, raw_batch
-from tests.log.support import T0, TP, append, batch, config, new_log, opened, read_all
+from tests.log.support import T0, TP, Ear, append, batch, config, new_log, opened, read_all
 from tests.support.disks import FaultyDisk, WatchedDisk
 from tests.tools.patience import SOON_S
 
@@ -171,15 +171,31 @@ async def test_readers_wake_when_data_is_durable(tmp_path: Path) -> None:
             seen.append(log.high_watermark)
             woken.set()
 
-        log.add_waiter(wake)
+        ear = Ear(wake)
+        log.add_ear(ear)
         append(log, batch(b"x"))
         assert seen == []
         await woken.wait()
         assert seen == [1]
-        log.remove_waiter(wake)
-        log.remove_waiter(wake)
         append(log, batch(b"x"))
         await log.wait_durable(2)
+        assert seen == [1], "once"
+        log.add_ear(ear)
+        log.remove_ear(ear)
+        log.remove_ear(ear)
+        append(log, batch(b"x"))
+        await log.wait_durable(3)
+        assert seen == [1]
+
+
+async def test_readers_wake_when_the_log_begins_later(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await new_log(logs)
+        append(log, batch(b"x"), batch(b"x"))
+        await log.wait_durable(2)
+        seen: list[int] = []
+        log.add_ear(Ear(lambda: seen.append(log.log_start_offset)))
+        log.advance_log_start(1)
         assert seen == [1]
 
 

@@ -67,7 +67,7 @@ async def test_places_of_one_log_are_few(tmp_path: Path) -> None:
             append(log, batch(b"x"))
         for offset in range(50):
             log.read(offset, 100, min_one=True)
-        assert 0 < len(log._reader._places._places) <= PLACES_MAX
+        assert 0 < len(log._reader._places.by_offset) <= PLACES_MAX
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.rounds import Limits, Round, State
+from hotlog.apis.fetch.parts import Limits, State
+from hotlog.apis.fetch.rounds import Round
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
 from tests.sim.bucket import Violation

@@ -9,8 +9,9 @@ import pytest
 from controller.ends import MARGIN
 from controller.metadata import State
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.rounds import Limits, Round
-from hotlog.apis.fetch.rounds import State as PartState
+from hotlog.apis.fetch.parts import Limits
+from hotlog.apis.fetch.parts import State as PartState
+from hotlog.apis.fetch.rounds import Round
 from hotlog.kernel.errors import ForeignStore
 from hotlog.kernel.ids import TopicPartition
 from hotlog.wire.fetch_request import Wanted

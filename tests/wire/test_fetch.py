@@ -14,7 +14,8 @@ import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.rounds import Limits, Round
+from hotlog.apis.fetch.parts import Limits
+from hotlog.apis.fetch.rounds import Round
 from hotlog.kernel.errors import StorageFailed
 from hotlog.partitions.partition import Partition
 from hotlog.wire import batch as batches
@@ -158,7 +159,7 @@ async def test_a_poll_ends_empty_when_its_time_is_up_or_its_client_is_gone(serve
         while served.connections.working:
             await asyncio.sleep(0.01)
     log = partition_of(served).log
-    assert not log.marks._listeners, "a poll that ended leaves nothing behind in the log"
+    assert not log.marks._ears, "a poll that ended leaves nothing behind in the log"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from hotlog.wire.apis import responses
 from tests.controller.test_image import MOVES, NAMES, records_of
 
 VERSION = 12
-HOSTED: Any = object()
+HOSTED: Any = Mock()
 
 
 class Scene:

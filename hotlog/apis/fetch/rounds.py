@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
+from hotlog.apis.fetch.parts import ANSWERED, AT_END, AT_REST, COLD, HOT, ON_DISK, OUT_OF_RANGE, Limits, Part, State
+from hotlog.apis.fetch.sessions import Cached, Session
 from hotlog.broker.leaders import NOT_HERE, epoch_code
 from hotlog.kernel.errors import Corrupt, HotlogError, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.reader import Slice, Stretch
@@ -38,95 +39,52 @@ LOG = logging.getLogger(__name__)
 READ_COMMITTED = 1
 
 
-class State(Enum):
-    """Where one partition of the fetch stands."""
-
-    ANSWERED = "answered"  # error, or records
-    AT_END = "at end"  # nothing to read yet: wait for an append
-    HOT = "hot"  # local data to read
-    ON_DISK = "on disk"  # local data that is not in the page cache
-    COLD = "cold"  # data in the store
-
-
-class Limits(NamedTuple):
-    """Byte budget and isolation of the request."""
-
-    bytes_max: int
-    bytes_min: int
-    is_committed_only: bool
-
-
-class Part:
-    """One partition of the fetch."""
-
-    __slots__ = (
-        "aborted",
-        "code",
-        "has_given_up",
-        "is_damaged_locally",
-        "is_growing",
-        "key",
-        "partition",
-        "records",
-        "state",
-        "wanted",
-        "wish",
-    )
-
-    def __init__(self, key: Key, wanted: Wanted) -> None:
-        self.key = key
-        self.wanted = wanted
-        self.partition: Partition | None = None
-        self.state = State.HOT
-        self.code = ErrorCode.none
-        self.records: Slice | Stretch | None = None
-        self.aborted: list[tuple[int, int]] | None = None
-        self.wish: ColdWish | None = None
-        self.is_growing = False  # has local records, and a later look may find more
-        self.is_damaged_locally = False  # the local copy failed its checks: the store's is served
-        self.has_given_up = False  # the store had nothing for this fetch: no second try within it
-
-    def fail(self, code: ErrorCode) -> None:
-        self.code = code
-        self.state = State.ANSWERED
-
-    def take_back(self) -> int:
-        """Forget the records found so far; their size in bytes."""
-        size = len(self.records.data) if self.records is not None else 0
-        self.records, self.aborted, self.is_growing = None, None, False
-        self.state = State.HOT
-        return size
-
-    def reply(self, is_committed_only: bool) -> PartitionReply:
-        """The answer as it stands."""
-        partition = self.partition
-        if partition is None or (self.code and self.code is not ErrorCode.offset_out_of_range):
-            return PartitionReply(self.key[1], self.code)
-        marks = partition.marks
-        aborted = (self.aborted or ()) if is_committed_only else None
-        data = self.records.data if self.records is not None else b""
-        return PartitionReply(
-            self.key[1], self.code, marks.high_watermark, marks.last_stable_offset, marks.log_start_offset, aborted, data
-        )
-
-
 class Round:
-    """The parts of one fetch and what was found for them so far."""
+    """The parts of one fetch and what was found for them so far.
 
-    def __init__(self, broker: Broker, cold: ColdFetches, wanted: list[tuple[Key, Wanted]], limits: Limits) -> None:
+    With a `session` the parts are those that may have news; one that has none is left to the session again, and comes back when it moves.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        cold: ColdFetches,
+        wanted: Sequence[tuple[Key, Wanted]],
+        limits: Limits,
+        session: Session | None = None,
+        *,
+        is_incremental: bool = False,
+    ) -> None:
         self.limits = limits
-        self.parts = [Part(key, each) for key, each in wanted]
+        self.session = session
         self.size = 0
         self.has_error = False
         self._is_full = False  # something is there that does not fit any more
         self._broker = broker
+        self._hosted = cast(Mapping[Key, "Partition"], broker.table())
         self._cold = cold
         self._names: dict[UUID, str] = {}  # of the topics in this fetch; a topic's name never changes
+        self._open: dict[Part, None] = {}  # hot, on disk or cold, and not answered yet
+        self._rests = session is not None and is_incremental
+        self._has_rest = False  # some of `parts` are left to the session
+        if session is None:
+            self.parts = [Part(key, each) for key, each in wanted]
+        else:
+            self.parts = [Part(key, each, session.partitions[key]) for key, each in wanted]
 
     @property
     def is_satisfied(self) -> bool:
         """Whether the answer need not wait: enough bytes, no room for more, or an error the client should hear of."""
         return self.size >= self.limits.bytes_min or self.has_error or self._is_full
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether something must be read by a disk thread."""
+        return any(part.state is ON_DISK for part in self._open)
+
+    def in_store(self) -> list[Part]:
+        """What must come from the store."""
+        return [part for part in self._open if part.state is COLD] if self._open else []
 
     def in_state(self, state: State) -> list[Part]:
         return [part for part in self.parts if part.state is state]
@@ -143,62 +101,91 @@ class Round:
         Hot data that was too little to answer with is read again: there may be more of it by now.
         """
         self.classify(self.parts)
-        for _ in self.read():
-            pass
+        for part, room in self._to_read():
+            self._read_now(part, room - self.size)
 
-    def classify(self, parts: list[Part]) -> None:
+    def due(self, moved: Iterable[Part], news: Iterable[Cached]) -> list[Part]:
+        """What to look at again: what moved, what a session has news of, and what is not read yet."""
+        due = dict.fromkeys(part for part in moved if part.state is not AT_REST)
+        due.update(self._open)
+        if news:
+            here = {part.cached for part in self.parts}
+            for cached in sorted(news, key=Cached.by_turn):
+                if cached not in here and cached.session is self.session:
+                    part = Part(cached.key, cached.wanted, cached)
+                    self.parts.append(part)
+                    due[part] = None
+        return list(due)
+
+    def classify(self, parts: Iterable[Part]) -> None:
         """The first half of a look."""
+        is_committed_only, hosted = self.limits.is_committed_only, self._hosted
         for part in parts:
             if part.is_growing:
                 self.size -= part.take_back()
-            if part.state is not State.ANSWERED and not (part.state is State.AT_END and self._is_still_at_end(part)):
-                self._classify(part)
+            if part.state is ANSWERED:
+                continue
+            partition = part.partition = hosted.get(part.key) or self._find(part)
+            if partition is None:
+                continue
+            marks, (offset, _, epoch) = partition.marks, part.wanted
+            end = marks.last_stable_offset if is_committed_only else marks.high_watermark
+            # nearly all of a wide fetch: what lies still at its end
+            if end <= offset <= marks.log_end_offset and offset >= marks.local_log_start_offset and (
+                epoch < 0 or epoch == partition.leader_epoch
+            ) and not part.is_damaged_locally:  # fmt: skip
+                part.state = AT_END
+                if self._open:
+                    self._open.pop(part, None)
+            else:
+                self._classify(part, partition, end)
+            if self._rests and part.state is AT_END and part.cached is not None and part.cached.rests_at(partition):
+                part.state, self._has_rest = AT_REST, True
+
+    def _classify(self, part: Part, partition: Partition, end: int) -> None:
+        marks, (offset, _, epoch) = partition.marks, part.wanted
+        if epoch >= 0 and epoch != partition.leader_epoch:
+            self._fail(part, epoch_code(epoch, partition.leader_epoch))
+        elif not marks.log_start_offset <= offset <= marks.log_end_offset:
+            self._fail(part, OUT_OF_RANGE)
+        elif part.is_damaged_locally or offset < marks.local_log_start_offset:
+            self._classify_cold(part, partition)
+        else:
+            part.state = HOT if offset < end else AT_END
+        if part.state is HOT or part.state is COLD:
+            self._open[part] = None
+        else:
+            self._open.pop(part, None)
 
     def read(self) -> Iterator[None]:
         """The second half, part by part, once all are classified."""
-        hot, cold = self.in_state(State.HOT), self.in_state(State.COLD)
+        for part, room in self._to_read():
+            self._read_now(part, room - self.size)
+            yield
+
+    def _to_read(self) -> list[tuple[Part, int]]:
+        """What there is to read, hot before cold, and how large the answer may be with it."""
+        if self._has_rest:
+            self.parts = [part for part in self.parts if part.state is not AT_REST]
+            self._has_rest = False
+        if not self._open:
+            return []
         room = self.limits.bytes_max
+        hot = [(part, room) for part in self._open if part.state is HOT]
+        cold = [(part, room) for part in self._open if part.state is COLD]
         if cold and hot:
-            room = max(room * len(hot) // (len(hot) + len(cold)), 1)
-        for part in hot:
-            self._read_hot(part, room - self.size)
-            yield
-        for part in cold:
-            self._read_cold(part, self.limits.bytes_max - self.size)
-            yield
-
-    def _is_still_at_end(self, part: Part) -> bool:
-        """The short way for most partitions of a poll that was woken by one of them."""
-        partition = part.partition
-        if partition is None or self._broker.partition(*partition.tp) is not partition:
-            return False
-        marks, offset = partition.marks, part.wanted.offset
-        end = marks.last_stable_offset if self.limits.is_committed_only else marks.high_watermark
-        return end <= offset and marks.log_start_offset <= offset and marks.failed is None
-
-    def _classify(self, part: Part) -> None:
-        partition = part.partition = self._find(part)
-        if partition is None:
-            return
-        marks, wanted = partition.marks, part.wanted
-        if wanted.leader_epoch >= 0 and wanted.leader_epoch != partition.leader_epoch:
-            self._fail(part, epoch_code(wanted.leader_epoch, partition.leader_epoch))
-        elif not marks.log_start_offset <= wanted.offset <= marks.log_end_offset:
-            self._fail(part, ErrorCode.offset_out_of_range)
-        elif part.is_damaged_locally or wanted.offset < marks.local_log_start_offset:
-            self._classify_cold(part, partition)
-        else:
-            end = marks.last_stable_offset if self.limits.is_committed_only else marks.high_watermark
-            part.state = State.HOT if wanted.offset < end else State.AT_END
+            share = max(room * len(hot) // (len(hot) + len(cold)), 1)
+            hot = [(part, share) for part, _ in hot]
+        return hot + cold
 
     def _classify_cold(self, part: Part, partition: Partition) -> None:
         offset = partition.behind_hole(part.wanted.offset) if not part.is_damaged_locally else None
         if offset is not None:  # only a recorded hole lies before the local log: no tier has anything in between
             part.wanted = part.wanted._replace(offset=offset)
             is_hot = partition.place_of(offset, self.limits.is_committed_only) is Place.HOT
-            part.state = State.HOT if is_hot else State.AT_END
+            part.state = HOT if is_hot else AT_END
             return
-        part.state = State.COLD
+        part.state = COLD
         try:
             partition.check_cold(part.wanted.offset)
         except StorageFailed as missing:
@@ -229,14 +216,18 @@ class Round:
 
     def _fail(self, part: Part, code: ErrorCode) -> None:
         part.fail(code)
+        self._open.pop(part, None)
         self.has_error = True
         if part.partition is not None:
             self._broker.metrics.fetch_failed.labels(part.partition.tp.topic).inc()
 
     # Reading
 
-    def _read_hot(self, part: Part, room: int) -> None:
-        """From the page cache, or not at all."""
+    def _read_now(self, part: Part, room: int) -> None:
+        """Hot data from the page cache, or not at all; cold data if it is there."""
+        if part.state is COLD:
+            self._read_cold(part, room)
+            return
         if room <= 0 and self.size:
             self._is_full = True
             return
@@ -244,7 +235,7 @@ class Round:
         try:
             found = part.partition.read_now(
                 part.wanted.offset,
-                max(min(room, part.wanted.bytes_max), 0),
+                max(min(room, part.wanted[1]), 0),
                 min_one=self.size == 0,
                 committed_only=self.limits.is_committed_only,
             )
@@ -253,19 +244,19 @@ class Round:
                 self._read_cold(part, room)
             return
         if found is None:
-            part.state = State.ON_DISK
-        elif not len(found.data) and self.size:
-            self._is_full = True
+            part.state = ON_DISK
+        elif not len(found[0]):
+            self._is_full = self.size > 0 or self._is_full
         else:
             self._got(part, found)
-            part.is_growing = part.records is not None
+            part.is_growing = True
 
     async def read_disk(self) -> None:
         """The parts that are on disk and not in memory, in disk threads, all at once."""
-        parts = self.in_state(State.ON_DISK)
+        parts = [part for part in self._open if part.state is ON_DISK]
         await self._read_disk(parts, max(self.limits.bytes_max - self.size, 0) // len(parts))
         for part in parts:  # the first one failed, or was at its end: the grant of one whole batch goes on
-            if not self.size and part.state is State.HOT:
+            if not self.size and part.state is HOT:
                 await self._read_disk([part], self.limits.bytes_max)
 
     async def _read_disk(self, parts: list[Part], room: int) -> None:
@@ -280,7 +271,7 @@ class Round:
             if part.partition is not None
         ]
         for part, found in zip(parts, await asyncio.gather(*reads, return_exceptions=True), strict=True):
-            part.state = State.HOT
+            part.state = HOT
             if isinstance(found, Exception):
                 if self._turns_to_store(part, found):
                     self._read_cold(part, self.limits.bytes_max - self.size)
@@ -293,7 +284,8 @@ class Round:
         if not len(found.data):
             return
         part.records = found
-        part.state = State.ANSWERED
+        part.state = ANSWERED
+        self._open.pop(part, None)
         self.size += len(found.data)
         if part.aborted is None:
             part.aborted = found.aborted
@@ -307,7 +299,7 @@ class Round:
         LOG.error("%s: %s; served from the store's copy", part.key, error)
         self._broker.metrics.corruption.labels("fetch").inc()
         part.is_damaged_locally = True
-        part.state = State.COLD
+        part.state = COLD
         return True
 
     def _failed(self, part: Part, error: Exception) -> None:

@@ -1,18 +1,23 @@
-"""Incremental fetch sessions (KIP-227): what a client fetches is kept here, so that requests and answers name only what changed.  Pure.
+"""Incremental fetch sessions (KIP-227): what a client fetches is kept here, so that requests and answers name only what changed.
 
 Rules, as in Kafka's FetchManager: session epoch -1 ends a session and fetches without one; epoch 0 asks for a new one; a higher epoch
 must be exactly the next.  A partition is left out of an incremental answer when it has no records, no error, and neither its high
 watermark nor its log start moved.  Partitions that had records go to the end of the order, so that a byte budget reaches all in turn.
 
+A partition of a session is due, or at rest: an incremental fetch walks those that are due.  At rest is one of which the client knows all there
+is to know and which has nothing for it to read; it is an ear of its log, and is due again when that moves.  So a fetch costs what moved, not
+what lies still.
+
 Invariants: at most `slots` sessions, and FETCH_SESSION_PARTITIONS_MAX partitions in all of them; a session in use within EVICT_IDLE_MS is never evicted for another; an answer of a session was
-filtered by the same epoch's state that the client holds.
+filtered by the same epoch's state that the client holds; what is at rest is an ear of its log, and what left its session is not.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kio.schema.errors import ErrorCode
 
@@ -21,6 +26,9 @@ from hotlog.kernel.limits import FETCH_SESSION_PARTITIONS_MAX
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import FetchRequest, Key, Wanted
 
+if TYPE_CHECKING:
+    from hotlog.partitions.partition import Partition
+
 EVICT_IDLE_MS = 120_000  # Kafka's min.incremental.fetch.session.eviction.ms
 SESSION_ID_MAX = 2**31 - 1
 EPOCH_MAX = 2**31 - 1
@@ -28,15 +36,29 @@ FINAL_EPOCH = -1
 INITIAL_EPOCH = 0
 
 
+class Waiting(Protocol):
+    """A fetch of a session that waits."""
+
+    def is_due(self, cached: Cached) -> None: ...
+
+
 class Cached:
-    """One partition of a session, with what the client was told last (-1: nothing, so that the next answer names it)."""
+    """One partition of a session, with what the client was told last (-1: nothing, so that the next answer names it).
 
-    __slots__ = ("high_watermark", "log_start_offset", "wanted")
+    `turn` is its place in the order in which the byte budget goes round; `resting_at` is the partition that it is an ear of.
+    """
 
-    def __init__(self, wanted: Wanted) -> None:
+    __slots__ = ("high_watermark", "key", "log_start_offset", "resting_at", "session", "turn", "wanted")
+    by_turn = attrgetter("turn")
+
+    def __init__(self, session: Session, key: Key, wanted: Wanted) -> None:
+        self.session: Session | None = session  # None once it was forgotten
+        self.key = key
         self.wanted = wanted
         self.high_watermark = -1
         self.log_start_offset = -1
+        self.resting_at: Partition | None = None
+        self.turn = session.next_turn()
 
     def is_news(self, reply: PartitionReply) -> bool:
         """Whether an incremental answer must name this partition; remembers what it says."""
@@ -51,29 +73,83 @@ class Cached:
         self.log_start_offset = reply.log_start_offset
         return news
 
+    def rests_at(self, partition: Partition) -> bool:
+        """Whether a partition that has nothing to read can be left alone until it moves: the client knows its ends."""
+        marks = partition.marks
+        if self.high_watermark != marks.high_watermark or self.log_start_offset != marks.log_start_offset or self.session is None:
+            return False
+        if self.resting_at is not partition:
+            self.wake()
+            self.resting_at = partition
+            partition.add_ear(self)
+        self.session.due.pop(self, None)
+        return True
+
+    def moved(self) -> None:
+        """The partition moved (hotlog.log.marks.Ear)."""
+        self.resting_at = None
+        if self.session is not None:
+            self.session.is_due(self)
+
+    def wake(self) -> None:
+        """Be no ear any more."""
+        if self.resting_at is not None:
+            self.resting_at.remove_ear(self)
+            self.resting_at = None
+
 
 class Session:
-    """A client's standing wish.  `partitions` is in the order in which the byte budget goes round."""
+    """A client's standing wish.  `due` are those of its partitions that a fetch has to look at; `waiting` are its fetches that wait."""
 
-    __slots__ = ("epoch", "has_topic_ids", "number", "partitions", "used_ms")
+    __slots__ = ("_turns", "due", "epoch", "has_topic_ids", "number", "partitions", "used_ms", "waiting")
 
-    def __init__(self, number: int, partitions: OrderedDict[Key, Cached], has_topic_ids: bool, now_ms: int) -> None:
+    def __init__(self, number: int, wanted: Iterable[tuple[Key, Wanted]], has_topic_ids: bool, now_ms: int) -> None:
         self.number = number
-        self.partitions = partitions
         self.has_topic_ids = has_topic_ids
         self.epoch = 1  # the next one expected
         self.used_ms = now_ms
+        self._turns = 0
+        self.waiting: dict[Waiting, None] = {}
+        self.partitions = {key: Cached(self, key, each) for key, each in wanted}
+        self.due = dict.fromkeys(self.partitions.values())
+
+    def next_turn(self) -> int:
+        self._turns += 1
+        return self._turns
+
+    def is_due(self, cached: Cached) -> None:
+        """A partition is to be looked at by the next fetch, or by the one that waits."""
+        self.due[cached] = None
+        for fetch in self.waiting:
+            fetch.is_due(cached)
 
     def update(self, request: FetchRequest) -> None:
         """Add and change what the request names, drop what it forgets."""
         for key, wanted in request.partitions.items():
             cached = self.partitions.get(key)
             if cached is None:
-                self.partitions[key] = Cached(wanted)
+                cached = self.partitions[key] = Cached(self, key, wanted)
             else:
                 cached.wanted = wanted
+                cached.wake()
+            self.due[cached] = None
         for key in request.forgotten:
-            self.partitions.pop(key, None)
+            cached = self.partitions.pop(key, None)
+            if cached is not None:
+                self.due.pop(cached, None)
+                cached.wake()
+                cached.session = None
+
+    def in_turn(self) -> list[tuple[Key, Wanted]]:
+        """What is due, in the order in which the byte budget goes round."""
+        due = sorted(self.due, key=Cached.by_turn) if len(self.due) > 1 else self.due
+        return [(cached.key, cached.wanted) for cached in due]
+
+    def close(self) -> None:
+        """Nothing of it is heard of any more."""
+        for cached in self.partitions.values():
+            cached.wake()
+            cached.session = None
 
 
 class Plan(NamedTuple):
@@ -100,7 +176,10 @@ class Plan(NamedTuple):
                 continue
             is_news = cached.is_news(reply)
             if len(reply.records):
-                session.partitions.move_to_end(key)
+                cached.turn = session.next_turn()
+                session.due[cached] = None
+            elif reply.code:
+                session.due[cached] = None
             if is_news or not self.is_incremental:
                 yield key, reply
 
@@ -153,12 +232,13 @@ class FetchSessions:
         if not session.partitions:
             self._end(session.number)
             return Plan([])
-        return Plan([(key, cached.wanted) for key, cached in session.partitions.items()], session, is_incremental=True)
+        return Plan(session.in_turn(), session, is_incremental=True)
 
     def _end(self, number: int) -> None:
         session = self._sessions.pop(number, None)
         if session is not None:
             self.partitions -= len(session.partitions)
+            session.close()
 
     def _create(self, request: FetchRequest, has_topic_ids: bool, now_ms: int) -> Session | None:
         """A new session, or None when no slot is free (the client then simply sends full requests)."""
@@ -174,9 +254,8 @@ class FetchSessions:
         number = self._new_id()
         while number in self._sessions:
             number = self._new_id()
-        partitions = OrderedDict((key, Cached(wanted)) for key, wanted in request.partitions.items())
-        session = self._sessions[number] = Session(number, partitions, has_topic_ids, now_ms)
-        self.partitions += len(partitions)
+        session = self._sessions[number] = Session(number, request.partitions.items(), has_topic_ids, now_ms)
+        self.partitions += len(session.partitions)
         return session
 
 
