@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -113,7 +114,13 @@ def _missing(targets: list[str], workloads: list[Workload]) -> dict[str, str]:
     return missing
 
 
+def end_in_order(number: int, frame: object) -> NoReturn:
+    """SIGTERM unwinds as Ctrl-C does: brokers end, folders go, and what was measured is written."""
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end_in_order)
     application = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     application.command()(main)
     application()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ from tests.bench.contenders import HOTLOG, KAFKA, PACKAGES, ROOT, NotACheckout, 
 from tests.bench.settings import Durability
 from tests.bench.targets import ApacheKafka, Hotlog, target_of
 from tests.tools.hotlog_server import HotlogServer
+from tests.tools.patience import PATIENCE_S
+from tests.tools.plain import plain_environment
 
 # A `hotlog serve` that only says where it came from, and then waits to be ended.
 MAIN = """
@@ -77,3 +83,30 @@ def test_the_report_says_what_of_a_checkout_is_compiled(tmp_path: Path) -> None:
     other = make_tree(tmp_path / "other")
     (other / "hotlog" / "_fast.abi3.so").touch()
     assert description_of(other).endswith("compiled: _fast")
+
+
+def test_a_bench_that_is_terminated_writes_what_it_has_and_leaves_nothing(tmp_path: Path) -> None:
+    """It is ended while the broker of a checkout waits for its second request, which none of these answers."""
+    tree = make_tree(tmp_path / "tree")
+    options = [
+        "--quick",
+        "--workload",
+        "sessions",
+        "--target",
+        str(tree),
+        "--scratch",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench", *options], cwd=ROOT, env=plain_environment(), stdout=subprocess.DEVNULL
+    )
+    give_up = time.monotonic() + PATIENCE_S
+    while not (places := list(tmp_path.glob("hotlog-bench-*/*/hotlog/data/place"))) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert places, "the broker began"
+    bench.terminate()
+    assert bench.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    assert (tmp_path / "out" / "results.json").exists()
+    assert list(tmp_path.glob("hotlog-bench-*")) == []
