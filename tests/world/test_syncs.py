@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hotlog.world.ports import File
 from hotlog.world.posix import PosixDisk
-from hotlog.world.syncs import IN_FLIGHT_MAX, KernelSyncs, ThreadSyncs, syncs_of
+from hotlog.world.syncs import _EVENT, IN_FLIGHT_MAX, KernelSyncs, ThreadSyncs, syncs_of
 from tests.tools.patience import SOON_S
 
 Syncs = ThreadSyncs | KernelSyncs
@@ -71,3 +73,23 @@ def test_who_fails_when_it_is_told_keeps_nobody_from_it(tmp_path: Path, syncs: S
         await asyncio.wait_for(done.wait(), SOON_S)
 
     asyncio.run(main())
+
+
+def test_an_error_that_the_kernel_finds_is_told_to_whose_file_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        made = syncs_of(pool)
+        if isinstance(made, KernelSyncs):
+            ask = made._events
+
+            def fails(*arguments: Any) -> int:
+                count = ask(*arguments)
+                for at in range(0, count * _EVENT.size, _EVENT.size):
+                    slot, block, _, second = _EVENT.unpack_from(made._done, at)
+                    if made._begun[slot][0].path.endswith("2"):
+                        _EVENT.pack_into(made._done, at, slot, block, -errno.EIO, second)
+                return count
+
+            monkeypatch.setattr(made, "_events", fails)
+            outcomes = asyncio.run(told_of(made, files_in(tmp_path, 4)))
+            assert [getattr(outcome, "errno", None) for outcome in outcomes] == [None, None, errno.EIO, None]
+        made.close()
