@@ -18,7 +18,8 @@ from hotlog.world.posix import PosixDisk
 from tests.support.clocks import HandClock
 from tests.support.scripted_store import Call, ScriptedStore
 from tiering.cache import disk as disk_layer
-from tiering.cache.chunks import ChunkCache, ChunkSource
+from tiering.cache.chunks import ChunkCache
+from tiering.cache.source import ChunkSource
 from tiering.store.lanes import Lane, LaneGate, Ticket
 
 SIZE = 5 * CHUNK_BYTES + 1234
@@ -366,7 +367,7 @@ def test_chunk_file_bytes(data: bytes, key: str, index: int, draw: st.DataObject
 
 async def written(cache: ChunkCache) -> None:
     """Until the disk layer has taken what it was given."""
-    while cache._disk_writes or cache._footer_writes:
+    while cache.writes_under_way:
         await asyncio.sleep(0.001)
 
 

@@ -129,7 +129,7 @@ async def test_after_a_restart_the_disk_answers_without_the_store(tmp_path: Path
             data += bytes(read.data)
             offset = read.end_offset_limit
             while (
-                reader.chunks._disk_writes or reader.chunks._footer_writes
+                reader.chunks.writes_under_way
             ):  # a reader that is faster than its disk leaves chunks out: here none may be missing
                 await asyncio.sleep(0.001)
         assert data == b"".join(lake.batches)

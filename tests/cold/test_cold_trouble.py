@@ -117,6 +117,24 @@ async def test_a_missing_live_object_is_corrupt_and_never_skipped() -> None:
     await reader.close()
 
 
+@pytest.mark.parametrize("heights", [0, 1])
+@pytest.mark.parametrize("kind", [".parquet", ".index"])
+async def test_a_missing_page_is_looked_for_in_the_newest_root_and_asked_for_once(heights: int, kind: str) -> None:
+    lake, metrics = random_lake(11, segments=6, archived=4, heights=heights), Metrics()
+    key = next((key for key in lake.store.objects if key.endswith(kind)), None)
+    if key is None:
+        assert (heights, kind) == (0, ".index")
+        return
+    del lake.store.objects[key]
+    reader = reader_of(lake, metrics)
+    with pytest.raises(Corrupt, match="missing"):
+        await reader.read(lake, lake.rows[0].base_offset, 1000, wait_ms=FOREVER_MS)
+    assert [call.key for call in lake.store.gets if call.key == key] == [key]
+    assert lake.reloads == 1
+    assert metrics.registry.get_sample_value("hotlog_corruption_total", {"where": "cold-read"}) == 1
+    await reader.close()
+
+
 async def test_a_missing_object_that_was_replaced_is_read_from_the_new_root() -> None:
     lake = random_lake(11)
     row = lake.rows[1]

@@ -234,7 +234,7 @@ async def test_a_full_disk_is_the_store_being_unavailable(tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tiering.store.directory_files.os.write", full)
+        patch.setattr("tiering.store.file_calls.os.write", full)
         with pytest.raises(StoreUnavailable, match="No space left"):
             await store.put("root", b"two", if_match=first)
         with pytest.raises(StoreUnavailable, match="No space left"):
@@ -274,7 +274,7 @@ async def test_a_rename_whose_directory_cannot_be_synced_is_in_doubt(tmp_path: P
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tiering.store.directory_files._sync_dir", fails)
+        patch.setattr("tiering.store.directory_files.sync_dir", fails)
         with pytest.raises(OutcomeUnknown, match="Input/output"):
             await store.put("root", b"two", if_match=first)
         with pytest.raises(StoreUnavailable, match="Input/output"):

@@ -379,3 +379,37 @@ def test_golden_index() -> None:
     raw = (Path(__file__).parent / "golden" / "archive-index-v1.bin").read_bytes()
     assert raw == build_index(PID, refs_of(9, 3))
     assert list(parse_index(raw, PID)) == refs_of(9, 3)
+
+
+# -- rewriting
+
+
+def test_a_page_below_an_index_page_is_rewritten_by_new_pages_on_its_way() -> None:
+    """New rows, so a new page and a new index page; what they replace becomes garbage, their neighbours stay as they are."""
+    with small():
+        built = Bucket(10)
+        built.grow(120)
+        top = next(ref for ref in built.manifest.archive if ref.height == 1)
+        node = built.pages[top.name]
+        assert isinstance(node, Index)
+        old = node.ref(1)
+        rows = page_in(built.pages, old).rows()
+        merged = row(rows[2].base_offset, rows[4].end_offset, built.random)
+        new_rows = spill.rewrite_rows(rows, merged.base_offset, merged.end_offset, (merged,))
+        body = build_page(PID, new_rows)
+        new = page_ref(new_rows, body, nonce="cd" * 16, level=old.level)
+        refs = spill.rewrite_refs(tuple(node), old, new)
+        index_body = build_index(PID, refs)
+        above = index_ref(refs, index_body, nonce="ce" * 16, level=top.level)
+        built.pages |= {new.name: parse_page(body, PID, new), above.name: parse_index(index_body, PID, above)}
+        now = spill.apply_rewrite(built.manifest, top, above, rows[2:5], pages=(old,), epoch=0, not_before_ms=T0)
+        before = built.manifest
+        built.commit(now)
+        at = built.rows.index(rows[2])
+        built.rows[at : at + 3] = [merged]
+        assert built.live() == built.rows
+        fresh = {item.name for item in built.manifest.garbage} - {item.name for item in before.garbage}
+        assert fresh == {top.name, old.name} | {one.name for one in rows[2:5] if not one.hole}
+        _every_row_is_found(built)
+        with pytest.raises(PreconditionFailed):
+            spill.rewrite_refs(tuple(node), new, old)

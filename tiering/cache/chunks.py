@@ -11,79 +11,27 @@ within remote.log.reader.threads * RANGE_BYTES_MAX; one GET reads at most RANGE_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt, NotReady
-from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX, MiB
+from hotlog.kernel.limits import CHUNK_BYTES, RANGE_BYTES_MAX
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
-from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.cache.disk import ChunkDisk
+from tiering.cache.keeping import DiskKeeping
 from tiering.cache.loans import Loans
 from tiering.cache.memory import ChunkMemory, Run
+from tiering.cache.source import ChunkSource, joined
 from tiering.store.brake import ReadRate
 from tiering.store.lanes import Lane, LaneGate, Ticket
 
-Check = Callable[[int, memoryview], bool]
-_DISK_WRITES_MAX = 8  # chunks waiting to be written; more are not kept on disk: a cache must not hold memory hostage
-_FOOTER_WRITES_MAX = 32  # the same of footers, about a megabyte each; those of all partitions of a replay come at once
-_DISK_WRITE_BYTES_PER_SECOND = (
-    64 * MiB
-)  # a fast replay must not take the device from the hot log: what is above is not kept on disk
-_FOOTER_INDEX = 2**32 - 1  # the number under which the disk layer has an object's footer
-_FOOTER_SHARE = (
-    16  # one of so many bytes on disk is for footers: chunks never push them out, and they are a thousandth of the log
-)
 _RUNS_BESIDE_TAIL = (
     2  # what a reader holds while it goes over the border of two runs, with the object's last one here since its footer is
 )
 _GET_ATTEMPTS = 2  # wrong bytes may be the path's fault; the store's own retries are below this
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkSource:
-    """A segment as the cache needs it: bytes from `object_start` on of an object, `object_end` being where its bytes end.
-
-    `key` is the object's, or tells the segment from others in the object `shared_key`.  `check(index, chunk)` says whether bytes are
-    what this segment holds there.
-    """
-
-    key: str
-    data_bytes: int
-    object_end: int
-    topic: str
-    check: Check | None = None
-    chunk_bytes: int = CHUNK_BYTES
-    object_start: int = 0
-    shared_key: str = ""
-
-    @property
-    def object_key(self) -> str:
-        return self.shared_key or self.key
-
-    def is_of(self, object_bytes: int) -> bool:
-        """Whether the object that came has the size it must have."""
-        return object_bytes >= self.object_end if self.shared_key else object_bytes == self.object_end
-
-    @property
-    def chunk_count(self) -> int:
-        return -(-self.data_bytes // self.chunk_bytes)
-
-    def holds(self, start: int, data: memoryview) -> bool:
-        """Whether `data`, which begins at byte `start` of a chunk and ends with one, is what this object holds there."""
-        assert start % self.chunk_bytes == 0
-        if self.check is None:
-            return True
-        step, first = self.chunk_bytes, start // self.chunk_bytes
-        return all(self.check(first + at // step, data[at : at + step]) for at in range(0, len(data), step))
-
-    def byte_range(self, first: int, end: int) -> tuple[int, int]:
-        """Bytes [start, stop) of chunks [first, end)."""
-        return first * self.chunk_bytes, min(end * self.chunk_bytes, self.data_bytes)
 
 
 class _Landed(NamedTuple):
@@ -117,32 +65,25 @@ class ChunkCache:
         self._run_bytes_max = self.memory_bytes_max // 4  # several runs fit, or a run is one chunk
         self._has_room_for_tails = True
         self._disk = disk
-        self._disk_layer: ChunkDisk | None = None
-        disk_bytes = settings.number("hotlog.cache.disk.bytes")
-        self._footer_layer: ChunkDisk | None = None
-        if cache_dir is not None and disk_bytes:
-            reserve, of_footers = settings.number("hotlog.disk.reserve.bytes"), disk_bytes // _FOOTER_SHARE
-            self._disk_layer = ChunkDisk(disk, f"{cache_dir}/chunks", disk_bytes - of_footers, reserve)
-            self._footer_layer = ChunkDisk(disk, f"{cache_dir}/footers", of_footers, reserve)
+        self._scope = TaskScope("chunk-cache")
+        self._kept = DiskKeeping(disk, cache_dir, clock=clock, settings=settings, metrics=metrics, scope=self._scope)
         self._flights: dict[tuple[str, int], _Flight] = {}
-        self._disk_writes = 0
-        self._footer_writes = 0
-        self._disk_rate = ByteRate(clock, _DISK_WRITE_BYTES_PER_SECOND)
         self.gate = LaneGate(settings.number("remote.log.reader.threads"), settings.number("remote.log.reader.max.pending.tasks"))
         self.rate = ReadRate(clock, settings, metrics)
         self.get_seconds = 0.05  # moving mean of one run's GET, for readahead
-        self._scope = TaskScope("chunk-cache")
 
     async def load_disk(self) -> None:
         """Take over what an earlier run left on disk."""
-        for layer in (self._disk_layer, self._footer_layer):
-            if layer is not None:
-                await layer.load()
-        self._show_disk_bytes()
+        await self._kept.load()
 
     async def close(self) -> None:
         """End what is in flight; readers that still wait see the cancellation."""
         await self._scope.cancel()
+
+    @property
+    def writes_under_way(self) -> int:
+        """Chunks and footers that are on their way to the disk."""
+        return self._kept.chunk_writes + self._kept.footer_writes
 
     @property
     def lent_bytes(self) -> int:
@@ -233,25 +174,15 @@ class ChunkCache:
 
     async def recall_footer(self, key: str) -> memoryview | None:
         """Footer bytes of an object that an earlier run (or this one) kept on disk."""
-        return await self._footer_layer.read(key, _FOOTER_INDEX) if self._footer_layer is not None else None
+        return await self._kept.footer(key)
 
     def keep_footer(self, key: str, data: memoryview) -> None:
-        """Keep proven footer bytes on disk: small beside the chunks that come with them, so they do not wait for their rate."""
-        if self._footer_layer is not None and self._footer_writes < _FOOTER_WRITES_MAX:
-            self._footer_writes += 1
-            self._scope.spawn(self._write_footer_behind(key, data))
-
-    async def _write_footer_behind(self, key: str, data: memoryview) -> None:
-        try:
-            await self.write_footer(key, data)
-        finally:
-            self._footer_writes -= 1
+        """Keep proven footer bytes on disk, behind the caller."""
+        self._kept.keep_footer(key, data)
 
     async def write_footer(self, key: str, data: Buffer) -> None:
         """The same for one who can wait: the footer is on disk afterwards, if there is room."""
-        if self._footer_layer is not None:
-            await self._footer_layer.write(key, _FOOTER_INDEX, data)
-            self._show_disk_bytes()
+        await self._kept.write_footer(key, data)
 
     def tail_start(self, log_bytes: int) -> int:
         """Where the last range of an object begins, which may come with its footer, by one GET; its end where there is no room for that."""
@@ -272,7 +203,7 @@ class ChunkCache:
         if start % source.chunk_bytes == 0 and await self._disk.run(self._is_good, source, run):
             self._remember([run])
             for index in range(first, source.chunk_count):
-                self._keep_on_disk(run, index)
+                self._kept.keep_chunk(run.key, index, run.chunk(index))
 
     @staticmethod
     def _arrived(flights: Sequence[_Flight], index: int, *, is_first: bool) -> memoryview | None:
@@ -356,7 +287,7 @@ class ChunkCache:
                 runs = [run for run in runs if not missing[0] <= run.first <= missing[-1]] + fetched
                 for run in fetched:
                     for index in range(run.first, run.first + run.length):
-                        self._keep_on_disk(run, index)
+                        self._kept.keep_chunk(run.key, index, run.chunk(index))
         except Exception as failure:
             flight.arrived.set_exception(failure)
         except asyncio.CancelledError:
@@ -371,9 +302,8 @@ class ChunkCache:
 
     async def _from_disk(self, source: ChunkSource, wanted: list[int]) -> list[Run]:
         found = []
-        for index in wanted if self._disk_layer is not None else ():
-            assert self._disk_layer is not None
-            chunk = await self._disk_layer.read(source.key, index)
+        for index in wanted if self._kept.has_chunks else ():
+            chunk = await self._kept.chunk(source.key, index)
             if chunk is None:
                 continue
             run = Run(source.key, index, 1, source.chunk_bytes, self._loans.lend(chunk))
@@ -441,33 +371,3 @@ class ChunkCache:
         for run in runs:
             self._memory.keep(run)
         self._metrics.cache_bytes.labels("memory").set(self._memory.bytes)
-
-    def _keep_on_disk(self, run: Run, index: int) -> None:
-        chunk = run.chunk(index)
-        if self._disk_layer is None or self._disk_writes >= _DISK_WRITES_MAX or not self._disk_rate.try_take(len(chunk)):
-            return
-        self._disk_writes += 1
-        self._scope.spawn(self._write_disk(self._disk_layer, run.key, index, chunk))
-
-    async def _write_disk(self, layer: ChunkDisk, key: str, index: int, chunk: memoryview) -> None:
-        try:
-            await layer.write(key, index, chunk)
-            self._show_disk_bytes()
-        finally:
-            self._disk_writes -= 1
-
-    def _show_disk_bytes(self) -> None:
-        if self._disk_layer is not None and self._footer_layer is not None:
-            self._metrics.cache_bytes.labels("disk").set(self._disk_layer.bytes + self._footer_layer.bytes)
-
-
-def joined(chunks: Sequence[memoryview], skip: int, size: int) -> memoryview:
-    """`size` bytes (fewer if the chunks end before) from byte `skip` of the first chunk on."""
-    if len(chunks) == 1:
-        return chunks[0][skip : skip + size]
-    parts = [chunks[0][skip:]]
-    left = size - len(parts[0])
-    for chunk in chunks[1:]:
-        parts.append(chunk[: max(left, 0)])
-        left -= len(chunk)
-    return memoryview(b"".join(parts))

@@ -68,6 +68,7 @@ class Page:
         self._bases: list[int] = self._table.column("base_offset").to_pylist()
         self._ends: list[int] = self._table.column("end_offset").to_pylist()
         self._prefix_max: list[int] = self._table.column("prefix_max_timestamp").to_pylist()
+        self._arrays: list[Any] = [self._table.column(name).combine_chunks() for name in _FIELDS]
 
     def __len__(self) -> int:
         return len(self._bases)
@@ -86,7 +87,8 @@ class Page:
         return int(self._table.nbytes) + 200 * len(self)
 
     def row(self, index: int) -> Entry:
-        return self.rows(index, index + 1)[0]
+        row = Entry._make(array[index].as_py() for array in self._arrays)
+        return row._replace(epochs=tuple((pair["epoch"], pair["start_offset"]) for pair in row.epochs))  # type: ignore[call-overload]
 
     def rows(self, first: int = 0, last: int | None = None) -> tuple[Entry, ...]:
         """Rows by index, half open."""

@@ -165,10 +165,25 @@ def rewrite_rows(page_rows: tuple[Entry, ...], start: int, end: int, rows: tuple
     return before + rows + after
 
 
+def rewrite_refs(refs: tuple[PageRef, ...], old: PageRef, new: PageRef) -> tuple[PageRef, ...]:
+    """References of an index page with `old` swapped for `new`, which covers the same."""
+    if old not in refs or (old.start_offset, old.end_offset) != (new.start_offset, new.end_offset):
+        raise PreconditionFailed(f"page [{new.start_offset}, {new.end_offset}) stands for none of the index page's")
+    return tuple(new if ref == old else ref for ref in refs)
+
+
 def apply_rewrite(
-    manifest: Manifest, old: PageRef, new: PageRef, dropped: tuple[Entry, ...], *, epoch: int, not_before_ms: int
+    manifest: Manifest,
+    old: PageRef,
+    new: PageRef,
+    dropped: tuple[Entry, ...],
+    *,
+    pages: tuple[PageRef, ...] = (),
+    epoch: int,
+    not_before_ms: int,
 ) -> Manifest:
-    """The root with page `old` swapped for `new`, and the objects of the rows that are not in it any more doomed."""
+    """The root with page `old` swapped for `new`, and what is not referred to any more doomed: objects of rows, `pages` below `old`."""
     require_epoch(manifest, epoch)
     now = swap_pages(manifest, (old,), new, not_before_ms=not_before_ms)
-    return mark_garbage(now, [doomed(row, not_before_ms) for row in dropped if not row.hole])
+    replaced = [GarbageObject(ref.name, ref.size, not_before_ms) for ref in pages]
+    return mark_garbage(now, [*replaced, *(doomed(row, not_before_ms) for row in dropped if not row.hole)])

@@ -18,12 +18,12 @@ from crc32c import crc32c
 from hotlog.kernel.errors import Corrupt, NotFound, OutOfRange, UnknownVersion
 from hotlog.kernel.limits import CHUNK_BYTES
 from hotlog.world.ports import Blob, Disk, ObjectStore
-from tiering.cache.chunks import ChunkSource
 from tiering.cache.footers import FooterCache
+from tiering.cache.source import ChunkSource
 from tiering.manifest.archive import Page
 from tiering.manifest.root import Entry, Manifest, PageRef, find_offset, find_timestamp
-from tiering.manifest.tree import Node, leaf_at, leaf_reaching, leaves, page_of, parse_node
-from tiering.objects.keys import PartitionKeys
+from tiering.manifest.tree import Node, index_of, leaf_at, leaf_reaching, leaves, page_of, parse_node
+from tiering.objects.keys import PartitionKeys, parse_key
 from tiering.objects.segment import Footer, check_identity, parse_footer
 from tiering.store.lanes import Lane, LaneGate, Ticket
 
@@ -188,6 +188,19 @@ class History:
             return await _checked(lambda: self._get(key, 0, ref.size, None), parsed)
 
         return await self.shelf.pages.get(key, load, wait_s=self.wait_s)
+
+    async def has_page(self, key: str) -> bool:
+        """Whether the archive page `key` is on the way down to its offsets."""
+        parsed = parse_key(key)
+        last = -1 if parsed is None else parsed.end_offset - 1  # a page's end stays where it is, its start may move up
+        found = find_offset(self.manifest, last)
+        while isinstance(found, PageRef):
+            if self.keys.object(found.name) == key:
+                return True
+            if not found.height:
+                return False
+            found = (await index_of(self.node, found)).ref_covering(last)
+        return False
 
     async def footer(self, row: Entry, *, is_read_through: bool = False) -> Footer:
         """The footer of a row's object; for one who will read all of it, the last range of its log comes by the same GET.

@@ -26,8 +26,9 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.reader import Slice
 from hotlog.wire.records import Record, decode_batch
 from hotlog.world.ports import Buffer, Clock, Disk, ObjectStore
-from tiering.cache.chunks import ChunkCache, ChunkSource, joined
+from tiering.cache.chunks import ChunkCache
 from tiering.cache.footers import NotYet
+from tiering.cache.source import ChunkSource, joined
 from tiering.manifest.root import Entry, Manifest
 from tiering.objects.batch_runs import landmarks, whole_batches
 from tiering.objects.keys import PartitionKeys
@@ -221,7 +222,7 @@ class ColdReader:
         if newest is None:
             return False
         if missing.row is None:
-            return any(source.keys.object(ref.name) == missing.key for ref in newest.archive)
+            return await self.history(source, newest).has_page(missing.key)
         start = max(missing.row.base_offset, newest.readable_start_offset)
         if not start < min(missing.row.end_offset, newest.end_offset):
             return False

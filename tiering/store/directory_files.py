@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from hotlog.kernel.errors import Corrupt, Invalid, NotFound, OutcomeUnknown, PreconditionFailed, StoreUnavailable
 from hotlog.world.ports import Blob, Buffer, Clock, Entropy, ObjectInfo, PendingUpload
+from tiering.store.file_calls import read_all, read_into, sync_dir, unlink, write_all, write_file
 from tiering.store.keys import RESERVED
 
 TMP_MS_MAX = 60 * 60 * 1000  # a small write that did not end in this time was killed
@@ -58,7 +59,7 @@ class Upload:
         self._fd = -1
         os.mkdir(folder)
         try:
-            _write_file(os.path.join(folder, "key"), key.encode())
+            write_file(os.path.join(folder, "key"), key.encode())
             self._fd = os.open(self.data_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError:
             self.discard()
@@ -66,7 +67,7 @@ class Upload:
 
     def write(self, piece: Buffer) -> None:
         with self._lock:
-            _write_all(self._fd, piece)
+            write_all(self._fd, piece)
 
     def finish(self, commit: Callable[[], str]) -> str:
         """fsync, then make it true by `commit`."""
@@ -108,7 +109,7 @@ class Files:
             self._prove_nanoseconds()
             self._sweep()
             for folder in (self._own, self.root, os.path.dirname(self.root)):
-                _sync_dir(folder)
+                sync_dir(folder)
         except OSError as error:
             raise Invalid(f"directory store {self.root} cannot be used: {error}") from error
 
@@ -120,7 +121,7 @@ class Files:
 
     def _prove_nanoseconds(self) -> None:
         probe = os.path.join(self._tmp, self._nonce())
-        _write_file(probe, b"")
+        write_file(probe, b"")
         wanted = 1_234_567_890_123_456_789
         os.utime(probe, ns=(wanted, wanted))
         kept = os.stat(probe).st_mtime_ns
@@ -193,10 +194,10 @@ class Files:
     def write_small(self, key: str, body: Buffer, condition: Condition) -> str:
         staged = os.path.join(self._tmp, self._nonce())
         try:
-            _write_file(staged, body)
+            write_file(staged, body)
             return self._commit(staged, key, condition)
         finally:
-            _unlink(staged)
+            unlink(staged)
 
     def begin_upload(self, key: str) -> Upload:
         return Upload(os.path.join(self._pending, self._nonce()), key)
@@ -217,7 +218,7 @@ class Files:
             except (IsADirectoryError, NotADirectoryError) as clash:
                 raise Invalid(f"object {key}: a directory store cannot hold an object and objects below it: {clash}") from clash
             try:
-                _sync_dir(os.path.dirname(path))
+                sync_dir(os.path.dirname(path))
                 return _etag(os.stat(path, follow_symlinks=False))
             except OSError as error:
                 if condition == Condition():
@@ -251,7 +252,7 @@ class Files:
                 os.mkdir(folder)
             except (FileExistsError, NotADirectoryError) as clash:
                 raise Invalid(f"object {key}: {folder} is an object; a directory store cannot hold objects below it") from clash
-            _sync_dir(os.path.dirname(folder))
+            sync_dir(os.path.dirname(folder))
 
     # Reading
 
@@ -266,7 +267,7 @@ class Files:
             stop = size if end is None else end
             if stop > size or (start >= size and not (start == 0 and end is None)):
                 raise Corrupt(f"object {key} has {size} bytes; the range [{start}, {stop}) is beyond its end")
-            data = _read_all(fd, start, stop - start) if into is None else _read_into(fd, start, into)
+            data = read_all(fd, start, stop - start) if into is None else read_into(fd, start, into)
             if len(data) != stop - start:
                 raise Corrupt(f"object {key}: {len(data)} bytes came for the range [{start}, {stop})")
             return Blob(data, _etag(stat), size)
@@ -319,7 +320,7 @@ class Files:
             touched = set()
             for key in keys:
                 path = self._path(key)
-                if _unlink(path):
+                if unlink(path):
                     touched.add(os.path.dirname(path))
             for folder in sorted(touched, reverse=True):
                 self._prune(folder)
@@ -333,7 +334,7 @@ class Files:
                 break
             folder = os.path.dirname(folder)
         if os.path.isdir(folder):
-            _sync_dir(folder)
+            sync_dir(folder)
 
     def uploads(self) -> Sequence[PendingUpload]:
         found = []
@@ -358,48 +359,3 @@ def _etag(stat: os.stat_result) -> str:
 
 def _info(key: str, stat: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, stat.st_size, _etag(stat), stat.st_mtime_ns // _MS)
-
-
-def _unlink(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
-    return True
-
-
-def _sync_dir(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_file(path: str, body: Buffer) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        _write_all(fd, body)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_all(fd: int, body: Buffer) -> None:
-    rest = memoryview(body).cast("B") if len(memoryview(body)) else memoryview(b"")
-    while len(rest):
-        rest = rest[os.write(fd, rest) :]
-
-
-def _read_all(fd: int, start: int, length: int) -> bytes:
-    data = os.pread(fd, length, start)
-    while len(data) < length and (more := os.pread(fd, length - len(data), start + len(data))):
-        data += more  # Linux reads at most 2 GiB at once
-    return data
-
-
-def _read_into(fd: int, start: int, into: memoryview) -> memoryview:
-    got = 0
-    while got < len(into) and (count := os.preadv(fd, [into[got:]], start + got)):
-        got += count
-    return into[:got].toreadonly()
