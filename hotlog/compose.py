@@ -115,6 +115,8 @@ async def open_node(
     except Exception:
         await Node(parts).close_anyway()
         raise
+    if broker.tier is not None:
+        broker.tier.begin_copies()
     return Node(parts)
 
 

@@ -30,6 +30,10 @@ class Home(Protocol):
         """When an object that is doomed now may be deleted, ms since the epoch."""
         ...
 
+    def stir(self, cold: ColdPartition) -> None:
+        """Something about `cold` changed: look at it soon."""
+        ...
+
 
 class Lag(NamedTuple):
     """What of a partition is closed and not in the store."""
@@ -56,11 +60,16 @@ class ColdPartition:
         self.failures = 0
         self.retry_at = 0.0
         self.loaded_at = 0.0
+        self.alarm_at = 0.0  # when it is looked at though nothing happens; 0: never
         self.lag = Lag()
 
     @property
     def pid(self) -> PartitionId:
         return self.keys.pid
+
+    def stir(self) -> None:
+        """What it has to copy, or may, has changed."""
+        self._home.stir(self)
 
     @property
     def log(self) -> HotLog:

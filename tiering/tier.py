@@ -1,18 +1,21 @@
 """The cold tier of a broker: partitions attached to their manifests, copies under leases, reads handed to the cold reader.
 
-A tick (`tick_copy`) loads manifests that are not loaded yet, plans over all partitions (tiering.upload.plan), starts copies while there are
-free slots, and waits a moment for one to end.  A copy that overstays its lease is abandoned to its own task; others go on.
+A partition is looked at when something about it changed (`stir`: it rolled a segment, its manifest or its settings changed, a copy ended) or when
+its time has come: a try after a failure, a manifest that is to be read again.  From `begin_copies` on that happens by itself; the tick
+(`tick_copy`) looks at what is behind or not known yet, in case something was missed, and tells the gauges.
 
 Invariants: the store being away delays, it never fails an attach, a produce or a hot read; what `view` says is committed; at most
-remote.log.manager.copier.thread.pool.size copies at once, one per partition; the hot log hears of a tiered end only from a committed view.
+remote.log.manager.copier.thread.pool.size copies at once, one per partition; the hot log hears of a tiered end only from a committed view;
+a partition in which nothing happens costs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import itertools
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
 
 from hotlog.kernel.errors import Corrupt, HotlogError, UnknownVersion
 from hotlog.kernel.ids import PartitionId
@@ -21,13 +24,15 @@ from hotlog.kernel.settings import Settings
 from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
-from tiering.cold_partition import ColdPartition, Lag
+from tiering.cold_partition import ColdPartition
 from tiering.manifest.edits import mark_deleted
 from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.read.reader import ColdReader
-from tiering.upload.copier import Copier, CopyTarget, HotLog, Lease
-from tiering.upload.plan import CopyPlan, boundary_problem, covered_until, plan_copy, uncovered
+from tiering.upload.copier import Copier, CopyTarget, HotLog
+from tiering.upload.flights import Flights, Owner, has_gap
+from tiering.upload.lags import Lags
+from tiering.upload.plan import boundary_problem
 
 __all__ = ["ColdPartition", "ColdTier"]
 
@@ -35,17 +40,8 @@ LOG = logging.getLogger("hotlog.tier")
 TICK_SECONDS_MAX = 1.0  # a tick waits at most this long for a copy to end
 ATTACH_SECONDS_MAX = 1.0  # how long attaches of one round wait for their manifests before they let the hot tier serve alone
 LOADS_MAX = 32
-COPIES_PER_FLIGHT_MAX = 16
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0  # remote.log.manager.task.retry.backoff.(max.)ms
-YIELD_EVERY = 256  # partitions looked at before the event loop gets a turn
-
-
-class _Flight(NamedTuple):
-    """A copy under way."""
-
-    cold: ColdPartition
-    lease: Lease
-    task: asyncio.Task[None]
+LOOKED_AT_ONCE = 256  # partitions, in one turn of the event loop
 
 
 class ColdTier:
@@ -69,31 +65,38 @@ class ColdTier:
         self._settings = settings
         self.reader = ColdReader(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
         self._rate = ByteRate(clock, settings.number("remote.log.manager.copy.max.bytes.per.second"))
-        self._copier = Copier(
+        self._scope = TaskScope("cold-tier")
+        copier = Copier(
             store=store, clock=clock, disk=disk, entropy=entropy, metrics=metrics, rate=self._rate,
             store_seconds_max=settings.number("hotlog.store.total.timeout.ms") / 1000, copied=self.reader.copied,
         )  # fmt: skip
+        self.flights = Flights(copier, clock, metrics, self._scope, Owner(self._slots, self._fail, self._copy_failed, self.stir))
+        self._lags = Lags(metrics)
         self._partitions: dict[PartitionId, ColdPartition] = {}
+        self._unready: dict[PartitionId, ColdPartition] = {}  # of them, those whose manifest is not known yet
+        self._behind: dict[PartitionId, ColdPartition] = {}  # those with something to copy, whether or not it can be copied
         self._deleted: dict[PartitionId, ManifestStore] = {}
         self._left: dict[PartitionId, ManifestStore] = {}  # detached ones that have a root: a delete need not read it first
-        self._flights: dict[PartitionId, _Flight] = {}
         self._loads: dict[PartitionId, asyncio.Task[None]] = {}
-        self._scope = TaskScope("cold-tier")
+        self._to_load: dict[PartitionId, ColdPartition] = {}  # in line
+        self._stirred: dict[PartitionId, ColdPartition] = {}  # to be looked at
+        self._has_stirred = asyncio.Event()
+        self._alarms: list[
+            tuple[float, int, ColdPartition]
+        ] = []  # by the monotonic clock; those that were put off are passed over
+        self._numbers = itertools.count()
+        self._runner: asyncio.Task[None] | None = None
         self._is_stopped = False  # for good: nothing is loaded, copied or shown any more, but what is behind is still measured
         self._store_away = False
         self._attach_until: float | None = None  # the end of a round of attaches, by the monotonic clock
-        self._is_crowded = False  # more partitions are due than there are free slots
-        self._gauged: set[str] = set()
 
     async def start(self) -> None:
         await self.reader.load_disk()
 
     async def close(self) -> None:
         """Stop copying (what was uploaded and not committed is an orphan) and reading."""
-        for flight in self._flights.values():
-            flight.lease.revoke()
+        self.flights.revoke_all()
         await self._scope.cancel()
-        self._flights.clear()
         self._loads.clear()
         await self.reader.close()
 
@@ -166,10 +169,16 @@ class ColdTier:
             await self.detach(pid)
         target = CopyTarget(PartitionKeys(self.cluster_id, pid), topic, log, leader_epoch, self.manifest_of(pid, topic))
         cold = self._partitions[pid] = ColdPartition(self, target)
+        target.manifest.on_change = log.when_rolled = cold.stir
         known = (old, self._deleted.pop(pid, None), self._left.pop(pid, None))
         if is_new and not any(known):
+            target.manifest.assume_absent()
             cold.ready, cold.loaded_at = True, self._clock.monotonic()
-        elif len(self._loads) < LOADS_MAX:
+            self.stir(cold)
+            return cold
+        self._unready[pid] = cold
+        self.stir(cold)
+        if len(self._loads) < LOADS_MAX:
             await asyncio.wait([self._start_load(cold)], timeout=0 if self._store_away else self._attach_wait_s())
         return cold
 
@@ -182,7 +191,10 @@ class ColdTier:
         cold = self._partitions.pop(pid, None)
         if cold is not None and cold.view is not None:
             self._left[pid] = cold.manifest
-        self._abandon(pid)
+        for waiting in (self._stirred, self._unready, self._behind, self._to_load):
+            waiting.pop(pid, None)
+        self.flights.drop(pid)
+        self._lags.forget(pid)
         load = self._loads.pop(pid, None)
         if load is not None:
             load.cancel()
@@ -190,8 +202,8 @@ class ColdTier:
     async def stop(self) -> None:
         """Have nothing more to do with the store.  How far copying is behind goes on to be measured: it will not catch up by itself."""
         self._is_stopped = True
-        for pid in list(self._flights):
-            self._abandon(pid)
+        self.flights.drop_all()
+        self._to_load.clear()
         loads, self._loads = list(self._loads.values()), {}
         for load in loads:
             load.cancel()
@@ -224,7 +236,7 @@ class ColdTier:
             await self.load(cold)
             self._store_away = False
             if not was_ready:
-                cold.failures = 0
+                cold.failures, cold.retry_at = 0, 0.0
         except (Corrupt, UnknownVersion) as refusal:
             cold.damage = refusal
             self._fail(cold, refusal)
@@ -234,7 +246,11 @@ class ColdTier:
             self._store_away = True
             self._fail(cold, weather)
         finally:
-            self._loads.pop(cold.pid, None)
+            if self._loads.get(cold.pid) is asyncio.current_task():
+                del self._loads[cold.pid]
+            self.stir(cold)
+            if self._to_load:
+                self.stir(self._to_load.pop(next(iter(self._to_load))))
 
     async def load(self, cold: ColdPartition) -> None:
         """Read the manifest and hold the hot log against it."""
@@ -243,6 +259,7 @@ class ColdTier:
         cold.target.revives = cold.target.revives or (not cold.ready and view is not None and view.is_deleted)
         self._judge(cold)
         cold.ready, cold.damage = True, None
+        self._unready.pop(cold.pid, None)
 
     def _judge(self, cold: ColdPartition) -> None:
         """Hold the hot log against the committed root: what does not fit stops copying and is said aloud, once."""
@@ -268,118 +285,113 @@ class ColdTier:
         log = LOG.error if isinstance(failure, Corrupt) else LOG.info
         log("%s-%d: cold tier, failure %d: %s", cold.topic, cold.pid.partition, cold.failures, failure)
 
-    # -- copying
+    # -- looking
+
+    def stir(self, cold: ColdPartition) -> None:
+        """Something about `cold` changed: look at it soon."""
+        if self._partitions.get(cold.pid) is cold:
+            self._stirred[cold.pid] = cold
+            self._has_stirred.set()
+
+    def _look_at(self, cold: ColdPartition, now: float) -> None:
+        """Measure how far it is behind; begin what is due of it, and note when to look again."""
+        self._lags.measure(cold)
+        if self._is_stopped:
+            return
+        if cold.lag.segments or has_gap(cold):
+            self._behind[cold.pid] = cold
+        else:
+            self._behind.pop(cold.pid, None)
+        is_due = cold.retry_at <= now
+        refresh_at = cold.loaded_at + max(600.0, self._settings.number("hotlog.garbage.grace.ms") / 4000) if cold.ready else 0.0
+        if is_due and refresh_at <= now:
+            self._load_soon(cold)
+        if cold.ready and is_due and cold.pid in self._behind:
+            if cold.problem:
+                self._judge(cold)  # DeleteRecords may have settled it
+            self.flights.consider(cold)
+        self._wake_at(cold, cold.retry_at if not is_due else refresh_at if refresh_at > now else now + RETRY_SECONDS_MAX)
+
+    def _load_soon(self, cold: ColdPartition) -> None:
+        if len(self._loads) < LOADS_MAX:
+            self._start_load(cold)
+        elif cold.pid not in self._loads:
+            self._to_load[cold.pid] = cold
+
+    def _wake_at(self, cold: ColdPartition, when: float) -> None:
+        if cold.alarm_at != when:
+            cold.alarm_at = when
+            heapq.heappush(self._alarms, (when, next(self._numbers), cold))
+
+    def _advance(self) -> bool:
+        """Look at what was stirred, a bounded number; begin what there is room for.  True if more is to be looked at."""
+        now = self._clock.monotonic()
+        while self._alarms and (self._alarms[0][0] <= now or self._alarms[0][2].alarm_at != self._alarms[0][0]):
+            when, _, cold = heapq.heappop(self._alarms)
+            if cold.alarm_at == when:
+                cold.alarm_at = 0.0
+                self.stir(cold)
+        self.flights.abandon_overdue()
+        for _ in range(min(LOOKED_AT_ONCE, len(self._stirred))):
+            self._look_at(self._stirred.pop(next(iter(self._stirred))), now)
+        if not self._is_stopped:
+            self.flights.launch()
+        return bool(self._stirred)
+
+    async def _look_at_all(self) -> None:
+        is_more = True
+        while is_more:
+            is_more = self._advance()
+            await asyncio.sleep(0)
+
+    def begin_copies(self) -> None:
+        """From now on copies begin when there is something to copy, without a tick."""
+        if self._runner is None:
+            self._runner = self._scope.spawn(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            self._has_stirred.clear()
+            try:
+                await self._look_at_all()
+            except Exception:  # the tick and the next event go on
+                LOG.exception("a look at what is to be copied failed")
+                await asyncio.sleep(TICK_SECONDS_MAX)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_s()):
+                    await self._has_stirred.wait()
+
+    def _pause_s(self) -> float | None:
+        """How long to wait if nothing happens; None: for ever."""
+        waits = [TICK_SECONDS_MAX] if len(self.flights) else []
+        if self._alarms:
+            waits.append(max(0.0, self._alarms[0][0] - self._clock.monotonic()))
+        return min(waits, default=None)
 
     async def tick_copy(self) -> bool:
-        """One bounded piece of upload work; True while there is more (copies or loads under way, or segments due)."""
-        self._reap()
-        due = await self._look()
-        slots = self._settings.number("remote.log.manager.copier.thread.pool.size") - len(self._flights)
-        self._is_crowded = len(due) > max(slots, 0)
-        for cold, plan in due[: max(slots, 0)]:
-            self._launch(cold, plan)
-        is_busy = bool(self._flights or self._loads)
+        """Look at all that is behind or unknown; tell the gauges; wait a moment.  True while there is more to copy or to load."""
+        for cold in [*self._unready.values(), *self._behind.values()]:
+            self.stir(cold)
+        await self._look_at_all()
+        self._lags.all_behind()
+        is_more = True
+        while is_more:
+            is_more = self._lags.tell(self._clock.now_ms(), LOOKED_AT_ONCE)
+            await asyncio.sleep(0)
+        is_busy = bool(len(self.flights) or self._loads)
         await self._wait()
-        self._reap()
-        return is_busy or self._is_crowded
+        return is_busy or self.flights.is_crowded
 
-    async def _look(self) -> list[tuple[ColdPartition, CopyPlan]]:
-        """Loads that are due are started; copies that are due come back, oldest segment first; lags are measured."""
-        now, now_ms, due = self._clock.monotonic(), self._clock.now_ms(), []
-        refresh_seconds = max(600.0, self._settings.number("hotlog.garbage.grace.ms") / 4000)
-        for index, cold in enumerate(list(self._partitions.values()), 1):
-            if index % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            self._measure(cold)
-            if self._is_stopped:
-                continue
-            if (
-                (not cold.ready or now - cold.loaded_at > refresh_seconds)
-                and len(self._loads) < LOADS_MAX
-                and cold.retry_at <= now
-            ):
-                self._start_load(cold)
-            if cold.ready:
-                if self._has_gap(cold) and cold.retry_at <= now:
-                    self._fly(cold, lambda lease, cold=cold: self._close_gap(cold, lease))  # type: ignore[misc]
-                plan = self._plan(cold, now_ms)
-                if plan is not None and cold.retry_at <= now:
-                    due.append((cold, plan))
-        await self._gauge(now_ms)
-        due.sort(key=lambda pair: (pair[1].segment.closed_ms, pair[0].pid))
-        return due
+    async def _wait(self) -> None:
+        """Until a copy or load ends, a lease runs out, or TICK_SECONDS_MAX."""
+        tasks = [*self.flights.tasks, *self._loads.values()]
+        if tasks:
+            left = self.flights.seconds_left
+            timeout = TICK_SECONDS_MAX if left is None else max(0.0, min(TICK_SECONDS_MAX, left))
+            await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
-    @staticmethod
-    def _measure(cold: ColdPartition) -> None:
-        """How far copying is behind, whether or not it can go on; while nothing is known of the store, all that is closed counts."""
-        log, view = cold.log, cold.view
-        cold.lag = Lag()
-        # Nothing closed is uncovered: the common case, without looking at segments.  Or nothing is to be copied.
-        if log.active.base_offset > covered_until(view, log.log_start_offset) and not log.config.is_compacted:
-            todo = uncovered(view, log.segments(), log.log_start_offset)
-            cold.lag = Lag(sum(one.size for one in todo), len(todo), min((one.closed_ms for one in todo), default=0))
-
-    def _plan(self, cold: ColdPartition, now_ms: int) -> CopyPlan | None:
-        if not cold.lag.segments:
-            return None
-        if cold.problem:
-            self._judge(cold)  # DeleteRecords may have settled it
-        return None if cold.problem or cold.pid in self._flights else self._next(cold, now_ms)
-
-    @staticmethod
-    def _next(cold: ColdPartition, now_ms: int) -> CopyPlan | None:
-        log, view = cold.log, cold.view
-        plan = plan_copy(
-            view, log.segments(), log.config,
-            # A power loss may take back what is not on the device; the store must not have it then, or offsets are given out twice.
-            readable_end=min(log.high_watermark, log.last_stable_offset, log.recovery_point),
-            log_start_offset=log.log_start_offset, now_ms=now_ms,
-        )  # fmt: skip
-        return plan if isinstance(plan, CopyPlan) else None
-
-    def _launch(self, cold: ColdPartition, plan: CopyPlan) -> None:
-        self._fly(cold, lambda lease: self._copy(cold, plan, lease))
-
-    def _fly(self, cold: ColdPartition, work: Callable[[Lease], Coroutine[Any, Any, None]]) -> None:
-        lease = Lease(self._clock)
-        self._flights[cold.pid] = _Flight(cold, lease, self._scope.spawn(work(lease)))
-
-    def _has_gap(self, cold: ColdPartition) -> bool:
-        """Whether offsets that clients may ask for are in no tier: a log that began anew behind what the store has."""
-        log, view = cold.log, cold.view
-        if view is None or view.end_offset < 0 or cold.problem or cold.pid in self._flights:
-            return False
-        return max(view.end_offset, log.log_start_offset) < log.local_log_start_offset
-
-    async def _close_gap(self, cold: ColdPartition, lease: Lease) -> None:
-        """Say so in the manifest now, not with the next copy: until then readers would stand at the gap."""
-        try:
-            await self._copier.claim(cold.target)
-            lease.check()
-            await self._copier.record_hole(cold.target, cold.log.local_log_start_offset, "given up with the disk that had them")
-            cold.failures, cold.retry_at = 0, 0.0
-        except (HotlogError, OSError) as failure:
-            await self._copy_failed(cold, failure)
-
-    async def _copy(self, cold: ColdPartition, plan: CopyPlan, lease: Lease) -> None:
-        """Copy `plan`, then go on with the same partition while nobody waits for the slot: a look over all is not free."""
-        try:
-            for _ in range(COPIES_PER_FLIGHT_MAX):
-                await self._copier.copy(cold.target, plan, lease)
-                LOG.debug(
-                    "%s-%d: offsets [%d, %d) are in the store",
-                    cold.topic,
-                    cold.pid.partition,
-                    plan.start_offset,
-                    plan.segment.end_offset,
-                )
-                cold.failures, cold.retry_at = 0, 0.0
-                following = None if self._is_crowded else self._next(cold, self._clock.now_ms())
-                if following is None:
-                    break
-                plan = following
-        except (HotlogError, OSError) as failure:
-            await self._copy_failed(cold, failure)
+    def _slots(self) -> int:
+        return self._settings.number("remote.log.manager.copier.thread.pool.size")
 
     async def _copy_failed(self, cold: ColdPartition, failure: Exception) -> None:
         self._metrics.remote_copy_errors.labels(cold.topic).inc()
@@ -390,72 +402,3 @@ class ColdTier:
             await self.load(cold)  # what is committed may differ from what was believed
         except (HotlogError, OSError) as weather:
             LOG.info("%s: manifest not reloaded: %s", cold.pid, weather)
-
-    async def _wait(self) -> None:
-        """Until a copy or load ends, a lease runs out, or TICK_SECONDS_MAX."""
-        tasks = [flight.task for flight in self._flights.values()] + list(self._loads.values())
-        if not tasks:
-            return
-        left = [seconds for flight in self._flights.values() if (seconds := flight.lease.seconds_left) is not None]
-        await asyncio.wait(tasks, timeout=max(0.0, min([TICK_SECONDS_MAX, *left])), return_when=asyncio.FIRST_COMPLETED)
-
-    def _reap(self) -> None:
-        """Take ended copies off the list and abandon those that overstayed."""
-        for pid, flight in list(self._flights.items()):
-            left = flight.lease.seconds_left
-            if flight.task.done():
-                del self._flights[pid]
-            elif left is not None and left <= 0:
-                self._abandon(pid)
-                self._metrics.remote_copy_errors.labels(flight.cold.topic).inc()
-                self._fail(flight.cold, TimeoutError("a copy overstayed its lease and was abandoned"))
-
-    def _abandon(self, pid: PartitionId) -> None:
-        flight = self._flights.pop(pid, None)
-        if flight is not None:
-            flight.lease.revoke()
-            flight.task.cancel()  # nobody waits for it: it may hang
-
-    # -- metrics
-
-    async def _gauge(self, now_ms: int) -> None:
-        """Gauges by topic from the state just looked at (never latched)."""
-        sums: dict[str, _Sum] = {topic: _Sum() for topic in self._gauged}
-        partitions = list(self._partitions.values())  # also of a store that was left
-        for index, cold in enumerate(partitions, 1):
-            if index % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            sums.setdefault(cold.topic, _Sum()).add(cold)
-        for index, (topic, found) in enumerate(sums.items(), 1):
-            if index % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            m = self._metrics
-            m.remote_copy_lag_bytes.labels(topic).set(found.lag_bytes)
-            m.remote_copy_lag_segments.labels(topic).set(found.lag_segments)
-            m.oldest_untiered_seconds.labels(topic).set(max(0, now_ms - (found.oldest_ms or now_ms)) / 1000)
-            if not found.is_known:
-                continue  # what the store has is not known
-            m.remote_log_size_bytes.labels(topic).set(found.size_bytes)
-            m.remote_metadata_count.labels(topic).set(found.rows)
-        self._gauged = {cold.topic for cold in partitions}
-
-
-class _Sum:
-    """What the gauges of a topic say.  `oldest_ms` 0: nothing waits."""
-
-    __slots__ = ("is_known", "lag_bytes", "lag_segments", "oldest_ms", "rows", "size_bytes")
-
-    def __init__(self) -> None:
-        self.lag_bytes = self.lag_segments = self.oldest_ms = self.size_bytes = self.rows = 0
-        self.is_known = True
-
-    def add(self, cold: ColdPartition) -> None:
-        lag = cold.lag
-        if lag.segments:
-            self.lag_bytes += lag.size
-            self.lag_segments += lag.segments
-            self.oldest_ms = min(self.oldest_ms or lag.oldest_ms, lag.oldest_ms)
-        self.is_known = self.is_known and cold.ready
-        if cold.ready and cold.view is not None:
-            self.size_bytes += cold.size_bytes
-            self.rows += cold.view.totals.rows

@@ -81,7 +81,7 @@ class PartitionLog:
         self.wait_durable, self.flush, self.wait_room = syncer.wait_durable, syncer.flush, syncer.wait_room
         self.read, self.read_blocking = reader.read, reader.read_blocking
         self.offset_for_timestamp, self.offset_of_max_timestamp = reader.offset_for_timestamp, reader.offset_of_max_timestamp
-        self.segments = segments.infos
+        self.segments, self.closed_above = segments.infos, segments.closed_above
         self.add_ear, self.remove_ear = marks.add_ear, marks.remove_ear
 
     def reconfigure(self, config: TopicConfig) -> None:
@@ -229,6 +229,15 @@ class PartitionLog:
         return checkpoints.print_epochs(self.epochs.up_to(end_offset))
 
     # -- segments
+
+    @property
+    def when_rolled(self) -> Callable[[], None]:
+        """Called when a segment was closed and is on the device: who copies segments waits for that."""
+        return self._syncer.when_rolled
+
+    @when_rolled.setter
+    def when_rolled(self, callback: Callable[[], None]) -> None:
+        self._syncer.when_rolled = callback
 
     @property
     def active(self) -> Segment:

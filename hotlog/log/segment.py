@@ -55,7 +55,7 @@ class Segment:
     """State of one segment."""
 
     __slots__ = (
-        "base_offset", "closed_info", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
+        "base_offset", "before", "closed_info", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
         "index_broken", "last_time", "log_path", "max_timestamp", "max_timestamp_offset", "offsets", "since_index", "size", "times",
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ class Segment:
         self.end_offset = base_offset
         self.log_path = files.segment_path(directory, base_offset, files.LOG)
         self.size = 0
+        self.before = 0  # bytes of the segments before it, from some point on: kept by hotlog.log.segments
         self.closed_info: SegmentInfo | None = None  # made once; nothing of it changes any more
         self.created_ms = created_ms
         self.first_append_ms = created_ms

@@ -6,6 +6,7 @@ indexes are on the device too; after a failed write or fsync nothing is synced a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 from hotlog.kernel.errors import DiskFull, Retry, StorageFailed
@@ -38,6 +39,7 @@ class Syncer:
         self.flusher = Flusher(parts.disk, parts.rounds, plan=self._plan, note=self._note, fail=self.fail)
         self.index_pending_max = INDEX_PENDING_BYTES
         self.last_flush_ms = parts.clock.now_ms()
+        self.when_rolled: Callable[[], None] = _nobody  # called when what was rolled is on the device
         self._parts = parts
         self._tp, self._directory, self._segments, self._marks = state.tp, state.directory, state.segments, state.marks
         self._small: dict[str, Small] = {}  # small files due with the next flush
@@ -269,6 +271,8 @@ class Syncer:
         self.last_flush_ms = clock.now_ms()
         metrics.flush_seconds.observe(clock.monotonic() - self._flush_started)
         self._marks.synced(job.end)
+        if job.closed:
+            self.when_rolled()
         return self._is_due
 
     # -- failure and the end
@@ -328,3 +332,7 @@ class Syncer:
             raise DiskFull(f"{self._tp}: no space to {doing} {path}: {error}") from error
         self.fail(error)
         self.refuse()
+
+
+def _nobody() -> None:
+    """Wants to know."""

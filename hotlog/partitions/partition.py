@@ -144,6 +144,8 @@ class Partition:
         self.config = config
         self.log.reconfigure(config)
         self.log.set_commit_rule(rule_of(durability_of(config)))
+        if self.cold is not None:
+            self.cold.stir()
 
     def lead(self, epoch: int) -> None:
         """Lead under `epoch` from here on; readers hear of it."""

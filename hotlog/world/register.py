@@ -67,6 +67,10 @@ class Register(Generic[V]):
             self._current = Version(self._codec.decode(bytes(blob.data)), blob.etag)
         return self._current
 
+    def assume_absent(self) -> None:
+        """Begin the first commit as if `load` had found nothing; if that is wrong, the commit finds out."""
+        self._current = self._current or Version(None, None)
+
     async def commit(self, edit: Callable[[V | None], V | None]) -> V:
         """Apply `edit` (pure: old value -> new value, or None to leave it) until it is in the store; return the value then.
 

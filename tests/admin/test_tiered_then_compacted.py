@@ -33,8 +33,8 @@ async def copied_end(broker: Broker) -> int:
     log.roll(broker.clock.now_ms())
     await log.flush()
     await broker.tier.tick_copy()
-    for flight in list(broker.tier._flights.values()):
-        await flight.task
+    for task in broker.tier.flights.tasks:
+        await task
     return broker.partition("clicks", 0).cold.end_offset
 
 

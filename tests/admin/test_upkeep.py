@@ -8,7 +8,6 @@ import pytest
 
 import compaction.reaper
 import compaction.worker
-import tiering.tier
 from compaction.reaper import Reaper
 from compaction.trusted_clock import TrustedClock
 from compaction.worker import RetentionWorker
@@ -78,8 +77,9 @@ async def test_sizes_of_many_logs_are_summed_in_pieces(tmp_path: Path, monkeypat
         assert found[1].most < 3 * found[0].most
 
 
-async def test_copying_and_reaping_look_at_many_partitions_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiering.tier, "YIELD_EVERY", 4)
+async def test_copying_costs_nothing_where_nothing_happened_and_reaping_is_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compaction.reaper, "PARTITIONS_MAX", 4)
     async with running(tmp_path) as broker:
         assert broker.tier is not None
@@ -104,6 +104,5 @@ async def test_copying_and_reaping_look_at_many_partitions_in_pieces(tmp_path: P
             )
             found.append((await count_steps(broker.tier.tick_copy()), await count_steps(reaper.tick())))
         (copy_few, reap_few), (copy_many, reap_many) = found
-        assert copy_many.total > 3 * copy_few.total
-        assert copy_many.most < 3 * copy_few.most
+        assert copy_many.total < 1.5 * copy_few.total
         assert reap_many.most < 6 * reap_few.most

@@ -13,7 +13,7 @@ from tests.log.support import T0
 from tests.tiering.support import PID, row
 from tiering.manifest.edits import append, blank, mark_deleted
 from tiering.manifest.root import Manifest
-from tiering.upload.plan import CopyPlan, CopyWait, boundary_problem, plan_copy, uncovered
+from tiering.upload.plan import CopyPlan, CopyWait, boundary_problem, covered_until, plan_copy
 
 HOUR = 3_600_000
 
@@ -42,11 +42,28 @@ def config(**overrides: object) -> TopicConfig:
     )
 
 
+class Behind(NamedTuple):
+    oldest: Segment
+    segments: int
+    size: int
+    newer: int
+
+
+def behind(segments: tuple[Segment, ...], done: int) -> Behind | None:
+    """What a log says of its closed segments above `done`."""
+    closed = [one for one in segments if one.closed_ms >= 0 and one.end_offset > done and one.size > 0]
+    if not closed:
+        return None
+    newer = sum(one.size for one in segments if one.base_offset >= closed[0].end_offset)
+    return Behind(closed[0], len(closed), sum(one.size for one in closed), newer)
+
+
 def plan(
     view: Manifest | None = None, segments: tuple[Segment, ...] = SEGMENTS, *, now_ms: int = T0, end: int = 35, log_start: int = 0,
     **overrides: object,
 ) -> CopyPlan | CopyWait:  # fmt: skip
-    return plan_copy(view, segments, config(**overrides), readable_end=end, log_start_offset=log_start, now_ms=now_ms)
+    backlog = behind(segments, covered_until(view, log_start))
+    return plan_copy(view, backlog, config(**overrides), readable_end=end, log_start_offset=log_start, now_ms=now_ms)
 
 
 def test_the_oldest_uncovered_closed_segment_is_next() -> None:
@@ -135,10 +152,6 @@ def test_segment_time() -> None:
     assert segment_time_ms("record", max_timestamp=50, closed_ms=-1) == 50
     assert segment_time_ms("close", max_timestamp=5, closed_ms=9) == 9
     assert segment_time_ms("append", max_timestamp=5, closed_ms=9) == 9
-
-
-def test_empty_segments_are_nothing() -> None:
-    assert uncovered(None, (Segment(0, 0, size=0), Segment(0, 5)), 0) == [Segment(0, 5)]
 
 
 def problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -61,18 +62,18 @@ async def test_a_copy_goes_on_with_its_partition_while_nobody_waits(tmp_path: Pa
     monkeypatch.setattr("tiering.tier.TICK_SECONDS_MAX", SOON_S)  # else a slow copy is looked after more often
     async with node(tmp_path) as here:
         _, cold = await here.filled(30)
-        looks, look = 0, here.tier._look
+        begun, fly = 0, here.tier.flights._fly
 
-        async def counted() -> object:
-            nonlocal looks
-            looks += 1
-            return await look()
+        def counted(*about: Any) -> None:
+            nonlocal begun
+            begun += 1
+            fly(*about)
 
-        here.tier._look = counted  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(here.tier.flights, "_fly", counted)
         await here.copy_all()
         assert cold.view is not None
         assert len(cold.view.entries) >= 8
-        assert looks <= 3, "one look over all partitions for many segments of one"
+        assert begun == 1, "one flight for many segments of one partition"
 
 
 async def test_only_what_is_committed_and_closed_is_copied(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ async def test_detach_takes_the_lease_away(tmp_path: Path) -> None:
         here.faults.hold = lambda op, key: op == "put_source"
         await here.tier.tick_copy()
         await here.faults.held.wait()
-        copy = here.tier._flights[PID].task
+        copy = here.tier.flights.under_way[PID].task
         await here.tier.detach(PID)
         here.faults.released.set()
         await asyncio.wait([copy])
@@ -188,11 +189,11 @@ async def test_copy_rate_is_kept(tmp_path: Path) -> None:
     """KIP-956: the second segment waits for the debt of the first, and its lease does not run meanwhile."""
     async with node(tmp_path, **{"remote.log.manager.copy.max.bytes.per.second": 1}) as here:
         _, cold = await here.filled(12)
-        while cold.view is None or not cold.view.entries or here.tier._flights[PID].lease.seconds_left is not None:
+        while cold.view is None or not cold.view.entries or here.tier.flights.under_way[PID].lease.seconds_left is not None:
             await here.tier.tick_copy()
         assert len(cold.view.entries) == 1
         await here.tier.tick_copy()
-        assert here.tier._flights[PID].lease.seconds_left is None
+        assert here.tier.flights.under_way[PID].lease.seconds_left is None
         assert here.faults.count("put_source") == 1
 
 
@@ -206,7 +207,7 @@ async def test_many_partitions_share_the_copies_at_once(tmp_path: Path) -> None:
         here.faults.hold = lambda op, key: op == "put_source"
         for _ in range(3):
             await here.tier.tick_copy()
-            most = max(most, len(here.tier._flights))
+            most = max(most, len(here.tier.flights))
         assert most == 2
         here.faults.hold = lambda op, key: False
         here.faults.released.set()

@@ -20,6 +20,7 @@ from tiering.manifest.edits import append as append_row
 from tiering.manifest.edits import claim
 from tiering.manifest.verify import verify_partition
 from tiering.upload.copier import Lease
+from tiering.upload.flights import next_plan
 
 
 async def test_store_away_at_attach_delays_and_nothing_else(tmp_path: Path) -> None:
@@ -331,12 +332,13 @@ async def test_appending_to_a_deleted_manifest_is_fenced(tmp_path: Path) -> None
 async def test_a_copy_whose_lease_was_revoked_never_commits(tmp_path: Path, when: str) -> None:
     async with node(tmp_path) as here:
         log, cold = await here.filled(8)
-        (plan,) = [plan for one, plan in await here.tier._look() if one is cold]
+        plan = next_plan(cold, here.clock.now_ms())
+        assert plan is not None
         lease = Lease(here.clock)
-        await here.tier._copier.claim(cold.target)
+        await here.tier.flights._copier.claim(cold.target)
         what = "put_source" if when == "while it uploads" else "put"
         here.faults.hold = lambda op, key: op == what
-        copy = asyncio.create_task(here.tier._copier.copy(cold.target, plan, lease))
+        copy = asyncio.create_task(here.tier.flights._copier.copy(cold.target, plan, lease))
         await here.faults.held.wait()
         if what == "put":  # the commit under way loses its race, so that it would be tried again
             rival = here.manifest()

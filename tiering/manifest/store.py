@@ -72,6 +72,7 @@ class ManifestStore:
         self._is_hosted = is_hosted
         self._register: Register[Manifest] = Register(self._store, keys.manifest, ManifestCodec())
         self.view: Manifest | None = None
+        self.on_change: Callable[[], None] = _nobody  # called when `view` may have changed
 
     async def load(self) -> Manifest | None:
         """Read the root from the store; None if there is none.
@@ -82,10 +83,14 @@ class ManifestStore:
         """
         version = await self._register.load()
         if version.value is None:
-            self.view = None
+            self.gone()
             return None
         self._check_owner(version.value)
         return self._see(version.value)
+
+    def assume_absent(self) -> None:
+        """The partition was made by this process: the first commit need not look for a root first.  Its write is conditional all the same."""
+        self._register.assume_absent()
 
     def _see(self, manifest: Manifest) -> Manifest:
         """Take `manifest` as the view unless it is an old story: a read that a commit overtook, or a store that lags."""
@@ -97,6 +102,7 @@ class ManifestStore:
             if problem is not None:
                 raise Corrupt(f"manifest of {self.keys.pid} generation {manifest.generation}: {problem}")
             self.view = manifest
+            self.on_change()
         assert self.view is not None
         return self.view
 
@@ -208,5 +214,10 @@ class ManifestStore:
         return not self._is_hosted()
 
     def gone(self) -> None:
-        """The manifest object was removed."""
+        """The manifest object was removed, or there is none."""
         self.view = None
+        self.on_change()
+
+
+def _nobody() -> None:
+    """Wants to know."""

@@ -27,7 +27,7 @@ from tiering.manifest.root import Entry, Manifest
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import FooterParts, Trailer, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
-from tiering.upload.plan import CopyPlan, LocalSegment
+from tiering.upload.plan import Backlog, CopyPlan, LocalSegment
 from tiering.upload.scan import ScanRange, SegmentScan, SegmentSource, scan_segment
 
 LOG = logging.getLogger("hotlog.tier")
@@ -35,24 +35,16 @@ PENDING_MS_MAX = 60 * 60 * 1000  # an uncommitted object may be condemned as an 
 SLOWEST_BYTES_PER_SECOND = 1 * MiB  # an upload slower than this on the whole is taken for hung
 
 
-class Base(Protocol):
-    """What of the active segment is used here."""
-
-    @property
-    def base_offset(self) -> int: ...
-
-
 class HotLog(Protocol):
     """What of hotlog.log's PartitionLog the tier uses."""
 
     config: TopicConfig
+    when_rolled: Callable[[], None]  # called when a segment was closed and is on the device
 
     @property
     def log_start_offset(self) -> int: ...
     @property
     def log_end_offset(self) -> int: ...
-    @property
-    def active(self) -> Base: ...
     @property
     def high_watermark(self) -> int: ...
     @property
@@ -61,7 +53,7 @@ class HotLog(Protocol):
     def recovery_point(self) -> int: ...
     @property
     def local_log_start_offset(self) -> int: ...
-    def segments(self) -> tuple[LocalSegment, ...]: ...
+    def closed_above(self, offset: int) -> Backlog | None: ...
     def set_tiered_end(self, offset: int) -> None: ...
     def advance_log_start(self, offset: int) -> None: ...
     def producer_snapshot_bytes(self, end_offset: int) -> Awaitable[bytes]: ...

@@ -9,7 +9,6 @@ delete on arrival is not copied; a gap is named, never skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from hotlog.kernel.age import segment_time_ms
@@ -38,6 +37,19 @@ class LocalSegment(Protocol):
     def txnindex_path(self) -> str: ...
 
 
+class Backlog(Protocol):
+    """What of hotlog.log's Backlog is used here: the closed segments that are not (wholly) in the store."""
+
+    @property
+    def oldest(self) -> LocalSegment: ...
+    @property
+    def segments(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def newer(self) -> int: ...
+
+
 class CopyPlan(NamedTuple):
     """Copy [start_offset, segment.end_offset); first record the hole [manifest end, start_offset) if `hole` says why there is one."""
 
@@ -55,12 +67,6 @@ class CopyWait(NamedTuple):
 def covered_until(view: Manifest | None, log_start_offset: int) -> int:
     """Offset below which nothing needs copying: it is committed, or it is below the log start."""
     return max(log_start_offset, view.end_offset if view else -1, view.log_start_offset if view else 0)
-
-
-def uncovered(view: Manifest | None, segments: Sequence[LocalSegment], log_start_offset: int) -> list[LocalSegment]:
-    """Closed segments that are not (wholly) in the store, oldest first."""
-    done = covered_until(view, log_start_offset)
-    return [segment for segment in segments if segment.closed_ms >= 0 and segment.end_offset > done and segment.size > 0]
 
 
 def boundary_problem(
@@ -99,7 +105,7 @@ def boundary_problem(
 
 def plan_copy(
     view: Manifest | None,
-    segments: Sequence[LocalSegment],
+    backlog: Backlog | None,
     config: TopicConfig,
     *,
     readable_end: int,
@@ -110,18 +116,16 @@ def plan_copy(
 
     Args:
         view: the committed root; None when there is none.
-        segments: all local segments, ascending, the active one last.
+        backlog: the closed segments above `covered_until`; None if there are none.
         readable_end: min(high watermark, last stable offset, what is on the device).
     """
     if not config.is_copied:
         return CopyWait("copying is switched off for this topic")
-    todo = uncovered(view, segments, log_start_offset)
-    if not todo:
+    if backlog is None:
         return CopyWait("every closed segment is in the store")
-    segment = todo[0]
+    segment, newer = backlog.oldest, backlog.newer
     if segment.end_offset > readable_end:
         return CopyWait(f"offsets from {readable_end} on are not committed yet")
-    newer = sum(one.size for one in segments if one.base_offset >= segment.end_offset)
     age_ms = now_ms - segment_time_ms(
         config.retention_clock,
         max_timestamp=segment.max_timestamp,
