@@ -32,6 +32,7 @@ from tiering.upload.scan import ScanRange, SegmentScan, SegmentSource, scan_segm
 
 LOG = logging.getLogger("hotlog.tier")
 PENDING_MS_MAX = 60 * 60 * 1000  # an uncommitted object may be condemned as an orphan later on: then rather upload again
+SNAPSHOT_EVERY = 16  # objects of a backlog: the newest has the producers, and one in so many of those before
 SLOWEST_BYTES_PER_SECOND = 1 * MiB  # an upload slower than this on the whole is taken for hung
 
 
@@ -91,7 +92,8 @@ class Lease:
 
 @dataclass(slots=True)
 class CopyTarget:
-    """A partition as the uploader needs it.  `pending` is a row whose object is in the store and whose commit is in doubt."""
+    """A partition as the uploader needs it.  `pending` is a row whose object is in the store and whose commit is in doubt; `bare` is how many
+    objects went since the last one with a snapshot of the producers."""
 
     keys: PartitionKeys
     topic: str
@@ -100,6 +102,7 @@ class CopyTarget:
     manifest: ManifestStore
     pending: Entry | None = None
     revives: bool = False
+    bare: int = 0
 
 
 class Copier:
@@ -223,10 +226,19 @@ class Copier:
             offset_index=scan.offset_index,
             time_index=scan.time_index,
             aborted=pack_aborted([row for row in aborted if row.last_offset >= scan.base_offset]),
-            producer_snapshot=await target.log.producer_snapshot_bytes(scan.end_offset),
+            producer_snapshot=await self._producers(target, scan.end_offset),
             leader_epochs=epochs,
             chunk_crcs=scan.chunk_crcs,
         )
+
+    @staticmethod
+    async def _producers(target: CopyTarget, end_offset: int) -> bytes:
+        """The snapshot of the producers, once a batch of uploads: the next object's stands for those before it."""
+        target.bare += 1
+        if target.bare < SNAPSHOT_EVERY and target.log.closed_above(end_offset) is not None:
+            return b""
+        target.bare = 0
+        return await target.log.producer_snapshot_bytes(end_offset)
 
     def _read_if_there(self, path: str) -> Buffer:
         return self._disk.read(path) if self._disk.exists(path) else b""
