@@ -85,7 +85,7 @@ class Scrubber:
             self._is_running, self._round_due = True, self._clock.monotonic() + interval_ms / 1000
             hosted = self._hosted()
             self._queue.extend(hosted)
-            self._hurt.update((partition.tp, partition) for partition in hosted if partition.log.scrub.damaged_segments())
+            self._hurt.update((partition.tp, partition) for partition in hosted if partition.upkeep.scrub.damaged_segments())
         self._rate.change(self._settings().number("hotlog.scrub.bytes.per.second"))
         until = self._clock.monotonic() + TICK_S
         while await self._next():
@@ -111,8 +111,8 @@ class Scrubber:
                 self._scrub = SegmentScrub(self._disk, self._ranges.popleft())
             elif self._queue:
                 self._partition = self._queue.popleft()
-                log = self._partition.log
-                self._ranges.extend(plan_ranges(log.scrub.scrub_ranges(), log.log_start_offset))
+                found = self._partition.upkeep.scrub.scrub_ranges()
+                self._ranges.extend(plan_ranges(found, self._partition.log_start_offset))
                 looked_at += 1
                 if looked_at % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -124,7 +124,7 @@ class Scrubber:
         partition, scrub = self._partition, self._scrub
         assert partition is not None
         assert scrub is not None
-        if partition.log.is_closed:
+        if partition.upkeep.is_closed:
             self._scrub = None
             self._ranges.clear()
             return
@@ -149,10 +149,10 @@ class Scrubber:
 
     async def _note(self, partition: Partition, scrub: SegmentScrub, *, is_all: bool) -> None:
         """Tell the log, the metrics and whoever reads our output what was found; return when a kill forgets nothing of it."""
-        log, base = partition.log, scrub.want.base_offset
-        if not log.scrub.has_segment(base):
+        view, base = partition.upkeep.scrub, scrub.want.base_offset
+        if not view.has_segment(base):
             return  # dropped meanwhile
-        news = log.scrub.note_damage(base, scrub.damages, is_all=is_all)
+        news = view.note_damage(base, scrub.damages, is_all=is_all)
         for damage in news:
             self._tell_damage(partition, scrub.want, damage)
         if scrub.damages:
@@ -162,23 +162,23 @@ class Scrubber:
         if is_all and scrub.is_index_wrong:
             self._metrics.corruption.labels("index").inc()
             LOG.error("scrub: %s: an index of %s does not agree with the batches and is made anew", partition.tp, scrub.want.path)
-            log.scrub.note_index_broken(base)
+            view.note_index_broken(base)
         if is_all and scrub.is_epochs_wrong:
             self._metrics.corruption.labels("leader-epochs").inc()
             LOG.error(
                 "scrub: %s: the leader epoch checkpoint does not agree with the batches of %s", partition.tp, scrub.want.path
             )
         if news:
-            await log.scrub.wait_damage_saved()
+            await view.wait_damage_saved()
 
     def _tell_damage(self, partition: Partition, want: ScrubRange, damage: Damage) -> None:
         self._metrics.corruption.labels("scrub").inc()
-        log = partition.log
+        upkeep = partition.upkeep
         end = next(
-            (info.end_offset for info in log.segments() if info.base_offset == want.base_offset and info.closed_ms >= 0), None
+            (info.end_offset for info in upkeep.segments() if info.base_offset == want.base_offset and info.closed_ms >= 0), None
         )
         fate = "nobody else has it, and its segment is still written to"
-        if end is not None and log.config.remote_enabled and end <= log.tiered_end_offset:
+        if end is not None and upkeep.config.remote_enabled and end <= upkeep.stored_end:
             fate = "the store has it too"
         elif end is not None:
             fate = f"nobody else has it: deleting records up to {end} gives it up"
@@ -193,11 +193,11 @@ class Scrubber:
         self._repair_due = self._clock.monotonic() + REPAIR_RETRY_S
         for tp, partition in list(self._hurt.items()):
             try:
-                if not partition.log.is_closed:
+                if not partition.upkeep.is_closed:
                     await self._repair(partition)
             except (HotlogError, OSError) as failure:
                 LOG.warning("scrub: the damaged segments of %s stay for now: %s", tp, failure)
-            if partition.log.is_closed or not partition.log.scrub.damaged_segments():
+            if partition.upkeep.is_closed or not partition.upkeep.scrub.damaged_segments():
                 del self._hurt[tp]
 
     async def _repair(self, partition: Partition) -> None:
@@ -205,10 +205,10 @@ class Scrubber:
         if repair is None:
             return
         for offset in repair.proofs:
-            if not await partition.stores_record(offset, wait_ms=PROOF_WAIT_MS):
+            if not await partition.upkeep.stores_record(offset, wait_ms=PROOF_WAIT_MS):
                 LOG.warning("scrub: %s: the store has not answered with offset %d yet: nothing is dropped", partition.tp, offset)
                 return
-        freed = await partition.log.drop_local_before(repair.drop_offset)
+        freed = await partition.upkeep.drop_local(repair.drop_offset)
         if freed:
             self._metrics.scrub_repairs.labels(partition.tp.topic).inc()
             LOG.warning(
@@ -218,13 +218,13 @@ class Scrubber:
 
     @staticmethod
     def _plan(partition: Partition) -> Repair | None:
-        log, stored, known = partition.log, None, partition.stored_range()
+        upkeep, stored, known = partition.upkeep, None, partition.stored_range()
         if partition.config.remote_enabled and known is not None:
-            stored = Stored(known[0], min(known[1], log.tiered_end_offset))
+            stored = Stored(known[0], min(known[1], upkeep.stored_end))
         hurt = [
             Hurt(info.end_offset, info.closed_ms >= 0, [(damage.offset, damage.end_offset) for damage in damages])
-            for info, damages in log.scrub.damaged_segments()
+            for info, damages in upkeep.scrub.damaged_segments()
         ]
         return plan_repair(
-            hurt, stored, log_start_offset=log.log_start_offset, local_start_offset=log.local_log_start_offset
+            hurt, stored, log_start_offset=partition.log_start_offset, local_start_offset=partition.local_log_start_offset
         )  # fmt: skip

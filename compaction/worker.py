@@ -1,16 +1,18 @@
-"""The retention worker: asks the planner about one partition after the other and does what it says.
+"""The retention worker: asks the planner about each partition and does what it says.
 
 Order: seal the active segment if nothing in it is kept; commit the new log start to the manifest; then the local log start; then local
 files.  A stop in between leaves either nothing done or garbage that later ticks remove.  Objects are only doomed here; the reaper deletes
 them.  When the store is away, what is past total retention leaves the local disk all the same: the manifest
 follows as soon as it can be reached, since the local log start is durable.
 
-Invariants: every decision is `plan_retention`'s; a tick's work is bounded (LOOKED_AT_ONCE looked at, one committed to); a partition that
-fails is tried again in the next round and never stops the others.
+Invariants: every decision is `plan_retention`'s; all that is due in a round is done in that round, a tick of TICK_S after the other, several
+partitions at a time, and local files no faster than DROPPED_BYTES_PER_SECOND; a partition that fails is tried again in the next round and
+never stops the others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,25 +23,34 @@ from compaction.retention import Cold, Local, Piece, Plan, plan_retention
 from compaction.trusted_clock import AGREEMENT_MS, KeptClock, TrustedClock, store_time_ms
 from hotlog.kernel.errors import Corrupt, HotlogError, Invalid, OutcomeUnknown, StoreUnavailable
 from hotlog.kernel.ids import PartitionId
+from hotlog.kernel.limits import GiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
-from hotlog.log.partition_log import PartitionLog
 from hotlog.partitions.partition import Partition
+from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock
+from hotlog.world.tasks import TaskScope
 from tiering.manifest.edits import advance_start
 from tiering.manifest.root import Manifest
 from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 
 LOG = logging.getLogger(__name__)
-LOOKED_AT_ONCE = 256  # partitions and local segments, in one tick
+TICK_S = 1.0  # how long a tick works at a round
+AT_ONCE = 16  # partitions that are looked at or changed beside each other: most of a change is waiting for the store
+LOOKED_AT_ONCE = 256  # partitions and local segments, in one turn of the loop
+DROPS_AT_ONCE = 2  # partitions whose local files go: disk threads are left for those who write
+DROPPED_BYTES_PER_SECOND = 8 * GiB
 
 
-def local_of(log: PartitionLog) -> Local:
+def local_of(partition: Partition) -> Local:
     """The local log as the planner sees it."""
-    pieces = [Piece(info.base_offset, info.end_offset, info.size, info.max_timestamp, info.closed_ms) for info in log.segments()]
-    return Local(pieces, log.high_watermark)
+    pieces = [
+        Piece(info.base_offset, info.end_offset, info.size, info.max_timestamp, info.closed_ms)
+        for info in partition.upkeep.segments()
+    ]
+    return Local(pieces, partition.committed_end)
 
 
 class RetentionWorker:
@@ -67,10 +78,12 @@ class RetentionWorker:
         self._kept = trusted if isinstance(trusted, KeptClock) else None
         self._trusted = trusted.trusted if isinstance(trusted, KeptClock) else trusted
         self._queue: deque[Partition] = deque()
+        self._dropping = asyncio.Semaphore(DROPS_AT_ONCE)
+        self._rate = ByteRate(clock, DROPPED_BYTES_PER_SECOND)
         self._round_due = clock.monotonic()
 
     async def tick(self) -> bool:
-        """Look at a bounded number of partitions, until one was changed; True if the round has more.
+        """Work at this round for TICK_S; True if there is more of it.
 
         A round begins every log.retention.check.interval.ms.
         """
@@ -82,13 +95,21 @@ class RetentionWorker:
             if self._kept is not None:
                 await self._kept.confirm()
                 await self._kept.save()
-        looked_at = 0
-        while self._queue and looked_at < LOOKED_AT_ONCE:
-            partition = self._queue.popleft()
-            looked_at += 1 + partition.log.segment_count
-            if await self._try(partition):
-                break
+        until = self._clock.monotonic() + TICK_S
+        async with TaskScope("retention") as scope:
+            for _ in range(min(AT_ONCE, len(self._queue))):
+                scope.spawn(self._work(until))
         return bool(self._queue)
+
+    async def _work(self, until: float) -> None:
+        """Take partitions of the round one after another, as one of AT_ONCE who do."""
+        looked_at = 0
+        while self._queue and self._clock.monotonic() < until:
+            partition = self._queue.popleft()
+            looked_at += 1 + partition.upkeep.segment_count
+            if await self._try(partition) or looked_at >= LOOKED_AT_ONCE // AT_ONCE:
+                looked_at = 0
+                await asyncio.sleep(0)
 
     async def _try(self, partition: Partition) -> bool:
         """Whether something was changed; failures are told and left for the next round."""
@@ -105,30 +126,32 @@ class RetentionWorker:
 
     async def plan(self, partition: Partition) -> Plan:
         """What retention would do with `partition` now."""
-        log, manifest, now_ms = partition.log, partition.manifest, self._trusted.now_ms()
+        manifest, now_ms = partition.upkeep.manifest, self._trusted.now_ms()
         view: Cold | None = None
         if manifest is not None:
             view = await cold_of(manifest, manifest.view, partition.config, now_ms)
         return plan_retention(
             view,
-            local_of(log),
+            local_of(partition),
             partition.config,
             now_ms=now_ms,
             log_start_offset=partition.log_start_offset,
-            is_tiered=partition.is_tiered,
+            is_tiered=partition.upkeep.is_tiered,
         )
 
     async def _keep(self, partition: Partition) -> bool:
-        log = partition.log
-        if log.failed is not None or log.is_closed:
+        upkeep = partition.upkeep
+        if not upkeep.is_sound:
             return False
         plan = await self.plan(partition)
-        log.block_appends(_BLOCKED if plan.blocks_appends else None)
-        if plan.roll and plan.log_start_offset == log.log_end_offset:
-            log.roll(self._clock.now_ms())
+        upkeep.block_appends(_BLOCKED if plan.blocks_appends else None)
+        if plan.roll and plan.log_start_offset == partition.log_end_offset:
+            upkeep.roll(self._clock.now_ms())
         changed = await self._move_start(partition, plan)
-        if plan.local_drop_offset > log.segments()[0].base_offset:
-            await log.drop_local_before(plan.local_drop_offset, expired=plan.local_drop_offset <= log.log_start_offset)
+        if plan.local_drop_offset > upkeep.segments()[0].base_offset:
+            async with self._dropping:
+                await self._rate.pace(plan.local_bytes)
+                await upkeep.drop_local(plan.local_drop_offset)
             changed = True
         if plan.dropped_bytes:
             LOG.warning("%s: %d bytes past total retention left before they could be copied", partition.tp, plan.dropped_bytes)
@@ -144,7 +167,7 @@ class RetentionWorker:
                 plan.cold_bytes + plan.local_bytes,
             )
         before = partition.log_start_offset
-        changed = await partition.expire(target, goes_without_store=plan.dropped_bytes > 0)
+        changed = await partition.upkeep.expire(target, goes_without_store=plan.dropped_bytes > 0)
         if partition.log_start_offset > before:
             LOG.info(
                 "%s: records below offset %d are past retention: %d segments (%d bytes) of the store, %d bytes local",

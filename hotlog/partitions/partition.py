@@ -16,7 +16,6 @@ from uuid import UUID
 
 from hotlog.kernel.errors import (
     Corrupt,
-    HotlogError,
     OutcomeUnknown,
     OutOfRange,
     Retry,
@@ -28,9 +27,8 @@ from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.reader import Slice
 from hotlog.partitions.commit import durability_of, rule_of
-from hotlog.wire.batch import header_at
+from hotlog.partitions.upkeep import Upkeep
 from tiering.cold_partition import ColdPartition
-from tiering.manifest.store import ManifestStore
 
 LOG = logging.getLogger(__name__)
 UNKNOWN_EPOCH = (-1, -1)
@@ -92,7 +90,7 @@ class Cold(NamedTuple):
 class Partition:
     """A hosted partition.
 
-    `log` is the hot tier: workers that keep the disk (retention, scrub) work on its segments.  `cold` is this package's own.  `marks` are the
+    `log` and `cold`, the two tiers, are this package's own; workers that keep the disk (retention, scrub) work on `upkeep`.  `marks` are the
     log's ends, for looking at.  What requests do at every batch is bound once (`append`, `read_now`): the face must not cost them a call.
     """
 
@@ -309,16 +307,6 @@ class Partition:
                 raise
         return (await self.read_cold(offset, bytes_max, False, wait_ms=COLD_WAIT_MS)).data
 
-    async def stores_record(self, offset: int, *, wait_ms: int) -> bool:
-        """Whether the store really answers with the batch that holds `offset`; the cold reader checks its CRC."""
-        if self.cold is None:
-            return False
-        found = await self.cold.read(offset, 1, min_one=True, wait_ms=wait_ms)
-        if not len(found.data):
-            return False
-        header = header_at(found.data)
-        return header.base_offset <= offset < header.next_offset
-
     # Looking up
 
     def epoch_at(self, offset: int) -> int:
@@ -395,34 +383,7 @@ class Partition:
                 LOG.info("%s: objects below %d are given up later: %s", self.tp, wanted, weather)
         return self.log.log_start_offset
 
-    async def expire(self, offset: int, *, goes_without_store: bool) -> bool:
-        """Move the log start up to `offset` for retention: the manifest first, so that a store that is away holds it up; whether anything moved.
-
-        Args:
-            goes_without_store: local data is past total retention: the manifest may follow later.
-        Raises:
-            StoreUnavailable, OutcomeUnknown: nothing moved.
-        """
-        log, cold = self.log, self.cold
-        view = cold.view if cold is not None and cold.ready else None
-        is_behind = view is not None and (view.log_start_offset < offset or view.has_dead_rows)
-        failure: HotlogError | None = None
-        if cold is not None and is_behind:
-            try:
-                await cold.advance_start(offset)
-            except (StoreUnavailable, OutcomeUnknown) as weather:
-                if not goes_without_store:
-                    raise
-                failure = weather
-        is_moved = offset > log.log_start_offset
-        if is_moved:
-            log.advance_log_start(offset)
-            await log.wait_log_start_saved()  # before a file goes
-        if failure is not None:
-            LOG.warning("%s: the manifest will follow when the store answers: %s", self.tp, failure)
-        return is_moved or is_behind
-
-    # For coordinators and workers
+    # For coordinators
 
     def roll(self, now_ms: int) -> None:
         """Close the active segment if it holds anything, so that what was appended so far can be dropped as a whole.
@@ -443,14 +404,9 @@ class Partition:
         await self.log.drop_local_before(offset)
 
     @property
-    def manifest(self) -> ManifestStore | None:
-        """The manifest, if it is known what it says (its `view` is None if there is none yet); workers plan from it."""
-        return self.cold.manifest if self.cold is not None and self.cold.ready else None
-
-    @property
-    def is_tiered(self) -> bool:
-        """Whether its history is, or may be, in the store."""
-        return self.home.has_tier and (self.config.remote_enabled or self.cold is not None)
+    def upkeep(self) -> Upkeep:
+        """What keeps its disk and its history in order: retention, scrub."""
+        return Upkeep(self)
 
 
 COLD_WAIT_MS = 30_000  # how long one read of the store may go on by itself; the store's own deadlines are around it

@@ -95,6 +95,6 @@ async def two_tiers(path: Path, batches: Sequence[Batch], *, stored: int, local:
 def cold_over(lake: Lake, reader: Any, log: PartitionLog) -> ColdPartition:
     manifest: Any = SimpleNamespace(view=lake.manifest)
     target: Any = SimpleNamespace(keys=lake.keys, topic=lake.topic, log=log, leader_epoch=0, manifest=manifest)
-    cold = ColdPartition(SimpleNamespace(reader=reader), target)  # type: ignore[arg-type]
+    cold = ColdPartition(SimpleNamespace(reader=reader, stir=lambda cold: None), target)  # type: ignore[arg-type]
     cold.ready = True
     return cold
