@@ -25,13 +25,13 @@ from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
 from tiering.cold_partition import ColdPartition
+from tiering.flights import Flights, Owner, has_gap
+from tiering.lags import Lags
 from tiering.manifest.edits import mark_deleted
 from tiering.manifest.store import ManifestMeans, ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.read.reader import ColdReader
 from tiering.upload.copier import Copier, CopyTarget, HotLog
-from tiering.upload.flights import Flights, Owner, has_gap
-from tiering.upload.lags import Lags
 from tiering.upload.plan import boundary_problem
 
 __all__ = ["ColdPartition", "ColdTier"]

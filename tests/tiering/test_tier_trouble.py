@@ -16,11 +16,11 @@ from tests.support.faulty_store import Faults, Killed
 from tests.tiering.proofs import CLUSTER, proven
 from tests.tiering.support import KEYS, PID, TOPIC_ID, Node, fill, node, row, tiered
 from tests.tools.patience import SOON_S
+from tiering.flights import next_plan
 from tiering.manifest.edits import append as append_row
 from tiering.manifest.edits import claim
 from tiering.manifest.verify import verify_partition
 from tiering.upload.copier import Lease
-from tiering.upload.flights import next_plan
 
 
 async def test_store_away_at_attach_delays_and_nothing_else(tmp_path: Path) -> None:
