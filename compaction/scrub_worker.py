@@ -26,6 +26,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.damage import Damage
 from hotlog.log.scrub import PIECE_BYTES, ScrubRange, SegmentScrub
 from hotlog.partitions.partition import Partition
+from hotlog.partitions.upkeep import Upkeep
 from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk
 
@@ -85,7 +86,7 @@ class Scrubber:
             self._is_running, self._round_due = True, self._clock.monotonic() + interval_ms / 1000
             hosted = self._hosted()
             self._queue.extend(hosted)
-            self._hurt.update((partition.tp, partition) for partition in hosted if partition.upkeep.scrub.damaged_segments())
+            self._hurt.update((partition.tp, partition) for partition in hosted if Upkeep(partition).scrub.damaged_segments())
         self._rate.change(self._settings().number("hotlog.scrub.bytes.per.second"))
         until = self._clock.monotonic() + TICK_S
         while await self._next():
@@ -111,7 +112,7 @@ class Scrubber:
                 self._scrub = SegmentScrub(self._disk, self._ranges.popleft())
             elif self._queue:
                 self._partition = self._queue.popleft()
-                found = self._partition.upkeep.scrub.scrub_ranges()
+                found = Upkeep(self._partition).scrub.scrub_ranges()
                 self._ranges.extend(plan_ranges(found, self._partition.log_start_offset))
                 looked_at += 1
                 if looked_at % YIELD_EVERY == 0:
@@ -124,7 +125,7 @@ class Scrubber:
         partition, scrub = self._partition, self._scrub
         assert partition is not None
         assert scrub is not None
-        if partition.upkeep.is_closed:
+        if Upkeep(partition).is_closed:
             self._scrub = None
             self._ranges.clear()
             return
@@ -149,7 +150,7 @@ class Scrubber:
 
     async def _note(self, partition: Partition, scrub: SegmentScrub, *, is_all: bool) -> None:
         """Tell the log, the metrics and whoever reads our output what was found; return when a kill forgets nothing of it."""
-        view, base = partition.upkeep.scrub, scrub.want.base_offset
+        view, base = Upkeep(partition).scrub, scrub.want.base_offset
         if not view.has_segment(base):
             return  # dropped meanwhile
         news = view.note_damage(base, scrub.damages, is_all=is_all)
@@ -173,7 +174,7 @@ class Scrubber:
 
     def _tell_damage(self, partition: Partition, want: ScrubRange, damage: Damage) -> None:
         self._metrics.corruption.labels("scrub").inc()
-        upkeep = partition.upkeep
+        upkeep = Upkeep(partition)
         end = next(
             (info.end_offset for info in upkeep.segments() if info.base_offset == want.base_offset and info.closed_ms >= 0), None
         )
@@ -193,11 +194,11 @@ class Scrubber:
         self._repair_due = self._clock.monotonic() + REPAIR_RETRY_S
         for tp, partition in list(self._hurt.items()):
             try:
-                if not partition.upkeep.is_closed:
+                if not Upkeep(partition).is_closed:
                     await self._repair(partition)
             except (HotlogError, OSError) as failure:
                 LOG.warning("scrub: the damaged segments of %s stay for now: %s", tp, failure)
-            if partition.upkeep.is_closed or not partition.upkeep.scrub.damaged_segments():
+            if Upkeep(partition).is_closed or not Upkeep(partition).scrub.damaged_segments():
                 del self._hurt[tp]
 
     async def _repair(self, partition: Partition) -> None:
@@ -205,10 +206,10 @@ class Scrubber:
         if repair is None:
             return
         for offset in repair.proofs:
-            if not await partition.upkeep.stores_record(offset, wait_ms=PROOF_WAIT_MS):
+            if not await Upkeep(partition).stores_record(offset, wait_ms=PROOF_WAIT_MS):
                 LOG.warning("scrub: %s: the store has not answered with offset %d yet: nothing is dropped", partition.tp, offset)
                 return
-        freed = await partition.upkeep.drop_local(repair.drop_offset)
+        freed = await Upkeep(partition).drop_local(repair.drop_offset)
         if freed:
             self._metrics.scrub_repairs.labels(partition.tp.topic).inc()
             LOG.warning(
@@ -218,7 +219,7 @@ class Scrubber:
 
     @staticmethod
     def _plan(partition: Partition) -> Repair | None:
-        upkeep, stored, known = partition.upkeep, None, partition.stored_range()
+        upkeep, stored, known = Upkeep(partition), None, partition.stored_range()
         if partition.config.remote_enabled and known is not None:
             stored = Stored(known[0], min(known[1], upkeep.stored_end))
         hurt = [

@@ -28,6 +28,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.partitions.partition import Partition
+from hotlog.partitions.upkeep import Upkeep
 from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock
 from hotlog.world.tasks import TaskScope
@@ -48,7 +49,7 @@ def local_of(partition: Partition) -> Local:
     """The local log as the planner sees it."""
     pieces = [
         Piece(info.base_offset, info.end_offset, info.size, info.max_timestamp, info.closed_ms)
-        for info in partition.upkeep.segments()
+        for info in Upkeep(partition).segments()
     ]
     return Local(pieces, partition.committed_end)
 
@@ -106,7 +107,7 @@ class RetentionWorker:
         looked_at = 0
         while self._queue and self._clock.monotonic() < until:
             partition = self._queue.popleft()
-            looked_at += 1 + partition.upkeep.segment_count
+            looked_at += 1 + Upkeep(partition).segment_count
             if await self._try(partition) or looked_at >= LOOKED_AT_ONCE // AT_ONCE:
                 looked_at = 0
                 await asyncio.sleep(0)
@@ -126,7 +127,7 @@ class RetentionWorker:
 
     async def plan(self, partition: Partition) -> Plan:
         """What retention would do with `partition` now."""
-        manifest, now_ms = partition.upkeep.manifest, self._trusted.now_ms()
+        manifest, now_ms = Upkeep(partition).manifest, self._trusted.now_ms()
         view: Cold | None = None
         if manifest is not None:
             view = await cold_of(manifest, manifest.view, partition.config, now_ms)
@@ -136,11 +137,11 @@ class RetentionWorker:
             partition.config,
             now_ms=now_ms,
             log_start_offset=partition.log_start_offset,
-            is_tiered=partition.upkeep.is_tiered,
+            is_tiered=Upkeep(partition).is_tiered,
         )
 
     async def _keep(self, partition: Partition) -> bool:
-        upkeep = partition.upkeep
+        upkeep = Upkeep(partition)
         if not upkeep.is_sound:
             return False
         plan = await self.plan(partition)
@@ -167,7 +168,7 @@ class RetentionWorker:
                 plan.cold_bytes + plan.local_bytes,
             )
         before = partition.log_start_offset
-        changed = await partition.upkeep.expire(target, goes_without_store=plan.dropped_bytes > 0)
+        changed = await Upkeep(partition).expire(target, goes_without_store=plan.dropped_bytes > 0)
         if partition.log_start_offset > before:
             LOG.info(
                 "%s: records below offset %d are past retention: %d segments (%d bytes) of the store, %d bytes local",

@@ -19,7 +19,7 @@ from hotlog.log.large_appends import LargeAppends
 from hotlog.log.loaded import Loaded
 from hotlog.log.marks import CommitRule, Marks, Watermark, when_appended, when_durable
 from hotlog.log.parts import Parts
-from hotlog.log.producers import Producers, without_forgotten
+from hotlog.log.producers import Producers, parse_snapshot
 from hotlog.log.reader import Reader
 from hotlog.log.repair import rebuild_indexes, rebuild_producers
 from hotlog.log.reshape import Reshaper
@@ -310,8 +310,7 @@ class PartitionLog:
     # -- for the uploader
 
     async def producer_snapshot_bytes(self, end_offset: int) -> bytes:
-        """Producer state at `end_offset` (a segment's end) as Kafka's snapshot file, of the producers that are known still; rebuilt from the log
-        if the file is not good."""
+        """Producer state at `end_offset` (a segment's end) as Kafka's snapshot file; rebuilt from the log if the file is not good."""
         path, run = files.segment_path(self.directory, end_offset, files.SNAPSHOT), self._parts.disk.run
         if end_offset == self.marks.log_end_offset:
             return await run(self.producers.encoded_later())
@@ -322,7 +321,9 @@ class PartitionLog:
 
     def _snapshot_bytes(self, path: str, end_offset: int) -> bytes:
         try:
-            return bytes(without_forgotten(self._parts.disk.read(path), self.producers))
+            raw = self._parts.disk.read(path)
+            parse_snapshot(raw)
+            return raw
         except (FileNotFoundError, Corrupt):
             producers = Producers(self.producers.expiry_ms)
             rebuild_producers(self._parts.reader, self._segments.all, producers, end_offset)

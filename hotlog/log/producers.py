@@ -251,17 +251,3 @@ def parse_snapshot(raw: Buffer) -> Iterable[tuple[int, int, int, int, int, int, 
         raise Corrupt(f"producer snapshot says {count} producers and has {len(raw)} bytes")
     entries: Iterable[tuple[int, int, int, int, int, int, int, int]] = _ENTRY.iter_unpack(memoryview(raw)[_HEAD.size :])
     return entries
-
-
-def without_forgotten(raw: Buffer, known: Producers) -> Buffer:
-    """A snapshot without the producers that `known` has forgotten since.
-
-    Raises:
-        Corrupt: as `parse_snapshot`.
-    """
-    rows = list(parse_snapshot(raw))
-    alive = [_ENTRY.pack(*row) for row in rows if known.get(row[0]) is not None]
-    if len(alive) == len(rows):
-        return raw
-    body = struct.pack(">i", len(alive)) + b"".join(alive)
-    return struct.pack(">hI", _VERSION, crc32c(body)) + body

@@ -27,7 +27,6 @@ from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.reader import Slice
 from hotlog.partitions.commit import durability_of, rule_of
-from hotlog.partitions.upkeep import Upkeep
 from tiering.cold_partition import ColdPartition
 
 LOG = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ class Cold(NamedTuple):
 class Partition:
     """A hosted partition.
 
-    `log` and `cold`, the two tiers, are this package's own; workers that keep the disk (retention, scrub) work on `upkeep`.  `marks` are the
+    `log` and `cold`, the two tiers, are this package's own; workers that keep the disk (retention, scrub) see it as an `Upkeep`.  `marks` are the
     log's ends, for looking at.  What requests do at every batch is bound once (`append`, `read_now`): the face must not cost them a call.
     """
 
@@ -402,11 +401,6 @@ class Partition:
         await self.log.flush()  # whatever the topic's durability
         self.log.advance_log_start(offset)
         await self.log.drop_local_before(offset)
-
-    @property
-    def upkeep(self) -> Upkeep:
-        """What keeps its disk and its history in order: retention, scrub."""
-        return Upkeep(self)
 
 
 COLD_WAIT_MS = 30_000  # how long one read of the store may go on by itself; the store's own deadlines are around it

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from hotlog.kernel.errors import HotlogError, OutcomeUnknown, StoreUnavailable
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.scrub_view import ScrubView
 from hotlog.log.segment import SegmentInfo
+from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at
 from tiering.manifest.store import ManifestStore
-
-if TYPE_CHECKING:
-    from hotlog.partitions.partition import Partition
 
 LOG = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.partitions.partition import Found, Partition, Place, Ranges
+from hotlog.partitions.upkeep import Upkeep
 from hotlog.wire.batch import walk
 from tests.log.support import append, batch
 from tests.partitions.two_tiers import Batch, TwoTiers, two_tiers
@@ -147,7 +148,7 @@ async def test_while_the_store_is_away_nothing_is_called_missing(tmp_path: Path)
             with pytest.raises((NotReady, StoreUnavailable)):
                 await asked
         assert split.stored_range() is None
-        assert split.upkeep.manifest is None
+        assert Upkeep(split).manifest is None
         assert not split.is_stored(2)
 
         split.cold.damage = Corrupt("the manifest is damaged (test)")
@@ -206,20 +207,20 @@ async def test_retention_moves_the_manifest_first_and_waits_for_the_store(tmp_pa
 
         split.cold.advance_start = away  # type: ignore[method-assign]
         with pytest.raises(StoreUnavailable):
-            await split.upkeep.expire(4, goes_without_store=False)
+            await Upkeep(split).expire(4, goes_without_store=False)
         assert split.log_start_offset == 0
         split.cold.advance_start = advance  # type: ignore[method-assign]
-        assert await split.upkeep.expire(4, goes_without_store=False)
+        assert await Upkeep(split).expire(4, goes_without_store=False)
         assert (moves, split.log_start_offset) == ([(4, 0)], 4)
         split.cold.advance_start = away  # type: ignore[method-assign]
-        assert await split.upkeep.expire(8, goes_without_store=True)
+        assert await Upkeep(split).expire(8, goes_without_store=True)
         assert split.log_start_offset == 8
 
 
 async def test_the_store_is_asked_for_the_very_record(tmp_path: Path) -> None:
     async with two_tiers(tmp_path, BATCHES, stored=5, local=3) as tiers:
-        assert await tiers.split.upkeep.stores_record(3, wait_ms=10_000)
-        assert not await tiers.whole.upkeep.stores_record(3, wait_ms=10_000)
+        assert await Upkeep(tiers.split).stores_record(3, wait_ms=10_000)
+        assert not await Upkeep(tiers.whole).stores_record(3, wait_ms=10_000)
 
 
 async def test_a_time_is_found_in_the_tier_that_has_it_first(tmp_path: Path) -> None:
