@@ -1,14 +1,18 @@
 """What an API is: its number, its versions, the function behind it, and what every handler is told about a request.
 
+An API has a general way (`decode`, `handle`, a response that is encoded) and may have a short one: a plain function from the bytes of a
+request to the bytes of its answer, for the shape that nearly all its requests have.
+
 Invariants: one module per API (`kNN_name.py`) defines exactly one `Api`; a handler that never waits is a plain
-function: it is called as soon as the request is received, and no asyncio task is made for it.
+function: it is called as soon as the request is received, and no asyncio task is made for it; a short way answers what the general way would
+have answered, or says that it cannot, and has then changed nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.world.ports import Buffer, Streamed
@@ -65,6 +69,45 @@ class Later(NamedTuple):
     reply: Awaitable[Any]
 
 
+class Owner(Protocol):
+    """Who waits for an answer: the connection."""
+
+    def answered(self, pending: Pending) -> None:
+        """`buffers` of an answer are there now."""
+        ...
+
+
+class Pending:
+    """An answer of a short way that comes later, by a call: the ordered part of its request is done, and the next request may begin.
+
+    Who makes it calls `known` once, on the loop.  The rest is the connection's: what it needs to account for the request.
+    """
+
+    __slots__ = ("arrived", "buffers", "door", "frame_bytes", "has_failed", "owner")
+
+    def __init__(self) -> None:
+        self.buffers: list[Buffer | Streamed] | None = None  # the whole answer, size first; None until it is known
+        self.has_failed = False
+        self.owner: Owner | None = None
+        self.door: Any = None
+        self.arrived = 0.0  # monotonic seconds
+        self.frame_bytes = 0
+
+    def known(self, answer: bytes, *, has_failed: bool = False) -> None:
+        """This is the answer."""
+        self.buffers = [answer]
+        self.has_failed = has_failed
+        if self.owner is not None:
+            self.owner.answered(self)
+
+
+Short = Callable[[Caller, memoryview, int, int], bytes | Pending | None]
+"""(caller, data, start, end) -> the answer to the request that is data[start:end], its header included and its size not.
+
+The answer is a whole frame, size first; empty bytes mean that there is none to send.  None: the request must go the general way; nothing was
+changed, `data` least of all.  `data` is the caller's again when it returns: nobody may keep a view of it.
+"""
+
 Handler = Callable[["Broker", RequestContext, Any], Awaitable[Any] | Any]
 Decode = Callable[[int, memoryview, int], Any]  # (version, frame, position of the body) -> request
 Quick = Callable[["Broker", Caller, int, memoryview, int], "bytes | None"]
@@ -79,7 +122,7 @@ class Api:
     (Produce with acks=0).  It may return an awaitable of these instead (the connection's next request then waits for it), or a `Later`.
     An error that leaves it is answered by `refuse`, or by a response that holds only the error code; where the protocol has no place for
     that, the connection is closed.  `ends_with_connection`: cancel the wait when the client is gone (a long poll).  `decodes_any_size`: bytes of a request say
-    nothing about how long it takes to read (records).  `omits` names parts
+    nothing about how long it takes to read (records).  `short` makes the short way of a version, where there is one.  `omits` names parts
     of the API that are not built.
 
     `quick` is the short way for what is asked most: a plain function from the bytes of a request to the bytes of its response, the
@@ -96,4 +139,5 @@ class Api:
     refuse: Callable[[RequestContext, Any, BaseException], Any] | None = None
     ends_with_connection: bool = False
     decodes_any_size: bool = False
+    short: Callable[[Broker, int], Short] | None = None
     omits: tuple[str, ...] = ()

@@ -2,7 +2,8 @@
 
 A request whose handler need not wait is answered inside the receive callback, without a task.  A handler that waits holds back the
 requests behind it on the same connection (as Kafka does), unless it says `Later`: then only the replies keep their order, so that
-pipelined produce requests share a group commit.
+pipelined produce requests share a group commit.  Requests that their API answers on its short way (hotlog.answers.api) are served where they
+lie in the receive buffer.  What came in one receive is served in one go, and its replies leave in one write.
 
 Invariants: replies leave in request order; a malformed request costs this connection and nothing else; nothing is read while replies
 do not drain; bytes held here are counted in the node's budget until their request is done.
@@ -15,14 +16,14 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Awaitable
-from mmap import mmap
-from typing import Any, cast
+from typing import Any
 
-from hotlog.answers.api import Caller, Later, RequestContext, Spliced
+from hotlog.answers.api import Later, Pending, Short, Spliced
 from hotlog.front.connections import Connections
-from hotlog.front.dispatch import Door, UnknownApi
+from hotlog.front.dispatch import Door, UnknownApi, is_slow_to_write
 from hotlog.front.large_frames import mapping_of
-from hotlog.front.outlet import Outlet
+from hotlog.front.sending import ANSWERS_BYTES_MAX, Sending
+from hotlog.front.slots import Slot
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.limits import KiB
 from hotlog.wire.apis import API_VERSIONS_KEY, encoded, parse_header
@@ -30,76 +31,37 @@ from hotlog.wire.frame import FRAME_BYTES_LEAP, SIZE_BYTES, FrameReader
 from hotlog.world.ports import Buffer, Streamed
 
 LOG = logging.getLogger(__name__)
-_SIZE = struct.Struct(">i")
 
 WIDE_FRAME_BYTES = 64 * KiB  # a request above it is read beside the loop: thousands of elements take tens of ms
 REQUESTS_WAITING_MAX = 64  # frames of one connection that wait for the request before them; reading pauses above
+SHORT_BYTES_MIN = 10  # API key, version, correlation id, length of the client id
+_HEAD = struct.Struct(">iI")  # size; API key and version
 
 
-class Slot:
-    """A request that was begun: its place in the order of replies."""
-
-    __slots__ = ("buffers", "context", "door", "frame_bytes", "mapping", "request")
-
-    def __init__(self, context: RequestContext, door: Door, request: Any, frame_bytes: int) -> None:
-        self.context = context
-        self.door = door
-        self.request = request
-        self.frame_bytes = frame_bytes
-        self.buffers: list[Buffer | Streamed] | None = None  # None until the reply is known; empty for "no reply"
-        self.mapping: mmap | None  # of a frame of FRAME_BYTES_LEAP and more
-
-
-class Connection(asyncio.BufferedProtocol):
+class Connection(Sending):
     """The asyncio side; made by a listener."""
 
     def __init__(self, connections: Connections, number: int, listener_name: str) -> None:
-        self.number = number
-        self.peer: tuple[str, int] = ("", 0)
-        self.last_request = 0.0  # monotonic seconds of the last whole request
-        self.is_counted = False
-        self.transport: asyncio.Transport | None = None
-        self._outlet: Outlet | None = None  # as long as there is a transport
-        self._all = connections
-        self._caller = Caller(self.peer, number, listener_name)
+        super().__init__(connections, number, listener_name)
         self._reader = FrameReader(connections.scratch, connections.request_bytes_max)
         self._frames: deque[memoryview] = deque()  # bounded: reading pauses above REQUESTS_WAITING_MAX, one receive may overshoot
-        self._slots: deque[Slot] = deque()  # bounded by the frames and by write_paused
         self._waiting: dict[asyncio.Task[None], Slot] = {}
-        self._held = 0  # bytes of memory for requests, as counted in the node's budget
-        self._backlog = 0  # bytes of replies that the peer has not taken, as of the last pause
         self._is_busy = False  # a handler that keeps order is being waited for
         self._is_working = False
         self._is_read_paused = False
-        self._is_write_paused = False
-        self._write_paused_at = 0.0  # monotonic seconds
         self._is_told = LOG.isEnabledFor(logging.DEBUG)  # asked once: requests are many
 
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop transports are not subclasses
-        self.transport = transport
-        peer = transport.get_extra_info("peername") or ("", 0)
-        self.peer = (str(peer[0]), int(peer[1]))
-        self._caller = self._caller._replace(peer=self.peer)
-        self._outlet = Outlet(transport, own=self._own, on_empty=self._work)
+        super().connection_made(transport)
         self._all.opened(self)
         LOG.debug("connection %d of %s:%d is open", self.number, *self.peer)
 
-    def _own(self, task: asyncio.Task[None]) -> None:
-        self._all.own(task)
-        task.add_done_callback(self._all.disown)
-
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._outlet is not None:
-            self._outlet.drop()
-        self.transport = self._outlet = None
         self._frames.clear()
         self._all.unmap(self._reader.drop())
-        in_work = sum(slot.frame_bytes + SIZE_BYTES for slot in self._slots if slot.buffers is None)  # given back when done
-        self._release(self._held - in_work)
-        self._clear_backlog()
+        self._give_up()
         for task, slot in list(self._waiting.items()):
             if slot.door.api.ends_with_connection:
                 task.cancel()
@@ -112,40 +74,30 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self.transport is None or self.transport.is_closing():
             return
-        held = self._reader.held
-        frames = self._reader.received(nbytes)
-        self._hold(self._reader.held - held + sum(map(len, frames)) + SIZE_BYTES * len(frames))
+        served = self._serve_short(nbytes) if self._reader.is_between else 0
+        if served < nbytes:
+            self._receive(nbytes, served)
+        elif self._all.held_bytes > self._all.held_bytes_max:  # is_over_budget without a call: this is every receive
+            self._pause_reading()
+
+    def _receive(self, nbytes: int, served: int) -> None:
+        """Go the general way with what came, but for the first bytes, which were served."""
+        reader = self._reader
+        held = reader.held
+        frames = reader.received(nbytes, served)
+        self._hold(reader.held - held + sum(map(len, frames)) + SIZE_BYTES * len(frames))
         if frames:
             self.last_request = self._all.touch(self)
             self._frames.extend(frames)
             self._work()
-        if self._reader.failure is not None:
-            self.fail("size", self._reader.failure)
+        if reader.failure is not None:
+            self.fail("size", reader.failure)
             return
         if len(self._frames) > REQUESTS_WAITING_MAX or self._all.is_over_budget:
             self._pause_reading()
 
     def eof_received(self) -> bool:
         return False
-
-    def pause_writing(self) -> None:
-        self._is_write_paused = True
-        self._write_paused_at = self._all.clock.monotonic()
-        if self.transport is not None and self._outlet is not None:
-            self._outlet.pause()
-            self._backlog = self.transport.get_write_buffer_size()
-            self._all.broker.reply_backlog_bytes += self._backlog
-
-    def resume_writing(self) -> None:
-        self._is_write_paused = False
-        self._clear_backlog()
-        if self._outlet is not None:
-            self._outlet.resume()
-        self._work()
-
-    def _clear_backlog(self) -> None:
-        self._all.broker.reply_backlog_bytes -= self._backlog
-        self._backlog = 0
 
     # Reading on and off
 
@@ -163,8 +115,6 @@ class Connection(asyncio.BufferedProtocol):
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    # Requests
-
     @property
     def is_idle(self) -> bool:
         return not self._slots and not self._frames
@@ -174,18 +124,116 @@ class Connection(asyncio.BufferedProtocol):
         """Whether a part of a request has come and holds memory."""
         return self._reader.held > SIZE_BYTES
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether it closes as soon as its last replies have gone."""
-        return self._outlet is None or self._outlet.is_closing
+    def close(self) -> None:
+        self._frames.clear()
+        super().close()
 
-    @property
-    def _can_send(self) -> bool:
-        return self._outlet is not None and self._outlet.is_empty and not self._is_write_paused
+    # The short way
 
-    def is_stuck_for(self, seconds: float) -> bool:
-        """Whether the peer has taken so little of its replies for so long that nothing more could be written."""
-        return self._is_write_paused and self._all.clock.monotonic() - self._write_paused_at > seconds
+    def _serve_short(self, count: int) -> int:
+        """Serve requests at the head of the scratch on their short ways; the position of the first one that has none, or is not whole."""
+        if self._frames or self._is_busy or self._is_told or not self._can_send:
+            return 0
+        scratch, doors, caller, bytes_max = (
+            self._all.scratch,
+            self._all.dispatch.short_doors,
+            self._caller,
+            self._reader.bytes_max,
+        )
+        at, arrived = 0, 0.0
+        ran: list[Door] = []
+        self._is_working = True
+        try:
+            while at + SHORT_BYTES_MIN + SIZE_BYTES <= count:
+                size, kind = _HEAD.unpack_from(scratch, at)
+                start = at + SIZE_BYTES
+                found = doors.get(kind)
+                if found is None or size > bytes_max or size < SHORT_BYTES_MIN or start + size > count:
+                    break
+                door, short = found
+                if not at:
+                    self.last_request = arrived = self._all.touch(self)
+                answer = short(caller, scratch, start, start + size)
+                if answer is None:
+                    break
+                at = start + size
+                if type(answer) is bytes and not self._slots:
+                    ran.append(door)
+                    self._ready.append(answer)
+                    self._ready_bytes += len(answer)
+                else:
+                    self._queue(answer, door, arrived, size)
+                if self._ready_bytes > ANSWERS_BYTES_MAX and not self._has_room():
+                    break
+        except Exception as error:
+            LOG.exception("a short way failed")
+            self.fail("short", error)
+            return count
+        finally:
+            self._is_working = False
+        if ran:
+            self._count(ran, arrived)
+            self.flush()
+        return at
+
+    def _has_room(self) -> bool:
+        """Whether more replies may be made, once those that are ready were written."""
+        self.flush()
+        return self._can_send
+
+    def _count(self, doors: list[Door], arrived: float) -> None:
+        """Account for requests that came together and are answered together, each at its door."""
+        seconds = self._all.clock.monotonic() - arrived
+        for door in set(doors):
+            times = doors.count(door)
+            door.requests.value += times
+            door.seconds.observe(seconds, times)
+
+    def _queue(self, answer: bytes | Pending, door: Door, arrived: float, frame_bytes: int) -> None:
+        """Put a reply behind those that are waited for."""
+        if not isinstance(answer, Pending):
+            known = Pending()
+            known.buffers = [answer] if answer else []
+            self._slots.append(known)
+            self._count([door], arrived)
+            return
+        answer.door, answer.arrived, answer.frame_bytes = door, arrived, frame_bytes
+        self._slots.append(answer)
+        self._all.working += 1
+        self._hold(frame_bytes + SIZE_BYTES)
+        if answer.buffers is None:
+            answer.owner = self
+        else:
+            self.answered(answer)
+
+    def answered(self, pending: Pending) -> None:
+        """The reply to a request is known that went a short way."""
+        pending.door.count(self._all.clock.monotonic() - pending.arrived, pending.has_failed)
+        self._all.done_one()
+        self._release(pending.frame_bytes + SIZE_BYTES)
+        if self._slots and self._slots[0] is pending:
+            self._line_up()
+            if not self._is_working:
+                self._all.flush_soon(self)
+
+    def _serve_alone(self, frame: memoryview, door: Door, short: Short) -> bool:
+        """Serve a frame of its own on a short way; whether that was done."""
+        if not SHORT_BYTES_MIN <= len(frame) < FRAME_BYTES_LEAP or self._is_told:
+            return False
+        try:
+            answer = short(self._caller, frame, 0, len(frame))
+        except Exception as error:
+            LOG.exception("a short way failed")
+            self.fail("short", error)
+            return True
+        if answer is None:
+            return False
+        self._queue(answer, door, self.last_request, len(frame))
+        self._release(len(frame) + SIZE_BYTES)
+        self._line_up()
+        return True
+
+    # The general way
 
     def _work(self) -> None:
         """Serve frames until one must be waited for."""
@@ -194,9 +242,13 @@ class Connection(asyncio.BufferedProtocol):
         self._is_working = True
         try:
             while self._frames and not self._is_busy and self._can_send:
-                self._serve(self._frames.popleft())
+                frame = self._frames.popleft()
+                found = self._all.dispatch.short_doors.get(int.from_bytes(frame[:4]))
+                if found is None or not self._serve_alone(frame, *found):
+                    self._serve(frame)
         finally:
             self._is_working = False
+            self.flush()
         if self._is_read_paused:
             if self._all.is_over_budget:
                 self._all.wait_for_budget(self)
@@ -204,66 +256,45 @@ class Connection(asyncio.BufferedProtocol):
                 self.resume_reading()
 
     def _serve(self, frame: memoryview) -> None:
-        dispatch = self._all.dispatch
+        size = len(frame)
         try:
             header, position = parse_header(frame)
             try:
-                door = dispatch.door(header.api_key, header.version)
+                door = self._all.dispatch.door(header.api_key, header.version)
             except UnknownApi as error:
                 self._answer_unknown(header.api_key, header.correlation_id, error)
-                self._release(len(frame) + SIZE_BYTES)
+                self._release(size + SIZE_BYTES)
                 return
-            if door.quick is not None and not self._slots and not self._is_told:
-                rest = dispatch.quick(door, self._all.broker, self._caller, header.version, frame, position)
-                if rest is not None:
-                    self._answer_quickly(door, frame, rest)
-                    return
-            is_wide = len(frame) > WIDE_FRAME_BYTES and not door.api.decodes_any_size
-            request = None if is_wide else dispatch.decode(door, header.version, frame, position)
+            is_wide = size > WIDE_FRAME_BYTES and not door.api.decodes_any_size
+            request = None if is_wide else door.decode(frame, position)
         except Invalid as error:
             self.fail("request", error)
             return
-        context = RequestContext(
-            header.api_key,
-            header.version,
-            header.correlation_id,
-            header.client_id,
-            self._caller,
-            self.last_request,
-        )
-        slot = Slot(context, door, request, len(frame))
-        if slot.frame_bytes >= FRAME_BYTES_LEAP:
+        slot = Slot(door, header.correlation_id, header.client_id, self._caller, self.last_request, request, size)
+        if size >= FRAME_BYTES_LEAP:
             slot.mapping = mapping_of(frame)
         self._slots.append(slot)
         self._all.working += 1
         if is_wide:
             self._is_busy = True
-            self._wait(slot, self._in_order(slot, self._decoded(slot, frame, position)))
+            self._wait(slot, self._in_order(self._decoded(slot, frame, position)))
             return
         try:
-            response = door.handle(self._all.broker, context, request)
+            response = door.handle(self._all.broker, slot, request)
         except Exception as error:
             self._refused(slot, error)
             return
         self._take(slot, response)
 
-    def _answer_quickly(self, door: Door, frame: memoryview, rest: bytes) -> None:
-        """Send `rest` behind the frame's correlation id: nothing waits before it."""
-        if self._outlet is not None:
-            self._outlet.write([b"".join((_SIZE.pack(4 + len(rest)), frame[4:8], rest))])
-        door.requests.inc()
-        door.seconds.observe(self._all.clock.monotonic() - self.last_request)
-        self._release(len(frame) + SIZE_BYTES)
-
     async def _decoded(self, slot: Slot, frame: memoryview, position: int) -> Any:
         """What the handler of a wide request returns; the request is read beside the loop."""
-        broker, dispatch = self._all.broker, self._all.dispatch
+        broker = self._all.broker
         try:
-            slot.request = await broker.disk.run(dispatch.decode, slot.door, slot.context.version, frame, position)
+            slot.request = await broker.disk.run(slot.door.decode, frame, position)
         except Invalid as error:
             self.fail("request", error)
             return None
-        response = slot.door.handle(broker, slot.context, slot.request)
+        response = slot.door.handle(broker, slot, slot.request)
         return await response if hasattr(response, "__await__") else response
 
     def _answer_unknown(self, key: int, correlation_id: int, error: UnknownApi) -> None:
@@ -271,19 +302,23 @@ class Connection(asyncio.BufferedProtocol):
             self.fail("api", error)
         elif self._slots:
             self.fail("order", error)  # ApiVersions is the first request of a connection; nobody pipelines before it
-        elif self._outlet is not None:
-            self._outlet.write([self._all.dispatch.unknown_version(correlation_id)])
+        else:
+            answer = self._all.dispatch.unknown_version(correlation_id)
+            self._ready.append(answer)
+            self._ready_bytes += len(answer)
 
     def _take(self, slot: Slot, response: Any) -> None:
         """What a handler returned, or what it was waited for."""
-        if type(response) is Later:
+        if type(response) is Spliced:
+            self._reply(slot, response)
+        elif type(response) is Later:
             self._wait(slot, response.reply)
         elif hasattr(response, "__await__"):
             self._is_busy = True
-            self._wait(slot, self._in_order(slot, response))
-        elif self._all.dispatch.is_wide(response):
+            self._wait(slot, self._in_order(response))
+        elif is_slow_to_write(response):
             self._is_busy = True
-            self._wait(slot, self._in_order(slot, self._encoded(response)))
+            self._wait(slot, self._in_order(self._encoded(response)))
         else:
             self._reply(slot, response)
 
@@ -292,7 +327,7 @@ class Connection(asyncio.BufferedProtocol):
         body = await self._all.broker.disk.run(encoded, response)
         return Spliced([body], len(body))
 
-    async def _in_order(self, slot: Slot, awaitable: Awaitable[Any]) -> Any:
+    async def _in_order(self, awaitable: Awaitable[Any]) -> Any:
         try:
             return await awaitable
         finally:
@@ -312,7 +347,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             response = await awaitable
         except asyncio.CancelledError:
-            self._all.working -= 1
+            self._all.done_one()
             self._done(slot)
             raise
         except Exception as error:
@@ -322,7 +357,7 @@ class Connection(asyncio.BufferedProtocol):
         self._work()
 
     def _refused(self, slot: Slot, error: Exception) -> None:
-        response = self._all.dispatch.refuse(slot.door, slot.context, slot.request, error)
+        response = self._all.dispatch.refuse(slot.door, slot, slot.request, error)
         if response is None:
             self._finished(slot, [])
             self.fail("refused", error)
@@ -331,9 +366,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _reply(self, slot: Slot, response: Any) -> None:
         try:
-            buffers = [] if response is None else self._all.dispatch.encode(slot.context, response)
+            buffers = [] if response is None else slot.door.encode(slot.correlation_id, response)
         except Exception as error:  # a handler's bug must not take the process with it
-            LOG.exception("%s version %d cannot be encoded", slot.door.api.name, slot.context.version)
+            LOG.exception("%s version %d cannot be encoded", slot.door.api.name, slot.version)
             self._finished(slot, [])
             self.fail("encode", error)
             return
@@ -342,57 +377,15 @@ class Connection(asyncio.BufferedProtocol):
     def _finished(self, slot: Slot, buffers: list[Buffer | Streamed]) -> None:
         slot.buffers = buffers
         slot.request = None
-        door = slot.door
-        door.requests.inc()
-        if slot.context.has_failed:
-            door.errors.inc()
-        seconds = self._all.clock.monotonic() - slot.context.arrived
-        door.seconds.observe(seconds)
+        seconds = self._all.clock.monotonic() - slot.arrived
+        slot.door.count(seconds, slot.has_failed)
         if self._is_told:
-            self._tell(slot, seconds)
-        self._all.working -= 1
+            slot.tell(seconds)
+        self._all.done_one()
         self._done(slot)
-        slots = self._slots
-        while slots and slots[0].buffers is not None:
-            replies = slots.popleft().buffers
-            if replies and self._outlet is not None:
-                self._outlet.write(replies)
-
-    def _tell(self, slot: Slot, seconds: float) -> None:
-        context, size = slot.context, sum(map(len, slot.buffers or ()))
-        outcome = "refused" if context.has_failed else "done"
-        LOG.debug(
-            "%s version %d of %s:%d (connection %d, client %r): %s in %.1f ms, %d bytes in, %d out",
-            slot.door.api.name, context.version, *self.peer, self.number, context.client_id, outcome, seconds * 1000,
-            slot.frame_bytes, size,
-        )  # fmt: skip
+        self._line_up()
 
     def _done(self, slot: Slot) -> None:
         self._release(slot.frame_bytes + SIZE_BYTES)
         if slot.frame_bytes >= FRAME_BYTES_LEAP:
             self._all.unmap(slot.mapping)
-
-    def _hold(self, size: int) -> None:
-        self._held += size
-        self._all.hold(size)
-
-    def _release(self, size: int) -> None:
-        self._held -= size
-        self._all.release(size)
-
-    def fail(self, reason: str, error: BaseException) -> None:
-        """Close this connection for what it sent."""
-        self._all.metrics.connections_failed.labels(reason).inc()
-        LOG.info("connection %d of %s:%d is closed (%s): %s", self.number, *self.peer, reason, error)
-        self.close()
-
-    def close(self) -> None:
-        """Close after the replies that were written have gone out."""
-        self._frames.clear()
-        if self._outlet is not None:
-            self._outlet.close()
-
-    def abort(self) -> None:
-        """Close at once, whatever waits here."""
-        if self.transport is not None:
-            self.transport.abort()

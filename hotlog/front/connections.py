@@ -41,6 +41,7 @@ class Member(Protocol):
     def is_in_a_frame(self) -> bool: ...
     def is_stuck_for(self, seconds: float) -> bool: ...
     def resume_reading(self) -> None: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -56,8 +57,10 @@ class Connections:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.working = 0  # requests begun and not finished
         budget = settings.number("queued.max.request.bytes")
-        self._held_bytes_max = budget if budget >= 0 else 2**63
-        self._held_bytes = 0
+        self.held_bytes_max = budget if budget >= 0 else 2**63
+        self.held_bytes = (
+            0  # memory that requests hold: those in work, those that wait, and buffers of unfinished ones; changed here only
+        )
         self._numbers = 0
         self._members: OrderedDict[Member, None] = OrderedDict()  # least recently active first; bounded by max.connections
         self._per_address: Counter[str] = Counter()
@@ -65,7 +68,11 @@ class Connections:
         self._starved: OrderedDict[Member, None] = OrderedDict()  # paused by the budget, first come first served
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._ticker: asyncio.TimerHandle | None = None
+        self._unwritten: dict[Member, None] = {}  # have replies that leave before the next receive
+        self._is_draining = False
+        self._done_one = asyncio.Event()
         broker.served = dispatch.served
+        dispatch.open_short_ways(broker)
 
     # Life
 
@@ -85,8 +92,12 @@ class Connections:
                 member.close()
         self.broker.polls.hurry()
         waiting = [task for task in self._tasks if not task.done()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=DRAIN_SECONDS_MAX)
+        self._is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS_MAX):
+                if waiting:
+                    await asyncio.wait(waiting)
+                await self._wait_done()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -99,6 +110,11 @@ class Connections:
         for member in list(self._members):
             member.abort()
         await self._wait_empty()
+
+    async def _wait_done(self) -> None:
+        while self.working:
+            self._done_one.clear()
+            await self._done_one.wait()
 
     async def _wait_empty(self) -> None:
         while self._members:
@@ -153,7 +169,24 @@ class Connections:
             self._members.move_to_end(member)
         return self.clock.monotonic()
 
-    # Tasks that wait for a reply
+    # Requests that wait for a reply
+
+    def done_one(self) -> None:
+        """A request is finished."""
+        self.working -= 1
+        if self._is_draining:
+            self._done_one.set()
+
+    def flush_soon(self, member: Member) -> None:
+        """Write the replies of `member` at the end of this turn of the loop: one fsync answers many requests."""
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._flush_all)
+        self._unwritten[member] = None
+
+    def _flush_all(self) -> None:
+        unwritten, self._unwritten = self._unwritten, {}
+        for member in unwritten:
+            member.flush()
 
     def own(self, task: asyncio.Task[None]) -> None:
         self._tasks[task] = None
@@ -172,18 +205,13 @@ class Connections:
 
     @property
     def is_over_budget(self) -> bool:
-        return self._held_bytes > self._held_bytes_max
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory that requests hold: those in work, those that wait, and buffers of unfinished ones."""
-        return self._held_bytes
+        return self.held_bytes > self.held_bytes_max
 
     def hold(self, size: int) -> None:
         """Count `size` bytes (negative: fewer); far above the budget, the connection that is longest without a request and in the
         middle of one makes room."""
-        self._held_bytes += size
-        if size > 0 and self.is_over_budget and self._held_bytes > self._held_bytes_max + self.request_bytes_max:
+        self.held_bytes += size
+        if size > 0 and self.is_over_budget and self.held_bytes > self.held_bytes_max + self.request_bytes_max:
             for member in self._members:
                 if member.is_in_a_frame:
                     self.metrics.connections_refused.labels("queued.max.request.bytes").inc()
@@ -191,7 +219,7 @@ class Connections:
                     return
 
     def release(self, size: int) -> None:
-        self._held_bytes -= size
+        self.held_bytes -= size
         while self._starved and not self.is_over_budget:
             self._resume_one()
 

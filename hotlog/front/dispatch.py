@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import importlib
 import logging
+import struct
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.answers.api import Api, Caller, Handler, Quick, RequestContext, Spliced
+from hotlog.answers.api import Api, Caller, RequestContext, Short, Spliced
 from hotlog.answers.slices import is_wide
 from hotlog.broker.broker import Broker
 from hotlog.front.guard import Guard
 from hotlog.kernel.errors import Invalid
 from hotlog.kernel.metrics import Metrics
-from hotlog.kernel.tallies import Spread, Tally
 from hotlog.wire import apis
 from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.wire.short_bodies import NOT_SHORT
@@ -38,20 +38,62 @@ MODULES = (
     "k44_incremental_alter_configs", "k47_offset_delete", "k60_describe_cluster", "k75_describe_topic_partitions",
 )  # fmt: skip
 
+CLIENT_ID_OFFSET = 10  # in a request
+_SHORT = struct.Struct(">h")
+_SIZE = struct.Struct(">i")
+_RESPONSE_HEAD = struct.Struct(">ii")  # size, correlation id
+_TAGGED_HEAD = struct.Struct(">iiB")  # the same, and no tags
+
 
 class UnknownApi(Invalid):
     """An API key or version that is not served: the connection is closed."""
 
 
-class Door(NamedTuple):
-    """An API behind its guard, with its metrics; looked up once per request."""
+class Door:
+    """One version of an API behind its guard, with what every request of it needs: looked up once per request."""
 
-    api: Api
-    handle: Handler
-    quick: Quick | None
-    requests: Tally
-    errors: Tally
-    seconds: Spread
+    __slots__ = ("api", "errors", "handle", "is_flexible", "is_tagged", "quick", "requests", "seconds", "version")
+
+    def __init__(self, api: Api, version: int, guard: Guard, metrics: Metrics) -> None:
+        self.api = api
+        self.version = version
+        self.handle = guard.before(api)
+        self.quick = guard.quick_before(api)
+        self.requests = metrics.requests.labels(api.name)
+        self.errors = metrics.request_errors.labels(api.name)
+        self.seconds = metrics.request_seconds.labels(api.name)
+        self.is_flexible = apis.is_flexible(api.key, version)
+        self.is_tagged = apis.has_flexible_response_header(api.key, version)
+
+    def count(self, seconds: float, has_failed: bool) -> None:
+        """Account for a request that was answered after so many seconds."""
+        self.requests.value += 1
+        if has_failed:
+            self.errors.value += 1
+        self.seconds.observe(seconds)
+
+    def decode(self, frame: memoryview, position: int) -> Any:
+        """The request structure; `position` is after the client id of the header.
+
+        Raises:
+            Invalid: malformed.
+        """
+        if self.is_flexible:
+            position = apis.skip_tags(frame, position)
+        if self.api.decode is not None:
+            return self.api.decode(self.version, frame, position)
+        return apis.decode_request(self.api.key, self.version, frame, position)
+
+    def encode(self, correlation_id: int, response: Any) -> list[Buffer | Streamed]:
+        """A response as buffers, size first."""
+        if type(response) is Spliced:
+            buffers, size = response
+        else:
+            body = apis.encoded(response)
+            buffers, size = [body], len(body)
+        if self.is_tagged:
+            return [_TAGGED_HEAD.pack(size + 5, correlation_id, 0), *buffers]
+        return [_RESPONSE_HEAD.pack(size + 4, correlation_id), *buffers]
 
 
 @cache
@@ -64,19 +106,40 @@ class Dispatch:
     """The table of doors."""
 
     def __init__(self, metrics: Metrics, served: Iterable[Api] | None = None, guard: Guard | None = None) -> None:
-        guard = guard or Guard()
+        self._guard = guard or Guard()
+        self._metrics = metrics
         self.apis = {api.key: api for api in (load_apis() if served is None else served)}
-        self._doors = {
-            key: Door(
-                api,
-                guard.before(api),
-                guard.quick_before(api),
-                metrics.requests.labels(api.name),
-                metrics.request_errors.labels(api.name),
-                metrics.request_seconds.labels(api.name),
-            )
-            for key, api in self.apis.items()
-        }
+        self.short_doors: dict[int, tuple[Door, Short]] = {}  # by the first four bytes of a request: API key and version
+        self._doors: dict[tuple[int, int], Door] = {}  # made when they are first asked for: most versions never are
+        for api in self.apis.values():
+            metrics.requests.labels(api.name)  # there from the start, as zeros
+            metrics.request_errors.labels(api.name)
+            metrics.request_seconds.labels(api.name)
+
+    def open_short_ways(self, broker: Broker) -> None:
+        """Make the short ways, which know the broker."""
+        for api in self.apis.values():
+            make = self._guard.short_before(api)
+            for version in api.versions:
+                door, key = self.door(api.key, version), (api.key << 16) + version
+                if make is not None:
+                    self.short_doors[key] = door, make(broker, version)
+                elif door.quick is not None:
+                    self.short_doors[key] = door, self._short_by_quick(broker, door)
+
+    def _short_by_quick(self, broker: Broker, door: Door) -> Short:
+        """A quick way as a short one: the heads of request and answer are dealt with here."""
+
+        def short(caller: Caller, data: memoryview, start: int, end: int) -> bytes | None:
+            frame = data[start:end]
+            length = _SHORT.unpack_from(frame, CLIENT_ID_OFFSET - 2)[0]
+            position = CLIENT_ID_OFFSET + max(length, 0)
+            if length < -1 or position > len(frame) or not is_text(frame[CLIENT_ID_OFFSET:position]):
+                return None
+            rest = self.quick(door, broker, caller, door.version, frame, position)
+            return None if rest is None else b"".join((_SIZE.pack(4 + len(rest)), frame[4:8], rest))
+
+        return short
 
     @property
     def served(self) -> tuple[tuple[int, int, int], ...]:
@@ -89,32 +152,24 @@ class Dispatch:
         Raises:
             UnknownApi: not served.
         """
-        door = self._doors.get(key)
-        if door is None:
+        door = self._doors.get((key, version))
+        return self._made(key, version) if door is None else door
+
+    def _made(self, key: int, version: int) -> Door:
+        api = self.apis.get(key)
+        if api is None:
             raise UnknownApi(f"API key {key} is not served")
-        if version not in door.api.versions:
-            served = door.api.versions
-            raise UnknownApi(f"{door.api.name} version {version} is not served; {served.start} to {served.stop - 1} are")
+        if version not in api.versions:
+            served = api.versions
+            raise UnknownApi(f"{api.name} version {version} is not served; {served.start} to {served.stop - 1} are")
+        door = self._doors[key, version] = Door(api, version, self._guard, self._metrics)
         return door
-
-    def decode(self, door: Door, version: int, frame: memoryview, position: int) -> Any:
-        """The request structure; `position` is after the client id of the header.
-
-        Raises:
-            Invalid: malformed.
-        """
-        key = door.api.key
-        if apis.is_flexible(key, version):
-            position = apis.skip_tags(frame, position)
-        if door.api.decode is not None:
-            return door.api.decode(version, frame, position)
-        return apis.decode_request(key, version, frame, position)
 
     def quick(self, door: Door, broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | None:
         """All of the response behind its correlation id, by the door's short way; `position` is after the client id of the header.  None: the
         request goes the long way."""
         assert door.quick is not None
-        if apis.is_flexible(door.api.key, version):
+        if door.is_flexible:
             if position >= len(frame) or frame[position]:  # tags that nobody here knows
                 return None
             position += 1
@@ -142,17 +197,19 @@ class Dispatch:
         response = shapes.ApiVersionsResponse(error_code=ErrorCode.unsupported_version, api_keys=(own,))
         return apis.encode_response(apis.API_VERSIONS_KEY, 0, correlation_id, response)
 
-    def is_wide(self, response: Any) -> bool:
-        """Whether writing it would hold up the loop."""
-        return response is not None and type(response) is not Spliced and is_wide(response)
 
-    def encode(self, context: RequestContext, response: Any) -> list[Buffer | Streamed]:
-        """A response as buffers, size first."""
-        key, version = context.api_key, context.version
-        if type(response) is Spliced:
-            head = apis.response_head(key, version, context.correlation_id, response.size)
-            return [head, *response.buffers]
-        return [apis.encode_response(key, response.__version__, context.correlation_id, response)]
+def is_text(data: memoryview) -> bool:
+    """Whether these bytes are UTF-8."""
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_slow_to_write(response: Any) -> bool:
+    """Whether writing it would hold up the loop."""
+    return response is not None and type(response) is not Spliced and is_wide(response)
 
 
 def default_refusal(key: int, version: int, code: ErrorCode) -> Any:

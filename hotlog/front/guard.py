@@ -10,11 +10,12 @@ Invariants: an API without a row in hotlog.front.access is not let through to an
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.answers.api import Api, Caller, Handler, Later, Principal, Quick, RequestContext
+from hotlog.answers.api import Api, Caller, Handler, Later, Principal, Quick, RequestContext, Short
 from hotlog.broker.broker import Broker
 from hotlog.front.access import CLUSTER_NAME, NEEDS, Need, Operation, Resource
 from hotlog.wire.error_codes import Refused
@@ -57,8 +58,12 @@ class Guard:
             handle = _throttled(self._quotas, handle)
         return handle
 
+    def short_before(self, api: Api) -> Callable[[Broker, int], Short] | None:
+        """What makes the short ways of `api`: only where there is nothing to ask, as they do not say what a request names."""
+        return api.short if self._authorizer is None and self._quotas is None else None
+
     def quick_before(self, api: Api) -> Quick | None:
-        """The short way of `api`, where there is nothing to ask."""
+        """The same of what needs nothing of a version but its number."""
         return api.quick if self._authorizer is None and self._quotas is None else None
 
 

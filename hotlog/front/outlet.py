@@ -30,6 +30,7 @@ DEVICE_BYTES = 1 * MiB  # one read from the device
 TURN_BYTES_MAX = 2 * MiB
 
 _PLAIN = (bytes, bytearray, memoryview)
+_PLAIN_TYPES = frozenset(_PLAIN)
 
 
 class Outlet:
@@ -61,9 +62,9 @@ class Outlet:
 
     def write(self, buffers: Sequence[Buffer | Streamed]) -> None:
         """Send after everything that was written before."""
-        if self.is_closing:
+        if self._is_closing or self._transport.is_closing():
             return
-        if self._queue or not all(isinstance(each, _PLAIN) for each in buffers):
+        if self._queue or not _PLAIN_TYPES.issuperset(map(type, buffers)):
             self._queue.extend(buffers)
             self._pump()
         elif len(buffers) == 1:

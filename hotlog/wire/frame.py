@@ -36,11 +36,12 @@ assert GROWTH * SCRATCH_BYTES >= FRAME_BYTES_LEAP > FRAME_BYTES_FIRST
 class FrameReader:
     """One connection's frames.  `buffer()` is where to receive next; `received(count)` returns the frames that became whole."""
 
-    __slots__ = ("_bytes_max", "_filled", "_head", "_is_mapped", "_scratch", "_size", "_view", "failure")
+    __slots__ = ("_filled", "_head", "_is_mapped", "_scratch", "_size", "_view", "bytes_max", "failure", "is_between")
 
     def __init__(self, scratch: memoryview, bytes_max: int) -> None:
         self._scratch = scratch
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
+        self.is_between = True  # frames: what comes next is the beginning of one, and comes into the scratch
         self._head = b""  # the first 1 to 3 bytes of a size
         self._view: memoryview | None = None  # of an unfinished frame's buffer
         self._is_mapped = False
@@ -67,17 +68,20 @@ class FrameReader:
             return self._view[self._filled : end]
         return self._scratch
 
-    def received(self, count: int) -> list[memoryview]:
-        """`count` bytes were put into `buffer()`.  Look at `failure` after serving what is returned.
+    def received(self, count: int, start: int = 0) -> list[memoryview]:
+        """`count` bytes were put into `buffer()`; those before `start` (only where `is_between`) are whole frames that somebody has served.
+
+        Look at `failure` after serving what is returned.
 
         A size below 8 is Invalid, one above the limit is TooLarge.
         """
         if self._view is None:
             frames: list[memoryview] = []
             try:
-                self._split(self._scratch[:count], frames)
+                self._split(self._scratch[start:count], frames)
             except (Invalid, TooLarge) as error:
                 self.failure = error
+            self.is_between = self._view is None and not self._head
             return frames
         self._filled += count
         if self._filled == self._size:
@@ -114,8 +118,8 @@ class FrameReader:
     def _checked(self, size: int) -> int:
         if size < FRAME_BYTES_MIN:
             raise Invalid(f"request size {size} is not possible; at least {FRAME_BYTES_MIN} bytes are needed")
-        if size > self._bytes_max:
-            raise TooLarge(f"request of {size} bytes; at most {self._bytes_max} are allowed (socket.request.max.bytes)")
+        if size > self.bytes_max:
+            raise TooLarge(f"request of {size} bytes; at most {self.bytes_max} are allowed (socket.request.max.bytes)")
         return size
 
     def _begin(self, size: int, rest: memoryview) -> None:
@@ -146,4 +150,5 @@ class FrameReader:
         assert view is not None
         self._view = None
         self._filled = 0
+        self.is_between = True
         return view

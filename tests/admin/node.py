@@ -131,7 +131,7 @@ class Door:
             answer = await answer
         if isinstance(answer, Later):
             answer = await answer.reply
-        frame = b"".join(bytes(part) for part in self.dispatch.encode(context, answer))
+        frame = b"".join(bytes(part) for part in door.encode(context.correlation_id, answer))
         assert quick is None or quick == frame[8:], "the short way says what the long way says"
         head = 9 if apis.has_flexible_response_header(key, version) else 8
         response, size = entity_reader(apis.response_type(key, version))(frame, head)

@@ -113,7 +113,7 @@ def as_received(key: int, version: int, request: Any) -> Any:
     dispatch = Dispatch(Metrics())
     frame = memoryview(bytearray(apis.encode_request(1, "c", request)[4:]))
     _, position = apis.parse_header(frame)
-    return dispatch.decode(dispatch.door(key, version), version, frame, position)
+    return dispatch.door(key, version).decode(frame, position)
 
 
 def named(key: int, request: Any) -> dict[str, list[str]]:
