@@ -20,6 +20,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, Later, RequestContext, Spliced
 from hotlog.answers.slices import SLICE, breathe, slices
+from hotlog.apis.produce.short_way import ACKS_ALLOWED, short
 from hotlog.broker.leaders import not_here
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
@@ -48,7 +49,6 @@ LOG = logging.getLogger(__name__)
 
 ZSTD_FROM_VERSION = 7  # KIP-110
 _ZSTD = 4
-ACKS_ALLOWED = (0, 1, -1)
 INLINE_LOOK_BYTES_MAX = 4 * MiB  # of one request, on the event loop
 
 
@@ -383,5 +383,6 @@ API = Api(
     decode=decode,
     refuse=refuse,
     decodes_any_size=True,
+    short=short,
     omits=("transactions",),
 )

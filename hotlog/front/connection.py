@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable
 from typing import Any
@@ -69,7 +70,8 @@ class Connection(Sending):
         LOG.debug("connection %d of %s:%d has ended%s", self.number, *self.peer, f": {exc}" if exc else "")
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._reader.buffer()
+        reader = self._reader
+        return reader.scratch if reader.is_between else reader.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.transport is None or self.transport.is_closing():
@@ -184,10 +186,11 @@ class Connection(Sending):
     def _count(self, doors: list[Door], arrived: float) -> None:
         """Account for requests that came together and are answered together, each at its door."""
         seconds = self._all.clock.monotonic() - arrived
-        for door in set(doors):
-            times = doors.count(door)
+        for door in set(doors) if len(doors) > 1 else doors:
+            times, spread = doors.count(door), door.seconds
             door.requests.value += times
-            door.seconds.observe(seconds, times)
+            spread.counts[bisect_left(spread.bounds, seconds)] += times  # as `observe`
+            spread.sum += seconds * times
 
     def _queue(self, answer: bytes | Pending, door: Door, arrived: float, frame_bytes: int) -> None:
         """Put a reply behind those that are waited for."""

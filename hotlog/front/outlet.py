@@ -64,11 +64,14 @@ class Outlet:
         """Send after everything that was written before."""
         if self._is_closing or self._transport.is_closing():
             return
-        if self._queue or not _PLAIN_TYPES.issuperset(map(type, buffers)):
+        first = buffers[0]
+        if type(first) is bytes and len(buffers) == 1 and not self._queue:  # nearly always
+            self._transport.write(first)
+        elif self._queue or not _PLAIN_TYPES.issuperset(map(type, buffers)):
             self._queue.extend(buffers)
             self._pump()
         elif len(buffers) == 1:
-            self._transport.write(buffers[0])  # type: ignore[arg-type]
+            self._transport.write(first)  # type: ignore[arg-type]
         elif sum(map(len, buffers)) <= JOIN_BYTES_MAX:
             self._transport.write(b"".join(buffers))  # type: ignore[arg-type]
         else:

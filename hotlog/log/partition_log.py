@@ -73,7 +73,7 @@ class PartitionLog:
         if loaded.epochs_dirty:
             writer.note_epochs()
 
-        self.append = writer.append
+        self.append, self.append_plain = writer.append, writer.append_plain
         self.append_in_turn = large.append_in_turn
         self.append_as_follower = writer.append_as_follower
         self.truncate, self.replace_segments = reshaper.truncate, reshaper.replace_segments

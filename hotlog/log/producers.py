@@ -115,6 +115,13 @@ class Producers:
             return None
         return self.check(headers)
 
+    def follows(self, producer_id: int, epoch: int, sequence: int) -> bool:
+        """Whether this is just the next batch of a producer that is known: `check` has nothing to say."""
+        state = self._states.get(producer_id)
+        if state is None or state.epoch != epoch or not state.batches:
+            return False
+        return sequence == (state.batches[-1].last_sequence + 1) & SEQUENCE_MAX
+
     def update(self, header: BatchHeader, now_ms: int) -> None:
         """Remember a data batch that is in the log, with its real offsets; `now_ms` is when it came."""
         self.note(

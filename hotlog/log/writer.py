@@ -21,6 +21,7 @@ from hotlog.log.segment import Segment
 from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.wire.batch import BatchHeader, crc_ok, stamp, stamp_append_time, stamp_head, walk
+from hotlog.wire.plain_batch import Fields
 
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
 
@@ -137,6 +138,53 @@ class Writer:
             file.append((data,))
         except OSError as error:
             self._syncer.refuse_after(error, "append to", file.path)
+
+    def append_plain(self, data: memoryview, fields: Fields, now_ms: int) -> int:
+        """The same for one batch, in the case that nearly all have: there is a segment with room, open and begun, and the batch is none of an
+        idempotent producer's first or repeated ones.  `fields` are its header's, and hotlog.wire.plain_batch has found it sound.
+
+        Returns the offset it got; -1 where it is another case: nothing was done.
+
+        Raises as `append`; `data` is then as it was.
+        """
+        marks, syncer, config, active = self._marks, self._syncer, self._config, self._segments.all[-1]
+        file, base, size = syncer.file, marks.log_end_offset, len(data)
+        last, timestamp = base + fields[6], fields[8]
+        if (
+            file is None
+            or active is not self._roomy
+            or active.size + size > config.segment_bytes
+            or timestamp - active.first_timestamp > self._bounds.segment_ms
+            or last - active.base_offset > RELATIVE_OFFSET_MAX
+            or not self._is_plain(fields)
+        ):
+            return -1
+        self._parts.space.use_bytes(size)
+        stamp_head(data, 0, base, fields[1], self.leader_epoch)
+        try:
+            file.append((data,))
+        except OSError as error:
+            stamp_head(data, 0, *fields[:3])
+            syncer.refuse_after(error, "append to", file.path)
+        if active.note_one(size, last, timestamp, config.index_interval_bytes):
+            self._index_grew(active)
+        if fields[9] >= 0:
+            self._producers.note(fields[9], fields[10], fields[11], last, fields[6], timestamp, fields[5], now_ms)
+        self.last_append_ms = now_ms
+        end = last + 1
+        marks.appended(end, active.base_offset, active.size)
+        if config.is_fsynced or end - marks.durable_end >= config.flush_messages:
+            syncer.want(end)
+        return base
+
+    def _is_plain(self, fields: Fields) -> bool:
+        """Whether nobody forbids an append, or writes meanwhile, and it is the first of nothing."""
+        marks, syncer = self._marks, self._syncer
+        if marks.failed is not None or marks.is_closed or self.blocked is not None or syncer.is_writing or syncer.rolled:
+            return False
+        if self.leader_epoch > self._epochs.latest:
+            return False
+        return fields[9] < 0 or self._producers.follows(fields[9], fields[10], fields[11])
 
     def begin(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Begun | Appended:
         """Everything before the write: checks, a roll, stamps; or what became of a batch that is here already."""

@@ -97,6 +97,7 @@ class Partition:
         "add_ear",
         "append",
         "append_in_turn",
+        "append_plain",
         "cold",
         "committed",
         "config",
@@ -123,6 +124,7 @@ class Partition:
         self.marks = log.marks
         self.cold: ColdPartition | None = None
         self.append = log.append
+        self.append_plain = log.append_plain
         self.append_in_turn = log.append_in_turn
         self.wait_room = log.wait_room
         self.committed = log.wait_committed

@@ -20,10 +20,10 @@ from hotlog.world.ports import Buffer
 
 # base offset q, length i, leader epoch i, magic b, crc I, attributes h, last offset delta i, base timestamp q,
 # max timestamp q, producer id q, producer epoch h, base sequence i, record count i
-_HEADER = struct.Struct(">qiibIhiqqqhii")
+HEADER = struct.Struct(">qiibIhiqqqhii")
 _STAMP = struct.Struct(">qii")
 _EPOCH = struct.Struct(">i")
-assert _HEADER.size == BATCH_HEADER_BYTES
+assert HEADER.size == BATCH_HEADER_BYTES
 
 MAGIC_OFFSET = 16
 CRC_OFFSET = 17
@@ -99,7 +99,7 @@ def header_at(data: Buffer, position: int = 0) -> BatchHeader:
         Corrupt: fewer than 61 bytes are left.
     """
     try:
-        return BatchHeader._make(_HEADER.unpack_from(data, position))
+        return BatchHeader._make(HEADER.unpack_from(data, position))
     except struct.error:
         raise Corrupt(
             f"batch header at byte {position} is cut off: {len(data) - position} of {BATCH_HEADER_BYTES} bytes"
@@ -155,7 +155,7 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
             raise InvalidRecord(f"unknown magic {magic}; only magic 2 is allowed")
         if end - position < BATCH_HEADER_BYTES:
             raise InvalidRecord(f"batch at byte {position} is cut off inside its header")
-        header = BatchHeader._make(_HEADER.unpack_from(data, position))
+        header = BatchHeader._make(HEADER.unpack_from(data, position))
         size = header.length + BATCH_OVERHEAD_BYTES
         _check_header(header, size, position, end, batch_bytes_max)
         if header.length <= CRC_INLINE_BYTES_MAX:

@@ -36,10 +36,10 @@ assert GROWTH * SCRATCH_BYTES >= FRAME_BYTES_LEAP > FRAME_BYTES_FIRST
 class FrameReader:
     """One connection's frames.  `buffer()` is where to receive next; `received(count)` returns the frames that became whole."""
 
-    __slots__ = ("_filled", "_head", "_is_mapped", "_scratch", "_size", "_view", "bytes_max", "failure", "is_between")
+    __slots__ = ("_filled", "_head", "_is_mapped", "_size", "_view", "bytes_max", "failure", "is_between", "scratch")
 
     def __init__(self, scratch: memoryview, bytes_max: int) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
         self.bytes_max = bytes_max
         self.is_between = True  # frames: what comes next is the beginning of one, and comes into the scratch
         self._head = b""  # the first 1 to 3 bytes of a size
@@ -66,7 +66,7 @@ class FrameReader:
         if self._view is not None:
             end = self._filled + RECEIVE_BYTES_MAX if self._is_mapped else len(self._view)
             return self._view[self._filled : end]
-        return self._scratch
+        return self.scratch
 
     def received(self, count: int, start: int = 0) -> list[memoryview]:
         """`count` bytes were put into `buffer()`; those before `start` (only where `is_between`) are whole frames that somebody has served.
@@ -78,7 +78,7 @@ class FrameReader:
         if self._view is None:
             frames: list[memoryview] = []
             try:
-                self._split(self._scratch[start:count], frames)
+                self._split(self.scratch[start:count], frames)
             except (Invalid, TooLarge) as error:
                 self.failure = error
             self.is_between = self._view is None and not self._head

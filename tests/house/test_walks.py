@@ -91,11 +91,27 @@ async def test_the_walk_of_a_produce(tmp_path: Path, durability: str) -> None:
         await served.broker.create_topic("t", 1, {"hotlog.durability": durability})
         client = await served.connect()
         await client.call(produce("t", {0: batch_of(b"first")}))
-        walk, _ = await traced(client, produce("t", {0: batch_of(b"second")}))
+        walk, _ = await traced(client, produce("t", {0: batch_of(b"second", codec="gzip")}))
         rooms = drawn("Produce")
         assert rooms == walk.rooms
         assert len(rooms) <= ROOMS_MAX
         assert walk.steps_up() == {}
+
+
+@pytest.mark.parametrize("durability", ["fsync", "page-cache"])
+async def test_the_short_way_of_a_produce(tmp_path: Path, durability: str) -> None:
+    """Nothing goes up again but the ack that an fsync was waited for."""
+    async with serving(tmp_path) as served:
+        await served.broker.create_topic("t", 1, {"hotlog.durability": durability})
+        client = await served.connect()
+        for value in (b"first", b"second"):
+            await client.call(produce("t", {0: batch_of(value)}))
+        walk, _ = await traced(client, produce("t", {0: batch_of(b"third")}))
+        rooms = drawn("The short way")
+        is_waited_for = durability == "fsync"
+        assert walk.rooms == ([*rooms, "hotlog/answers"] if is_waited_for else rooms)
+        called_back = {("hotlog/log", "hotlog/apis"): "__call__", ("hotlog/answers", "hotlog/front"): "answered"}
+        assert walk.steps_up() == (called_back if is_waited_for else {})
 
 
 async def test_the_walk_of_a_fetch_of_what_is_only_in_the_store(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ async def test_a_heartbeat_costs_no_more_calls_than_it_did(served: Serving) -> N
 @pytest.mark.parametrize(
     ("name", "request_", "ceiling"),
     [
-        ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 118),
+        ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 31),
         ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 105),
         ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 306),
         ("metadata of a topic", metadata(), 37),

@@ -1,0 +1,1 @@
+"""Produce: its short way."""
