@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.world.ports import Buffer, Streamed
@@ -80,10 +80,12 @@ class Owner(Protocol):
 class Pending:
     """An answer of a short way that comes later, by a call: the ordered part of its request is done, and the next request may begin.
 
-    Who makes it calls `known` once, on the loop.  The rest is the connection's: what it needs to account for the request.
+    With `holds` the next request of the connection may not begin before: it is to see what this one did.  Who makes it calls `known` once,
+    on the loop.  The rest is the connection's: what it needs to account for the request.
     """
 
     __slots__ = ("arrived", "buffers", "door", "frame_bytes", "has_failed", "owner")
+    holds: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.buffers: list[Buffer | Streamed] | None = None  # the whole answer, size first; None until it is known
@@ -110,8 +112,9 @@ changed, `data` least of all.  `data` is the caller's again when it returns: nob
 
 Handler = Callable[["Broker", RequestContext, Any], Awaitable[Any] | Any]
 Decode = Callable[[int, memoryview, int], Any]  # (version, frame, position of the body) -> request
-Quick = Callable[["Broker", Caller, int, memoryview, int], "bytes | None"]
-"""(broker, caller, version, frame, position of the body) -> all of the response behind its correlation id, or None."""
+Quick = Callable[["Broker", Caller, int, memoryview, int], bytes | Pending | None]
+"""(broker, caller, version, frame, position of the body) -> all of the response behind its correlation id, a Pending of the whole response,
+or None."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.api import Api, Caller, Pending, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.coordinators.group_types import Code
 from hotlog.coordinators.service import Commit
+from hotlog.kernel.errors import HotlogError
+from hotlog.wire import short_bodies
 from hotlog.wire.apis import responses
+from hotlog.wire.fields import uuid_of
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 KEY = 8
 GROUP_NOT_FOUND_FROM = 9
 BY_ID_FROM = 10
+THROTTLE_FROM, FLEXIBLE_FROM = 3, 8
+QUICK_BYTES_MAX = 1024
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -88,4 +93,68 @@ def _name(broker: Broker, context: RequestContext, topic: Any) -> str | None:
     return known.name if known is not None else None
 
 
-API = Api(key=KEY, name="OffsetCommit", versions=range(2, 11), handle=handle, omits=("members of the new protocol (KIP-848)",))
+class _Committing(Pending):
+    """The answer to a commit of one partition that the log has, and that is not committed yet.  The next request sees what it did, as in Kafka."""
+
+    __slots__ = ("_caller", "_code_at", "_frame", "_version")
+    holds = True
+
+    def __init__(self, caller: Caller, version: int, correlation_id: bytes, rest: bytes) -> None:
+        super().__init__()
+        self._caller = caller
+        self._version = version
+        self._frame = b"".join(((len(rest) + 4).to_bytes(4), correlation_id, rest))
+        self._code_at = len(self._frame) - (5 if version >= FLEXIBLE_FROM else 2)
+
+    def told(self, error: Exception | None) -> None:
+        """It is committed, or why it cannot be."""
+        if error is None:
+            self.known(self._frame)
+            return
+        code = coordinator_error(RequestContext(KEY, self._version, 0, None, self._caller, 0.0), error)
+        at = self._code_at
+        self.known(b"".join((self._frame[:at], int(code).to_bytes(2), self._frame[at + 2 :])), has_failed=True)
+
+
+def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | Pending | None:
+    """A commit of one partition that nothing speaks against."""
+    if len(frame) > QUICK_BYTES_MAX:
+        return None
+    asked = short_bodies.offset_commit(version, bytes(frame[position:]))
+    topic = asked.topic
+    if isinstance(topic, bytes):
+        known = broker.image.topics_by_id.get(uuid_of(topic))
+        if known is None:
+            return None
+        topic = known.name
+    place = asked.partition.to_bytes(4, signed=True)
+    if version >= FLEXIBLE_FROM:  # tags of the header, throttle time, one topic, one partition, no error; tags of all three
+        rest = b"".join((b"\0\0\0\0\0\2", asked.echo, b"\2", place, b"\0\0\0\0\0"))
+    else:
+        throttled = bytes(4) if version >= THROTTLE_FROM else b""
+        rest = b"".join((throttled, b"\0\0\0\1", asked.echo, b"\0\0\0\1", place, b"\0\0"))
+    committing = _Committing(caller, version, bytes(frame[4:8]), rest)
+    try:
+        is_done = broker.groups.commit_now(
+            asked.group_id,
+            Commit(topic, asked.partition, asked.offset, asked.leader_epoch, asked.metadata),
+            member_id=asked.member_id,
+            instance_id=asked.instance_id,
+            generation=asked.generation,
+            told=committing.told,
+        )
+    except (HotlogError, OSError):  # nothing was done; the long way meets the same, and says so
+        return None
+    if is_done is None:
+        return None
+    return rest if is_done else committing
+
+
+API = Api(
+    key=KEY,
+    name="OffsetCommit",
+    versions=range(2, 11),
+    handle=handle,
+    quick=quick,
+    omits=("members of the new protocol (KIP-848)",),
+)

@@ -146,7 +146,7 @@ class Connection(Sending):
         ran: list[Door] = []
         self._is_working = True
         try:
-            while at + SHORT_BYTES_MIN + SIZE_BYTES <= count:
+            while at + SHORT_BYTES_MIN + SIZE_BYTES <= count and not self._is_busy:
                 size, kind = _HEAD.unpack_from(scratch, at)
                 start = at + SIZE_BYTES
                 found = doors.get(kind)
@@ -206,6 +206,7 @@ class Connection(Sending):
         self._hold(frame_bytes + SIZE_BYTES)
         if answer.buffers is None:
             answer.owner = self
+            self._is_busy = answer.holds
         else:
             self.answered(answer)
 
@@ -218,6 +219,9 @@ class Connection(Sending):
             self._line_up()
             if not self._is_working:
                 self._all.flush_soon(self)
+        if pending.holds and pending.owner is not None:
+            self._is_busy = False
+            self._work()
 
     def _serve_alone(self, frame: memoryview, door: Door, short: Short) -> bool:
         """Serve a frame of its own on a short way; whether that was done."""

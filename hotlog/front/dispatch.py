@@ -17,7 +17,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.answers.api import Api, Caller, RequestContext, Short, Spliced
+from hotlog.answers.api import Api, Caller, Pending, RequestContext, Short, Spliced
 from hotlog.answers.slices import is_wide
 from hotlog.broker.broker import Broker
 from hotlog.front.guard import Guard
@@ -130,14 +130,14 @@ class Dispatch:
     def _short_by_quick(self, broker: Broker, door: Door) -> Short:
         """A quick way as a short one: the heads of request and answer are dealt with here."""
 
-        def short(caller: Caller, data: memoryview, start: int, end: int) -> bytes | None:
+        def short(caller: Caller, data: memoryview, start: int, end: int) -> bytes | Pending | None:
             frame = data[start:end]
             length = _SHORT.unpack_from(frame, CLIENT_ID_OFFSET - 2)[0]
             position = CLIENT_ID_OFFSET + max(length, 0)
             if length < -1 or position > len(frame) or not is_text(frame[CLIENT_ID_OFFSET:position]):
                 return None
             rest = self.quick(door, broker, caller, door.version, frame, position)
-            return None if rest is None else b"".join((_SIZE.pack(4 + len(rest)), frame[4:8], rest))
+            return b"".join((_SIZE.pack(4 + len(rest)), frame[4:8], rest)) if isinstance(rest, bytes) else rest
 
         return short
 
@@ -165,7 +165,9 @@ class Dispatch:
         door = self._doors[key, version] = Door(api, version, self._guard, self._metrics)
         return door
 
-    def quick(self, door: Door, broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | None:
+    def quick(
+        self, door: Door, broker: Broker, caller: Caller, version: int, frame: memoryview, position: int
+    ) -> bytes | Pending | None:
         """All of the response behind its correlation id, by the door's short way; `position` is after the client id of the header.  None: the
         request goes the long way."""
         assert door.quick is not None

@@ -94,12 +94,34 @@ async def test_a_heartbeat_costs_no_more_calls_than_it_did(served: Serving) -> N
     assert await calls_of(client, request) <= 47
 
 
+async def test_a_commit_of_one_partition_costs_no_more_calls_than_it_did(served: Serving) -> None:
+    one, client = await member(served), await served.connect()
+    shapes = apis.requests(8, 8)
+    part = shapes.OffsetCommitRequestPartition(
+        partition_index=0, committed_offset=1, committed_leader_epoch=0, committed_metadata=""
+    )
+    request = shapes.OffsetCommitRequest(
+        group_id=one.group, generation_id_or_member_epoch=one.generation, member_id=one.member_id, group_instance_id=None,
+        topics=(shapes.OffsetCommitRequestTopic(name="t", partitions=(part,)),),
+    )  # fmt: skip
+    assert await calls_of(client, request) <= 98
+
+
+def ends() -> Any:
+    shapes = apis.requests(2, 7)
+    part = shapes.ListOffsetsPartition(partition_index=0, current_leader_epoch=-1, timestamp=-1)
+    return shapes.ListOffsetsRequest(
+        replica_id=-1, isolation_level=0, topics=(shapes.ListOffsetsTopic(name="t", partitions=(part,)),)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "request_", "ceiling"),
     [
         ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 31),
         ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 105),
         ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 306),
+        ("the end of a partition", ends(), 28),
         ("metadata of a topic", metadata(), 37),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -113,7 +113,8 @@ async def frames(served: Serving, client: Client, request: Any, monkeypatch: pyt
     monkeypatch.setattr(dispatch, "quick", quick)
     client.writer.write(frame_of(request, 77))
     short = await client.frame()
-    assert asked and asked[-1] is not None, f"API {key} version {version} went the long way"
+    assert asked, f"API {key} version {version} has no short way"
+    assert asked[-1] is not None, f"API {key} version {version} went the long way"
     monkeypatch.setattr(dispatch, "quick", lambda *arguments: None)
     client.writer.write(frame_of(request, 77))
     long = await client.frame()
@@ -178,3 +179,47 @@ async def test_ends_are_listed_alike_both_ways(served: Serving, monkeypatch: pyt
             )
             short, long = await frames(served, client, request, monkeypatch)
             assert short == long
+
+
+async def test_commits_of_a_member_are_answered_alike_both_ways(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await served.broker.create_topic("t", 3)
+    await served.broker.create_topic("__consumer_offsets", 2)
+    await served.broker.groups.ensure()
+    member = Member(served.broker)
+    assert await member.join() is ErrorCode.none
+    assert (await member.sync())[0] is ErrorCode.none
+    client = await served.connect()
+    for version in served_versions(8):
+        request = one_commit(member, version, made.topic_id, 100 + version)
+        short, long = await frames(served, client, request, monkeypatch)
+        assert short == long
+        assert served.broker.groups.offsets("g")["t", 2].offset == 100 + version
+
+
+def one_commit(member: Member, version: int, topic_id: UUID, offset: int) -> Any:
+    shapes = apis.requests(8, version)
+    part = shapes.OffsetCommitRequestPartition(
+        partition_index=2, committed_offset=offset, committed_leader_epoch=0, committed_metadata="x"
+    )
+    return shapes.OffsetCommitRequest(
+        group_id=member.group, generation_id_or_member_epoch=member.generation, member_id=member.member_id, group_instance_id=None,
+        retention_time=timedelta(0), topics=(shapes.OffsetCommitRequestTopic(name="t", topic_id=topic_id, partitions=(part,)),),
+    )  # fmt: skip
+
+
+async def test_what_is_asked_behind_a_commit_in_one_write_sees_it(served: Serving) -> None:
+    made = await served.broker.create_topic("t", 3)
+    await served.broker.create_topic("__consumer_offsets", 2)
+    await served.broker.groups.ensure()
+    member = Member(served.broker)
+    assert await member.join() is ErrorCode.none
+    assert (await member.sync())[0] is ErrorCode.none
+    client = await served.connect()
+    fetch = apis.requests(9, 7)
+    asked = fetch.OffsetFetchRequest(
+        group_id="g", topics=(fetch.OffsetFetchRequestTopic(name="t", partition_indexes=(2,)),), require_stable=True
+    )
+    for offset in range(20):
+        client.writer.write(frame_of(one_commit(member, 8, made.topic_id, offset), 1) + frame_of(asked, 2))
+        assert parsed(8, 8, await client.frame(), 1).topics[0].partitions[0].error_code is ErrorCode.none
+        assert parsed(9, 7, await client.frame(), 2).topics[0].partitions[0].committed_offset == offset
