@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
-from hotlog.answers.api import Api, RequestContext
+from hotlog.answers.api import Api, RequestContext, Spliced
 from hotlog.wire import apis
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 
 @cache
-def _table(version: int, served: tuple[tuple[int, int, int], ...]) -> Any:
+def _table(version: int, served: tuple[tuple[int, int, int], ...]) -> Spliced:
+    """Encoded once for each version: every connection begins with this question."""
     shapes = apis.responses(API.key, version)
     keys = tuple(shapes.ApiVersion(api_key=key, min_version=first, max_version=last) for key, first, last in served)
-    return shapes.ApiVersionsResponse(error_code=ErrorCode.none, api_keys=keys, throttle_time=timedelta(0))
+    body = apis.encoded(shapes.ApiVersionsResponse(error_code=ErrorCode.none, api_keys=keys, throttle_time=timedelta(0)))
+    return Spliced([body], len(body))
 
 
 API = Api(key=18, name="ApiVersions", versions=range(5), handle=handle)
