@@ -177,7 +177,7 @@ class Dispatch:
             position += 1
         try:
             return door.quick(broker, caller, version, frame, position)
-        except NOT_SHORT:
+        except (*NOT_SHORT, Invalid):  # the long way says what is wrong with it
             return None
 
     def refuse(self, door: Door, context: RequestContext, request: Any, error: BaseException) -> Any:
