@@ -81,18 +81,13 @@ class NodeEnds:
         """An offset that no earlier life of this node gave out, as far as was noted; 0 where nothing is known."""
         return (await self.older()).ends.get(topic_id, {}).get(partition, 0)
 
-    async def look(self, now: PartitionEnds, *, directory_id: str) -> bool:
-        """Note `now` if it is time; True if it was done.  Raises as `note`."""
-        gone_on = max(
-            (self._gone_on(topic_id, index, end) for topic_id, parts in now.items() for index, end in parts.items()), default=0
-        )
+    def is_due(self, gone_on: int) -> bool:
+        """Whether it is time for a note; `gone_on`: by how many offsets a log has gone on since the last one, at most."""
         is_late = self._clock.monotonic() - self._noted_at >= NOTED_S
-        if not (gone_on >= NOTED_EVERY or (gone_on and is_late)):
-            return False
-        await self.note(now, directory_id=directory_id, is_final=False)
-        return True
+        return gone_on >= NOTED_EVERY or (gone_on > 0 and is_late)
 
-    def _gone_on(self, topic_id: UUID, index: int, end: int) -> int:
+    def gone_on(self, topic_id: UUID, index: int, end: int) -> int:
+        """By how many offsets a log has gone on since the last note."""
         return end - self._noted.get(topic_id, {}).get(index, -1)
 
     async def note(self, ends: PartitionEnds, *, directory_id: str, is_final: bool) -> None:

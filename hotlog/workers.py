@@ -21,7 +21,7 @@ from compaction.trusted_clock import KeptClock
 from compaction.worker import RetentionWorker
 from controller.metadata import Metadata, State
 from hotlog.broker.broker import Broker
-from hotlog.broker.ends_notes import note_ends
+from hotlog.broker.ends_notes import EndsNotes
 from hotlog.broker.group_lag import GroupLag
 from hotlog.broker.topic_series import TopicSeries
 from hotlog.kernel.beats import Beat
@@ -108,10 +108,6 @@ def _logs(parts: Parts) -> Tick:
     return tick
 
 
-def _ends(parts: Parts) -> Tick:
-    return lambda: note_ends(parts.broker)
-
-
 def _copy(parts: Parts, tier: ColdTier) -> Tick:
     async def tick() -> bool:
         return parts.broker.is_ready and await tier.tick_copy()
@@ -176,7 +172,7 @@ WORKERS = (
     Worker("groups", lambda parts: parts.broker.groups.tick, every(5.0)),
     Worker("store", lambda parts: StoreProbe(parts.world.store, parts.store_health).tick, every(5.0)),
     Worker("group-lag", lambda parts: GroupLag(parts.broker, parts.metrics).tick, every(10.0)),
-    Worker("ends", _ends, every(5.0)),
+    Worker("ends", lambda parts: EndsNotes(parts.broker).tick, every(5.0)),
     Worker("copy", cold(_copy), set_by("remote.log.manager.task.interval.ms")),
     Worker("retention", _retention, set_by("log.retention.check.interval.ms")),
     Worker("scrub", _scrub, set_by("hotlog.scrub.interval.ms", seconds_max=10.0)),

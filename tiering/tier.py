@@ -272,6 +272,8 @@ class ColdTier:
             LOG.error("%s-%d (%s): nothing is copied: %s", cold.topic, cold.pid.partition, cold.pid, problem)
             self._metrics.corruption.labels("boundary").inc()
         cold.problem = problem
+        if problem:
+            log.touch()  # it may have to begin anew
         if not problem and cold.view is not None and cold.view.end_offset >= 0:
             log.set_tiered_end(cold.view.end_offset)
             # A stop between the commit of a log start and its local checkpoint: the commit counts, and clients must not be told less.

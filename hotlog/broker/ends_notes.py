@@ -12,6 +12,7 @@ from uuid import UUID
 
 from controller.ends import PartitionEnds
 from hotlog.kernel.errors import HotlogError
+from hotlog.kernel.ids import TopicPartition
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -30,15 +31,46 @@ async def _ends(broker: Broker) -> PartitionEnds:
     return ends
 
 
-async def note_ends(broker: Broker) -> bool:
-    """Note how far the logs are, if it is time; True if that was done.
+class EndsNotes:
+    """The worker: looks at the logs in which something happened since the last note."""
 
-    Raises:
-        StoreUnavailable: at the next tick.
-    """
-    if not broker.is_ready or not broker.metadata.is_joined:
-        return False
-    return await broker.metadata.ends.look(await _ends(broker), directory_id=broker.logs.directory_id)
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._stirred = broker.logs.follow()
+        self._moved: dict[TopicPartition, None] = {}
+
+    async def tick(self) -> bool:
+        """Note how far the logs are, if it is time; True if that was done.
+
+        Raises:
+            StoreUnavailable: at the next tick.
+        """
+        broker = self._broker
+        self._moved.update((tp, None) for tp in self._stirred.take())
+        if not broker.is_ready or not broker.metadata.is_joined:
+            return False
+        if not broker.metadata.ends.is_due(self._gone_on()):
+            return False
+        moved, self._moved = self._moved, {}
+        try:
+            await broker.metadata.ends.note(await _ends(broker), directory_id=broker.logs.directory_id, is_final=False)
+        except BaseException:
+            self._moved = moved | self._moved
+            raise
+        return True
+
+    def _gone_on(self) -> int:
+        """By how many offsets the log has gone on that has gone on furthest; those that have not are forgotten."""
+        most = 0
+        for tp in list(self._moved):
+            partition = self._broker.partition(tp.topic, tp.partition)
+            gone_on = 0
+            if partition is not None:
+                gone_on = self._broker.metadata.ends.gone_on(partition.topic_id, tp.partition, partition.log_end_offset)
+            if gone_on <= 0:
+                del self._moved[tp]
+            most = max(most, gone_on)
+        return most
 
 
 async def note_ends_at_last(broker: Broker) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hotlog.log import files
+from hotlog.log.awake import NEVER
 from hotlog.log.pool import FilePool
 from hotlog.log.segment import Segment
 from hotlog.world.ports import Disk
@@ -43,6 +44,11 @@ class Condemned:
     def note(self, paths: tuple[str, ...], due_ms: int) -> None:
         """Files that have such a name already."""
         self._waiting = (*self._waiting, (due_ms, paths))
+
+    @property
+    def due_ms(self) -> int:
+        """When the next files are to be removed; NEVER if none wait."""
+        return min((due for due, _ in self._waiting), default=NEVER)
 
     async def remove_due(self, now_ms: int) -> None:
         """Remove what has waited long enough."""

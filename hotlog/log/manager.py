@@ -18,6 +18,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
+from hotlog.log.awake import Awake, Follower
 from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.data_directory import DataDirectory
 from hotlog.log.loaded import Loaded, Loader
@@ -36,6 +37,7 @@ from hotlog.world.ports import Clock, Disk, Entropy
 
 LOADED_AT_ONCE = 64
 TICKED_AT_ONCE = 256  # logs and segments that are looked at in one turn of the loop
+SWEEP_MS = 10 * 60 * 1000  # all logs are looked at so often
 ROTTEN_BITS_MAX = 8
 ConfigOf = Callable[[TopicPartition], TopicConfig]
 
@@ -53,6 +55,8 @@ class LogManager:
         self._settings = settings
         self._metrics = metrics
         self._logs: dict[TopicPartition, PartitionLog] = {}
+        self._awake = Awake()
+        self._swept_ms = 0
         descriptors = disk.descriptors_max()
         pool = FilePool(disk, min(OPEN_FILES_MAX, descriptors // READ_SHARE))
         reader = SegmentReader(pool, IndexCache(), self._report)
@@ -63,7 +67,7 @@ class LogManager:
         writers = OpenWriters(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
             disk, clock, entropy, metrics, pool, writers, SyncRounds(disk), reader, self.space,
-            self._offsets.save_log_starts, self._offsets.save_recovery_points, self._damaged.save,
+            self._offsets.save_log_starts, self._offsets.save_recovery_points, self._damaged.save, self._awake.wake,
         )  # fmt: skip
         self._home = DataDirectory(disk, entropy, directory, settings.number("node.id"))
         self._round: list[PartitionLog] = []
@@ -118,7 +122,8 @@ class LogManager:
                 given = [(tp, path, config_of(tp)) for tp, path in piece]
                 work.append(self._disk.run(self._load_piece, given, clean, points, starts))
             for logs in await asyncio.gather(*work):
-                self._logs.update((log.tp, log) for log in logs)
+                for log in logs:
+                    self._take(log)
 
     async def bind_cluster(self, cluster_id: str) -> None:
         """Mark the directory as this cluster's, once the cluster's id is known.  Raises Invalid if it is another's."""
@@ -222,8 +227,16 @@ class LogManager:
         except OSError as error:
             raise StorageFailed(f"{tp}: cannot create {path}: {error}") from error
         log.set_leader_epoch(leader_epoch)
-        self._logs[tp] = log
+        self._take(log)
         return log
+
+    def _take(self, log: PartitionLog) -> None:
+        self._logs[log.tp] = log
+        self._awake.wake(log.tp)
+
+    def follow(self) -> Follower:
+        """Who wants to hear of logs in which something happened, instead of looking at all."""
+        return self._awake.follow()
 
     def _make(self, path: str, topic_id: UUID, start_offset: int) -> None:
         disk = self._disk
@@ -261,7 +274,7 @@ class LogManager:
         fresh = await self._disk.run(self._load_again, log)
         fresh.set_leader_epoch(log.leader_epoch)
         fresh.set_tiered_end(log.tiered_end_offset)
-        self._logs[tp] = fresh
+        self._take(fresh)
         return fresh
 
     def _load_again(self, log: PartitionLog) -> PartitionLog:
@@ -289,6 +302,7 @@ class LogManager:
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""
         log = self._logs.pop(tp, None)
+        self._awake.forget(tp)
         path = f"{self.directory}/{files.partition_directory(tp)}"
         if log is None and self.failures.pop(tp, None) is None:
             raise NotFound(f"{tp} is not here")
@@ -306,11 +320,13 @@ class LogManager:
     # -- ticks
 
     async def tick(self) -> bool:
-        """One bounded piece of upkeep; whether the round over all logs goes on.  Call it every second or so."""
+        """One bounded piece of upkeep; whether the round goes on.  Call it every second or so.
+
+        A round is over the logs that are awake, and now and then over all: an index that a reader found broken wakes nobody.
+        """
         now_ms = self._clock.now_ms()
         if not self._round:
-            self._round = self.all()
-            self._round.reverse()
+            self._round = self._begin_round(now_ms)
         looked_at = 0
         while self._round and looked_at < TICKED_AT_ONCE:
             log = self._round.pop()
@@ -319,6 +335,11 @@ class LogManager:
                 await log.tick(now_ms)
             except (HotlogError, OSError) as error:
                 self._report("tick", f"{log.tp}: {error}")
+                continue
+            if self._logs.get(log.tp) is log:
+                until_ms = log.next_look_ms(now_ms)
+                if until_ms > now_ms:
+                    self._awake.sleep(log.tp, until_ms)
         if self._round:
             return True
         due = [path for when, path in self._condemned if when <= now_ms]
@@ -329,6 +350,15 @@ class LogManager:
             self._checkpointed_ms = now_ms
             await self.checkpoint()
         return False
+
+    def _begin_round(self, now_ms: int) -> list[PartitionLog]:
+        if not 0 <= now_ms - self._swept_ms < SWEEP_MS:
+            self._swept_ms = now_ms
+            for tp in self._logs:
+                self._awake.wake(tp)
+        found = [self._logs[tp] for tp in self._awake.due(now_ms) if tp in self._logs]
+        found.reverse()
+        return found
 
     async def checkpoint(self) -> None:
         """Write the recovery-point, high-watermark and log-start checkpoints; forget expired producers and damage that is gone."""

@@ -14,6 +14,7 @@ from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
+from hotlog.log.awake import NEVER
 from hotlog.log.condemned import Condemned
 from hotlog.log.large_appends import LargeAppends
 from hotlog.log.loaded import Loaded
@@ -31,6 +32,7 @@ from hotlog.log.syncer import Syncer
 from hotlog.log.waiters import Told
 from hotlog.log.writer import Writer
 
+EXPIRY_LOOKS = 24  # a log that sleeps and knows producers is looked at so many times until they expire
 WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its descriptor
 
 
@@ -52,6 +54,7 @@ class PartitionLog:
         self._parts = parts
         self._clean_end = loaded.snapshot_offset  # the newest producer snapshot stands for this end
         self._commit_rule: CommitRule | None = None
+        self._is_whole = True  # no index was broken when a tick looked
         self._segments = segments = Segments(loaded.segments)
         self.marks = marks = Marks(
             log_start=log_start,
@@ -88,6 +91,7 @@ class PartitionLog:
         """Take over changed topic settings."""
         self.config = self._syncer.config = config
         self._writer.reconfigure(config)
+        self._syncer.wake()
         if self._commit_rule is None:
             self.marks.set_rule(_rule_of(config))
 
@@ -305,6 +309,7 @@ class PartitionLog:
         marks.begin_at(marks.log_start_offset, self._segments.all[0].base_offset)
         due = self._parts.clock.now_ms() + self.config.file_delete_delay_ms
         await self._condemned.condemn(victims, due)
+        self._syncer.wake()
         return sum(segment.size for segment in victims)
 
     # -- for the uploader
@@ -346,11 +351,33 @@ class PartitionLog:
             if is_idle:
                 syncer.give_back_writer()
         await self._condemned.remove_due(now_ms)
-        for segment in self._segments.all[:-1]:
-            if segment.index_broken and not segment.damage:  # damaged batches make no index
-                async with self._reshaper.lock:
-                    if segment in self._segments.all[:-1]:
-                        await self._repair(segment)
+        broken = [one for one in self._segments.all[:-1] if one.index_broken and not one.damage]  # damaged batches make no index
+        self._is_whole = not broken
+        for segment in broken:
+            async with self._reshaper.lock:
+                if segment in self._segments.all[:-1]:
+                    await self._repair(segment)
+
+    def touch(self) -> None:
+        """Have upkeep look at this log: something about it changed elsewhere."""
+        self._syncer.wake()
+
+    def next_look_ms(self, now_ms: int) -> int:
+        """When a tick is needed though nothing happens: `now_ms` if something is left to do, NEVER if nothing will be."""
+        marks, syncer = self.marks, self._syncer
+        if marks.is_closed:
+            return NEVER
+        if not self._is_whole:  # was not: it is looked at once more
+            return now_ms
+        due_ms = self._condemned.due_ms
+        if marks.failed is not None:
+            return due_ms
+        is_dirty = marks.durable_end < marks.log_end_offset
+        if is_dirty or syncer.file is not None or syncer.rolled or syncer.has_small_files:
+            return now_ms
+        if len(self.producers):
+            due_ms = min(due_ms, now_ms + self.producers.expiry_ms // EXPIRY_LOOKS)
+        return min(due_ms, self._writer.idle_roll_ms(now_ms))
 
     async def _repair(self, segment: Segment) -> None:
         """Write the index files of a closed segment anew."""

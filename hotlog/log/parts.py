@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.log.open_writers import OpenWriters
 from hotlog.log.pool import FilePool
@@ -18,7 +19,8 @@ from hotlog.world.ports import Clock, Disk, Entropy
 
 
 class Parts(NamedTuple):
-    """`save_*`: until the data directory's file of that name has what all logs know now."""
+    """`save_*`: until the data directory's file of that name has what all logs know now.  `wake`: something happened to a log that upkeep is to
+    look at."""
 
     disk: Disk
     clock: Clock
@@ -32,3 +34,4 @@ class Parts(NamedTuple):
     save_log_starts: Callable[[], Awaitable[None]]
     save_recovery_points: Callable[[], Awaitable[None]]
     save_damage: Callable[[], Awaitable[None]]
+    wake: Callable[[TopicPartition], None]

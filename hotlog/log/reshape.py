@@ -147,6 +147,7 @@ class Reshaper:
                 self._marks.let_go_of(run[-1].end_offset)
                 self._segments.replace(run, made)
                 self._condemned.note(paths, self._parts.clock.now_ms() + config.file_delete_delay_ms)
+                self._syncer.wake()
 
     def _run_of(self, bases: Sequence[int]) -> tuple[Segment, ...]:
         """The closed segments of those base offsets, if nothing of them can change any more."""

@@ -78,6 +78,7 @@ class ScrubView:
         segment = self._segments.at(base_offset)
         if segment is not None and segment.is_closed:
             segment.index_broken = True
+            self._syncer.wake()
 
     def damaged_segments(self) -> list[tuple[SegmentInfo, tuple[Damage, ...]]]:
         """Segments that are known to be damaged, oldest first."""

@@ -74,9 +74,14 @@ class Syncer:
             if self.file is None:
                 self.file = self._parts.pool.pin(path)
                 self._parts.writers.opened(self)
+                self.wake()
             return self.file
         except OSError as error:
             self.refuse_after(error, "append to", path)
+
+    def wake(self) -> None:
+        """Something is left to be looked after by a tick."""
+        self._parts.wake(self._tp)
 
     def give_back_writer(self) -> bool:
         """Let go of the active segment if all of it is on the device; whether that was done."""
@@ -99,6 +104,7 @@ class Syncer:
         self.rolled.append(old)
         self._has_new_names = True
         self._small[small[0]] = small[1]
+        self.wake()
         self.flusher.kick()
 
     async def hold(self) -> None:
@@ -127,6 +133,7 @@ class Syncer:
     def write_soon(self, path: str, data: Small) -> None:
         """Write a small file with the next flush."""
         self._small[path] = data
+        self.wake()
 
     def waiting(self, path: str) -> Small | None:
         """What the small file at `path` will hold, if it waits to be written."""
@@ -282,6 +289,7 @@ class Syncer:
         if self._marks.failed is None:
             self._parts.metrics.storage_failed.inc()
             self._marks.fail(error, StorageFailed(f"{self._tp}: the disk failed: {error}"))
+            self.wake()
         self._let_go_when_unused()
 
     def writing_ended(self) -> None:

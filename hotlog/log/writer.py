@@ -13,6 +13,7 @@ from typing import NamedTuple
 from hotlog.kernel.errors import Corrupt, CrcMismatch, DiskFull, NotReady, TooLarge
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
+from hotlog.log.awake import NEVER
 from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entry_count_max
 from hotlog.log.parts import Parts
 from hotlog.log.producers import Batch
@@ -355,6 +356,14 @@ class Writer:
         if active.size == 0:
             active.first_append_ms = now_ms
         return active
+
+    def idle_roll_ms(self, now_ms: int) -> int:
+        """When `maybe_roll` will close the active segment if nothing is appended; NEVER if it is empty."""
+        active, before_ms = self._segments.active, self._config.roll_before_ms
+        if not active.size:
+            return NEVER
+        due_ms = active.first_append_ms + self._bounds.segment_ms + 1
+        return min(due_ms, before_ms) if before_ms > max(active.first_append_ms, now_ms) else due_ms
 
     def _roll_if_due(self, size: int, largest: int, last_offset: int, now_ms: int) -> None:
         """Roll before an append of `size` bytes with that largest timestamp and last offset, if it is time."""

@@ -89,6 +89,8 @@ class Hosting:
         self._metadata = metadata
         self._node_id = metadata.node_id
         self._tier = tier
+        self._stirred = logs.follow()
+        self._to_mend: dict[TopicPartition, None] = {}  # partitions in which something happened
         self._opening, self._attaching = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)  # of all topics together
 
     @property
@@ -171,11 +173,18 @@ class Hosting:
         Returns the ids of their topics, which are to be hosted again.
         """
         given_up = set()
-        for number, (tp, partition) in enumerate(list(self.partitions.items()), 1):
+        self._to_mend.update((tp, None) for tp in self._stirred.take())
+        for number, tp in enumerate(list(self._to_mend), 1):
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if tp[0] in INTERNAL_TOPICS and _has_failed_disk(partition) and await self._reopen(partition):
-                given_up.add(partition.topic_id)
+            partition = self.partitions.get(tp)
+            if partition is not None and tp.topic in INTERNAL_TOPICS and _has_failed_disk(partition):
+                if await self._reopen(partition):
+                    given_up.add(partition.topic_id)
+                    self._to_mend.pop(tp, None)
+                continue
+            self._to_mend.pop(tp, None)
+            if partition is None:
                 continue
             stored = partition.stored_range()
             if stored is None or partition.topic_id not in image.topics_by_id or partition.log_end_offset >= stored[1]:
