@@ -104,7 +104,8 @@ class MetadataBytes:
 
     def __init__(self, _: object = None) -> None:
         self._topics: _Recent[_Topic] = _Recent(TOPICS_BYTES_MAX)
-        self._answers: _Recent[tuple[Stamp, bytes]] = _Recent(ANSWERS_BYTES_MAX)
+        self._answers: _Recent[bytes] = _Recent(ANSWERS_BYTES_MAX)
+        self._stamp: Stamp | None = None  # of all answers: one that was made of something else is never true again
         self._lists: OrderedDict[int, _List] = OrderedDict()
 
     @property
@@ -116,16 +117,20 @@ class MetadataBytes:
 
     def answer(self, key: Hashable, stamp: Stamp) -> bytes | None:
         """The answer to the request `key`, if it was made of what is in `stamp`."""
-        found = self._answers.get(key)
-        if found is None:
-            return None
-        image, hosting, settings, advertised = found[0]
-        is_same = image is stamp[0] and hosting == stamp[1] and settings is stamp[2] and advertised is stamp[3]
-        return found[1] if is_same else None
+        return self._answers.get(key) if self._is_current(stamp) else None
 
     def keep_answer(self, key: Hashable, stamp: Stamp, data: bytes, key_bytes: int) -> None:
         """Answer `key` so as long as nothing in `stamp` has changed."""
-        self._answers.put(key, (stamp, data), len(data) + key_bytes + ENTRY_BYTES)
+        if not self._is_current(stamp):
+            self._answers, self._stamp = _Recent(ANSWERS_BYTES_MAX), stamp
+        self._answers.put(key, data, len(data) + key_bytes + ENTRY_BYTES)
+
+    def _is_current(self, stamp: Stamp) -> bool:
+        kept = self._stamp
+        if kept is None:
+            return False
+        image, hosting, settings, advertised = kept
+        return image is stamp[0] and hosting == stamp[1] and settings is stamp[2] and advertised is stamp[3]
 
     # Topics
 

@@ -165,7 +165,7 @@ class Connection(Sending):
                     self._ready_bytes += len(answer)
                 else:
                     self._queue(answer, door, arrived, size)
-                if self._ready_bytes > ANSWERS_BYTES_MAX and not self._has_room():
+                if self._ready_bytes + self._behind_bytes > ANSWERS_BYTES_MAX and not self._has_room():
                     break
         except Exception as error:
             LOG.exception("a short way failed")
@@ -175,7 +175,7 @@ class Connection(Sending):
             self._is_working = False
         if ran:
             self._count(ran, arrived)
-            self.flush()
+        self.flush()  # what waited may have been answered meanwhile, too
         return at
 
     def _has_room(self) -> bool:
@@ -197,6 +197,7 @@ class Connection(Sending):
         if not isinstance(answer, Pending):
             known = Pending()
             known.buffers = [answer] if answer else []
+            self._behind_bytes += len(answer)
             self._slots.append(known)
             self._count([door], arrived)
             return
@@ -215,12 +216,15 @@ class Connection(Sending):
         pending.door.count(self._all.clock.monotonic() - pending.arrived, pending.has_failed)
         self._all.done_one()
         self._release(pending.frame_bytes + SIZE_BYTES)
+        self._behind_bytes += sum(map(len, pending.buffers or ()))
         if self._slots and self._slots[0] is pending:
             self._line_up()
             if not self._is_working:
                 self._all.flush_soon(self)
         if pending.holds and pending.owner is not None:
             self._is_busy = False
+            self._work()
+        elif self._frames:  # they may have waited for this reply to leave
             self._work()
 
     def _serve_alone(self, frame: memoryview, door: Door, short: Short) -> bool:
@@ -347,16 +351,15 @@ class Connection(Sending):
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        self._waiting.pop(task, None)
+        slot = self._waiting.pop(task, None)
         self._all.disown(task)
+        if slot is not None and task.cancelled():  # here, since who is cancelled before it began runs nothing of its own
+            self._all.done_one()
+            self._done(slot)
 
     async def _finish(self, slot: Slot, awaitable: Awaitable[Any]) -> None:
         try:
             response = await awaitable
-        except asyncio.CancelledError:
-            self._all.done_one()
-            self._done(slot)
-            raise
         except Exception as error:
             self._refused(slot, error)
         else:
@@ -390,6 +393,7 @@ class Connection(Sending):
             slot.tell(seconds)
         self._all.done_one()
         self._done(slot)
+        self._behind_bytes += sum(map(len, buffers))
         self._line_up()
 
     def _done(self, slot: Slot) -> None:

@@ -1,7 +1,8 @@
 """The sending half of a connection: replies line up in the order of their requests and leave together; accounts of what is held.
 
 Invariants: replies leave in request order; what was not written yet is at most ANSWERS_BYTES_MAX and one reply; bytes held for requests are
-counted in the node's budget until they are given back; nothing more is served while replies do not drain (`_can_send`).
+counted in the node's budget until they are given back; nothing more is served while replies do not drain, or while more than that many bytes of them
+wait behind one that is not known yet (`_can_send`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Sending(asyncio.BufferedProtocol):
         self._all = connections
         self._caller = Caller(self.peer, number, listener_name)
         self._slots: deque[Slot | Pending] = deque()  # bounded by the budget of request bytes and by `_can_send`
+        self._behind_bytes = 0  # of replies in slots: known, and not ready before those in front of them
         self._ready: list[Buffer | Streamed] = []  # replies that leave with the next flush
         self._ready_bytes = 0
         self._held = 0  # bytes of memory for requests, as counted in the node's budget
@@ -90,7 +92,8 @@ class Sending(asyncio.BufferedProtocol):
 
     @property
     def _can_send(self) -> bool:
-        return not self._is_write_paused and self._outlet is not None and self._outlet.is_empty
+        is_draining = not self._is_write_paused and self._outlet is not None and self._outlet.is_empty
+        return is_draining and self._behind_bytes <= ANSWERS_BYTES_MAX
 
     def is_stuck_for(self, seconds: float) -> bool:
         """Whether the peer has taken so little of its replies for so long that nothing more could be written."""
@@ -104,8 +107,10 @@ class Sending(asyncio.BufferedProtocol):
         while slots and (buffers := slots[0].buffers) is not None:
             slots.popleft()
             if buffers:
+                size = sum(map(len, buffers))
                 ready += buffers
-                self._ready_bytes += sum(map(len, buffers))
+                self._ready_bytes += size
+                self._behind_bytes -= size
         if self._ready_bytes > ANSWERS_BYTES_MAX:
             self.flush()
 
@@ -115,6 +120,8 @@ class Sending(asyncio.BufferedProtocol):
             ready, self._ready, self._ready_bytes = self._ready, [], 0
             if self._outlet is not None:
                 self._outlet.write(ready)
+        elif self._ready:  # of no bytes: produce requests with acks=0 have no replies
+            self._ready.clear()
 
     # Accounts
 

@@ -20,6 +20,7 @@ from hotlog.world.ports import Disk, Due, File
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 AGAIN_S = 0.1  # without a descriptor
+_NEVER = float("inf")  # no job has this number
 
 
 Small = bytes | Callable[[], bytes]
@@ -72,7 +73,7 @@ def run_job(disk: Disk, job: FlushJob) -> Writes:
 class Flusher:
     """Runs jobs one after another while `plan` has any."""
 
-    __slots__ = ("_disk", "_fail", "_job", "_note", "_plan", "_rounds", "_task", "_waiting", "is_running", "is_syncing")
+    __slots__ = ("_begun", "_disk", "_fail", "_job", "_note", "_plan", "_rounds", "_task", "_waiting", "is_running", "is_syncing")
 
     def __init__(
         self,
@@ -90,7 +91,8 @@ class Flusher:
         self._fail = fail
         self._job: FlushJob | None = None
         self._task: asyncio.Task[None] | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._begun = 0  # jobs
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # and the number of the job that each waits for
         self.is_running = False  # looked at from outside, never set
         self.is_syncing = False  # the files of a job are in use
 
@@ -106,14 +108,12 @@ class Flusher:
         if job is None:
             self._ended()
             return None
+        self._begun += 1
         self.is_syncing = True
         if job.is_plain:
-            return job.logs[0], self._synced
+            return job.logs[0], self.over
         self._task = asyncio.get_running_loop().create_task(self._run(job), name="flusher")
         return None
-
-    def _synced(self, error: Exception | None) -> None:
-        self._over(error, ())
 
     async def _run(self, job: FlushJob) -> None:
         """A job of several files, in a thread; without a descriptor to open the small ones it is begun again later, as no sync has failed."""
@@ -124,35 +124,58 @@ class Flusher:
             except OSError as error:
                 self.is_syncing = False
                 if error.errno not in NO_DESCRIPTORS:
-                    return self._over(error, ())
+                    return self.over(error)
             except Exception as error:
-                return self._over(error, ())
+                return self.over(error)
             else:
-                return self._over(None, unwritten)
+                return self.over(None, unwritten)
             await asyncio.sleep(AGAIN_S)
 
-    def _over(self, error: Exception | None, unwritten: Writes) -> None:
+    def over(self, error: Exception | None, unwritten: Writes = ()) -> None:
+        """The job is done, or it failed, or there was none: `error` came when it was planned."""
         job, self._job, self._task = self._job, None, None
-        assert job is not None
         self.is_syncing = False
-        if error is None:
-            if self._note(job, unwritten):
+        goes_on = False
+        try:
+            if error is None:
+                assert job is not None
+                goes_on = self._note(job, unwritten)
+        except Exception as problem:  # what was to be noted is not known any more: as if the disk had failed
+            error = problem
+        try:
+            if error is not None:
+                self._fail(error)
+        finally:
+            if goes_on and error is None:
                 self._rounds.join(self)  # with what came meanwhile
-                return
-        else:
-            self._fail(error)
-        self._ended()
+                self._tell(self._begun)
+            else:
+                self._ended()
 
     def _ended(self) -> None:
         self.is_running = False
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._tell(_NEVER)
+
+    def _tell(self, over: float) -> None:
+        """Jobs up to this number are over."""
+        if not self._waiting:
+            return
+        told = [future for number, future in self._waiting if number <= over and not future.done()]
+        self._waiting = [entry for entry in self._waiting if entry[0] > over]
+        for future in told:
+            future.set_result(None)
+
+    async def covered(self) -> None:
+        """Until a job that begins from now on is over, or none is to begin: a log that is written without a pause is never idle."""
+        if self.is_running:
+            await self._over(self._begun + 1)
 
     async def idle(self) -> None:
         """Until no job is in flight."""
         while self.is_running:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+            await self._over(_NEVER)
+
+    async def _over(self, number: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((number, future))
+        await future

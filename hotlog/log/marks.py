@@ -12,6 +12,7 @@ failure nothing becomes durable or committed any more, and who waited for it is 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -19,6 +20,8 @@ from typing import NamedTuple, Protocol
 from hotlog.log.producers import Producers
 from hotlog.log.segment import Segment
 from hotlog.log.waiters import OffsetWaiters
+
+LOG = logging.getLogger(__name__)
 
 
 class Watermark(NamedTuple):
@@ -198,7 +201,10 @@ class Marks:
         """Something changed; who wants to hear of what comes next says so again."""
         ears, self._ears = self._ears, {}
         for ear in ears:
-            ear.moved()
+            try:
+                ear.moved()
+            except Exception:  # of one reader: the others, and the acks, go on
+                LOG.exception("a reader could not be told")
 
     # -- as a segment sees it
 

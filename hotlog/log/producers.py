@@ -179,12 +179,16 @@ class Producers:
         By the time a batch came, not by its timestamp as Kafka does: who loads last year's events would be forgotten at once.
         """
         limit = now_ms - self.expiry_ms
-        gone = []
+        gone, ahead = [], []
         for producer_id, state in self._states.items():
-            if state.seen_ms >= limit:  # and so are all that follow
+            if state.seen_ms > now_ms:  # the clock was ahead when it came: it says nothing of those that follow
+                ahead.append(producer_id)
+            elif state.seen_ms >= limit:  # and so are all that follow
                 break
-            if state.transaction_start < 0:
+            elif state.transaction_start < 0:
                 gone.append(producer_id)
+        for producer_id in ahead:
+            self._states[producer_id] = self._states.pop(producer_id)._replace(seen_ms=now_ms)
         for producer_id in gone:
             del self._states[producer_id]
         return len(gone)

@@ -90,7 +90,7 @@ class Reader:
         end, base, limit = marks.committed
         if segment.base_offset != base:
             limit = segment.size
-        if committed_only and (segment.has_txn or marks.last_stable_offset < end):
+        if committed_only and (self._places.have_txn or marks.last_stable_offset < end):
             return None
         length = min(bytes_max, limit - position)
         if length < BATCH_HEADER_BYTES or length > PART_BYTES_MIN or segment.damage:

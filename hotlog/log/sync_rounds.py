@@ -18,6 +18,10 @@ class Joining(Protocol):
         """What is to be synced now; None if nothing is, or if it sees to that itself."""
         ...
 
+    def over(self, error: Exception | None) -> None:
+        """Nothing of it is under way any more, with `error` if it failed."""
+        ...
+
 
 class SyncRounds:
     """The logs that joined."""
@@ -36,6 +40,19 @@ class SyncRounds:
 
     def _begin(self) -> None:
         joined, self._joined = self._joined, []
-        syncs = [due for log in joined if (due := log.begin()) is not None]
-        if syncs:
+        syncs: list[Due] = []
+        for log in joined:
+            try:
+                due = log.begin()
+            except Exception as error:  # of one log: the others are begun all the same
+                log.over(error)
+            else:
+                if due is not None:
+                    syncs.append(due)
+        if not syncs:
+            return
+        try:
             self._disk.begin_syncs(syncs)
+        except Exception as error:
+            for _, told in syncs:
+                told(error)

@@ -63,7 +63,7 @@ class Syncer:
         while self.is_crowded:
             if self.rolled:
                 self.flusher.kick()
-                await self.flusher.idle()
+                await self.flusher.covered()
             else:
                 await self._parts.writers.make_room()
 
@@ -213,7 +213,7 @@ class Syncer:
         self.want(end)
         if marks.durable_end < end:
             await marks.durable_waiters.wait(end)
-        await self.flusher.idle()
+        await self.flusher.covered()
 
     async def flush_at_close(self) -> None:
         """The same with the index entries that wait: the last flush before a clean stop."""

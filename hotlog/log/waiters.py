@@ -69,9 +69,8 @@ class OffsetWaiters:
 
     def release(self, offset: int) -> None:
         """Everything below `offset` is reached."""
-        waiting = self.waiting
-        while waiting and waiting[0][0] <= offset:
-            told = waiting.popleft()[1]
+        while self.waiting and self.waiting[0][0] <= offset:  # looked up anew each time: who is told may have the others refused
+            told = self.waiting.popleft()[1]
             try:
                 told(None)
             except Exception:  # one request's bug must not keep the acks of the others

@@ -108,8 +108,12 @@ class KernelSyncs:
         if setup(IN_FLIGHT_MAX, ctypes.byref(context)) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "io_setup")
         self._context = context.value
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         destroy = _system_call(numbers.destroy, ctypes.c_ulong)
+        try:
+            self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:
+            destroy(self._context)
+            raise
         self._end = weakref.finalize(self, _destroy, destroy, self._context, self._eventfd)
         self._blocks = bytearray(_IOCB.size * IN_FLIGHT_MAX)
         for slot in range(IN_FLIGHT_MAX):
@@ -125,8 +129,8 @@ class KernelSyncs:
     def begin(self, syncs: Sequence[Due]) -> None:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._loop = loop
             loop.add_reader(self._eventfd, self._reap)
+            self._loop = loop
         self._queue.extend(syncs)
         self._hand_over()
 
@@ -137,7 +141,11 @@ class KernelSyncs:
         self._end()
 
     def _hand_over(self) -> None:
-        """Give the kernel as many as it may have."""
+        """Give the kernel as many as it may have; what it does not take gives its place to those that wait."""
+        while self._queue and self._free:
+            self._hand_over_some()
+
+    def _hand_over_some(self) -> None:
         queue, free, pointers = self._queue, self._free, self._pointers
         count = min(len(queue), len(free))
         slots = free[len(free) - count :]

@@ -225,6 +225,15 @@ def test_producers_expire_by_arrival_not_by_timestamp() -> None:
     assert producers.expire(T0 + DAY + 1) == 1 and len(producers) == 0
 
 
+def test_a_producer_of_a_clock_that_was_ahead_keeps_nobody_from_expiry() -> None:
+    producers = Producers(DAY)
+    producers.update(header(0, producer=1), T0 + 400 * DAY)
+    producers.update(header(0, producer=2), T0)
+    assert producers.expire(T0 + DAY + 1) == 1 and producers.get(2) is None
+    assert producers.expire(T0 + 2 * DAY) == 0
+    assert producers.expire(T0 + 2 * DAY + 2) == 1 and len(producers) == 0, "its time counts from when the clock was put right"
+
+
 def test_expiry_looks_at_no_more_producers_than_are_due() -> None:
     producers = Producers(DAY)
     for number in range(4):

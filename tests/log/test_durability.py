@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from hotlog.kernel.errors import DiskFull, StorageFailed
+from hotlog.kernel.ids import TopicPartition
 from tests.log.support import T0, TP, Ear, append, batch, config, kill, manager, new_log, opened, read_all
 from tests.support.clocks import HandClock
 from tests.support.disks import IO, NO_SPACE, FaultyDisk
+from tests.tools.patience import SOON_S
 
 PAGE_CACHE = config(hotlog_durability="page-cache")
 
@@ -46,6 +48,41 @@ async def test_appends_of_one_turn_of_the_loop_share_one_fsync(tmp_path: Path) -
         ends = [append(log, batch(b"x")).end_offset for _ in range(20)]
         await asyncio.gather(*(log.wait_durable(end) for end in ends))
         assert len(disk.syncs) == 1
+
+
+async def test_a_flush_of_a_log_that_is_written_without_a_pause_ends(tmp_path: Path) -> None:
+    """A tick of all logs waits for it: it would stand still as long as somebody writes."""
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk=disk) as logs:
+        log = await new_log(logs)
+        is_over = False
+
+        def go_on(error: Exception | None) -> None:
+            if error is None and not is_over:
+                end = append(log, batch(b"more")).end_offset
+                append(log, batch(b"more"))
+                log.when_committed(end, go_on)
+
+        append(log, batch(b"first"))
+        log.when_committed(1, go_on)
+        await asyncio.wait_for(log.flush(), SOON_S)
+        is_over = True
+
+
+async def test_a_log_that_cannot_begin_its_sync_keeps_no_other_from_its_own(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        bad, good = await new_log(logs), await new_log(logs, tp=TopicPartition("other", 0))
+        await asyncio.gather(bad.flush(), good.flush())
+
+        def fails() -> None:
+            raise OSError("a descriptor could not be closed")
+
+        bad._syncer.flusher._plan = fails
+        append(bad, batch(b"x"))
+        append(good, batch(b"x"))
+        await asyncio.wait_for(good.wait_durable(1), SOON_S)
+        with pytest.raises(StorageFailed):
+            await asyncio.wait_for(bad.wait_durable(1), SOON_S)
 
 
 async def test_the_recovery_point_waits_for_a_segment_that_closed_during_a_flush(tmp_path: Path) -> None:

@@ -168,6 +168,20 @@ async def test_callbacks_are_told_once_in_order_and_in_time() -> None:
     assert not waiters.waiting
 
 
+async def test_who_is_told_may_have_the_others_refused_and_each_is_told_once() -> None:
+    waiters, told = OffsetWaiters(), list[tuple[int, type | None]]()
+
+    def note(offset: int, error: Exception | None) -> None:
+        told.append((offset, None if error is None else type(error)))
+        if offset == 1:
+            waiters.refuse(StorageFailed("the disk failed in what the first one did next"))
+
+    for offset in (1, 2, 3):
+        waiters.add(offset, partial(note, offset))
+    waiters.release(9)
+    assert told == [(1, None), (2, StorageFailed), (3, StorageFailed)]
+
+
 async def test_a_commit_is_told_to_callbacks(tmp_path: Path) -> None:
     disk = FaultyDisk()
     async with opened(tmp_path, disk=disk) as logs:

@@ -260,6 +260,22 @@ async def test_a_committed_read_brings_its_aborted_transactions_without_a_file_r
         now = log.read(0, 1000, min_one=True, committed_only=True)
         assert now is not None and now.aborted == [(1, 0)]
         assert len(disk.paths("read")) == 1
+
+
+async def test_aborted_transactions_whose_index_is_of_a_later_segment_come_with_every_read(tmp_path: Path) -> None:
+    async with opened(tmp_path, SMALL) as logs:
+        log = await new_log(logs, SMALL)
+        for _ in range(30):
+            append(log, batch(b"x" * 100))
+        await log.wait_durable(30)
+        later = log.segments()[1].base_offset
+    (tmp_path / "clicks-0" / f"{later:020d}.txnindex").write_bytes(encode_txn(AbortedTransaction(1, 0, later, later)))
+    async with opened(tmp_path, SMALL) as logs:
+        log = logs.get(TP)  # type: ignore[assignment]
+        assert (await log.read_blocking(0, 1000, min_one=True, committed_only=True)).aborted == [(1, 0)]
+        for _ in range(3):  # the first one remembers the place
+            now = log.read(0, 1000, min_one=True, committed_only=True)
+            assert now is not None and now.aborted == [(1, 0)]
         after = log.read(29, 1000, min_one=True, committed_only=True)
         assert after is not None and after.aborted == []
 

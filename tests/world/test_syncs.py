@@ -49,6 +49,16 @@ def test_more_files_than_are_in_flight_at_a_time(tmp_path: Path, syncs: Syncs) -
         assert asyncio.run(told_of(syncs, files)) == [None] * len(files)
 
 
+def test_a_kernel_that_takes_none_leaves_none_waiting(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        syncs = syncs_of(pool)
+        if isinstance(syncs, KernelSyncs):
+            syncs._submit = lambda *_: -1
+        files = files_in(tmp_path, 2 * IN_FLIGHT_MAX + 3)
+        assert asyncio.run(told_of(syncs, files)) == [None] * len(files)
+        syncs.close()
+
+
 def test_what_cannot_be_synced_is_told_and_the_others_are(tmp_path: Path, syncs: Syncs) -> None:
     files = files_in(tmp_path, 5)
     files[1].close()
