@@ -123,6 +123,8 @@ class RetentionWorker:
             LOG.error("retention of %s stops: %s", partition.tp, damage)
         except (HotlogError, OSError) as failure:
             LOG.warning("retention of %s failed and is tried again: %s", partition.tp, failure)
+        except Exception:  # of one partition: the others of the round go on
+            LOG.exception("retention of %s failed and is tried again", partition.tp)
         return True
 
     async def plan(self, partition: Partition) -> Plan:

@@ -157,6 +157,9 @@ class Flights:
                 plan = following
         except (HotlogError, OSError) as failure:
             await self._owner.copy_failed(cold, failure)
+        except Exception as bug:  # told, and tried again as late as anything else that failed
+            LOG.exception("copying %s-%d failed", cold.topic, cold.pid.partition)
+            self._owner.fail(cold, bug)
 
     async def _close_gap(self, cold: ColdPartition, lease: Lease) -> None:
         """Say so in the manifest now, not with the next copy: until then readers would stand at the gap."""
@@ -167,6 +170,9 @@ class Flights:
             cold.failures, cold.retry_at = 0, 0.0
         except (HotlogError, OSError) as failure:
             await self._owner.copy_failed(cold, failure)
+        except Exception as bug:
+            LOG.exception("closing the gap of %s-%d failed", cold.topic, cold.pid.partition)
+            self._owner.fail(cold, bug)
 
     # -- what ends it
 

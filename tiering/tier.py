@@ -115,6 +115,10 @@ class ColdTier:
     def get(self, pid: PartitionId) -> ColdPartition | None:
         return None if self._is_stopped else self._partitions.get(pid)
 
+    def keeps(self, cold: ColdPartition) -> bool:
+        """Whether `cold` is attached; after the end nothing is attached any more, nor given up."""
+        return self._is_stopped or self._partitions.get(cold.pid) is cold
+
     def partitions(self) -> list[ColdPartition]:
         return [] if self._is_stopped else list(self._partitions.values())
 
@@ -245,6 +249,9 @@ class ColdTier:
         except (HotlogError, OSError) as weather:
             self._store_away = True
             self._fail(cold, weather)
+        except Exception as bug:  # told, and tried again as late as anything else that failed
+            LOG.exception("loading the manifest of %s-%d failed", cold.topic, cold.pid.partition)
+            self._fail(cold, bug)
         finally:
             if self._loads.get(cold.pid) is asyncio.current_task():
                 del self._loads[cold.pid]

@@ -233,10 +233,10 @@ class Hosting:
                 )
 
         if config.remote_enabled:
-            await asyncio.gather(*(attach(partition) for partition in partitions if not _is_attached(partition)))
+            await asyncio.gather(*(attach(partition) for partition in partitions if not self._is_attached(partition)))
             return
         if not config.is_remote_given_up:  # a default changed, or a broker's: nobody gave up what only the store has
-            await asyncio.gather(*(attach(partition) for partition in partitions if _needs_cold(partition)))
+            await asyncio.gather(*(attach(partition) for partition in partitions if self._needs_cold(partition)))
             return
         for partition in partitions:
             if partition.cold is not None:  # turned off with remote.log.delete.on.disable (KIP-950): the local part remains
@@ -244,6 +244,16 @@ class Hosting:
                 await partition.log.wait_log_start_saved()
                 await tier.delete_topic_partition(partition.pid)
                 partition.cold = None
+
+    def _is_attached(self, partition: Partition) -> bool:
+        """Also in the tier's eyes: it gives a partition up at once, and what is left to be deleted may fail."""
+        cold, tier = partition.cold, self._tier
+        return cold is not None and tier is not None and tier.keeps(cold) and cold.leader_epoch == partition.leader_epoch
+
+    def _needs_cold(self, partition: Partition) -> bool:
+        """Whether it has, or had until now, history that may be nowhere but in the store."""
+        has_history = partition.cold is not None or partition.log.log_start_offset < partition.log.local_log_start_offset
+        return has_history and not self._is_attached(partition)
 
     async def give_up(self, topic: TopicImage) -> None:
         """Delete the logs of a deleted topic and end its copies under way; repeatable.
@@ -287,13 +297,3 @@ class Hosting:
 def _has_failed_disk(partition: Partition) -> bool:
     failed = partition.log.failed
     return failed is not None and not isinstance(failed, Corrupt)
-
-
-def _is_attached(partition: Partition) -> bool:
-    return partition.cold is not None and partition.cold.leader_epoch == partition.leader_epoch
-
-
-def _needs_cold(partition: Partition) -> bool:
-    """Whether it has, or had until now, history that may be nowhere but in the store."""
-    has_history = partition.cold is not None or partition.log.log_start_offset < partition.log.local_log_start_offset
-    return has_history and not _is_attached(partition)

@@ -275,5 +275,6 @@ def clear_garbage(manifest: Manifest, items: Iterable[Garbage], *, not_before_ms
     if len(ranges) == len(manifest.garbage_ranges) and len(objects) == len(manifest.garbage):
         return manifest
     now = replace(manifest, garbage_ranges=ranges, garbage=objects)
-    freed = {part.page.name: part.page for part in gone if isinstance(part, GarbageRange)}
+    # Only of ranges that go here: whoever removed one before saw whether its page is still needed, which may lie below an index page by now.
+    freed = {part.page.name: part.page for part in manifest.garbage_ranges if part in gone}
     return mark_garbage(now, [GarbageObject(page.name, page.size, not_before_ms) for page in freed.values()])

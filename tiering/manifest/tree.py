@@ -78,12 +78,15 @@ async def leaf_at(load: Load, ref: PageRef, offset: int) -> PageRef:
 
 async def leaf_reaching(load: Load, ref: PageRef, timestamp_ms: int, start_offset: int) -> PageRef | None:
     """The first page of rows at or below `ref` with a timestamp >= `timestamp_ms` that reaches above `start_offset`."""
-    while ref.height:
-        found = (await index_of(load, ref)).ref_reaching(timestamp_ms, start_offset=start_offset)
-        if found is None:
-            return None
-        ref = found
-    return ref
+    if not ref.height:
+        return ref
+    index = await index_of(load, ref)
+    while (child := index.ref_reaching(timestamp_ms, start_offset=start_offset)) is not None:
+        leaf = await leaf_reaching(load, child, timestamp_ms, start_offset)
+        if leaf is not None:
+            return leaf
+        start_offset = child.end_offset  # what made its maximum lies below the start: go on beside it
+    return None
 
 
 async def leaves(

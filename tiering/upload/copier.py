@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from hotlog.kernel.errors import Corrupt, Fenced, PreconditionFailed
+from hotlog.kernel.errors import Corrupt, Fenced, NotFound, PreconditionFailed, UnknownVersion
 from hotlog.kernel.limits import MiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import STANDARD, Buffer, Clock, Disk, Entropy, ObjectStore
 from tiering.manifest.edits import Edit, append, blank, claim, record_hole
-from tiering.manifest.root import Entry, Manifest
+from tiering.manifest.root import ENTRIES_HARD_MAX, Entry, Manifest
 from tiering.manifest.store import ManifestStore
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import FooterParts, Trailer, build_footer, pack_aborted, parse_aborted, parse_leader_epochs
@@ -145,7 +145,7 @@ class Copier:
         await self.claim(target)
         if plan.hole:
             await self.record_hole(target, plan.start_offset, plan.hole)
-        await target.manifest.settle()
+        await self._settle(target)
         entry = target.pending
         if entry is None or not self._still_good(entry, plan):
             entry = await self._upload(target, plan, lease)
@@ -155,6 +155,17 @@ class Copier:
         self._metrics.remote_copy_bytes.labels(target.topic).inc(entry.size)
         target.log.set_tiered_end(view.end_offset)
         return view
+
+    async def _settle(self, target: CopyTarget) -> None:
+        """Do the spills that are due; a page that cannot be read keeps no segment from the store as long as the root has room for its row."""
+        try:
+            await target.manifest.settle()
+        except (Corrupt, UnknownVersion, NotFound) as damage:
+            view = target.manifest.view
+            if view is None or len(view.entries) >= ENTRIES_HARD_MAX:
+                raise
+            self._metrics.corruption.labels("manifest").inc()
+            LOG.error("the manifest of %s cannot be tidied: %s", target.topic, damage)
 
     def _still_good(self, entry: Entry, plan: CopyPlan) -> bool:
         is_young = 0 <= self._clock.now_ms() - entry.created_ms <= PENDING_MS_MAX
