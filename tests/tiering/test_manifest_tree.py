@@ -18,7 +18,7 @@ from tests.tiering.built import Built, small
 from tests.tiering.support import PID, row
 from tiering.manifest import garbage, index, spill
 from tiering.manifest.archive import build_page, page_ref, parse_page
-from tiering.manifest.edits import clear_garbage, mark_deleted
+from tiering.manifest.edits import clear_garbage, mark_deleted, mark_garbage
 from tiering.manifest.garbage import doomed_before, folded_before, is_due, is_finished, names_of, unfolded
 from tiering.manifest.index import Index, build_index, index_ref, parse_index
 from tiering.manifest.invariants import step_problem
@@ -26,6 +26,7 @@ from tiering.manifest.root import (
     INDEX_REFS_MAX,
     PAGE_ROWS_MAX,
     Entry,
+    GarbageObject,
     Manifest,
     PageRef,
     find_offset,
@@ -253,6 +254,49 @@ def test_a_page_with_doomed_rows_stays_in_the_root_until_they_are_gone() -> None
         new = index_ref(plan.refs, b"", nonce="aa" * 16, level=2)
         with pytest.raises(PreconditionFailed, match="doomed rows"):
             spill.apply_spill(built.manifest, plan, new, not_before_ms=T0)
+
+
+def test_a_range_that_another_reaper_cleared_condemns_no_page() -> None:
+    """A slow reaper clears what a fast one has cleared long ago; the page is below an index page meanwhile, where the root alone does not show it."""
+    with small():
+        built = Bucket(7)
+        built.grow(33)
+        head = built.manifest.archive[0]
+        built.advance(built.rows[3].base_offset)
+        (part,) = built.manifest.garbage_ranges
+        assert part.page.name == head.name
+        built.commit(clear_garbage(built.manifest, [part], not_before_ms=T0))
+        built.grow(60)
+        assert head.name not in {ref.name for ref in built.manifest.archive} and head.name in built.needed()
+        other = GarbageObject("archive/other", 1, T0)
+        slow = clear_garbage(mark_garbage(built.manifest, [other]), [part, other], not_before_ms=T0)
+        assert head.name not in {item.name for item in slow.garbage}
+
+
+def test_the_largest_timestamp_of_a_page_that_is_passed_hides_nothing_beside_it() -> None:
+    """Index pages of two heights; the first page's newest record lies before the offset that is asked from."""
+    with small():
+        built = Bucket(3)
+        built.grow(700)
+        top = next(ref for ref in built.manifest.archive if ref.height == 2)
+        missed = 0
+        for start in range(top.start_offset, top.end_offset, 7):
+            for timestamp in {one.max_timestamp for one in built.rows[::25]}:
+                leaf = at_once(leaf_reaching(built.load, top, timestamp, start))
+                beside = [
+                    one for one in leaves_of(built, top) if one.end_offset > start and one.totals.max_timestamp >= timestamp
+                ]
+                assert (leaf.name if leaf else None) == (beside[0].name if beside else None)
+                missed += leaf is not None
+        assert missed
+
+
+def leaves_of(built: Bucket, ref: PageRef) -> list[PageRef]:
+    """All pages of rows below `ref`, in order."""
+    node = built.pages[ref.name]
+    if not isinstance(node, Index):
+        return [ref]
+    return [leaf for below in node.refs_between(ref.start_offset, ref.end_offset) for leaf in leaves_of(built, below)]
 
 
 def test_a_large_page_of_an_earlier_release_becomes_pages_below_an_index() -> None:

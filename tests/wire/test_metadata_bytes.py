@@ -119,3 +119,14 @@ def test_changes_of_topics_that_are_long_gone_are_forgotten() -> None:
     before = places.version
     del places["stays", 0]
     assert places.changed_since(before) == {"stays"}
+
+
+def test_answers_of_what_has_changed_are_not_kept() -> None:
+    """Each would keep a whole image of the cluster alive, however little it counts for."""
+    kept, images = MetadataBytes(), [ClusterImage() for _ in range(30)]
+    stamps = [Stamp(image, 0, None, None) for image in images]
+    for number, stamp in enumerate(stamps):
+        kept.keep_answer(number, stamp, b"answer", 10)
+        assert kept.answer(number, stamp) == b"answer"
+        assert len(kept._answers._kept) == 1
+    assert kept.answer(29, stamps[0]) is None
