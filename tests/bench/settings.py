@@ -71,6 +71,7 @@ class BenchSettings:
     cold_bytes: int = 1024 * MiB
     replay_bytes: int = 1536 * MiB
     small_rounds: int = 3
+    small_pass_seconds: float = 2.0
     small_warm_seconds: float = 2.0
     small_seconds: float = 3.0
     small_touch_bytes: int = 3072 * MiB
@@ -108,6 +109,7 @@ QUICK = BenchSettings(
     cold_bytes=256 * MiB,
     replay_bytes=768 * MiB,
     small_rounds=1,
+    small_pass_seconds=0.5,
     small_warm_seconds=0.5,
     small_seconds=1.0,
     small_touch_bytes=512 * MiB,

@@ -209,6 +209,23 @@ def test_answers_that_come_in_pieces_are_put_together(program: Path, body: bytes
     thread.join(60)
 
 
+def test_the_time_that_counts_begins_once_every_frame_was_answered(program: Path) -> None:
+    """The first answer takes longer than the time to warm up.  It does not count, nor does the one to what was in flight at the end."""
+    served = 0
+
+    def slow_at_first(frame: bytes) -> bytes:
+        nonlocal served
+        served += 1
+        threading.Event().wait(0.2 if served == 1 else 0.0)
+        return beaten(struct.unpack_from(">i", frame, 8)[0])
+
+    port, thread = false_broker(slow_at_first)
+    load = Load(frames=[heartbeat_frame("group", 1, "member")], connections=1, answers=ENOUGH)
+    found = run_load(program, port, load, warm_s=0.01, seconds=PATIENCE_S, cpu=lambda: 0.0)
+    thread.join(60)
+    assert served - found["answers"] >= 2
+
+
 def test_frames_whose_answers_it_cannot_read_are_refused(program: Path) -> None:
     frame = bytearray(heartbeat_frame("group", 1, "member"))
     frame[7] = 3

@@ -17,6 +17,7 @@ from tests.tools.patience import PATIENCE_S
 
 MOMENT = replace(
     QUICK,
+    small_pass_seconds=0.0,
     small_warm_seconds=0.0,
     small_seconds=PATIENCE_S,
     growth_idle_seconds=0.0,
@@ -71,6 +72,12 @@ def test_every_case_is_answered_as_it_expects(target: Hotlog, program: Path) -> 
     assert by_name["fetch-100p-quiet-16x1"]["with_records"] == 0
     hot = by_name["fetch-4kb-64x1"]
     assert hot["batches"] == 3 * hot["answers"], "as many batches of 1 KB as 4 KB hold"
+
+
+def test_what_is_sent_before_the_first_case_writes_to_no_partition_that_a_case_reads() -> None:
+    written = {case.name for case in small.CASES if case.is_written and case.name in small.FIRST_PASS}
+    assert written == {"produce-100b-8x5"}, "to the topic that no case fetches"
+    assert set(small.FIRST_PASS) <= {case.name for case in small.CASES}
 
 
 def test_readers_come_first_the_largest_last_and_with_fsync_only_what_writes() -> None:

@@ -6,13 +6,14 @@
  * FRAMES is a file of requests, one after the other, as they go over the wire.  Connection i sends `own` of them in turn, from number
  * i * own on; where the file ends it begins again.  Only the correlation id of a frame is changed.  After so many --answers the measurement
  * ends, if its time did not end it.  --partitions and --records say of how many partitions each answer must speak, and how many must come
- * with records.  With --rate so many requests a second are due, evenly, over
- * all connections, and a latency runs from when its request was due.  With --follow the eight bytes at POSITION of a frame are the offset
- * to fetch from, which moves behind what came; a latency runs from the stamp in the first record.
+ * with records.  With --rate so many requests a second are due, evenly, over all connections, and a latency runs from when its request was
+ * due.  With --follow the eight bytes at POSITION of a frame are the offset to fetch from, which moves behind what came; a latency runs from
+ * the stamp in the first record.
  *
- * It prints `measuring` and `measured`, where the time begins and ends that counts, then one line of JSON.  Exit code 0: every answer was
- * whole and had the id of its request; errors and wrong answers are counted.  Else 2 (this program was not used well, or the system refused
- * it something) or 3 (the broker closed a connection, or what it sent is no answer).
+ * It prints `measuring` and `measured`, where the time begins and ends that counts, then one line of JSON.  With a time to warm up, that
+ * begins once every frame was answered at least once, too.  Exit code 0: every answer was whole and had the id of its request; errors and
+ * wrong answers are counted.  Else 2 (this program was not used well, or the system refused it something) or 3 (the broker closed a
+ * connection, or what it sent is no answer).
  *
  * Invariants: nothing is allocated while it counts, but for the buffer of an answer longer than any before; a request that was sent is
  * answered, or the program fails; requests leave one a write, as clients send them.
@@ -61,6 +62,7 @@ static Counts counted;
 static Histogram latency; /* of answers that came while it counts */
 static int is_counting, is_sending = 1, poll_fd;
 static uint64_t in_flight_total;
+static unsigned warmed_up; /* connections whose frames were all answered once */
 
 static uint64_t now(void)
 {
@@ -154,7 +156,8 @@ static void take_answer(Connection *c, uint32_t number, const uint8_t *bytes, si
         fail(BROKERS, "connection %u: %zu bytes that are no answer of api %d", number, size, wanted.api);
     if (c->last_answered == c->last_sent || answer.correlation != c->last_answered + 1)
         fail(BROKERS, "connection %u: correlation id %d, where %d was the next", number, answer.correlation, c->last_answered + 1);
-    c->last_answered++;
+    if (++c->last_answered == (int32_t)wanted.own)
+        warmed_up++;
     in_flight_total--;
     uint64_t since = c->since[(uint32_t)answer.correlation % wanted.in_flight];
     if (wanted.follow && answer.next_offset >= 0) {
@@ -282,22 +285,32 @@ static Counts counts_at(uint64_t time)
     return counts;
 }
 
+/* The time to warm up is over, and every frame was answered once: what a broker does the first time may take longer than that. */
+static int is_warm(uint64_t time, uint64_t counts_from)
+{
+    if (time < counts_from)
+        return 0;
+    if (time > counts_from + DRAIN_S * NS)
+        fail(BROKERS, "%u of %u connections had all their answers once in %d s", warmed_up, wanted.connections, DRAIN_S);
+    return !wanted.warm_ms || warmed_up == wanted.connections;
+}
+
 static void run(Connection *connections)
 {
-    uint64_t time = now(), counts_from = time + wanted.warm_ms * (NS / 1000), counts_to = counts_from + wanted.measure_ms * (NS / 1000);
+    uint64_t time = now(), counts_from = time + wanted.warm_ms * (NS / 1000);
     Counts before = {0}, after = {0};
     int timer = wanted.rate ? pace_of(connections, time) : -1;
     for (unsigned i = 0; i < wanted.connections; i++)
         feed(&connections[i], i);
     while (is_sending || in_flight_total) {
-        if (is_sending && !is_counting && time >= counts_from) {
+        if (is_sending && !is_counting && is_warm(time, counts_from)) {
             before = counts_at(time);
             is_counting = 1;
             mark("measuring");
         }
         serve(connections, timer);
         time = now();
-        if (is_counting && (time >= counts_to || (wanted.answers && counted.answers - before.answers >= wanted.answers))) {
+        if (is_counting && (time >= before.at + wanted.measure_ms * (NS / 1000) || (wanted.answers && counted.answers - before.answers >= wanted.answers))) {
             is_counting = is_sending = 0;
             mark("measured");
             after = counts_at(time);
