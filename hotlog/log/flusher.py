@@ -148,18 +148,18 @@ class Flusher:
         finally:
             if goes_on and error is None:
                 self._rounds.join(self)  # with what came meanwhile
-                self._tell(self._begun)
+                if self._waiting:
+                    self._tell(self._begun)
             else:
                 self._ended()
 
     def _ended(self) -> None:
         self.is_running = False
-        self._tell(_NEVER)
+        if self._waiting:
+            self._tell(_NEVER)
 
     def _tell(self, over: float) -> None:
         """Jobs up to this number are over."""
-        if not self._waiting:
-            return
         told = [future for number, future in self._waiting if number <= over and not future.done()]
         self._waiting = [entry for entry in self._waiting if entry[0] > over]
         for future in told:
