@@ -32,7 +32,6 @@ from hotlog.log.syncer import Syncer
 from hotlog.log.waiters import Told
 from hotlog.log.writer import Writer
 
-EXPIRY_LOOKS = 24  # a log that sleeps and knows producers is looked at so many times until they expire
 WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its descriptor
 
 
@@ -375,8 +374,6 @@ class PartitionLog:
         is_dirty = marks.durable_end < marks.log_end_offset
         if is_dirty or syncer.file is not None or syncer.rolled or syncer.has_small_files:
             return now_ms
-        if len(self.producers):
-            due_ms = min(due_ms, now_ms + self.producers.expiry_ms // EXPIRY_LOOKS)
         return min(due_ms, self._writer.idle_roll_ms(now_ms))
 
     async def _repair(self, segment: Segment) -> None:

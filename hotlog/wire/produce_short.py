@@ -21,6 +21,8 @@ from hotlog.wire.apis import parse_header, response_head, skip_tags
 from hotlog.wire.bounds import varint
 from hotlog.wire.fields import Reader, uuid_of
 from hotlog.wire.produce import FLEXIBLE_FROM, TOPIC_ID_FROM, PartitionResult, TopicResult, encode
+from hotlog.wire.short_bodies import NOT_SHORT as NOT_SHORT_BODY
+from hotlog.wire.short_bodies import OtherShape
 
 KEY = 0
 CLIENT_OFFSET = 8  # in a request: API key, version and correlation id stand before the length of the client id
@@ -29,10 +31,6 @@ _SHORT = struct.Struct(">h")
 _INT = struct.Struct(">i")
 _HEAD = struct.Struct(">hi")  # acks, timeout
 _ANSWER_HEAD = struct.Struct(">ii")  # size, correlation id
-
-
-class OtherShape(Exception):
-    """Not the shape that is read here."""
 
 
 Split = Callable[[memoryview, int, int], tuple[int, int, int]]
@@ -150,4 +148,4 @@ class Answers:
         return response_head(KEY, self._version, correlation_id, len(body)) + body
 
 
-NOT_SHORT = (OtherShape, Invalid, struct.error, IndexError)
+NOT_SHORT = (*NOT_SHORT_BODY, Invalid)

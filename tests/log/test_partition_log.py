@@ -224,13 +224,18 @@ async def test_an_open_transaction_bounds_committed_reads(tmp_path: Path) -> Non
         assert log.last_stable_offset == 5
 
 
-async def test_aborted_transactions_come_from_the_index_files(tmp_path: Path) -> None:
+async def bases_of_thirty(tmp_path: Path) -> list[int]:
+    """A log of thirty records that was closed again: where its segments begin."""
     async with opened(tmp_path, SMALL) as logs:
         log = await new_log(logs, SMALL)
         for _ in range(30):
             append(log, batch(b"x" * 100))
         await log.wait_durable(30)
-        bases = [info.base_offset for info in log.segments()]
+        return [info.base_offset for info in log.segments()]
+
+
+async def test_aborted_transactions_come_from_the_index_files(tmp_path: Path) -> None:
+    bases = await bases_of_thirty(tmp_path)
     home = tmp_path / "clicks-0"
     entries = [AbortedTransaction(1, 0, 3, 2), AbortedTransaction(2, bases[1], bases[1] + 2, bases[1])]
     for base, entry in zip(bases, entries, strict=False):
@@ -243,11 +248,7 @@ async def test_aborted_transactions_come_from_the_index_files(tmp_path: Path) ->
 
 
 async def test_a_committed_read_brings_its_aborted_transactions_without_a_file_read_on_the_loop(tmp_path: Path) -> None:
-    async with opened(tmp_path, SMALL) as logs:
-        log = await new_log(logs, SMALL)
-        for _ in range(30):
-            append(log, batch(b"x" * 100))
-        await log.wait_durable(30)
+    await bases_of_thirty(tmp_path)
     (tmp_path / "clicks-0" / f"{0:020d}.txnindex").write_bytes(encode_txn(AbortedTransaction(1, 0, 3, 2)))
     disk = WatchedDisk()
     async with opened(tmp_path, SMALL, disk=disk) as logs:
@@ -263,12 +264,7 @@ async def test_a_committed_read_brings_its_aborted_transactions_without_a_file_r
 
 
 async def test_aborted_transactions_whose_index_is_of_a_later_segment_come_with_every_read(tmp_path: Path) -> None:
-    async with opened(tmp_path, SMALL) as logs:
-        log = await new_log(logs, SMALL)
-        for _ in range(30):
-            append(log, batch(b"x" * 100))
-        await log.wait_durable(30)
-        later = log.segments()[1].base_offset
+    later = (await bases_of_thirty(tmp_path))[1]
     (tmp_path / "clicks-0" / f"{later:020d}.txnindex").write_bytes(encode_txn(AbortedTransaction(1, 0, later, later)))
     async with opened(tmp_path, SMALL) as logs:
         log = logs.get(TP)  # type: ignore[assignment]
