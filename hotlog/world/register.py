@@ -10,6 +10,7 @@ raises Fenced, PreconditionFailed (give up) or StoreUnavailable/OutcomeUnknown w
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -40,6 +41,7 @@ class Version(NamedTuple, Generic[V]):
 
     value: V | None
     etag: str | None
+    digest: bytes = b""  # of the bytes that the value was decoded from, or encoded to
 
 
 class Register(Generic[V]):
@@ -64,8 +66,15 @@ class Register(Generic[V]):
         except NotFound:
             self._current = Version(None, None)
         else:
-            self._current = Version(self._codec.decode(bytes(blob.data)), blob.etag)
+            self._current = self._version_of(bytes(blob.data), blob.etag)
         return self._current
+
+    def _version_of(self, raw: bytes, etag: str) -> Version[V]:
+        """`raw` decoded, unless it is what was read or written here last: most registers are the same whenever they are looked at."""
+        digest, known = _digest_of(raw), self._current
+        if known is not None and known.digest == digest:
+            return known._replace(etag=etag)
+        return Version(self._codec.decode(raw), etag, digest)
 
     def assume_absent(self) -> None:
         """Begin the first commit as if `load` had found nothing; if that is wrong, the commit finds out."""
@@ -103,7 +112,7 @@ class Register(Generic[V]):
         except StoreUnavailable:
             self._current = None  # nothing is known to have happened; the next commit reads first
             raise
-        self._current = Version(after, etag)
+        self._current = Version(after, etag, _digest_of(body))
         return after
 
     async def _read_back(self, after: V, doubt: Exception) -> V | None:
@@ -116,3 +125,7 @@ class Register(Generic[V]):
         if now.value is not None and self._codec.nonces_of(after)[0] in self._codec.nonces_of(now.value):
             return now.value
         return None
+
+
+def _digest_of(raw: bytes) -> bytes:
+    return hashlib.blake2b(raw, digest_size=16).digest()

@@ -6,11 +6,15 @@ means the same object on a directory as on S3.
 
 from __future__ import annotations
 
+import re
+
 from hotlog.kernel.errors import Invalid
 
 KEY_BYTES_MAX = 900  # S3 allows 1,024 with the prefix
 ELEMENT_BYTES_MAX = 255  # of a file name
 RESERVED = ".hotlog-store"  # the directory form keeps its lock and unfinished writes there
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
 def check_key(key: str) -> str:
@@ -29,7 +33,7 @@ def check_key(key: str) -> str:
             raise Invalid(f"object key {key!r} has an element {element!r}; it must be a plain relative path")
         if len(element.encode("utf-8", "surrogatepass")) > ELEMENT_BYTES_MAX:
             raise Invalid(f"object key {key!r} has an element above {ELEMENT_BYTES_MAX} bytes")
-    if any(ord(char) < 32 or char in "\\\x7f" or 0xD800 <= ord(char) <= 0xDFFF for char in key):
+    if _FORBIDDEN.search(key):
         raise Invalid(f"object key {key!r} holds a control character, a backslash or half a surrogate pair")
     return key
 

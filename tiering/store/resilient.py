@@ -15,10 +15,9 @@ so a virtual-time run replays; cancellation passes through at once.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
-
-import tenacity
 
 from hotlog.kernel.errors import NotFound, OutcomeUnknown, PreconditionFailed, StoreRefused, StoreUnavailable
 from hotlog.kernel.limits import MiB
@@ -77,26 +76,20 @@ class Retrier:
         policy = self.policy.extended(moved)
         ends = self._clock.monotonic() + policy.total
         last: StoreUnavailable | None = None
-        attempts = tenacity.AsyncRetrying(
-            sleep=asyncio.sleep,
-            wait=lambda state: self._pause(policy, state.attempt_number),
-            stop=lambda state: self._clock.monotonic() + (state.upcoming_sleep or 0.0) >= ends,
-            retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)
-            ),
-            reraise=True,
-        )
-        async for attempt in attempts:
-            with attempt:
-                seconds = max(0.0, min(policy.attempt, ends - self._clock.monotonic()))
-                try:
-                    return await self._attempt(what, call, seconds, conditional=conditional, repeated=last is not None)
-                except StoreUnavailable as away:
-                    if last is not None and isinstance(away.__cause__, TimeoutError) and seconds < policy.attempt:
-                        raise last from away  # the last attempt had no fair chance; what failed before says more
-                    last = away
+        for attempt in itertools.count(1):
+            seconds = max(0.0, min(policy.attempt, ends - self._clock.monotonic()))
+            try:
+                return await self._attempt(what, call, seconds, conditional=conditional, repeated=last is not None)
+            except StoreRefused:
+                raise
+            except StoreUnavailable as away:
+                if last is not None and isinstance(away.__cause__, TimeoutError) and seconds < policy.attempt:
+                    raise last from away  # the last attempt had no fair chance; what failed before says more
+                last, pause = away, self._pause(policy, attempt)
+                if self._clock.monotonic() + pause >= ends:
                     raise
-        raise AssertionError("tenacity leaves its loop by return or raise")
+            await asyncio.sleep(pause)
+        raise AssertionError("attempts have no end")
 
     def _pause(self, policy: Policy, attempt: int) -> float:
         return self._entropy.uniform(0.0, min(policy.pause_max, policy.pause_base * 2 ** min(attempt, 30)))
