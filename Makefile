@@ -33,7 +33,7 @@ format: setup ## let ruff format the tree
 test: setup ## all tests, with a real object store (MinIO where it can be had)
 	$(BIN)/pytest -n 2
 
-sim: setup ## the simulator over more seeds: make sim SEEDS=200
+sim: setup ## the simulator over more seeds: make sim SEEDS=500, or SEEDS=20:60; small stories from seed 20 on
 	HOTLOG_SIM_SEEDS=$(or $(SEEDS),50) $(BIN)/pytest tests/sim
 
 mutants: setup ## plant a bug at a time in a copy, and see the test that finds it: make mutants ONLY=groups

@@ -173,7 +173,7 @@ class Bucket:
 
     def listing(self, prefix: str, after: str, count: int) -> list[ObjectInfo]:
         stale = self.weather.list_stale_seconds
-        seen = dict(self.objects) if not stale else self._stale_view(stale)
+        seen = self.objects if not stale else self._stale_view(stale)
         keys = sorted(key for key in seen if key.startswith(prefix) and key > after)[:count]
         return [ObjectInfo(key, len(seen[key].body), seen[key].etag, seen[key].modified_ms) for key in keys]
 

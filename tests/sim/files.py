@@ -158,6 +158,10 @@ class Change(NamedTuple):
         touched = [side[0] for side in (self.removed, self.added) if side is not None]
         return touched[:1] if len(touched) == 2 and touched[0] is touched[1] else touched
 
+    def touches(self, home: Dir) -> bool:
+        removed, added = self
+        return (removed is not None and removed[0] is home) or (added is not None and added[0] is home)
+
     def apply(self, *, durable: bool) -> None:
         if self.removed is not None:
             home, name = self.removed
@@ -195,7 +199,7 @@ class Tree:
         """Make durable, in order, every change that touches an entry of `home`."""
         kept = []
         for change in self._pending:
-            if home in change.dirs():
+            if change.touches(home):
                 change.apply(durable=True)
             else:
                 kept.append(change)

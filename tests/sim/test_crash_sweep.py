@@ -2,23 +2,26 @@
 
 The story: found a cluster, make a topic, produce, roll, upload, commit, drop local segments, retain by size, delete records, reap after
 the grace, reconcile, stop.  By default every STRIDE-th k is tried, another set for each seed; HOTLOG_SIM_SEEDS=N tries N sets, and all
-calls when N reaches STRIDE.
+calls when N reaches STRIDE.  A seed that is not whole (tests.sim.seeds) draws some k, and up to three deaths that follow.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import functools
 
 import pytest
 
 from hotlog.kernel.errors import Retry
 from tests.sim.clock import MINUTE_MS
+from tests.sim.entropy import stream
+from tests.sim.seeds import SEEDS, is_whole
 from tests.sim.traffic import TopicPlan, Traffic, check_settled
 from tests.sim.world import Life, SimWorld, simulate
 
-SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
 STRIDE = 12
+PARTS = 4  # of a whole seed, a test each
+SMALL_DEATHS = 6
 GRACE_MS = 10 * MINUTE_MS
 SETTINGS = {
     "hotlog.garbage.grace.ms": str(GRACE_MS),
@@ -90,26 +93,35 @@ async def calls_of_the_story(world: SimWorld) -> int:
     return life.fuse.calls
 
 
-async def die_at(world: SimWorld, at: int) -> None:
+@functools.cache
+def calls_in_all() -> int:
+    total = simulate(0, calls_of_the_story, settings=SETTINGS)
+    assert total > 300, "the story has become too short to tell anything"
+    return total
+
+
+async def die_at(world: SimWorld, at: int, more: int) -> None:
+    """Die at call `at`, then soon after each of the next `more` starts: recovery is a story of its own."""
     story = Story(world)
     life = world.begin(at=at)
     while not await life.run(story.tell):
         await life.end(world.random.choice(("kill", "power")))
-        # a second death soon after the first: recovery is a story of its own
-        life = world.begin(at=world.random.randint(1, 250) if world.lives == 1 else None)
+        life = world.begin(at=world.random.randint(1, 250) if world.lives <= more else None)
     await life.end("kill")
     await story.settle()
 
 
-@pytest.mark.parametrize("part", range(4))
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(("seed", "part"), [(seed, part) for seed in SEEDS for part in range(PARTS if is_whole(seed) else 1)])
 def test_a_death_at_any_call_harms_nothing(seed: int, part: int) -> None:
-    total = simulate(0, calls_of_the_story, settings=SETTINGS)
-    assert total > 300, "the story has become too short to tell anything"
-    chosen = [at for at in range(1, total + 1) if at % STRIDE == seed % STRIDE]
-    for at in chosen[part::4]:
+    total = calls_in_all()
+    if is_whole(seed):
+        deaths = [(at, 1) for at in range(1, total + 1) if at % STRIDE == seed % STRIDE][part::PARTS]
+    else:
+        random = stream(seed, "deaths")
+        deaths = [(at, random.randint(1, 3)) for at in sorted(random.sample(range(1, total + 1), SMALL_DEATHS))]
+    for at, more in deaths:
         try:
-            simulate(seed * 100_000 + at, lambda world, at=at: die_at(world, at), settings=SETTINGS)  # type: ignore[misc]
+            simulate(seed * 100_000 + at, lambda world, at=at, more=more: die_at(world, at, more), settings=SETTINGS)  # type: ignore[misc]
         except BaseException as failure:
             failure.add_note(f"the process died at call {at} of {total}, seed {seed}")
             raise

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 
 from tests.sim.clock import HOUR_MS
+from tests.sim.seeds import SEEDS, is_whole
 from tests.sim.test_faults import Scene
-from tests.sim.test_ninety_days import SETTINGS
+from tests.sim.test_ninety_days import calendar_of
 from tests.sim.traffic import TopicPlan, check_settled
 from tests.sim.world import SimWorld, simulate
 
-SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
+ROUNDS, SMALL_ROUNDS = 60, 10  # of a seed that is whole, and of the others
 PLAN = TopicPlan(
     "rot",
     2,
@@ -40,8 +40,10 @@ def flip_some(scene: Scene) -> int:
     return flipped
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_bits_that_rot_under_a_scrub_are_never_read(seed: int) -> None:
+    calendar, rounds = calendar_of(seed), ROUNDS if is_whole(seed) else SMALL_ROUNDS
+
     async def main(world: SimWorld) -> None:
         scene, flipped, told = await Scene.open(world, PLAN, hours=12), 0, 0.0
 
@@ -49,7 +51,7 @@ def test_bits_that_rot_under_a_scrub_are_never_read(seed: int) -> None:
             corruption = scene.life.metrics.corruption
             return float(sum(corruption.labels(where)._value.get() for where in ("scrub", "log", "index")))
 
-        for _ in range(60):
+        for _ in range(rounds):
             flipped += flip_some(scene)
             how = world.random.choice((None, None, "kill", "power", "stop"))
             if how:
@@ -61,12 +63,12 @@ def test_bits_that_rot_under_a_scrub_are_never_read(seed: int) -> None:
             await scene.traffic.produce(scene.life)
             await scene.hours(2)
             await scene.traffic.check(scene.life)
-        assert flipped > 50
-        assert told + found() >= flipped * 0.9, "two flips may meet in one batch"
+        assert flipped > rounds * 5 // 6
+        assert told + found() >= min(flipped * 0.9, flipped - 2), "two flips may meet in one batch"
         for _, partition, _ in scene.traffic.partitions(scene.life):
             assert partition.log.failed is None
             assert partition.log.scrub.damaged_segments() == []
-        await scene.hours(48)
-        check_settled(world, grace_ms=12 * HOUR_MS)
+        await scene.hours(calendar.hours(48))
+        check_settled(world, grace_ms=calendar.grace_ms)
 
-    simulate(seed, main, settings={**SETTINGS, "hotlog.scrub.interval.ms": str(HOUR_MS // 2)})
+    simulate(seed, main, settings={**calendar.settings, "hotlog.scrub.interval.ms": str(HOUR_MS // 2)})

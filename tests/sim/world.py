@@ -84,7 +84,7 @@ class SimWorld:
         for key in sorted(self.bucket.objects):
             parsed = parse_key(key)
             if parsed is not None and parsed.kind == "manifest":
-                found[parsed.pid] = ManifestCodec().decode(self.bucket.objects[key].body)
+                found[parsed.pid] = _decoded_root(self.bucket.objects[key].body)
         return found
 
     def names_live(self, root: Manifest) -> set[str]:
@@ -95,7 +95,7 @@ class SimWorld:
         while refs:
             ref = refs.pop()
             names.add(ref.name)
-            node = parse_node(self.bucket.objects[keys.object(ref.name)].body, root.pid, ref)
+            node = _parsed_node(self.bucket.objects[keys.object(ref.name)].body, root.pid, ref)
             if isinstance(node, Index):
                 refs.extend(node.refs_between(ref.start_offset, ref.end_offset))
             else:
@@ -113,7 +113,7 @@ class SimWorld:
             return None
         manifest_key = PartitionKeys(parsed.cluster_id, parsed.pid).manifest
         stored = self.bucket.objects.get(manifest_key)
-        root = ManifestCodec().decode(stored.body) if stored is not None else None
+        root = _decoded_root(stored.body) if stored is not None else None
         if parsed.kind == "manifest":
             busy = root is not None and not (root.is_deleted and not root.garbage and not root.garbage_ranges)
             return "the manifest is in use" if busy else None
@@ -122,6 +122,11 @@ class SimWorld:
         if parsed.name in self.names_live(root):
             return f"generation {root.generation} refers to it"
         return None
+
+
+# Values made of the same bytes are the same: the guard is asked at every delete, and a root stands for many of them.
+_decoded_root = functools.lru_cache(maxsize=16)(ManifestCodec().decode)
+_parsed_node = functools.lru_cache(maxsize=256)(parse_node)
 
 
 class Life:
@@ -175,10 +180,14 @@ class Life:
                 self.world.trace.add("world", f"beat {beat.name} ends: {type(weather).__name__}")
 
     async def end(self, how: str, *, keep: list[asyncio.Task[Any]] | None = None) -> None:
-        """`stop` (clean), `kill` (-9) or `power`: after it a new life may begin.  `keep`: tasks of others, which go on."""
+        """`stop` (clean), `kill` (-9) or `power`: after it a new life may begin.  `keep`: tasks of others, which go on.
+
+        Raises:
+            Crashed: the process died while it stopped, and has not ended yet.
+        """
         self.world.trace.add("world", f"life {self.world.lives} ends by {how} after {self.fuse.calls} calls {self.fuse.label}")
-        if how == "stop":
-            await self.node.close()
+        if how == "stop" and not await self.run(lambda life: life.node.close()):
+            raise Crashed(self.fuse.label)  # its last call came while it stopped
         self.fuse.blown = True
         self.network.end(has_power=how != "power")
         current = asyncio.current_task()
