@@ -115,7 +115,7 @@ class StorageFailed(HotlogError):
 
 
 class SequenceError(Invalid):
-    """Root of idempotent-producer refusals (KIP-98)."""
+    """Root of what idempotent and transactional producers are refused for (KIP-98)."""
 
 
 class OutOfOrderSequence(SequenceError):
@@ -124,6 +124,14 @@ class OutOfOrderSequence(SequenceError):
 
 class InvalidProducerEpoch(SequenceError):
     """A producer epoch older than the newest seen."""
+
+
+class InvalidTxnState(SequenceError):
+    """Not part of a transaction that is open, or not allowed while one is."""
+
+
+class CoordinatorFenced(SequenceError):
+    """A newer coordinator has ended transactions of this producer."""
 
 
 class UnknownProducerId(SequenceError):

@@ -22,6 +22,7 @@ OFFSET_BYTES, TIME_BYTES, TXN_BYTES = OFFSET_ENTRY.size, TIME_ENTRY.size, TXN_EN
 RELATIVE_OFFSET_MAX = 2**31 - 1
 _FIRST_I32 = struct.Struct(">i")
 _FIRST_I64 = struct.Struct(">q")
+_LAST_OFFSET_AT = 18  # of an entry of the transaction index
 
 
 class AbortedTransaction(NamedTuple):
@@ -68,6 +69,25 @@ def parse_txn(entries: Buffer) -> Iterator[AbortedTransaction]:
     whole = len(entries) - len(entries) % TXN_BYTES
     for position in range(0, whole, TXN_BYTES):
         yield AbortedTransaction._make(TXN_ENTRY.unpack_from(entries, position)[1:])
+
+
+def overlapping(entries: Buffer, start: int, end: int) -> tuple[list[AbortedTransaction], bool]:
+    """Aborted transactions with records in [start, end), of an index whose entries are in the order of their markers; and whether an entry says
+    that what comes later has none."""
+    low, high = 0, len(entries) // TXN_BYTES
+    while low < high:  # the first that ends at or behind `start`
+        middle = (low + high) >> 1
+        if _FIRST_I64.unpack_from(entries, middle * TXN_BYTES + _LAST_OFFSET_AT)[0] < start:
+            low = middle + 1
+        else:
+            high = middle
+    found = []
+    for entry in parse_txn(memoryview(entries)[low * TXN_BYTES :]):
+        if entry.first_offset < end:
+            found.append(entry)
+        if entry.last_stable_offset >= end:
+            return found, True
+    return found, False
 
 
 def encode_txn(entry: AbortedTransaction) -> bytes:

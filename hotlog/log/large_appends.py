@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 
 from hotlog.kernel.errors import NotReady
 from hotlog.kernel.limits import MiB
+from hotlog.log.producers import Guard
 from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.log.writer import Appended, Writer
@@ -33,20 +34,24 @@ class LargeAppends:
         self._writer = writer
         self._in_turn: set[asyncio.Task[Appended]] = set()
 
-    def append_in_turn(self, data: memoryview, headers: list[BatchHeader], *, now_ms: int) -> Awaitable[Appended]:
-        """append() in a thread, after those that asked before.
+    def append_in_turn(
+        self, data: memoryview, headers: list[BatchHeader], *, now_ms: int, guard: Guard | None = None
+    ) -> Awaitable[Appended]:
+        """append() in a thread, after those that asked before; `guard` of one that begins a transaction.
 
         Raises as append, but NotReady: the leader epoch changed meanwhile; nothing was appended.
         """
-        task = asyncio.get_running_loop().create_task(self._append_in_turn(data, headers, now_ms), name="large-append")
+        task = asyncio.get_running_loop().create_task(self._append_in_turn(data, headers, now_ms, guard), name="large-append")
         self._in_turn.add(task)
         task.add_done_callback(self._in_turn.discard)
         return asyncio.shield(task)
 
-    async def _append_in_turn(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Appended:
+    async def _append_in_turn(self, data: memoryview, headers: list[BatchHeader], now_ms: int, guard: Guard | None) -> Appended:
         syncer, writer = self._syncer, self._writer
         async with self.turn:
             await syncer.wait_room()
+            if guard is not None:
+                self._marks.producers.require(guard, headers[0].base_sequence)
             begun = writer.begin(data, headers, now_ms)
             if isinstance(begun, Appended):
                 return begun

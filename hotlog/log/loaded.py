@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from hotlog.log.epochs import LeaderEpochs
+from hotlog.log.index import AbortedTransaction
 from hotlog.log.producers import Producers
 from hotlog.log.segment import Segment
 from hotlog.log.segment_reader import SegmentReader
 from hotlog.wire.batch import BatchHeader
-from hotlog.world.ports import Disk
+from hotlog.wire.markers import marker_of
+from hotlog.world.ports import Buffer, Disk
 
 
 @dataclass(kw_only=True)
@@ -50,6 +52,19 @@ class Loaded:
     snapshot_offset: int = -1  # newest producer snapshot that was taken over
 
 
-def note_producer(producers: Producers, header: BatchHeader, now_ms: int) -> None:
-    if header.producer_id >= 0 and not header.is_control:
+def note_producer(
+    producers: Producers, header: BatchHeader, now_ms: int, body: Callable[[], Buffer]
+) -> AbortedTransaction | None:
+    """Bring `producers` on by a batch that is in the log; what readers must know if it aborted a transaction.  `body` reads the whole batch, which
+    is needed of those that end one.
+
+    Raises:
+        Corrupt: a marker that cannot be read.
+    """
+    if header.producer_id < 0:
+        return None
+    if not header.is_control:
         producers.update(header, now_ms)
+        return None
+    marker = marker_of(body())
+    return None if marker is None else producers.end_transaction(marker, header.last_offset, header.max_timestamp, now_ms)

@@ -98,7 +98,8 @@ def _segments(ctx: Loader, directory: str, names: list[str]) -> list[Segment]:
             continue
         segment = Segment(directory, base, created_ms=ctx.now_ms)
         segment.size = ctx.disk.size(segment.log_path)
-        segment.has_txn = files.TXN_INDEX in suffixes
+        if files.TXN_INDEX in suffixes:
+            segment.transactions = IndexPart(ctx.disk.size(segment.path(files.TXN_INDEX)), bytearray())
         offsets = ctx.disk.size(segment.path(files.INDEX)) if files.INDEX in suffixes else -1
         times = ctx.disk.size(segment.path(files.TIME_INDEX)) if files.TIME_INDEX in suffixes else -1
         segment.index_broken = offsets % OFFSET_BYTES != 0 or times % TIME_BYTES != 0 or offsets < 0 or times < 0
@@ -162,9 +163,9 @@ def _replay(ctx: Loader, result: Loaded, start: int, until: int) -> None:
     """Bring producers from offset `start` up to the base of segment `until` by headers."""
     for segment in result.segments[:until]:
         if segment.end_offset > start:
-            for _, header in ctx.reader.walk(segment, 0, segment.size):
+            for position, header in ctx.reader.walk(segment, 0, segment.size):
                 if header.base_offset >= start:
-                    note_producer(result.producers, header, ctx.now_ms)
+                    note_producer(result.producers, header, ctx.now_ms, ctx.reader.whole(segment, position, header))
 
 
 def _open_tail(ctx: Loader, result: Loaded) -> None:

@@ -59,7 +59,7 @@ class Marks:
 
     __slots__ = (
         "_ears", "_rule", "_uncommitted", "committed", "committed_before", "committed_waiters", "durable_end", "durable_waiters", "failed",
-        "high_watermark", "is_closed", "local_log_start_offset", "log_end_offset", "log_start_offset", "producers", "tiered_end_offset",
+        "high_watermark", "is_closed", "local_log_start_offset", "log_end_offset", "log_start_offset", "producers", "tiered_end_offset", "when_stable",
     )  # fmt: skip
 
     def __init__(
@@ -78,13 +78,16 @@ class Marks:
         self.durable_waiters = OffsetWaiters()
         self.committed_waiters = OffsetWaiters()
         self.producers = producers
+        producers.settle(committed.offset)
+        producers.begin_at(log_start)
+        self.when_stable: Callable[[], None] = _nobody  # called when the last stable offset may have moved
         self._rule = rule
         self._uncommitted: deque[Watermark] = deque()  # bounded by what the log holds; ascending
         self._ears: dict[Ear, None] = {}
 
     @property
     def last_stable_offset(self) -> int:
-        """The high watermark, or the first offset of the oldest open transaction below it.  Who ends a transaction tells."""
+        """The high watermark, or the first offset of the oldest transaction below it that is open, or whose marker is not committed."""
         return min(self.high_watermark, self.producers.first_open_transaction)
 
     # -- moves
@@ -96,6 +99,8 @@ class Marks:
         if self._rule is when_appended:
             self.committed_before, self.committed = self.committed, mark
             self.high_watermark = end
+            if self.producers.ended:
+                self._settle(end)
             if self._ears or self.committed_waiters.waiting:
                 self._say(end)
             return
@@ -132,7 +137,14 @@ class Marks:
     def _set(self, mark: Watermark) -> None:
         self.committed_before, self.committed = self.committed, mark
         self.high_watermark = end = mark[0]
+        if self.producers.ended:
+            self._settle(end)
         self._say(end)
+
+    def _settle(self, end: int) -> None:
+        """Transactions whose markers are committed now are over; who waits hears of it with the move."""
+        self.producers.settle(end)
+        self.when_stable()
 
     def _say(self, end: int) -> None:
         """The committed end moved to `end`."""
@@ -150,6 +162,7 @@ class Marks:
         """The log begins at `log_start`, its local part at `local_start` or there, whichever is later."""
         self.log_start_offset = log_start
         self.local_log_start_offset = max(log_start, local_start)
+        self.producers.begin_at(log_start)
         if self._ears:
             self.tell()
 
@@ -168,6 +181,7 @@ class Marks:
             self.high_watermark = end.offset
         else:
             self._uncommitted.append(end)
+        self.producers.settle(self.high_watermark)
         self.durable_waiters.refuse(error, above=end.offset)
         self.committed_waiters.refuse(error, above=end.offset)
         self.tell()
@@ -214,3 +228,7 @@ class Marks:
         if segment.base_offset == mark.base:
             return mark.position
         return segment.size if segment.base_offset < mark.base else 0
+
+
+def _nobody() -> None:
+    """Wants to know."""

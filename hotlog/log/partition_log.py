@@ -72,16 +72,19 @@ class PartitionLog:
         self._reshaper = reshaper = Reshaper(parts, state, syncer, large, self._condemned)
         self._reader = reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
         self.scrub = ScrubView(segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, save=parts.save_damage)
+        marks.when_stable = self._stable_moved
         if loaded.epochs_dirty:
             writer.note_epochs()
 
         self.append, self.append_plain = writer.append, writer.append_plain
         self.append_in_turn = large.append_in_turn
+        self.append_marker, self.has_aborted = writer.append_marker, segments.has_aborted
         self.append_as_follower = writer.append_as_follower
         self.truncate, self.replace_segments = reshaper.truncate, reshaper.replace_segments
         self.roll, self.maybe_roll = writer.roll, writer.maybe_roll
         self.wait_durable, self.flush, self.wait_room = syncer.wait_durable, syncer.flush, syncer.wait_room
         self.read, self.read_blocking = reader.read, reader.read_blocking
+        self.aborted_transactions = reader.aborted_blocking
         self.offset_for_timestamp, self.offset_of_max_timestamp = reader.offset_for_timestamp, reader.offset_of_max_timestamp
         self.segments, self.closed_above = segments.infos, segments.closed_above
         self.add_ear, self.remove_ear = marks.add_ear, marks.remove_ear
@@ -235,12 +238,16 @@ class PartitionLog:
 
     @property
     def when_rolled(self) -> Callable[[], None]:
-        """Called when a segment was closed and is on the device: who copies segments waits for that."""
+        """Called when a closed segment may be copied: it is on the device, or a transaction that reached into it is over."""
         return self._syncer.when_rolled
 
     @when_rolled.setter
     def when_rolled(self, callback: Callable[[], None]) -> None:
         self._syncer.when_rolled = callback
+
+    def _stable_moved(self) -> None:
+        if self._segments.all[-1].base_offset > self.marks.tiered_end_offset:
+            self._syncer.when_rolled()
 
     @property
     def active(self) -> Segment:

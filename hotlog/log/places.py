@@ -26,14 +26,13 @@ Place = tuple[Segment, int]  # and the byte at which the batch begins
 class Places:
     """The places of one log, by offset, oldest first."""
 
-    __slots__ = ("_marks", "_segments", "by_offset", "have_txn", "known")
+    __slots__ = ("_marks", "_segments", "by_offset", "known")
 
     def __init__(self, segments: Segments, marks: Marks) -> None:
         self._segments = segments
         self._marks = marks
         self.known: tuple[Segment, ...] | None = None  # the segments that the places are of
         self.by_offset: dict[int, Place] = {}  # bounded by PLACES_MAX; of `known`
-        self.have_txn = False  # one of `known` has aborted transactions, whose records may lie in those before it
 
     def of(self, offset: int) -> Place | None:
         """Where the batch that holds `offset` probably begins."""
@@ -41,7 +40,6 @@ class Places:
         if self.known is not segments:
             self.known = segments
             self.by_offset.clear()
-            self.have_txn = any(segment.has_txn for segment in segments)
         place = self.by_offset.get(offset)
         if place is None:
             before = self._marks.committed_before

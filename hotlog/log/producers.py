@@ -1,4 +1,4 @@
-"""Idempotent producers of one partition: the last batches of each, what is a duplicate, what is a gap (KIP-98, KIP-360).  Pure.
+"""Producers of one partition: the last batches of each, what is a duplicate, what is a gap, which transactions are open (KIP-98, KIP-360).  Pure.
 
 Rules (ProducerAppendInfo, ProducerStateEntry in Kafka): the last five batches of a producer are remembered and answered again with
 their old offsets; an older epoch is refused; a new epoch starts at sequence 0; a producer we know nothing of (never seen, expired, or
@@ -10,24 +10,35 @@ offset of the open transaction i64 (-1: none).
 
 What it costs does not grow with the producers that are known: an append looks up one, expiry looks at those that are due.
 
-Invariants: `first_open_transaction` is kept, not looked for; who was heard of last is last; `check` changes nothing; `update` is only called with batches that `check` let pass, or that were accepted before (replay).
+A transaction is open from its first batch to its marker, and unstable until the marker is committed: until then its end may be lost again.
+
+A batch that begins a transaction must belong to one that its coordinator knows of (KIP-890): who appends it holds a `Guard` from before the
+coordinator was asked.  A marker takes the guard away, so that what was asked before a transaction ended begins no new one.
+
+Invariants: `first_open_transaction` is kept, not looked for; who was heard of last is last; `check` changes nothing; `update` is only called
+with batches that `check` let pass, or that were accepted before (replay); a batch without a sequence is a coordinator's, and is never a duplicate.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence
+from hotlog.kernel.errors import CoordinatorFenced, Corrupt, InvalidProducerEpoch, InvalidTxnState, OutOfOrderSequence
+from hotlog.log.index import AbortedTransaction
 from hotlog.wire.batch import TRANSACTIONAL_MASK, BatchHeader
+from hotlog.wire.markers import Marker
 from hotlog.world.ports import Buffer
 
 BATCHES_KEPT = 5
 SEQUENCE_MAX = 2**31 - 1
+EPOCH_MAX = 2**15 - 1
+EPOCH_PER_TRANSACTION = 2  # transaction.version from which each transaction has an epoch of its own (KIP-890)
 NO_TRANSACTION = 2**63 - 1  # an offset above all
 _HEAD = struct.Struct(">hIi")
 _ENTRY = struct.Struct(">qhiqiqiq")
@@ -64,15 +75,31 @@ class Producer(NamedTuple):
     transaction_start: int = -1
 
 
+class Guard:
+    """Somebody asks the coordinator whether a transaction may begin here; `lowest_sequence` of those who do."""
+
+    __slots__ = ("epoch", "lowest_sequence", "made_ms", "producer_id")
+
+    def __init__(self, producer_id: int, epoch: int, sequence: int, now_ms: int) -> None:
+        self.producer_id = producer_id
+        self.epoch = epoch
+        self.lowest_sequence = sequence
+        self.made_ms = now_ms
+
+
 class Producers:
     """All producers of a partition by id."""
 
-    __slots__ = ("_open", "_states", "expiry_ms", "first_open_transaction")
+    __slots__ = ("_guards", "_log_start", "_open", "_states", "_unstable", "ended", "expiry_ms", "first_open_transaction")
 
     def __init__(self, expiry_ms: int) -> None:
         self._states: dict[int, Producer] = {}  # who was heard of last is last; states are replaced, never changed
-        self._open: dict[int, int] = {}  # producer id -> where its open transaction began, ascending as the log does
-        self.first_open_transaction = NO_TRANSACTION  # first offset of the oldest open one: the last stable offset
+        self._open: OrderedDict[int, int] = OrderedDict()  # producer id -> where its open transaction began, ascending
+        self._unstable: OrderedDict[int, None] = OrderedDict()  # where all began that are not settled, ascending
+        self.ended: deque[tuple[int, int]] = deque()  # (offset of the marker, where it began) of those not settled yet
+        self.first_open_transaction = NO_TRANSACTION  # first offset of the oldest unstable one: the last stable offset
+        self._log_start = 0  # what is open begins there at the earliest
+        self._guards: dict[int, Guard] = {}  # by producer id
         self.expiry_ms = expiry_ms
 
     def __len__(self) -> int:
@@ -81,12 +108,54 @@ class Producers:
     def get(self, producer_id: int) -> Producer | None:
         return self._states.get(producer_id)
 
+    def known(self) -> list[tuple[int, Producer]]:
+        """All of them, by id."""
+        return list(self._states.items())
+
+    # Guards
+
+    def is_open(self, producer_id: int, epoch: int) -> bool:
+        """Whether a transaction of the producer's, of this epoch, is open."""
+        state = self._states.get(producer_id)
+        return state is not None and state.transaction_start >= 0 and state.epoch == epoch
+
+    def guard(self, producer_id: int, epoch: int, sequence: int, now_ms: int) -> Guard:
+        """For who is about to ask the coordinator."""
+        guard = self._guards.get(producer_id)
+        if guard is None or guard.epoch < epoch:
+            guard = self._guards[producer_id] = Guard(producer_id, epoch, sequence, now_ms)
+        elif sequence < guard.lowest_sequence:
+            guard.lowest_sequence = sequence
+        return guard
+
+    def require(self, guard: Guard, sequence: int) -> None:
+        """Hold what the coordinator said against what happened since.
+
+        Raises:
+            InvalidTxnState: the transaction has ended meanwhile.  OutOfOrderSequence: an earlier batch is still to come.
+        """
+        if self._guards.get(guard.producer_id) is guard:
+            if sequence > guard.lowest_sequence:
+                raise OutOfOrderSequence(
+                    f"producer {guard.producer_id} begins a transaction with sequence {sequence}; {guard.lowest_sequence} is on its way"
+                )
+        elif not self.is_open(guard.producer_id, guard.epoch):
+            raise InvalidTxnState(f"producer {guard.producer_id} epoch {guard.epoch}: its transaction has ended")
+
+    def drop(self, guard: Guard) -> None:
+        """Nothing will be appended for it."""
+        if self._guards.get(guard.producer_id) is guard:
+            del self._guards[guard.producer_id]
+
+    # Batches
+
     def check(self, headers: Sequence[BatchHeader]) -> Batch | None:
         """Whether batches of idempotent producers may be appended; the remembered batch if the first is a duplicate.
 
         Raises:
             OutOfOrderSequence: a gap, or a new epoch that does not start at 0.
             InvalidProducerEpoch: an epoch older than the newest seen.
+            InvalidTxnState: not part of the transaction that is open.
         """
         ahead: dict[int, tuple[int, int]] = {}  # producer id -> (epoch, last sequence) within this very append
         for header in headers:
@@ -94,6 +163,9 @@ class Producers:
             if producer_id < 0:
                 continue
             state = self._states.get(producer_id)
+            if header.base_sequence < 0:
+                _check_epoch(header, state)
+                continue
             if state is not None and state.epoch == header.producer_epoch and producer_id not in ahead:
                 for batch in state.batches:
                     if batch.last_sequence == header.last_sequence and batch.first_sequence == header.base_sequence:
@@ -103,6 +175,10 @@ class Producers:
                 known = state.epoch, state.batches[-1].last_sequence if state.batches else -1
             if known is not None:
                 _check_sequence(header, *known)
+            if state is not None and state.transaction_start >= 0 and not header.attributes & TRANSACTIONAL_MASK:
+                raise InvalidTxnState(
+                    f"producer {producer_id} has a transaction open since offset {state.transaction_start}: what it sends must be part of it"
+                )
             ahead[producer_id] = header.producer_epoch, header.last_sequence
         return None
 
@@ -110,15 +186,18 @@ class Producers:
         """`check` of one header; these fields of it are at hand already, and tell what is nearly always so: it follows the last one."""
         state = self._states.get(producer_id)
         if state is None or (
-            state.epoch == epoch and state.batches and sequence == (state.batches[-1].last_sequence + 1) & SEQUENCE_MAX
+            state.epoch == epoch
+            and state.batches
+            and sequence == (state.batches[-1].last_sequence + 1) & SEQUENCE_MAX
+            and (state.transaction_start < 0 or headers[0].attributes & TRANSACTIONAL_MASK)
         ):
             return None
         return self.check(headers)
 
     def follows(self, producer_id: int, epoch: int, sequence: int) -> bool:
-        """Whether this is just the next batch of a producer that is known: `check` has nothing to say."""
+        """Whether this is just the next batch, outside of transactions, of a producer that is known: `check` has nothing to say."""
         state = self._states.get(producer_id)
-        if state is None or state.epoch != epoch or not state.batches:
+        if state is None or state.epoch != epoch or not state.batches or state.transaction_start >= 0:
             return False
         return sequence == (state.batches[-1].last_sequence + 1) & SEQUENCE_MAX
 
@@ -148,30 +227,70 @@ class Producers:
             known_epoch, batches, _, _, coordinator_epoch, start = state
             if known_epoch != epoch:
                 batches = ()
-            elif len(batches) == BATCHES_KEPT:
+            elif len(batches) == BATCHES_KEPT and sequence >= 0:
                 batches = batches[1:]
         if attributes & TRANSACTIONAL_MASK and start < 0:
             start = self._open[producer_id] = last_offset - delta
+            self._unstable[start] = None
             self.first_open_transaction = min(self.first_open_transaction, start)
-        batch = _new(Batch, ((sequence + delta) & SEQUENCE_MAX, last_offset, delta, timestamp))
-        self._states[producer_id] = _new(Producer, (epoch, (*batches, batch), timestamp, now_ms, coordinator_epoch, start))
+            self._guards.pop(producer_id, None)
+        if sequence >= 0:
+            batches = (*batches, _new(Batch, ((sequence + delta) & SEQUENCE_MAX, last_offset, delta, timestamp)))
+        self._states[producer_id] = _new(Producer, (epoch, batches, timestamp, now_ms, coordinator_epoch, start))
 
-    def end_transaction(self, producer_id: int, epoch: int, coordinator_epoch: int) -> int:
-        """A control marker is in the log: the transaction is over; return the offset it began at, -1 if it had no records."""
-        state = self._states.get(producer_id) or Producer(epoch)
-        started = state.transaction_start
-        batches = state.batches if state.epoch == epoch else ()
-        self._states[producer_id] = state._replace(
-            epoch=epoch, batches=batches, coordinator_epoch=coordinator_epoch, transaction_start=-1
-        )
-        if self._open.pop(producer_id, None) is not None:
-            self.first_open_transaction = next(iter(self._open.values()), NO_TRANSACTION)
-        return started
+    # Transactions
+
+    def check_marker(self, marker: Marker, version: int) -> None:
+        """Whether a coordinator may end a transaction so; `version` is the transaction.version it was ended by.
+
+        Raises:
+            InvalidProducerEpoch: the producer has come further.  CoordinatorFenced: a newer coordinator has spoken.
+        """
+        state = self._states.get(marker.producer_id)
+        if state is None:
+            return
+        epoch = marker.producer_epoch
+        is_old = epoch < state.epoch
+        if version >= EPOCH_PER_TRANSACTION and epoch == state.epoch:  # its own epoch is one more: said again, or very old
+            is_old = state.transaction_start >= 0 and epoch != EPOCH_MAX
+        if is_old:
+            raise InvalidProducerEpoch(f"producer {marker.producer_id} epoch {epoch} is ended here; {state.epoch} was seen")
+        if marker.coordinator_epoch < state.coordinator_epoch:
+            raise CoordinatorFenced(
+                f"coordinator epoch {marker.coordinator_epoch} ends a transaction; {state.coordinator_epoch} was seen"
+            )
+
+    def end_transaction(self, marker: Marker, offset: int, timestamp: int, now_ms: int) -> AbortedTransaction | None:
+        """A marker is in the log at `offset`: the transaction is over, and is settled once that is committed; what readers must know of it if it
+        was aborted and had records."""
+        producer_id, epoch, coordinator_epoch, is_commit = marker
+        self._guards.pop(producer_id, None)
+        state = self._states.pop(producer_id, None)
+        batches = state.batches if state is not None and state.epoch == epoch else ()
+        self._states[producer_id] = Producer(epoch, batches, timestamp, now_ms, coordinator_epoch)
+        start = self._open.pop(producer_id, -1)
+        if start < 0:
+            return None
+        self.ended.append((offset, start))
+        return None if is_commit else AbortedTransaction(producer_id, start, offset, next(iter(self._open.values()), offset + 1))
+
+    def settle(self, committed_end: int) -> None:
+        """The log is committed up to there: transactions whose markers lie below are over for good."""
+        ended, unstable = self.ended, self._unstable
+        while ended and ended[0][0] < committed_end:
+            del unstable[ended.popleft()[1]]
+        self.first_open_transaction = max(next(iter(unstable), NO_TRANSACTION), self._log_start)
+
+    def begin_at(self, log_start: int) -> None:
+        """What lies before is gone, the beginning of transactions too."""
+        self._log_start = log_start
+        self.settle(-1)
 
     def take_over(self, other: Producers) -> None:
         """Be as `other` is, who is not used any more."""
-        self._states, self._open = other._states, other._open
-        self.first_open_transaction = other.first_open_transaction
+        self._states, self._open, self._unstable, self.ended = other._states, other._open, other._unstable, other.ended
+        self._guards = {}
+        self.settle(-1)
 
     def expire(self, now_ms: int) -> int:
         """Forget producers without a batch for producer.id.expiration.ms and without an open transaction; how many.
@@ -191,6 +310,8 @@ class Producers:
             self._states[producer_id] = self._states.pop(producer_id)._replace(seen_ms=now_ms)
         for producer_id in gone:
             del self._states[producer_id]
+        if self._guards:
+            self._guards = {key: guard for key, guard in self._guards.items() if guard.made_ms >= limit}
         return len(gone)
 
     def encode(self) -> bytes:
@@ -213,7 +334,8 @@ class Producers:
             self._states[producer_id] = Producer(epoch, batches, timestamp, seen_ms, coordinator, start)
         self._states = dict(sorted(self._states.items(), key=lambda each: each[1].seen_ms))
         began = sorted((s.transaction_start, producer_id) for producer_id, s in self._states.items() if s.transaction_start >= 0)
-        self._open = {producer_id: start for start, producer_id in began}
+        self._open = OrderedDict((producer_id, start) for start, producer_id in began)
+        self._unstable = OrderedDict((start, None) for start, _ in began)
         self.first_open_transaction = began[0][0] if began else NO_TRANSACTION
 
 
@@ -230,6 +352,13 @@ def encode_states(states: Mapping[int, Producer]) -> bytes:
         )  # fmt: skip
     body = struct.pack(">i", len(parts)) + b"".join(parts)
     return struct.pack(">hI", _VERSION, crc32c(body)) + body
+
+
+def _check_epoch(header: BatchHeader, state: Producer | None) -> None:
+    if state is not None and header.producer_epoch < state.epoch:
+        raise InvalidProducerEpoch(
+            f"producer {header.producer_id} epoch {header.producer_epoch} is older than epoch {state.epoch}, the newest seen here"
+        )
 
 
 def _check_sequence(header: BatchHeader, epoch: int, last_sequence: int) -> None:

@@ -18,7 +18,7 @@ from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES
 from hotlog.log.damage import sound_part
 from hotlog.log.file_part import FilePart
-from hotlog.log.index import parse_txn
+from hotlog.log.index import overlapping
 from hotlog.log.marks import Marks
 from hotlog.log.places import Place, Places
 from hotlog.log.segment import Segment
@@ -90,7 +90,7 @@ class Reader:
         end, base, limit = marks.committed
         if segment.base_offset != base:
             limit = segment.size
-        if committed_only and (self._places.have_txn or marks.last_stable_offset < end):
+        if committed_only and (self._segments.have_txn or marks.last_stable_offset < end):
             return None
         length = min(bytes_max, limit - position)
         if length < BATCH_HEADER_BYTES or length > PART_BYTES_MIN or segment.damage:
@@ -254,18 +254,26 @@ class Reader:
 
     # -- transactions
 
+    async def aborted_blocking(self, start: int, end: int) -> list[tuple[int, int]]:
+        """`aborted_transactions` in a disk thread if an index must be read."""
+        try:
+            return self.aborted_transactions(start, end, wait=False)
+        except NotCached:
+            return await self._disk.run(partial(self.aborted_transactions, start, end, wait=True))
+
     def aborted_transactions(self, start: int, end: int, *, wait: bool) -> list[tuple[int, int]]:
         """(producer id, first offset) of aborted transactions that overlap [start, end).
 
         Raises:
             NotCached: not `wait` and an index file must be read.
         """
-        found = []
-        for segment in self._segments.all:
-            if segment.has_txn and segment.end_offset > start:
-                for entry in parse_txn(self._files.transactions(segment, wait=wait)):
-                    if entry.last_offset >= start and entry.first_offset < end:
-                        found.append((entry.producer_id, entry.first_offset))
-                    if entry.last_stable_offset >= end:
-                        return found
+        found: list[tuple[int, int]] = []
+        segments = self._segments.all
+        first = max(bisect_right(segments, start, key=BASE_OFFSET) - 1, 0)
+        for segment in segments[first:] if self._segments.have_txn else ():
+            if segment.has_txn:
+                some, is_all = overlapping(self._files.transactions(segment, wait=wait), start, end)
+                found += [(entry.producer_id, entry.first_offset) for entry in some]
+                if is_all:
+                    break
         return found

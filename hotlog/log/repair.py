@@ -74,7 +74,9 @@ def _rescan(ctx: Loader, result: Loaded, segment: Segment, file: File, snapshot:
         if epochs.assign(header.leader_epoch, header.base_offset):
             result.epochs_dirty = True
         if header.base_offset >= snapshot:
-            note_producer(producers, header, ctx.now_ms)
+            aborted = note_producer(producers, header, ctx.now_ms, lambda: file.read_at(position, header.size))
+            if aborted is not None:
+                segment.note_aborted(aborted)
 
     return scan(file, segment.base_offset, ctx.recovery_point, visit)
 
@@ -111,8 +113,11 @@ def _write_indexes(ctx: Loader, segments: list[Segment]) -> bool:
             segment.note_time()
         for suffix, part in ((files.INDEX, segment.offsets), (files.TIME_INDEX, segment.times)):
             made |= _write_index(ctx, segment.path(suffix), part.pending, sync=segment.is_closed)
+        if segment.has_txn or ctx.disk.exists(segment.path(files.TXN_INDEX)):
+            made |= _write_index(ctx, segment.path(files.TXN_INDEX), segment.transactions.pending, sync=segment.is_closed)
         segment.offsets = IndexPart(segment.offsets.total, bytearray())
         segment.times = IndexPart(segment.times.total, bytearray())
+        segment.transactions = IndexPart(segment.transactions.total, bytearray())
         segment.index_broken = False
     return made
 
@@ -180,11 +185,11 @@ def rebuild_producers(
     """Replay the batches of [start, end_offset) into `producers`."""
     for segment in segments:
         if segment.base_offset < end_offset and segment.end_offset > start:
-            for _, header in reader.walk(segment, 0, segment.size):
+            for position, header in reader.walk(segment, 0, segment.size):
                 if header.last_offset >= end_offset:
                     return
                 if header.base_offset >= start:
-                    note_producer(producers, header, now_ms)
+                    note_producer(producers, header, now_ms, reader.whole(segment, position, header))
 
 
 def producers_at(

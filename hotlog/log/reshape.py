@@ -82,7 +82,7 @@ class Reshaper:
         count = segments.index_of(offset)
         last, victims = segments.all[count], segments.all[count + 1 :]
         kept = await disk.run(kept_part, self._parts.reader, last, offset, self._syncer.config.index_interval_bytes)
-        end = kept.end_offset
+        end, aborted = kept.end_offset, kept.transactions
         if end < marks.log_start_offset:
             raise OutOfRange(f"{self._tp}: cannot end at {end}, where the batch of offset {offset} begins: the log starts later")
         marks.fall_back(end)
@@ -101,6 +101,7 @@ class Reshaper:
             self._syncer.refuse()
         for segment in (last, *victims):
             self._parts.reader.forget_indexes(segment)
+        self._parts.reader.note_transactions(kept, aborted)
         segments.end_with(count, kept)
         self._syncer.cut(end)
         self._syncer.written(f"{self._directory}/{files.EPOCHS_FILE}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hotlog.log import files
 from hotlog.log.damage import Damage
-from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY
+from hotlog.log.index import OFFSET_BYTES, OFFSET_ENTRY, TIME_BYTES, TIME_ENTRY, AbortedTransaction, encode_txn
 from hotlog.wire.batch import BatchHeader
 
 
@@ -55,8 +55,8 @@ class Segment:
     """State of one segment."""
 
     __slots__ = (
-        "base_offset", "before", "closed_info", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp", "has_txn",
-        "index_broken", "last_time", "log_path", "max_timestamp", "max_timestamp_offset", "offsets", "since_index", "size", "times",
+        "base_offset", "before", "closed_info", "closed_ms", "created_ms", "damage", "directory", "end_offset", "first_append_ms", "first_timestamp",
+        "index_broken", "last_time", "log_path", "max_timestamp", "max_timestamp_offset", "offsets", "since_index", "size", "times", "transactions",
     )  # fmt: skip
 
     def __init__(self, directory: str, base_offset: int, *, created_ms: int) -> None:
@@ -77,12 +77,21 @@ class Segment:
         self.since_index = 0
         self.offsets = IndexPart(0, bytearray())
         self.times = IndexPart(0, bytearray())
-        self.has_txn = False
+        self.transactions = IndexPart(0, bytearray())  # the aborted ones whose markers lie here
         self.index_broken = False
         self.damage: tuple[Damage, ...] = ()  # what a scrub found, ascending
 
     def path(self, suffix: str) -> str:
         return files.segment_path(self.directory, self.base_offset, suffix)
+
+    @property
+    def has_txn(self) -> bool:
+        """Whether a transaction was aborted here."""
+        return self.transactions.total > 0
+
+    def note_aborted(self, entry: AbortedTransaction) -> None:
+        """A marker here has aborted a transaction."""
+        self.transactions.pending.extend(encode_txn(entry))
 
     @property
     def is_closed(self) -> bool:
@@ -145,6 +154,7 @@ class Segment:
         """Start the indexes anew (recovery)."""
         self.offsets = IndexPart(0, bytearray())
         self.times = IndexPart(0, bytearray())
+        self.transactions = IndexPart(0, bytearray())
         self.since_index = 0
         self.max_timestamp = self.max_timestamp_offset = self.last_time = self.first_timestamp = -1
 

@@ -175,21 +175,33 @@ class SegmentReader:
         return entries
 
     def transactions(self, segment: Segment, *, wait: bool) -> bytes:
-        """The transaction index of a segment that has one; of a closed one it is kept.  NotCached if not `wait`."""
+        """The transaction index of a segment, what is not in its file yet included.  NotCached if not `wait`."""
+        part = segment.transactions
         key = (segment, files.TXN_INDEX)
-        entries = self._cache.get(key, 0) if segment.is_closed else None
+        entries = self._cache.get(key, part.length) if part.length else b""
         if entries is None:
             if not wait:
                 raise NotCached
             entries = self._pool.disk.read(segment.path(files.TXN_INDEX))
             self._cache.put(key, entries)
-        return entries
+        return entries[: part.length] + part.pending
+
+    def note_transactions(self, segment: Segment, before: IndexPart) -> None:
+        """What was pending `before` is in the file now; who reads goes on without the file."""
+        key = (segment, files.TXN_INDEX)
+        entries = self._cache.get(key, before.length) if before.length else b""
+        if entries is not None:
+            self._cache.put(key, entries[: before.length] + before.pending)
 
     def forget_indexes(self, segment: Segment) -> None:
         """The index files of `segment` were made anew, or are gone."""
         for suffix in (files.INDEX, files.TIME_INDEX, files.TXN_INDEX):
             self._pool.forget(segment.path(suffix))
             self._cache.forget((segment, suffix))
+
+    def whole(self, segment: Segment, position: int, header: BatchHeader) -> Callable[[], Buffer]:
+        """What reads the batch at `position` when it is called.  Blocks."""
+        return lambda: self.read(segment, position, header.size, wait=True)
 
     def walk(self, segment: Segment, start: int, limit: int) -> Iterator[tuple[int, BatchHeader]]:
         """(position, header) of each batch in bytes [start, limit), which must begin and end at batches.  Blocks.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
+from hotlog.log.index import AbortedTransaction
 from hotlog.log.segment import Segment, SegmentInfo
 
 BASE_OFFSET = attrgetter("base_offset")
@@ -29,11 +30,25 @@ class Backlog(NamedTuple):
 class Segments:
     """The tuple and its swaps."""
 
-    __slots__ = ("all",)
+    __slots__ = ("all", "have_txn")
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.all: tuple[Segment, ...] = tuple(segments)
+        self.have_txn = False  # one of them has aborted transactions, whose records may lie in those before it
         self._count_from(1)
+        self._look_for_txn()
+
+    def _look_for_txn(self) -> None:
+        self.have_txn = any(segment.has_txn for segment in self.all)
+
+    def has_aborted(self) -> bool:
+        """Whether any transaction was aborted here."""
+        return self.have_txn
+
+    def note_aborted(self, entry: AbortedTransaction) -> None:
+        """A marker in the active segment has aborted a transaction."""
+        self.all[-1].note_aborted(entry)
+        self.have_txn = True
 
     @property
     def active(self) -> Segment:
@@ -85,11 +100,13 @@ class Segments:
     def drop_oldest(self, count: int) -> None:
         assert 0 <= count < len(self.all), "the active one stays"
         self.all = self.all[count:]
+        self._look_for_txn()
 
     def end_with(self, count: int, last: Segment) -> None:
         """Only the oldest `count` remain, and behind them `last`, which is the active one from now on."""
         self.all = (*self.all[:count], last)
         self._count_from(len(self.all) - 1 if count else 1)
+        self._look_for_txn()
 
     def replace(self, old: Sequence[Segment], new: Sequence[Segment]) -> None:
         """`new` stand where the run `old` stood.
@@ -102,3 +119,4 @@ class Segments:
             raise ValueError("only a run of closed segments can be replaced")
         self.all = (*self.all[:first], *new, *self.all[first + len(old) :])
         self._count_from(max(first, 1))
+        self._look_for_txn()

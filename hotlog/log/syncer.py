@@ -164,6 +164,10 @@ class Syncer:
         try:
             segment.offsets = self._write_index(segment.path(files.INDEX), segment.offsets)
             segment.times = self._write_index(segment.path(files.TIME_INDEX), segment.times)
+            if segment.transactions.pending:
+                before = segment.transactions
+                segment.transactions = self._write_index(segment.path(files.TXN_INDEX), before)
+                self._parts.reader.note_transactions(segment, before)
             self.index_pending_max = INDEX_PENDING_BYTES
         except OSError as error:
             if force:
@@ -219,7 +223,7 @@ class Syncer:
         """The same with the index entries that wait: the last flush before a clean stop."""
         active = self._segments.active
         active.note_time()
-        self._index_changed = bool(active.offsets.pending or active.times.pending)
+        self._index_changed = bool(active.offsets.pending or active.times.pending or active.transactions.pending)
         self.write_indexes(active)
         await self.flush()
 
@@ -254,7 +258,7 @@ class Syncer:
         return FlushJob(
             writes=writes,
             logs=tuple(logs),
-            index_paths=tuple(s.path(suffix) for s in indexed for suffix in (files.INDEX, files.TIME_INDEX)),
+            index_paths=tuple(path for segment in indexed for path in _index_paths(segment)),
             directory=self._directory if names else None,
             # What was rolled is durable then; of the active segment nothing is new, unless all of it was wanted.
             end=marks.log_end_offset if whole else max(marks.durable_end, active.base_offset),
@@ -344,3 +348,8 @@ class Syncer:
 
 def _nobody() -> None:
     """Wants to know."""
+
+
+def _index_paths(segment: Segment) -> list[str]:
+    suffixes = (files.INDEX, files.TIME_INDEX, files.TXN_INDEX) if segment.has_txn else (files.INDEX, files.TIME_INDEX)
+    return [segment.path(suffix) for suffix in suffixes]

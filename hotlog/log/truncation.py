@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hotlog.log import files
-from hotlog.log.index import encode_txn, parse_txn
+from hotlog.log.index import parse_txn
 from hotlog.log.pool import FilePool
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segment_reader import SegmentReader
@@ -24,11 +24,15 @@ from hotlog.world.ports import Disk
 def kept_part(reader: SegmentReader, segment: Segment, offset: int, interval_bytes: int) -> Segment:
     """The segment as it is without the batch that holds `offset` and what follows it; its index entries are all pending."""
     kept = Segment(segment.directory, segment.base_offset, created_ms=segment.created_ms)
-    kept.first_append_ms, kept.has_txn = segment.first_append_ms, segment.has_txn
+    kept.first_append_ms = segment.first_append_ms
     for _, header in reader.walk(segment, 0, segment.size):
         if header.last_offset >= offset:
             break
         kept.note((header,), interval_bytes)
+    if segment.has_txn:
+        for entry in parse_txn(reader.transactions(segment, wait=True)):
+            if entry.last_offset < kept.end_offset:
+                kept.note_aborted(entry)
     kept.damage = tuple(damage for damage in segment.damage if damage.end <= kept.size)
     return kept
 
@@ -63,6 +67,7 @@ def cut_files(disk: Disk, pool: FilePool, victims: Iterable[Segment], kept: Segm
     disk.write_atomic(kept.path(files.TIME_INDEX), kept.times.pending)
     kept.offsets, kept.times = IndexPart(kept.offsets.total, bytearray()), IndexPart(kept.times.total, bytearray())
     if kept.has_txn:
-        path = kept.path(files.TXN_INDEX)
-        left = [entry for entry in parse_txn(disk.read(path)) if entry.last_offset < end]
-        disk.write_atomic(path, b"".join(encode_txn(entry) for entry in left))
+        disk.write_atomic(kept.path(files.TXN_INDEX), kept.transactions.pending)
+        kept.transactions = IndexPart(kept.transactions.total, bytearray())
+    elif disk.exists(kept.path(files.TXN_INDEX)):
+        disk.remove(kept.path(files.TXN_INDEX))

@@ -21,7 +21,8 @@ from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.log.segment import Segment
 from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
-from hotlog.wire.batch import BatchHeader, crc_ok, stamp, stamp_append_time, stamp_head, walk
+from hotlog.wire.batch import BatchHeader, crc_ok, header_at, stamp, stamp_append_time, stamp_head, walk
+from hotlog.wire.markers import Marker, encode_marker, marker_of
 from hotlog.wire.plain_batch import Fields
 
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
@@ -124,6 +125,31 @@ class Writer:
             syncer.want(end)
         return _new(Appended, (base, last, -1, marks.log_start_offset, end, False))
 
+    def append_marker(self, marker: Marker, *, now_ms: int, version: int = 0) -> int:
+        """End a transaction (WriteTxnMarkers); the offset behind the marker, which counts once that is committed.
+
+        It is small, and retention and tiering wait for it: neither a full disk's reserve nor a block holds it up.
+
+        Args:
+            version: the transaction.version by which it was ended.
+        Raises:
+            StorageFailed, DiskFull: nothing was appended.
+            InvalidProducerEpoch, CoordinatorFenced: a newer one has spoken.
+            NotReady: a thread is writing.
+        """
+        if self._syncer.is_writing:
+            raise NotReady(f"{self._tp}: a large batch is being written")
+        self._check_open()
+        self._producers.check_marker(marker, version)
+        data = memoryview(encode_marker(marker, now_ms))
+        base, headers = self._marks.log_end_offset, [header_at(data)]
+        self._roll_if_due(len(data), now_ms, base, now_ms)
+        headers = stamp(data, headers, base, self.leader_epoch)
+        if self._config.is_log_append_time:
+            headers = stamp_append_time(data, headers, now_ms)
+        self._write(data)
+        return self.finish(Begun(headers, base, base + 1), now_ms, data).end_offset
+
     def _append_any(self, data: memoryview, headers: list[BatchHeader], now_ms: int) -> Appended:
         """Several batches, or one that gets its time here."""
         begun = self.begin(data, headers, now_ms)
@@ -204,12 +230,12 @@ class Writer:
             headers = stamp_append_time(data, headers, now_ms)
         return _new(Begun, (headers, base, end))
 
-    def finish(self, begun: Begun, now_ms: int) -> Appended:
-        """Everything after the write."""
+    def finish(self, begun: Begun, now_ms: int, data: memoryview | None = None) -> Appended:
+        """Everything after the write; `data` is what was written, if transactions end in it."""
         headers, base, end = begun
         if self.leader_epoch > self._epochs.latest:
             self._begin_epoch(base)
-        self._note_appended(headers, end, now_ms)
+        self._note_appended(headers, end, now_ms, data)
         at = now_ms if self._config.is_log_append_time else -1
         return _new(Appended, (base, end - 1, at, self._marks.log_start_offset, end, False))
 
@@ -240,7 +266,7 @@ class Writer:
         Where an error comes after some batches were written, the log's end says how many.
 
         Raises:
-            Corrupt: not what a leader of this log sends: offsets or epochs go back, a CRC fails, a marker of a transaction.
+            Corrupt: not what a leader of this log sends: offsets or epochs go back, a CRC fails.
             StorageFailed, DiskFull: the disk.
             NotReady: a thread is writing, or the log is being cut.
         """
@@ -290,7 +316,7 @@ class Writer:
         for header in headers[:-1]:  # each may be where the log is committed up to
             position += header.size
             marks.appended(header.next_offset, active.base_offset, position)
-        self._note_appended(headers, end, now_ms)
+        self._note_appended(headers, end, now_ms, data)
 
     # -- both
 
@@ -298,20 +324,30 @@ class Writer:
         if self._marks.failed is not None or self._marks.is_closed:
             self._syncer.refuse()
 
-    def _note_appended(self, headers: Sequence[BatchHeader], end: int, now_ms: int) -> None:
-        """Batches are written: indexes, producers, ends, and what makes them durable."""
+    def _note_appended(self, headers: Sequence[BatchHeader], end: int, now_ms: int, data: memoryview | None = None) -> None:
+        """Batches are written: indexes, producers, ends, and what makes them durable; `data` are their bytes, if there are markers among them."""
         active, config, marks, syncer = self._segments.all[-1], self._config, self._marks, self._syncer
         if active.size == 0:
             active.first_append_ms = now_ms
         active.note(headers, config.index_interval_bytes)
+        position = 0
         for header in headers:
             if header.producer_id >= 0:
-                self._producers.update(header, now_ms)
+                if not header.is_control:
+                    self._producers.update(header, now_ms)
+                elif data is not None and (marker := marker_of(data[position : position + header.size])) is not None:
+                    self._end_transaction(marker, header, now_ms)
+            position += header.size
         self.last_append_ms = now_ms
         self._index_grew(active)
         marks.appended(end, active.base_offset, active.size)
         if config.is_fsynced or end - marks.durable_end >= config.flush_messages:
             syncer.want(end)
+
+    def _end_transaction(self, marker: Marker, header: BatchHeader, now_ms: int) -> None:
+        aborted = self._producers.end_transaction(marker, header.last_offset, header.max_timestamp, now_ms)
+        if aborted is not None:
+            self._segments.note_aborted(aborted)
 
     def _index_grew(self, active: Segment) -> None:
         syncer, bounds = self._syncer, self._bounds
@@ -436,6 +472,4 @@ def check_follows(headers: Sequence[BatchHeader], *, log_end: int, epoch: int) -
             raise Corrupt(
                 f"a batch of the leader at offset {header.base_offset} has epoch {header.leader_epoch}; {epoch} was before"
             )
-        if header.is_control:
-            raise Corrupt(f"the batch at offset {header.base_offset} ends a transaction: they are not followed yet")
         log_end, epoch = header.next_offset, header.leader_epoch

@@ -97,6 +97,7 @@ class Partition:
         "add_ear",
         "append",
         "append_in_turn",
+        "append_marker",
         "append_plain",
         "cold",
         "committed",
@@ -126,6 +127,7 @@ class Partition:
         self.append = log.append
         self.append_plain = log.append_plain
         self.append_in_turn = log.append_in_turn
+        self.append_marker = log.append_marker
         self.wait_room = log.wait_room
         self.committed = log.wait_committed
         self.when_committed = log.when_committed
@@ -266,7 +268,7 @@ class Partition:
     def read_cold_now(self, offset: int, bytes_max: int, is_committed_only: bool) -> Cold | None:
         """What is in memory as a sequential reader's next; None: use `read_cold`."""
         cold = self.cold
-        if cold is None or (is_committed_only and cold.has_aborted):
+        if cold is None or (is_committed_only and (cold.has_aborted or self.log.has_aborted())):
             return None
         data = cold.read_now(offset, bytes_max)
         return None if data is None else Cold(data, [] if is_committed_only else None)
@@ -283,8 +285,15 @@ class Partition:
         data = await cold.read(offset, bytes_max, min_one=True, wait_ms=wait_ms)
         aborted = None
         if is_committed_only:
-            aborted = await cold.aborted_transactions(offset, data.end_offset_limit) if len(data.data) else []
+            aborted = await self._aborted(cold, offset, data.end_offset_limit) if len(data.data) else []
         return Cold(data, aborted)
+
+    async def _aborted(self, cold: ColdPartition, start: int, end: int) -> list[tuple[int, int]]:
+        """(producer id, first offset) of aborted transactions in what the store has; the marker of one may lie in the local log."""
+        found = await cold.aborted_transactions(start, end)
+        if self.log.has_aborted():
+            found += await self.log.aborted_transactions(start, end)
+        return list(dict.fromkeys(found))
 
     async def read(self, offset: int, bytes_max: int) -> Slice:
         """Batches from `offset` on, from the tier that has them, the first one whole; empty at the committed end.

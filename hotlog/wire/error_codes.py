@@ -53,6 +53,8 @@ _TABLE: dict[type[BaseException], ErrorCode] = {
     errors.SequenceError: ErrorCode.out_of_order_sequence_number,
     errors.OutOfOrderSequence: ErrorCode.out_of_order_sequence_number,
     errors.InvalidProducerEpoch: ErrorCode.invalid_producer_epoch,
+    errors.InvalidTxnState: ErrorCode.invalid_txn_state,
+    errors.CoordinatorFenced: ErrorCode.transaction_coordinator_fenced,
     errors.UnknownProducerId: ErrorCode.unknown_producer_id,
     errors.ForeignStore: ErrorCode.policy_violation,
     TimeoutError: ErrorCode.request_timed_out,

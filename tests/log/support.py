@@ -35,11 +35,15 @@ def batch(
     producer: tuple[int, int, int] = (-1, -1, -1),
     codec: int = 0,
     timestamps: Sequence[int] | None = None,
+    is_transactional: bool = False,
 ) -> bytearray:
     """A produced batch; `producer` is (id, epoch, base sequence)."""
     times = timestamps or [timestamp + step * index for index in range(len(values))]
     records = [NewRecord(time, None, value) for time, value in zip(times, values, strict=True)]
-    return bytearray(encode_batch(records, codec, producer_id=producer[0], producer_epoch=producer[1], base_sequence=producer[2]))
+    producer_id, epoch, sequence = producer
+    return encode_batch(
+        records, codec, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence, is_transactional=is_transactional
+    )
 
 
 def append(log: PartitionLog, *batches: bytes | bytearray, now_ms: int = T0) -> Appended:

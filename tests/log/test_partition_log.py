@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,6 +15,7 @@ from hotlog.log.index import AbortedTransaction, encode_txn
 from hotlog.log.producers import parse_snapshot
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import check_produced, crc_ok, header_at, walk
+from hotlog.wire.markers import Marker
 from hotlog.wire.records import decode_batch
 from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.log.support import T0, TP, Ear, append, batch, config, new_log, opened, read_all
@@ -204,13 +204,7 @@ async def test_an_open_transaction_bounds_committed_reads(tmp_path: Path) -> Non
         log = await new_log(logs)
         for number in range(3):
             append(log, batch(b"%d" % number))
-        open_one = batch(b"in a transaction", producer=(5, 0, 0))
-        attributes = struct.unpack_from(">h", open_one, 21)[0] | 0x10
-        struct.pack_into(">h", open_one, 21, attributes)
-        from crc32c import crc32c
-
-        struct.pack_into(">I", open_one, 17, crc32c(open_one[21:]))
-        append(log, open_one)
+        append(log, batch(b"in a transaction", producer=(5, 0, 0), is_transactional=True))
         append(log, batch(b"after"))
         await log.wait_durable(5)
         assert (log.last_stable_offset, log.high_watermark) == (3, 5)
@@ -220,8 +214,10 @@ async def test_an_open_transaction_bounds_committed_reads(tmp_path: Path) -> Non
         waiting = log.read(3, 1 << 20, min_one=True, committed_only=True)
         assert waiting is not None and not waiting.data
         assert len(await read_all(log)) == 5
-        assert log.producers.end_transaction(5, 0, 0) == 3
-        assert log.last_stable_offset == 5
+        log.append_marker(Marker(5, 0, 0, is_commit=True), now_ms=T0)
+        assert log.last_stable_offset == 3, "the marker is not committed"
+        await log.wait_durable(6)
+        assert log.last_stable_offset == 6
 
 
 async def bases_of_thirty(tmp_path: Path) -> list[int]:

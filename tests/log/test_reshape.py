@@ -17,6 +17,7 @@ from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.replacement import finish_replacement
 from hotlog.wire.batch import walk
+from hotlog.wire.markers import Marker
 from hotlog.wire.records import decode_batch
 from tests.log.support import T0, TP, append, batch, closed_segments, config, new_log, opened, read_all
 from tests.log.test_reshape_crash import FollowerLife
@@ -109,11 +110,23 @@ async def test_bytes_that_are_no_whole_good_batch_are_not_followed(tmp_path: Pat
         flipped[-1] ^= 1
         with pytest.raises(CrcMismatch):
             follow(log, bytes(flipped))
-        marker = bytearray(sent(1, 1, b"b"))
-        marker[22] |= 0x20
-        with pytest.raises(Corrupt, match="transaction"):
-            follow(log, bytes(marker))
         assert log.log_end_offset == 1
+
+
+async def test_ends_of_transactions_are_followed(tmp_path: Path) -> None:
+    async with opened(tmp_path / "leader") as leaders, opened(tmp_path / "follower") as logs:
+        leader, log = await new_log(leaders), await new_log(logs)
+        for producer, is_commit in ((1, False), (2, True)):
+            append(leader, batch(b"x", producer=(producer, 0, 0), is_transactional=True))
+            leader.append_marker(Marker(producer, 0, 3, is_commit), now_ms=T0)
+        append(leader, batch(b"x", producer=(1, 0, 1), is_transactional=True))
+        await leader.wait_durable(5)
+        piece = await leader.read_blocking(0, 1 << 20, min_one=True)
+        assert follow(log, bytes(piece.data)) == 5
+        await log.wait_durable(5)
+        assert log.producers.known() == leader.producers.known()
+        assert (log.last_stable_offset, leader.last_stable_offset) == (4, 4)
+        assert await log.aborted_transactions(0, 5) == [(1, 0)]
 
 
 async def test_a_follower_is_committed_up_to_any_batch_of_an_append(tmp_path: Path) -> None:

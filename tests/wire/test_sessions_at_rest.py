@@ -20,6 +20,7 @@ from hotlog.partitions.partition import Partition
 from hotlog.wire import apis
 from hotlog.wire.batch import TRANSACTIONAL_MASK, header_at, walk
 from hotlog.wire.fetch_request import Key, Wanted, decode
+from hotlog.wire.markers import Marker
 from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, fetched, produce, serving
 from tests.wire.strategies import read, written
 
@@ -112,9 +113,7 @@ class Story:
     async def end(self, partition: Partition) -> None:
         if self.open:
             partition, producer = self.open.pop(self.chance.randrange(len(self.open)))
-            await self.append(partition)  # the marker
-            partition.log.producers.end_transaction(producer, 0, 0)
-            partition.marks.tell()
+            partition.append_marker(Marker(producer, 0, 0, is_commit=self.chance.random() < 0.5), now_ms=0)
 
     async def delete_records(self, partition: Partition) -> None:
         await partition.delete_records(self.chance.randint(partition.log_start_offset, partition.committed_end))
