@@ -3,6 +3,7 @@
 Versions 3 to 13 (topic ids from 13).  One batch per partition, as Kafka demands from version 3 on; magic 0 and 1 are refused (KIP-724).
 acks=1 is answered when the leader's own rule is met (its fsync, or its append, as hotlog.durability says), so that what was acknowledged
 can be read; acks=-1 when the topic's is; acks=0 not at all (an error then closes the connection: there is no other way to tell).
+A batch that begins a transaction in a partition is appended after its coordinator has agreed (hotlog.broker.admission, KIP-890).
 
 Invariants: nothing is appended whose records were not looked at; a batch is appended whole or not at all, in the order of the connection's
 requests; except with acks=0 nothing is acknowledged before it is `committed`, a batch that was sent before included; an error
@@ -21,7 +22,9 @@ from kio.schema.errors import ErrorCode
 from hotlog.answers.api import Api, Later, RequestContext, Spliced
 from hotlog.answers.slices import SLICE, breathe, slices
 from hotlog.apis.produce.short_way import ACKS_ALLOWED, short
+from hotlog.broker.admission import Admitted, Asks, Guard, Wanted, admitted
 from hotlog.broker.leaders import not_here
+from hotlog.coordinators.transaction_types import Place
 from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 ZSTD_FROM_VERSION = 7  # KIP-110
+ABORTABLE_FROM, ADDS_FROM = 11, 12  # KIP-1050, KIP-890
 _ZSTD = 4
 INLINE_LOOK_BYTES_MAX = 4 * MiB  # of one request, on the event loop
 
@@ -61,6 +65,14 @@ class _Batch(NamedTuple):
     headers: list[BatchHeader]
     refusal: Exception | None
     appended: Appended | None = None
+    guard: Guard | None = None  # held against the log before the append
+
+    @property
+    def header(self) -> BatchHeader | None:
+        """Of a batch that is part of a transaction, unless it was refused."""
+        if self.refusal is None and self.headers and self.headers[0].attributes & TRANSACTIONAL_MASK:
+            return self.headers[0]
+        return None
 
 
 class _Plan(NamedTuple):
@@ -82,7 +94,7 @@ def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> 
         return _handle_wide(broker, context, request, results)
     plans = [_plan_topic(broker, context, request, topic, topic.partitions) for topic in request.topics]
     rest = _look_inline(broker, plans)
-    if rest or _must_wait(plans):
+    if rest or _must_wait(plans) or (request.transactional_id is not None and _must_ask(plans)):
         return _append_at_last(broker, context, request, plans, rest, results)
     return _answer(context, request, results, _append(broker, context, request, plans, results))
 
@@ -99,7 +111,7 @@ async def _handle_wide(broker: Broker, context: RequestContext, request: Produce
                 room = SLICE
             room -= len(some)
             plans = [_plan_topic(broker, context, request, topic, some)]
-            await _make_ready(broker, request, plans, _look_inline(broker, plans))
+            await _make_ready(broker, context, request, plans, _look_inline(broker, plans))
             waits += _append(broker, context, request, plans, [result])
     return _answer(context, request, results, waits)
 
@@ -166,8 +178,8 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
     attributes = header.attributes
     if attributes & CODEC_MASK == _ZSTD and version < ZSTD_FROM_VERSION:
         raise Refused(ErrorCode.unsupported_compression_type, f"zstd needs Produce version {ZSTD_FROM_VERSION}, not {version}")
-    if attributes & TRANSACTIONAL_MASK or request.transactional_id is not None:
-        raise Refused(ErrorCode.invalid_txn_state, "transactions are not supported by this broker yet")
+    if attributes & TRANSACTIONAL_MASK and request.transactional_id is None:
+        raise Refused(ErrorCode.transactional_id_authorization_failed, "records of a transaction come without a transactional id")
     return headers
 
 
@@ -197,12 +209,56 @@ async def _append_at_last(
     results: list[TopicResult],
 ) -> Any:
     """Append what had to wait; the connection's next request waits too, so order is kept."""
-    await _make_ready(broker, request, plans, rest)
+    await _make_ready(broker, context, request, plans, rest)
     return _answer(context, request, results, _append(broker, context, request, plans, results))
 
 
-async def _make_ready(broker: Broker, request: ProduceRequest, plans: list[_Plan], rest: list[_Place]) -> None:
-    """Look into the rest off the loop, wait for room, and write off the loop what the loop must not."""
+def _must_ask(plans: list[_Plan]) -> bool:
+    """Whether a batch begins a transaction in its partition."""
+    for plan in plans:
+        for batch in plan.batches:
+            header = batch.header
+            if header is not None and batch.partition is not None:
+                producers = batch.partition.marks.producers
+                if not producers.is_open(header.producer_id, header.producer_epoch):
+                    return True
+    return False
+
+
+async def _ask(broker: Broker, version: int, transactional_id: str, plans: list[_Plan]) -> None:
+    """Ask the coordinator about batches that begin a transaction in their partition, and note what it says."""
+    found: dict[Place, Wanted] = {}
+    where: dict[Place, list[_Place]] = {}
+    owners: set[tuple[int, int]] = set()
+    for plan in plans:
+        for at, batch in enumerate(plan.batches):
+            header = batch.header
+            if header is not None and batch.partition is not None:
+                owners.add((header.producer_id, header.producer_epoch))
+                place = batch.partition.tp.topic, batch.partition.tp.partition
+                found.setdefault(place, Wanted(batch.partition.marks.producers, header.base_sequence))
+                where.setdefault(place, []).append((plan, at))
+    outcome: dict[Place, Admitted] = {}
+    if len(owners) == 1:
+        ((producer_id, epoch),) = owners
+        asks = Asks.ADD if version >= ADDS_FROM else Asks.CONFIRM if version >= ABORTABLE_FROM else Asks.CONFIRM_OLD
+        outcome = await admitted(
+            broker, transactional_id, producer_id, epoch, found, asks, unavailable=ErrorCode.not_enough_replicas
+        )
+    elif owners:
+        mixed = Refused(ErrorCode.invalid_producer_id_mapping, "records of one transaction come from more than one producer")
+        outcome = dict.fromkeys(found, mixed)
+    for place, answer in outcome.items():
+        for plan, at in where[place]:
+            refusal = answer if isinstance(answer, Exception) else None
+            guard = answer if isinstance(answer, Guard) else None
+            plan.batches[at] = plan.batches[at]._replace(refusal=refusal, guard=guard)
+
+
+async def _make_ready(
+    broker: Broker, context: RequestContext, request: ProduceRequest, plans: list[_Plan], rest: list[_Place]
+) -> None:
+    """Look into the rest off the loop, ask for transactions, wait for room, and write off the loop what the loop must not."""
     now_ms = broker.clock.now_ms()
     if rest:
         async with broker.looks:
@@ -211,6 +267,8 @@ async def _make_ready(broker: Broker, request: ProduceRequest, plans: list[_Plan
         async with broker.large_batches:
             room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
             await broker.disk.run(_look_through, rest, now_ms, room)
+    if request.transactional_id is not None and _must_ask(plans):
+        await _ask(broker, context.version, request.transactional_id, plans)
     if _must_wait(plans):
         await _wait_room(plans, request.timeout_ms)
         if _must_wait(plans):
@@ -264,7 +322,7 @@ async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:
             if batch.refusal is None and batch.records is not None and batch.partition is not None:
                 append = batch.partition.append_in_turn
                 try:
-                    appended = await append(batch.records, batch.headers, now_ms=broker.clock.now_ms())
+                    appended = await append(batch.records, batch.headers, now_ms=broker.clock.now_ms(), guard=batch.guard)
                 except Exception as error:
                     plan.batches[at] = batch._replace(refusal=error)
                 else:
@@ -307,6 +365,8 @@ def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -
             raise batch.refusal
         assert batch.partition is not None
         assert batch.records is not None
+        if batch.guard is not None and batch.appended is None:
+            batch.partition.marks.producers.require(batch.guard, batch.headers[0].base_sequence)
         appended = batch.appended or batch.partition.append(batch.records, batch.headers, now_ms=now_ms)
     except Exception as error:
         return _refused(broker, topic, batch.number, error), -1
@@ -384,5 +444,4 @@ API = Api(
     refuse=refuse,
     decodes_any_size=True,
     short=short,
-    omits=("transactions",),
 )

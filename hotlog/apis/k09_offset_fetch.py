@@ -1,14 +1,14 @@
 """OffsetFetch (9): how far a group has read.
 
-Versions 1 to 10: all topics by null from 2, leader epochs from 5, stable offsets only from 7 (there are no open transactions to wait for
-yet), many groups from 8, topic ids from 10.
+Versions 1 to 10: all topics by null from 2, leader epochs from 5, stable offsets only from 7 (KIP-447: an offset that an open transaction
+may change is answered UNSTABLE_OFFSET_COMMIT), many groups from 8, topic ids from 10.
 
 Invariants: a partition without a commit is answered with offset -1 and no error, as Kafka does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,16 @@ from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
+    from hotlog.coordinators.service import GroupCoordinator
 
 KEY = 9
 GROUPS_FROM = 8
 BY_ID_FROM = 10
 ERROR_FROM = 2
 NOTHING = OffsetValue(-1, -1, "", -1)
+UNSTABLE = OffsetValue(-1, -1, "", -2)
 Offsets = Mapping[tuple[str, int], OffsetValue]
+NONE_KNOWN: Offsets = {}  # where the group cannot be looked up
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -37,7 +40,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     shapes = responses(KEY, context.version)
     if context.version >= GROUPS_FROM:
         wanted = {(group.group_id, group.topics): group for group in request.groups}
-        groups = [await _group(broker, context, shapes, group) for group in wanted.values()]
+        groups = [await _group(broker, context, shapes, group, request.require_stable) for group in wanted.values()]
         return shapes.OffsetFetchResponse(throttle_time=NO_THROTTLE, groups=tuple(groups))
     offsets, code = _offsets(broker, context, request.group_id)
     topics = (
@@ -46,6 +49,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         else _all(offsets)
     )
     early = _early_code(context, code)
+    offsets = _stable(broker, request.group_id, offsets, getattr(request, "require_stable", False))
     found = []
     for name, indexes in topics:
         partitions = await sliced(indexes, partial(_partition, shapes.OffsetFetchResponsePartition, offsets, name, early))
@@ -62,7 +66,27 @@ def _offsets(broker: Broker, context: RequestContext, group_id: str) -> tuple[Of
     try:
         return broker.groups.offsets(group_id), ErrorCode.none
     except Exception as problem:
-        return {}, coordinator_error(context, problem)
+        return NONE_KNOWN, coordinator_error(context, problem)
+
+
+class _Stable(Mapping[tuple[str, int], OffsetValue]):
+    """A group's offsets without those that an open transaction may change, of which it says UNSTABLE."""
+
+    def __init__(self, groups: GroupCoordinator, group_id: str, offsets: Offsets) -> None:
+        self._groups, self._group_id, self._offsets = groups, group_id, offsets
+
+    def __getitem__(self, place: tuple[str, int]) -> OffsetValue:
+        return UNSTABLE if self._groups.is_pending(self._group_id, *place) else self._offsets[place]
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+
+def _stable(broker: Broker, group_id: str, offsets: Offsets, is_wanted: bool) -> Offsets:
+    return _Stable(broker.groups, group_id, offsets) if is_wanted and offsets is not NONE_KNOWN else offsets
 
 
 def _all(offsets: Offsets) -> list[tuple[str, tuple[int, ...]]]:
@@ -79,12 +103,13 @@ def _partition(shape: Any, offsets: Offsets, name: str, code: ErrorCode, index: 
         committed_offset=value.offset,
         committed_leader_epoch=value.leader_epoch,
         metadata=value.metadata,
-        error_code=code,
+        error_code=ErrorCode.unstable_offset_commit if value is UNSTABLE and not code else code,
     )
 
 
-async def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any) -> Any:
+async def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any, is_stable: bool) -> Any:
     offsets, code = _offsets(broker, context, group.group_id)
+    offsets = _stable(broker, group.group_id, offsets, is_stable)
     if group.topics is None:
         listed = [(name, _id(broker, name), indexes, ErrorCode.none) for name, indexes in _all(offsets)]
     else:

@@ -2,7 +2,8 @@
 
 Versions 0 to 6: transactions from 1, many keys from 4.  Share groups (type 2) are refused.
 
-Invariants: a coordinator is named only when its part of __consumer_offsets is loaded here; the topic is made on the first question.
+Invariants: a coordinator is named only when its part of __consumer_offsets or __transaction_state is loaded here; the topic is made on the first
+question.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hotlog.wire.apis import responses
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
+    from hotlog.coordinators.service import GroupCoordinator
+    from hotlog.coordinators.transactions import TransactionCoordinator
 
 KEY = 10
 MANY_FROM = 4
@@ -31,14 +34,17 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         context.has_failed = True
         wrong = f"coordinator type {kind} is not served; 0 (group) and 1 (transaction) are"
         return _response(broker, context, request, ErrorCode.invalid_request, wrong)
-    if broker.groups.is_settled:
+    coordinator = broker.groups if kind == GROUP else broker.transactions
+    if coordinator.is_settled:
         return _response(broker, context, request, ErrorCode.none, None)
-    return _ensured(broker, context, request)
+    return _ensured(broker, coordinator, context, request)
 
 
-async def _ensured(broker: Broker, context: RequestContext, request: Any) -> Any:
+async def _ensured(
+    broker: Broker, coordinator: GroupCoordinator | TransactionCoordinator, context: RequestContext, request: Any
+) -> Any:
     try:
-        await broker.groups.ensure()
+        await coordinator.ensure()
     except Exception as problem:
         return _response(broker, context, request, coordinator_error(context, problem), str(problem))
     return _response(broker, context, request, ErrorCode.none, None)

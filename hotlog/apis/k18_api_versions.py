@@ -1,7 +1,8 @@
 """ApiVersions (18): what is served, in which versions.  KIP-35, KIP-511, KIP-584.
 
-Versions 0 to 4.  A version above is answered by dispatch with error 35 in the layout of version 0.  Features: none is finalized, so that
-clients keep to transaction version 1 and the classic group protocol.
+Versions 0 to 4.  A version above is answered by dispatch with error 35 in the layout of version 0.  Features (KIP-584) are finalized for good: clients
+choose the transaction protocol by `transaction.version` (KIP-890).  One whose lowest version is 0 is left out below version 4, whose clients
+cannot read it.
 
 Invariants: the answer is what dispatch says that it serves (`broker.served`), nothing else.
 """
@@ -10,15 +11,31 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext, Spliced
+from hotlog.coordinators.transactions import VERSION
 from hotlog.wire import apis
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
+
+
+FEATURES_FROM, ZERO_FROM = 3, 4
+
+
+class Feature(NamedTuple):
+    """Versions `first` to `last` are supported, and `finalized` is what clients may rely on."""
+
+    name: str
+    first: int
+    last: int
+    finalized: int
+
+
+FEATURES = (Feature("transaction.version", 0, VERSION.level, VERSION.level),)
 
 
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -31,7 +48,20 @@ def _table(version: int, served: tuple[tuple[int, int, int], ...]) -> Spliced:
     """Encoded once for each version: every connection begins with this question."""
     shapes = apis.responses(API.key, version)
     keys = tuple(shapes.ApiVersion(api_key=key, min_version=first, max_version=last) for key, first, last in served)
-    body = apis.encoded(shapes.ApiVersionsResponse(error_code=ErrorCode.none, api_keys=keys, throttle_time=timedelta(0)))
+    features: dict[str, Any] = {}
+    if version >= FEATURES_FROM:
+        features["supported_features"] = tuple(
+            shapes.SupportedFeatureKey(name=one.name, min_version=one.first, max_version=one.last)
+            for one in FEATURES
+            if one.first > 0 or version >= ZERO_FROM
+        )
+        features["finalized_features"] = tuple(
+            shapes.FinalizedFeatureKey(name=one.name, max_version_level=one.finalized, min_version_level=one.finalized)
+            for one in FEATURES
+        )
+        features["finalized_features_epoch"] = 0
+    response = shapes.ApiVersionsResponse(error_code=ErrorCode.none, api_keys=keys, throttle_time=timedelta(0), **features)
+    body = apis.encoded(response)
     return Spliced([body], len(body))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -35,14 +36,16 @@ from controller.changes import (
 )
 from controller.config_rules import ConfigChange, topic_config
 from controller.image import ClusterImage, TopicImage, fold
-from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS
+from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANSACTIONS_TOPIC, TRANSACTIONS_TOPIC_CONFIGS
 from controller.metadata import NOT_OURS, Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
 from hotlog.broker.image_effects import ImageEffects
 from hotlog.broker.kept import Kept
+from hotlog.broker.markers import mark_all
 from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
+from hotlog.coordinators.transactions import TransactionCoordinator
 from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, HotlogError, NotFound, Retry
@@ -92,7 +95,6 @@ class Broker:
         self.tier = tier
         self.node_id = metadata.node_id
         self.advertised: Mapping[str, tuple[str, int]] = {PLAINTEXT: ("127.0.0.1", 9092)}
-        self.transactions_refused = 0
         self.is_ready = False
         self.produce_requests = 0  # so far
         self.looks = asyncio.Semaphore(LOOKS_MAX)  # into batches, in disk threads: they leave some for the disk
@@ -110,10 +112,20 @@ class Broker:
             clock=clock,
             entropy=entropy,
             partition_of=lambda index: self.partition(GROUPS_TOPIC, index),
-            ensure_topic=self._ensure_groups_topic,
-            partition_count=self._groups_partitions,
+            ensure_topic=partial(self._ensure_internal_topic, GROUPS_TOPIC),
+            partition_count=partial(self._topic_partitions, GROUPS_TOPIC),
             topic_partitions=self._topic_partitions,
             hosting_version=lambda: self.hosted_places.version,
+        )
+        self.transactions = TransactionCoordinator(
+            settings=lambda: self.settings,
+            clock=clock,
+            partition_of=lambda index: self.partition(TRANSACTIONS_TOPIC, index),
+            ensure_topic=partial(self._ensure_internal_topic, TRANSACTIONS_TOPIC),
+            partition_count=partial(self._topic_partitions, TRANSACTIONS_TOPIC),
+            hosting_version=lambda: self.hosted_places.version,
+            allocate_id=self.allocate_producer_id,
+            mark_all=partial(mark_all, self),
         )
         self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier)
         self.hosted_places: Partitions = (
@@ -169,6 +181,7 @@ class Broker:
             if await self._effects.mend(self.image):
                 await self._reconcile()
         await self.groups.start()
+        await self.transactions.start()
         led_elsewhere = sum(part.leader != self.node_id for topic in self.image.topics.values() for part in topic.partitions)
         if led_elsewhere:
             LOG.warning(
@@ -181,6 +194,7 @@ class Broker:
         self.is_ready = False
         for creation in list(self._creations.values()):
             creation.cancel()
+        await self.transactions.close()
         await self.groups.close()
         await self.kept.close()
         if self.tier is not None:
@@ -355,18 +369,14 @@ class Broker:
             self.tier.reconfigure(self.settings)
         return await self._effects.reconcile(self.image, self.settings)
 
-    # For the group coordinator
-
-    def _groups_partitions(self) -> int:
-        topic = self.metadata.image.topics.get(GROUPS_TOPIC)
-        return len(topic.partitions) if topic is not None else 0
+    # For the coordinators
 
     def _topic_partitions(self, name: str) -> int:
         topic = self.topic(name)
         return len(topic.partitions) if topic is not None else 0
 
-    async def _ensure_groups_topic(self) -> None:
-        await self.ensure_topic(GROUPS_TOPIC)
+    async def _ensure_internal_topic(self, name: str) -> None:
+        await self.ensure_topic(name)
 
     async def ensure_topic(self, name: str) -> TopicImage:
         """The topic, created with defaults if it is missing (auto-creation; internal topics with what they need).
@@ -404,6 +414,10 @@ class Broker:
         count, configs = -1, {}
         if name == GROUPS_TOPIC:
             count, configs = self.settings.number("offsets.topic.num.partitions"), GROUPS_TOPIC_CONFIGS
+        elif name == TRANSACTIONS_TOPIC:
+            segment_bytes = str(self.settings.number("transaction.state.log.segment.bytes"))
+            count = self.settings.number("transaction.state.log.num.partitions")
+            configs = {**TRANSACTIONS_TOPIC_CONFIGS, "segment.bytes": segment_bytes}
         try:
             return await self.create_topic(name, count, configs, replication_factor=1)
         except (Refused, AlreadyExists):

@@ -40,6 +40,12 @@ class Disarm(NamedTuple):
     key: Hashable
 
 
+class Do(NamedTuple):
+    """Have the shard do `what` outside of the log; the machine is told the outcome by an event."""
+
+    what: Any
+
+
 class Many(ABC):
     """Effects that are made one by one while they are carried out, so that thousands of them never take one long turn of the loop."""
 
@@ -48,4 +54,4 @@ class Many(ABC):
         """The effects, in their order; pure."""
 
 
-Effect = Reply | Store | Arm | Disarm | Many
+Effect = Reply | Store | Arm | Disarm | Do | Many

@@ -41,6 +41,14 @@ def commit_code(group: Group, member_id: str, instance_id: str | None, generatio
     return Code.REBALANCE_IN_PROGRESS if group.state is State.COMPLETING else Code.NONE
 
 
+def transactional_commit_code(group: Group, member_id: str, instance_id: str | None, generation: int) -> Code:
+    """The same for offsets of a transaction, which a producer commits: one that names no member is let through (KIP-447)."""
+    if (generation < 0 and group.state is State.EMPTY) or (generation < 0 and not member_id and instance_id is None):
+        return Code.NONE
+    code = member_code(group, member_id, instance_id)
+    return Code.ILLEGAL_GENERATION if code is Code.NONE and generation != group.generation else code
+
+
 def who_lives(group: Group, member_id: str, code: Code) -> Member | None:
     """The member whose session begins anew by a commit that was answered so: one that waits for nothing else."""
     if code is not Code.NONE and code is not Code.REBALANCE_IN_PROGRESS:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from hotlog.coordinators.group_checks import commit_code, heartbeat_code, who_lives
+from hotlog.coordinators.group_checks import commit_code, heartbeat_code, transactional_commit_code, who_lives
 from hotlog.coordinators.group_kind import GroupKind
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Code, CommitCheck, Group, State
-from hotlog.coordinators.keyed_log import Told
+from hotlog.coordinators.keyed_log import Producer, Told
 from hotlog.coordinators.offset_records import STRING_BYTES_MAX, GroupKey, Key, OffsetKey, OffsetValue, Value, subscribed_topics
 from hotlog.coordinators.shard import Memory, Shard
 from hotlog.world.ports import Clock
@@ -93,6 +93,33 @@ class GroupShard(Shard[Group, Key, Value]):
                 # In use from now on: its expiry must not pass a commit that waits for the disk.
                 self.log.ages.put(group_id, self._clock.now_ms())
                 await self.log.append(entries)
+        return codes
+
+    async def commit_in_transaction(
+        self,
+        group_id: str,
+        commits: Sequence[Commit],
+        producer: Producer,
+        *,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        rules: OffsetRules,
+    ) -> dict[Place, Code]:
+        """TxnOffsetCommit: a code for each (topic, partition).  The offsets are shown when the transaction of `producer` is committed."""
+        group = self.state(group_id)
+        if group is not None:
+            code = transactional_commit_code(group, member_id, instance_id, generation)
+        else:
+            code = Code.ILLEGAL_GENERATION if generation >= 0 else Code.NONE
+        if code is not Code.NONE:
+            return {(commit.topic, commit.partition): code for commit in commits}
+        entries: list[Entry] = []
+        codes = dict(self._checked(group_id, commits, rules, entries))
+        if entries:
+            self.make(group_id)
+            self.log.ages.put(group_id, self._clock.now_ms())
+            await self.log.append(entries, producer)
         return codes
 
     def commit_now(
@@ -262,6 +289,8 @@ class GroupShard(Shard[Group, Key, Value]):
         return True
 
     def _is_in_use(self, group_id: str) -> bool:
+        if self.log.has_pending(group_id):
+            return True
         group = self.state(group_id)
         return group is not None and (group.state is not State.EMPTY or bool(group.pending))
 

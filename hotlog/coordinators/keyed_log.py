@@ -4,16 +4,19 @@ There is no cleaner for it yet: when more of it is dead than alive, what is aliv
 end, oldest first and a piece at a time, and then the log start moves to the mark.  A piece is read and appended in one turn of the loop,
 and what is written again is the newest that the log has of a key, so others append meanwhile and nothing of theirs is undone.
 
-Invariants: memory shows a record only after it is committed; the newest record of a key wins, by offset; nothing is given up before all
+Records of a transaction are pending until its marker (TxnOffsetCommit: offsets that a producer commits with its records); then they are noted where
+they stand, unless something newer was noted since, or forgotten if it was aborted.
+
+Invariants: memory shows a record only after it is committed, one of a transaction only after the marker is; the newest record of a key wins, by offset; nothing is given up before all
 that is alive stands beyond it, on the device; after the tenure's end nothing is appended, and whoever waits is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from hotlog.coordinators.keyed_table import KeyedTable, Record
 from hotlog.coordinators.record_log import RecordLog
@@ -21,6 +24,7 @@ from hotlog.coordinators.tenure import Tenure
 from hotlog.kernel.errors import Corrupt, StorageFailed
 from hotlog.kernel.limits import KiB, MiB
 from hotlog.wire.batch import crc_ok, header_at, walk
+from hotlog.wire.markers import MARKER_BYTES, Marker, marker_of
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import Clock
 
@@ -63,9 +67,10 @@ class KeyedLog(Generic[K, V]):
         self._codec = codec
         self._clock = clock
         self._table: KeyedTable[K, V] = KeyedTable(codec.owner)
-        self._noted: deque[tuple[int, Record[K, V], V | None]] = (
-            deque()
-        )  # not shown yet; bounded by the requests that wait for them
+        # Not shown yet, by the offset that must be committed first: a record, or a transaction that ends there; bounded by who waits for them.
+        self._noted: deque[tuple[int, Record[K, V] | Ended[K], V | None]] = deque()
+        self._open: dict[int, dict[K, Pending[V]]] = {}  # by producer id: the newest of each key in its transaction
+        self._pending: dict[str, Counter[K]] = {}  # by owner: keys of transactions whose end is not shown yet
         self._bytes = 0  # of the log, from its start
         self._mark: int | None = None  # where the checkpoint under way began
         self._bytes_below_mark = 0
@@ -87,6 +92,14 @@ class KeyedLog(Generic[K, V]):
     def value(self, owner: str, key: K) -> V | None:
         """The value of a key, as it is shown."""
         return self._table.get(owner, key)
+
+    def is_pending(self, owner: str, key: K) -> bool:
+        """Whether a transaction has a record of the key, and its end is not shown yet."""
+        return key in self._pending.get(owner, ())
+
+    def has_pending(self, owner: str) -> bool:
+        """Whether a transaction has a record of the owner's, and its end is not shown yet."""
+        return owner in self._pending
 
     # Replay
 
@@ -126,19 +139,29 @@ class KeyedLog(Generic[K, V]):
         return position
 
     def _replay_batch(self, whole: memoryview) -> None:
-        if header_at(whole).is_control:
+        header = header_at(whole)
+        if header.is_control:
+            marker = marker_of(whole)
+            if marker is not None:
+                self._note_end(marker, header.base_offset)
+                self._show_below(header.next_offset)
             return
         for found in decode_batch(whole):
             raw = found.key
             key = self._codec.decode_key(bytes(raw)) if raw is not None else None
             if raw is not None and key is not None:
                 value = self._codec.decode_value(key, found.value) if found.value is not None else None
-                self._show(self._table.note(key, value, found.offset, _size(raw, found.value)), value)
+                size = _size(raw, found.value)
+                if header.is_transactional:
+                    self._note_pending(header.producer_id, key, Pending(found.offset, value, size))
+                else:
+                    self._show(self._table.note(key, value, found.offset, size), value)
 
     # Append
 
-    async def append(self, entries: Sequence[tuple[K, V | None]]) -> None:
-        """Write `entries` (None: a tombstone), wait until they are committed, then show them.
+    async def append(self, entries: Sequence[tuple[K, V | None]], producer: Producer | None = None) -> None:
+        """Write `entries` (None: a tombstone), wait until they are committed, then show them; as part of the open transaction of a `producer`, if one
+        is given: they are shown when that is committed.
 
         Raises:
             StorageFailed, DiskFull: nothing is shown (it may come back with the next tenure if the log took it).
@@ -153,7 +176,53 @@ class KeyedLog(Generic[K, V]):
                 encoded.append((key, value, self._codec.encode_key(key), raw))
             for run in _runs(encoded):
                 await self.log.room()
-                await self._wait_shown(self._write(run))
+                await self._wait_shown(self._write(run) if producer is None else self._write_pending(run, producer))
+
+    def _write_pending(self, run: Sequence[Encoded[K, V]], producer: Producer) -> int:
+        """The same in a transaction."""
+        now_ms = self._clock.now_ms()
+        records = [NewRecord(now_ms, raw_key, raw_value) for _, _, raw_key, raw_value in run]
+        producer.check()
+        batch = encode_batch(records, producer_id=producer.id, producer_epoch=producer.epoch, is_transactional=True)
+        end = self.log.append(batch, now_ms)
+        self._bytes += len(batch)
+        for at, (key, value, raw_key, raw_value) in enumerate(run, end - len(run)):
+            self._note_pending(producer.id, key, Pending(at, value, _size(raw_key, raw_value)))
+        return end
+
+    async def end_transaction(self, marker: Marker, version: int) -> None:
+        """Write the end of a producer's transaction, wait until it is committed, then show what it had or forget it.
+
+        Raises:
+            StorageFailed, DiskFull, NotReady: it is still to be ended.
+            InvalidProducerEpoch, CoordinatorFenced: a newer one has spoken.
+            NotCoordinator
+        """
+        with self.tenure:
+            await self.log.room()
+            end = self.log.append_marker(marker, self._clock.now_ms(), version)
+            self._bytes += MARKER_BYTES
+            self._note_end(marker, end - 1)
+            await self._wait_shown(end)
+
+    def _note_pending(self, producer_id: int, key: K, pending: Pending[V]) -> None:
+        records = self._open.setdefault(producer_id, {})
+        if key not in records:
+            self._pending.setdefault(self._codec.owner(key), Counter())[key] += 1
+        records[key] = pending
+
+    def _note_end(self, marker: Marker, at: int) -> None:
+        """The log has the end of a transaction at offset `at`."""
+        records = self._open.pop(marker.producer_id, None)
+        if not records:
+            return
+        if marker.is_commit:
+            for key, (offset, value, size) in records.items():
+                known = self._table.of(self._codec.owner(key)).get(key)
+                if known is None or known.newest_at < offset:
+                    is_first = self._mark is not None and offset < self._mark
+                    self._noted.append((at, self._table.note(key, value, offset, size, is_first=is_first), value))
+        self._noted.append((at, Ended(tuple(records)), None))
 
     def _write(self, run: Sequence[Encoded[K, V]]) -> int:
         """Append one batch; the offset behind it.  A plain function, so that the order of the log is that of the notes."""
@@ -189,9 +258,26 @@ class KeyedLog(Generic[K, V]):
         self._show_committed()
 
     def _show_committed(self) -> None:
-        while self._noted and self._noted[0][0] < self.log.committed_end:
-            _, record, value = self._noted.popleft()
-            self._show(record, value)
+        if self._noted:
+            self._show_below(self.log.committed_end)
+
+    def _show_below(self, end: int) -> None:
+        while self._noted and self._noted[0][0] < end:
+            _, what, value = self._noted.popleft()
+            if isinstance(what, Record):
+                self._show(what, value)
+            else:
+                self._forget_pending(what.keys)
+
+    def _forget_pending(self, keys: Sequence[K]) -> None:
+        for key in keys:
+            owner = self._codec.owner(key)
+            pending = self._pending[owner]
+            pending[key] -= 1
+            if not pending[key]:
+                del pending[key]
+                if not pending:
+                    del self._pending[owner]
 
     def _show(self, record: Record[K, V], value: V | None) -> None:
         """A record is committed; what is built from records follows it here."""
@@ -219,9 +305,13 @@ class KeyedLog(Generic[K, V]):
                 self._mark, self._bytes_below_mark = self.log.cut(self._clock.now_ms()), self._bytes
                 await self.log.room()
             records = self._table.oldest(self._mark, PIECE_RECORDS, BATCH_BYTES_MAX)
-            if records:
-                await self._wait_shown(self._write([self._encoded_again(record.key, record.newest) for record in records]))
+            # What is written again is newer in the log than what a transaction has of its key by now: that must be decided first.
+            free = [record for record in records if not self.is_pending(self._codec.owner(record.key), record.key)]
+            if free:
+                await self._wait_shown(self._write([self._encoded_again(record.key, record.newest) for record in free]))
                 return True
+            if records or any(pending.at < self._mark for open_ in self._open.values() for pending in open_.values()):
+                return False  # it goes on when their transactions have ended
             await self.log.drop_before(self._mark)
             self._mark = None
             self._bytes -= self._bytes_below_mark
@@ -232,6 +322,28 @@ class KeyedLog(Generic[K, V]):
         if raw is not None and not isinstance(raw, bytes):
             raw = b"".join(raw)
         return key, value, self._codec.encode_key(key), raw
+
+
+class Producer(NamedTuple):
+    """Whose transaction it is; `check` raises InvalidTxnState if it has ended since its coordinator was asked."""
+
+    id: int
+    epoch: int
+    check: Callable[[], None]
+
+
+class Pending(NamedTuple, Generic[V]):
+    """A record of a transaction: its offset, value and bytes."""
+
+    at: int
+    value: V | None
+    size: int
+
+
+class Ended(NamedTuple, Generic[K]):
+    """The keys of a transaction that has ended."""
+
+    keys: tuple[K, ...]
 
 
 Encoded = tuple[K, V | None, bytes, bytes | None]

@@ -1,9 +1,8 @@
 """The newest record of every key of a keyed log, in memory, by owner (such as a group's id).  Pure.
 
-A record is noted when the log has it and shown when it is committed.  Both come in the order of the log.
+A record is noted when the log has it and shown when it is committed.  Both come in the order of the log; one of a transaction when that ends.
 
-Invariants: what is shown was noted before; the order of `oldest` is that of the newest records in the log, so that everything below the
-first of them is dead; an owner is listed as long as one record of it is shown.
+Invariants: what is shown was noted before; in the order of `oldest` what stands below a mark comes before what stands above it; an owner is listed as long as one record of it is shown.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class KeyedTable(Generic[K, V]):
 
     # Changes
 
-    def note(self, key: K, value: V | None, at: int, size: int) -> Record[K, V]:
-        """The log has `value` at offset `at`; a later offset than all that were noted before."""
+    def note(self, key: K, value: V | None, at: int, size: int, *, is_first: bool = False) -> Record[K, V]:
+        """The log has `value` at offset `at`; a later offset than all that were noted before, or, if it `is_first`, to be taken as the earliest."""
         owner = self._owner_of(key)
         records = self._records.get(owner)
         if records is None:
@@ -59,7 +58,7 @@ class KeyedTable(Generic[K, V]):
             record.size = size
             self.alive_bytes += size
             self._alive[record] = None
-            self._alive.move_to_end(record)
+            self._alive.move_to_end(record, last=not is_first)
         return record
 
     def show(self, record: Record[K, V], value: V | None) -> None:

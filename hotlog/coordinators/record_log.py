@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at
+from hotlog.wire.markers import Marker
 from hotlog.world.ports import Buffer
 
 
@@ -33,6 +34,10 @@ class RecordLog(Protocol):
     def end_offset(self) -> int:
         """Where the next batch goes."""
 
+    @property
+    def leader_epoch(self) -> int:
+        """Of this tenure: higher than that of whoever led before."""
+
     async def read(self, offset: int, bytes_max: int) -> Buffer:
         """Committed batches from the one that holds `offset`, one at least; empty if there are none though the log goes on."""
 
@@ -48,6 +53,14 @@ class RecordLog(Protocol):
 
         Raises:
             StorageFailed, DiskFull: nothing was appended.
+        """
+
+    def append_marker(self, marker: Marker, now_ms: int, version: int) -> int:
+        """Append the end of a transaction; the offset behind it.
+
+        Raises:
+            StorageFailed, DiskFull, NotReady: nothing was appended.
+            InvalidProducerEpoch, CoordinatorFenced: a newer one has spoken.
         """
 
     async def committed(self, end_offset: int) -> None:
@@ -89,6 +102,10 @@ class PartitionRecords:
     def end_offset(self) -> int:
         return self.partition.log_end_offset
 
+    @property
+    def leader_epoch(self) -> int:
+        return self.partition.leader_epoch
+
     async def read(self, offset: int, bytes_max: int) -> Buffer:
         return (await self.partition.read(offset, bytes_max)).data
 
@@ -101,6 +118,9 @@ class PartitionRecords:
 
     def append(self, batch: bytearray, now_ms: int) -> int:
         return self.partition.append(memoryview(batch), [header_at(batch)], now_ms=now_ms).end_offset
+
+    def append_marker(self, marker: Marker, now_ms: int, version: int) -> int:
+        return self.partition.append_marker(marker, now_ms=now_ms, version=version)
 
     async def committed(self, end_offset: int) -> None:
         await self.partition.committed(end_offset)

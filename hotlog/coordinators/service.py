@@ -30,8 +30,8 @@ from hotlog.coordinators.group_types import (
     Synced,
     protocol_bytes,
 )
-from hotlog.coordinators.keyed_log import Told
-from hotlog.coordinators.offset_records import OffsetValue
+from hotlog.coordinators.keyed_log import Producer, Told
+from hotlog.coordinators.offset_records import OffsetKey, OffsetValue
 from hotlog.coordinators.record_log import PartitionRecords, RecordLog
 from hotlog.coordinators.shard import Memory
 from hotlog.coordinators.shards import Shards
@@ -39,6 +39,7 @@ from hotlog.coordinators.tenure import Loading
 from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.settings import Settings
 from hotlog.partitions.partition import Partition
+from hotlog.wire.markers import Marker
 from hotlog.world.ports import Clock, Entropy
 
 LOG = logging.getLogger(__name__)
@@ -242,6 +243,60 @@ class GroupCoordinator:
             unknown=unknown,
             rules=self._rules(),
         )
+
+    async def commit_in_transaction(
+        self,
+        group_id: str,
+        commits: Iterable[Commit],
+        producer: Producer,
+        *,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+    ) -> dict[tuple[str, int], Code]:
+        """TxnOffsetCommit: a code for each (topic, partition); in the log when it returns, and to be seen when the transaction is committed.
+
+        Raises:
+            NotServed, StorageFailed, DiskFull
+        """
+        wanted = list(commits)
+        if not _is_group_id(group_id):
+            return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
+        shard = await self._shards.for_writing(group_id)
+        return await shard.commit_in_transaction(
+            group_id,
+            wanted,
+            producer,
+            member_id=member_id,
+            instance_id=instance_id,
+            generation=generation,
+            rules=self._rules(),
+        )
+
+    async def end_transaction(self, index: int, marker: Marker, version: int) -> None:
+        """Write the end of a transaction into a partition of __consumer_offsets, and show or forget the offsets that it had.
+
+        Raises:
+            NotServed, StorageFailed, DiskFull, NotReady: it is still to be ended.
+            InvalidProducerEpoch, CoordinatorFenced
+        """
+        await self._shards.at(index).log.end_transaction(marker, version)
+
+    def place_of(self, group_id: str) -> tuple[str, int]:
+        """The partition that keeps the group.
+
+        Raises:
+            NotServed: there is no topic yet.
+        """
+        return TOPIC, self._shards.index_of(group_id)
+
+    def is_pending(self, group_id: str, topic: str, partition: int) -> bool:
+        """Whether an offset may still change by a transaction that has not ended (KIP-447).
+
+        Raises:
+            NotServed
+        """
+        return self._shards.exist and self._shards.of(group_id).log.is_pending(group_id, OffsetKey(group_id, topic, partition))
 
     def commit_now(
         self, group_id: str, commit: Commit, *, member_id: str, instance_id: str | None, generation: int, told: Told

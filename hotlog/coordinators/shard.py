@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
-from hotlog.coordinators.effects import Arm, Disarm, Effect, Many, Reply, Store, Token
+from hotlog.coordinators.effects import Arm, Disarm, Do, Effect, Many, Reply, Store, Token
 from hotlog.coordinators.keyed_log import KeyedLog
 from hotlog.coordinators.tenure import NotCoordinator
 from hotlog.coordinators.timers import Timers
@@ -279,6 +279,8 @@ class Shard(Generic[S, K, V]):
                 live.timers.disarm(key)
             case Store(value, is_awaited):
                 self._spawn(self._store(live, value, is_awaited))
+            case Do(what):
+                self._spawn(self._do(live, what))
 
     async def _store(self, live: _Live[S], state: S, is_awaited: bool) -> None:
         is_ok = True
@@ -292,6 +294,15 @@ class Shard(Generic[S, K, V]):
                 is_ok = False
         if is_awaited:
             self._step(live, self._kind.stored(state, is_ok))
+
+    async def _do(self, live: _Live[S], what: Any) -> None:
+        event = await self.done(what)
+        if not self.log.tenure.is_over:
+            self._step(live, event)
+
+    async def done(self, what: Any) -> Any:
+        """Do what a machine asked for by a `Do`; the event that tells it the outcome.  A kind that asks for anything overrides this."""
+        raise NotImplementedError(what)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -160,6 +160,17 @@ class Shards(Generic[T]):
         count = self._partition_count()
         return self._shards.get(partition_for(owner, count)) if count else None
 
+    def at(self, index: int) -> T:
+        """The shard of a partition.
+
+        Raises:
+            NotCoordinator: it is not here, or not read yet.
+        """
+        shard = self._shards.get(index)
+        if shard is None:
+            raise NotCoordinator(f"{self._topic}-{index} is not here, or not read yet")
+        return shard
+
     def of(self, owner: str) -> T:
         """The shard of the owner's partition.
 

@@ -145,6 +145,30 @@ def _coordinated(kind: int) -> Names:
     return names
 
 
+def _transactions_in(field: str) -> Names:
+    def names(broker: Broker, request: Any) -> Iterable[str]:
+        return tuple(getattr(request, field))
+
+    return names
+
+
+def _transactions_there(broker: Broker, request: Any) -> Iterable[str]:
+    return (txn.transactional_id for txn in broker.transactions.all())
+
+
+def _clients_transaction(broker: Broker, request: Any) -> Iterable[str]:
+    """Of AddPartitionsToTxn as clients send it; brokers may act on the cluster."""
+    return (request.v3_and_below_transactional_id,) if hasattr(request, "v3_and_below_transactional_id") else ()
+
+
+def _clients_topics(broker: Broker, request: Any) -> Iterable[str]:
+    return (topic.name for topic in getattr(request, "v3_and_below_topics", ()))
+
+
+def _brokers_transactions(broker: Broker, request: Any) -> Iterable[str]:
+    return (CLUSTER_NAME,) if hasattr(request, "transactions") else ()
+
+
 def _transaction(broker: Broker, request: Any) -> Iterable[str]:
     return () if request.transactional_id is None else (request.transactional_id,)
 
@@ -204,6 +228,19 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
         Need(Operation.IDEMPOTENT_WRITE, Resource.CLUSTER, _cluster_without_transaction),
     ),
     23: (Need(Operation.DESCRIBE, Resource.TOPIC, _topics_in("topics"), unless=Operation.CLUSTER_ACTION),),
+    24: (
+        Need(Operation.WRITE, Resource.TRANSACTIONAL_ID, _clients_transaction),
+        Need(Operation.WRITE, Resource.TOPIC, _clients_topics),
+        Need(Operation.CLUSTER_ACTION, Resource.CLUSTER, _brokers_transactions),
+    ),
+    25: (Need(Operation.WRITE, Resource.TRANSACTIONAL_ID, _transaction), *_READ_GROUP),
+    26: (Need(Operation.WRITE, Resource.TRANSACTIONAL_ID, _transaction),),
+    27: (Need(Operation.CLUSTER_ACTION, Resource.CLUSTER, _cluster, unless=Operation.ALTER),),
+    28: (
+        Need(Operation.WRITE, Resource.TRANSACTIONAL_ID, _transaction),
+        *_READ_GROUP,
+        Need(Operation.READ, Resource.TOPIC, _topics_in("topics")),
+    ),
     32: (
         Need(Operation.DESCRIBE_CONFIGS, Resource.TOPIC, _TOPICS),
         Need(Operation.DESCRIBE_CONFIGS, Resource.CLUSTER, _BROKERS),
@@ -216,5 +253,8 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
     44: _ALTER_CONFIGS,
     47: (Need(Operation.DELETE, Resource.GROUP, _group), Need(Operation.READ, Resource.TOPIC, _topics_in("topics"))),
     60: (Need(Operation.DESCRIBE, Resource.CLUSTER, _cluster),),
+    61: (Need(Operation.READ, Resource.TOPIC, _topics_in("topics")),),
+    65: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_in("transactional_ids")),),
+    66: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_there),),
     75: (Need(Operation.DESCRIBE, Resource.TOPIC, _described),),
 }

@@ -281,14 +281,10 @@ ssl.truststore.password password dynamic null
 ssl.truststore.type string dynamic JKS
 telemetry.max.bytes int static 1048576
 transaction.abort.timed.out.transaction.cleanup.interval.ms int static 10000
-transaction.max.timeout.ms int static 900000
-transaction.partition.verification.enable boolean dynamic true
 transaction.remove.expired.transaction.cleanup.interval.ms int static 3600000
 transaction.state.log.load.buffer.size int static 5242880
 transaction.state.log.min.isr int static 2
-transaction.state.log.num.partitions int static 50
 transaction.state.log.replication.factor short static 3
-transaction.state.log.segment.bytes int static 104857600
 transaction.two.phase.commit.enable boolean static false
 """
 

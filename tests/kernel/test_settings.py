@@ -43,11 +43,10 @@ def test_what_changes_nothing_is_named_and_defaults_are_not() -> None:
         "zookeeper.connect": "zk:2181",
         "min.insync.replicas": "2",
         "compression.type": "producer",
-        "transactional.id.expiration.ms": "1",
         "log.retention.hours": "1",
     }
     settings = Settings.resolve(given)
-    assert sorted(settings.ignored) == ["min.insync.replicas", "transactional.id.expiration.ms", "zookeeper.connect"]
+    assert sorted(settings.ignored) == ["min.insync.replicas", "zookeeper.connect"]
     assert settings.number("log.retention.ms") == 3_600_000
 
 

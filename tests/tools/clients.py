@@ -114,6 +114,13 @@ class CommandClient:
         """What a transactional producer does before its first transaction."""
         self._run(bootstrap, "begin", {"transactional_id": transactional_id})
 
+    def transact(self, bootstrap: str, topic: str, transactional_id: str, *, group: str, transactions: int) -> None:
+        """So many transactions, each a record in partition 0 with its number and that as the group's offset; every second one is aborted.
+
+        Only the Java client can."""
+        wanted = {"topic": topic, "transactional_id": transactional_id, "group": group, "transactions": transactions}
+        self._run(bootstrap, "transact", wanted)
+
     def _run(self, bootstrap: str, verb: str, wanted: dict[str, Any], lines: str = "") -> list[dict[str, Any]]:
         environment = {**os.environ, **self.environment}
         output = run_client([*self.command, bootstrap, verb, json.dumps(wanted)], lines, environment=environment)

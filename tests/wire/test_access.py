@@ -57,6 +57,11 @@ DOCUMENTED = {
     21: {"Delete Topic"},
     22: {"Write TransactionalId", "IdempotentWrite Cluster"},
     23: {"ClusterAction Cluster", "Describe Topic"},
+    24: {"ClusterAction Cluster", "Write TransactionalId", "Write Topic"},
+    25: {"Write TransactionalId", "Read Group"},
+    26: {"Write TransactionalId"},
+    27: {"Alter Cluster", "ClusterAction Cluster"},
+    28: {"Write TransactionalId", "Read Group", "Read Topic"},
     32: {"DescribeConfigs Cluster", "DescribeConfigs Topic", "DescribeConfigs Group"},
     33: {"AlterConfigs Cluster", "AlterConfigs Topic", "AlterConfigs Group"},
     35: {"Describe Cluster"},
@@ -65,6 +70,9 @@ DOCUMENTED = {
     44: {"AlterConfigs Cluster", "AlterConfigs Topic", "AlterConfigs Group"},
     47: {"Delete Group", "Read Topic"},
     60: {"Describe Cluster"},
+    61: {"Read Topic"},
+    65: {"Describe TransactionalId"},
+    66: {"Describe TransactionalId"},
     75: {"Describe Topic"},
 }
 NOT_ASKED = {0: {"IdempotentWrite Cluster"}}  # since KIP-679 whoever may write to a topic may do so idempotently
@@ -104,6 +112,7 @@ def there() -> Broker:
             image=SimpleNamespace(topics=topics),
             settings=SimpleNamespace(flag=lambda name: True),
             groups=SimpleNamespace(kept_ids=lambda: ["g"], offsets=offsets),
+            transactions=SimpleNamespace(all=lambda: [SimpleNamespace(transactional_id="tx")]),
         ),
     )
 
@@ -181,6 +190,16 @@ CASES: list[tuple[int, Any, dict[str, list[str]]]] = [
         ),
         {"DESCRIBE_CONFIGS TOPIC": ["t"], "DESCRIBE_CONFIGS CLUSTER": [CLUSTER_NAME], "DESCRIBE_CONFIGS GROUP": ["g"]},
     ),
+    (
+        24,
+        of(
+            24, 3, "AddPartitionsToTxnRequest", v3_and_below_transactional_id="tx", v3_and_below_producer_id=1,
+            v3_and_below_producer_epoch=0, v3_and_below_topics=topics(24, 3, "AddPartitionsToTxnTopic", {"name": "t", "partitions": (0,)}),
+        ),
+        {"WRITE TRANSACTIONAL_ID": ["tx"], "WRITE TOPIC": ["t"]},
+    ),
+    (24, of(24, 5, "AddPartitionsToTxnRequest", transactions=()), {"CLUSTER_ACTION CLUSTER": [CLUSTER_NAME]}),
+    (66, of(66, 0, "ListTransactionsRequest", state_filters=(), producer_id_filters=()), {"DESCRIBE TRANSACTIONAL_ID": ["tx"]}),
     (60, of(60, 0, "DescribeClusterRequest", include_cluster_authorized_operations=False), {"DESCRIBE CLUSTER": [CLUSTER_NAME]}),
 ]  # fmt: skip
 

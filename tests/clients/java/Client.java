@@ -16,6 +16,7 @@ import java.util.concurrent.Future;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
@@ -52,6 +53,7 @@ public final class Client {
             case "group" -> client.group();
             case "create" -> client.create();
             case "begin" -> client.begin();
+            case "transact" -> client.transact();
             default -> throw new IllegalArgumentException("unknown command " + arguments[1]);
         }
     }
@@ -99,6 +101,29 @@ public final class Client {
         ByteArraySerializer plain = new ByteArraySerializer();
         try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings, plain, plain)) {
             producer.initTransactions();
+        }
+    }
+
+    private void transact() {
+        Map<String, Object> settings = new HashMap<>();
+        settings.put("bootstrap.servers", bootstrap);
+        settings.put("transactional.id", wanted.get("transactional_id").asText());
+        settings.put("max.block.ms", 290_000);
+        ByteArraySerializer plain = new ByteArraySerializer();
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings, plain, plain)) {
+            producer.initTransactions();
+            for (int number = 0; number < wanted.get("transactions").asInt(); number++) {
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic(), 0, null, Integer.toString(number).getBytes(StandardCharsets.UTF_8)));
+                producer.sendOffsetsToTransaction(
+                    Map.of(new TopicPartition(topic(), 0), new OffsetAndMetadata(number)),
+                    new ConsumerGroupMetadata(wanted.get("group").asText()));
+                if (number % 2 == 0) {
+                    producer.commitTransaction();
+                } else {
+                    producer.abortTransaction();
+                }
+            }
         }
     }
 
