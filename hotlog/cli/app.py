@@ -36,6 +36,7 @@ EXITS = {
 VERBS = {
     "serve": ("serve", "Run a broker."),
     "topic": ("topic", "Create, list, describe, alter, roll and delete topics."),
+    "txn": ("txn", "List, describe and abort transactions."),
     "produce": ("produce", "Write lines from standard input or a file to a topic."),
     "consume": ("consume", "Read topics to standard output."),
     "replay": ("replay", "Read a stretch of history, through the broker or straight from the bucket."),

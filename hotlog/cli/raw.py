@@ -89,6 +89,11 @@ def full_disk_words(bootstrap: str) -> str:
 
 def ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any, *, seconds_max: float = _SECONDS) -> Any:
     """One request of `api` (key and version, with flexible headers) and its answer.  Raises as `tier_borders`."""
+    return entity_reader(answer)(ask_bytes(bootstrap, api, kind, body, seconds_max=seconds_max), 5)[0]
+
+
+def ask_bytes(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, *, seconds_max: float = _SECONDS) -> bytes:
+    """The same; the answer with its header of 5 bytes, for who reads it by hand.  Raises as `tier_borders`."""
     host, _, port = bootstrap.split(",")[0].rpartition("://")[2].rpartition(":")
     out = io.BytesIO()
     out.write(struct.pack(">hhih", *api, 1, -1) + b"\0")
@@ -104,4 +109,4 @@ def ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any,
         raise Retry(f"no broker answered on {bootstrap}: {failure}") from None
     if len(reply) != size or reply[:5] != struct.pack(">ib", 1, 0):
         raise Corrupt(f"{bootstrap} answered {len(reply)} bytes that are not the reply to API {api[0]}")
-    return entity_reader(answer)(reply, 5)[0]
+    return reply

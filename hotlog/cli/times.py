@@ -104,6 +104,17 @@ def _ms(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
+def parse_span_ms(text: str) -> int:
+    """`10m`, `1d12h` in ms.
+
+    Raises:
+        Invalid
+    """
+    if _AGO.fullmatch(f"-{text.strip()}") is None:
+        raise Invalid(f"{text[:80]!r} is no span of time; allowed are numbers with w, d, h, m, s, ms: 10m, 1d12h")
+    return sum(int(count) * _UNIT_MS[unit] for count, unit in _PART.findall(text))
+
+
 def time_text(timestamp_ms: int) -> str:
     """ms since the epoch as ISO 8601 in UTC; `-` for none; `@ms` for a time that no calendar has."""
     if timestamp_ms < 0:
