@@ -69,6 +69,9 @@ class Later(NamedTuple):
     reply: Awaitable[Any]
 
 
+Answer = bytes | list[Buffer | Streamed]  # a whole frame, size first
+
+
 class Owner(Protocol):
     """Who waits for an answer: the connection."""
 
@@ -81,7 +84,8 @@ class Pending:
     """An answer of a short way that comes later, by a call: the ordered part of its request is done, and the next request may begin.
 
     With `holds` the next request of the connection may not begin before: it is to see what this one did.  Who makes it calls `known` once,
-    on the loop.  The rest is the connection's: what it needs to account for the request.
+    on the loop, unless the connection is lost before and it says that it is `gone`.  The rest is the connection's: what it needs to account for the
+    request.
     """
 
     __slots__ = ("arrived", "buffers", "door", "frame_bytes", "has_failed", "owner")
@@ -95,18 +99,22 @@ class Pending:
         self.arrived = 0.0  # monotonic seconds
         self.frame_bytes = 0
 
-    def known(self, answer: bytes, *, has_failed: bool = False) -> None:
+    def known(self, answer: Answer, *, has_failed: bool = False) -> None:
         """This is the answer."""
-        self.buffers = [answer]
+        self.buffers = answer if isinstance(answer, list) else [answer]
         self.has_failed = has_failed
         if self.owner is not None:
             self.owner.answered(self)
 
+    def gone(self) -> bool:
+        """The connection is lost: nobody waits for the answer.  True: it was given up, and `known` is not called any more."""
+        return False
 
-Short = Callable[[Caller, memoryview, int, int], bytes | Pending | None]
+
+Short = Callable[[Caller, memoryview, int, int], Answer | Pending | None]
 """(caller, data, start, end) -> the answer to the request that is data[start:end], its header included and its size not.
 
-The answer is a whole frame, size first; empty bytes mean that there is none to send.  None: the request must go the general way; nothing was
+The answer is a whole frame, size first, as bytes or in pieces; empty bytes mean that there is none to send.  None: the request must go the general way; nothing was
 changed, `data` least of all.  `data` is the caller's again when it returns: nobody may keep a view of it.
 """
 

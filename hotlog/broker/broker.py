@@ -155,6 +155,10 @@ class Broker:
         """The partitions that are here by topic and number, for who looks up many."""
         return self.hosted_places
 
+    def table_by_id(self) -> Mapping[tuple[UUID, int], Partition]:
+        """The same by the topic's id."""
+        return self.hosted_places.by_id
+
     def topic(self, name: str) -> TopicImage | None:
         return self.image.topics.get(name)
 

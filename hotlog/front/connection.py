@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any
 
-from hotlog.answers.api import Later, Pending, Short, Spliced
+from hotlog.answers.api import Answer, Later, Pending, Short, Spliced
 from hotlog.front.connections import Connections
 from hotlog.front.dispatch import Door, UnknownApi, is_slow_to_write
 from hotlog.front.large_frames import mapping_of
@@ -192,13 +192,19 @@ class Connection(Sending):
             spread.counts[bisect_left(spread.bounds, seconds)] += times  # as `observe`
             spread.sum += seconds * times
 
-    def _queue(self, answer: bytes | Pending, door: Door, arrived: float, frame_bytes: int) -> None:
-        """Put a reply behind those that are waited for."""
+    def _queue(self, answer: Answer | Pending, door: Door, arrived: float, frame_bytes: int) -> None:
+        """Put a reply behind those that are waited for, if there are any."""
         if not isinstance(answer, Pending):
-            known = Pending()
-            known.buffers = [answer] if answer else []
-            self._behind_bytes += len(answer)
-            self._slots.append(known)
+            buffers: list[Buffer | Streamed] = answer if isinstance(answer, list) else [answer] if answer else []
+            size = sum(map(len, buffers))
+            if self._slots:
+                known = Pending()
+                known.buffers = buffers
+                self._slots.append(known)
+                self._behind_bytes += size
+            else:
+                self._ready += buffers
+                self._ready_bytes += size
             self._count([door], arrived)
             return
         answer.door, answer.arrived, answer.frame_bytes = door, arrived, frame_bytes
@@ -217,14 +223,14 @@ class Connection(Sending):
         self._all.done_one()
         self._release(pending.frame_bytes + SIZE_BYTES)
         self._behind_bytes += sum(map(len, pending.buffers or ()))
-        if self._slots and self._slots[0] is pending:
-            self._line_up()
-            if not self._is_working:
-                self._all.flush_soon(self)
         if pending.holds and pending.owner is not None:
             self._is_busy = False
-            self._work()
-        elif self._frames:  # they may have waited for this reply to leave
+        has_more = self._frames or self._is_read_paused  # they may have waited for this reply
+        if self._slots and self._slots[0] is pending:
+            self._line_up()
+            if not (has_more or self._is_working):
+                self._all.flush_soon(self)
+        if has_more:
             self._work()
 
     def _serve_alone(self, frame: memoryview, door: Door, short: Short) -> bool:

@@ -159,6 +159,10 @@ class Sending(asyncio.BufferedProtocol):
         self.transport = self._outlet = None
         self._ready = []
         self._ready_bytes = 0
+        for slot in self._slots:
+            if isinstance(slot, Pending) and slot.buffers is None and slot.gone():
+                slot.buffers = []
+                self._all.done_one()
         in_work = sum(slot.frame_bytes + SIZE_BYTES for slot in self._slots if slot.buffers is None)  # given back when done
         self._release(self._held - in_work)
         self._clear_backlog()

@@ -28,14 +28,15 @@ CHANGES_KEPT_MIN = 1024  # of topics of which nothing is hosted any more
 
 
 class Partitions(dict[tuple[str, int], Partition]):
-    """Hosted partitions by topic and number, and which topics' changed when: `version` goes up with every change.  Who reads from one that goes
-    hears of it.
+    """Hosted partitions by topic and number (`by_id`: by the topic's id), and which topics' changed when: `version` goes up with every change.  Who
+    reads from one that goes hears of it.
 
     Invariants: of a topic that never changed, or of which nothing is hosted and which was forgotten, the last change is 0.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.by_id: dict[tuple[UUID, int], Partition] = {}  # changed here only
         self.version = 0
         self._changes: dict[str, int] = {}  # the last change of a topic, the latest at the end; bounded by what is hosted
         self._known_from = 0  # changes up to here may be forgotten
@@ -43,12 +44,16 @@ class Partitions(dict[tuple[str, int], Partition]):
     def __setitem__(self, key: tuple[str, int], value: Partition) -> None:
         before = self.get(key)
         super().__setitem__(key, value)
+        if before is not None:
+            self.by_id.pop((before.topic_id, key[1]), None)
+        self.by_id[value.topic_id, key[1]] = value
         self._note(key[0])
         if before is not None:
             before.leave()
 
     def __delitem__(self, key: tuple[str, int]) -> None:
         gone = self.pop(key)
+        self.by_id.pop((gone.topic_id, key[1]), None)
         self._note(key[0])
         gone.leave()
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from hotlog.wire.bounds import uvarint
-from hotlog.wire.fetch_request import FLEXIBLE_FROM, TOPIC_ID_FROM, TopicKey
+from hotlog.wire.fetch_request import FLEXIBLE_FROM, SESSIONS_FROM, TOPIC_ID_FROM, TopicKey
 from hotlog.wire.fields import count_of, string_of
 from hotlog.world.ports import Buffer, Streamed
 
@@ -25,6 +25,8 @@ _PARTITION = struct.Struct(">ihqq")  # partition, error code, high watermark, la
 _ABORTED = struct.Struct(">qq")  # producer id, first offset
 _PLAIN_11 = struct.Struct(">ihqqqii")  # all of a partition before the size of its records: none aborted, no preferred replica
 _PLAIN_12 = struct.Struct(">ihqqqBi")
+_STILL_11 = struct.Struct(">ihqqqiii")  # all of a partition without records: their size is 0
+_STILL_12 = struct.Struct(">ihqqqBiBB")
 
 
 class PartitionReply(NamedTuple):
@@ -52,11 +54,12 @@ def encode(
     tags = b"\0" if flexible else b""
     nothing = b"\1\0" if flexible else b"\0\0\0\0"  # no records, no tags
     pack = (_PLAIN_12 if flexible else _PLAIN_11).pack
+    still, at_rest = (_STILL_12.pack, (-1, 1, 0)) if flexible else (_STILL_11.pack, (-1, 0))
     no_list = (1, 0) if flexible else (0, -1)  # the length of an empty one and of null
     buffers: list[Buffer | Streamed] = []
     head = bytearray(_INT.pack(throttle_ms))  # everything between two record buffers
     size = 0
-    if version >= 7:
+    if version >= SESSIONS_FROM:
         head += _SESSION.pack(code, session_id)
     head += count_of(len(topics), flexible)
     for topic, partitions in topics:
@@ -64,11 +67,14 @@ def encode(
         head += count_of(len(partitions), flexible)
         for reply in partitions:
             number, error, high_watermark, last_stable, log_start, aborted, records = reply
+            length = len(records)
             if version >= 11 and not aborted:  # nearly always
+                if not length:
+                    head += still(number, error, high_watermark, last_stable, log_start, no_list[aborted is None], *at_rest)
+                    continue
                 head += pack(number, error, high_watermark, last_stable, log_start, no_list[aborted is None], -1)
             else:
                 _partition(head, reply, version, flexible)
-            length = len(records)
             if not length:
                 head += nothing
                 continue

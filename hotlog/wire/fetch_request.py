@@ -12,6 +12,7 @@ from uuid import UUID
 from hotlog.wire.fields import Reader, uuid_of
 
 VERSIONS = range(4, 19)
+SESSIONS_FROM = 7
 FLEXIBLE_FROM = 12
 TOPIC_ID_FROM = 13
 
@@ -62,13 +63,13 @@ def decode(version: int, frame: memoryview, position: int) -> FetchRequest:
     if version < 15:
         read.take_bytes(4)  # replica id; later a tagged field
     wait_ms_max, bytes_min, bytes_max, isolation_level = _HEAD.unpack(read.take_bytes(_HEAD.size))
-    session_id, session_epoch = _SESSION.unpack(read.take_bytes(_SESSION.size)) if version >= 7 else (0, -1)
+    session_id, session_epoch = _SESSION.unpack(read.take_bytes(_SESSION.size)) if version >= SESSIONS_FROM else (0, -1)
     partitions: dict[Key, Wanted] = {}
     for _ in range(read.count(3)):
         _partitions(read, version, _topic(read, version), partitions)
         read.skip_tags()
     forgotten: list[Key] = []
-    if version >= 7:
+    if version >= SESSIONS_FROM:
         for _ in range(read.count(3)):
             topic = _topic(read, version)
             forgotten += [(topic, _INT.unpack(read.take_bytes(4))[0]) for _ in range(read.count(4))]

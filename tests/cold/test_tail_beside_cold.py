@@ -80,7 +80,7 @@ async def torn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Torn]:  # fmt: skip
     monkeypatch.setattr("hotlog.apis.fetch.cold_reads.READ_WAIT_MS", PATIENT_MS)  # else cold fetches come to an end of their own
-    monkeypatch.setattr("hotlog.apis.k01_fetch.WAIT_MS_MAX", PATIENT_MS)
+    monkeypatch.setattr("hotlog.apis.fetch.general_way.WAIT_MS_MAX", PATIENT_MS)
     released, began = asyncio.Event(), asyncio.Event()
 
     async def troubled(request_: web.Request, forward: Forward) -> web.StreamResponse:

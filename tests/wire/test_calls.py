@@ -119,8 +119,8 @@ def ends() -> Any:
     ("name", "request_", "ceiling"),
     [
         ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 31),
-        ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 105),
-        ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 306),
+        ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 20),
+        ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 72),
         ("the end of a partition", ends(), 28),
         ("metadata of a topic", metadata(), 37),
     ],

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
+from hotlog.apis.fetch import general_way
 from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.parts import Limits
 from hotlog.apis.fetch.rounds import Round
@@ -52,10 +53,21 @@ def page_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PosixFile, "read_at_nowait", PosixFile.read_at)
 
 
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Serving]:
+@pytest_asyncio.fixture(params=["short", "rounds", "general"])
+async def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serving]:
+    """By each way: the short ones, without a glance, and the general one."""
     async with serving(tmp_path) as each:
+        if request.param != "short":
+            monkeypatch.setattr(general_way, "glance", lambda *arguments: None)
+        if request.param == "general":
+            without_short_ways(each)
         yield each
+
+
+def without_short_ways(served: Serving) -> None:
+    """Have every fetch go the general way."""
+    for version in VERSIONS:
+        del served.connections.dispatch.short_doors[(1 << 16) + version]
 
 
 @pytest_asyncio.fixture

@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from hotlog.wire.batch import header_at
-from tests.wire.serving import Client, Serving, batch_of, fetch, frame_of, serving
+from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, frame_of, serving
 from tests.wire.test_calls import calls_of, counting
+from tests.wire.test_fetch_short import until_waiting
 
 WIDE = 100
 SESSIONS = (2, 400)  # partitions
@@ -38,14 +39,37 @@ async def test_a_partition_that_is_read_costs_few_calls(served: Serving) -> None
     client = await served.connect()
     calls = await calls_of(client, fetch("t", dict.fromkeys(range(WIDE), 0), partition_bytes_max=4096))
     one = await calls_of(client, fetch("t", {0: 0}, partition_bytes_max=4096))
-    assert (calls - one) / (WIDE - 1) <= 14.5
+    assert (calls - one) / (WIDE - 1) <= 7.6
 
 
 async def test_a_partition_that_lies_still_costs_hardly_a_call(served: Serving) -> None:
     client = await served.connect()
     calls = await calls_of(client, fetch("t", dict.fromkeys(range(WIDE), 0)))
     one = await calls_of(client, fetch("t", {0: 0}))
-    assert (calls - one) / (WIDE - 1) <= 2.5
+    assert (calls - one) / (WIDE - 1) <= 0.7
+
+
+@pytest.mark.parametrize(("session", "wait_calls", "delivery_calls"), [(False, 31, 21), (True, 75, 80)])
+async def test_a_delivery_to_who_waits_costs_few_calls(
+    served: Serving, session: bool, wait_calls: int, delivery_calls: int
+) -> None:
+    clients = [await served.connect() for _ in range(20)]
+    frames = []
+    for client in clients:
+        number = (await client.call(fetch("t", {0: 0}, session=(0, 0)))).session_id if session else 0
+        asked = {} if session else {0: 0}
+        frames.append(frame_of(fetch("t", asked, wait_ms=POLL_MS, session=(number, 1 if session else -1)), 1))
+    with counting() as waited:
+        for client, frame in zip(clients, frames, strict=True):
+            client.writer.write(frame)
+        await until_waiting(served, len(clients))
+    append(served, 0)
+    with counting() as delivered:
+        for client in clients:
+            await client.frame()
+    print(waited, delivered)
+    assert sum(waited.values()) / len(clients) <= wait_calls
+    assert sum(delivered.values()) / len(clients) <= delivery_calls
 
 
 @pytest.mark.parametrize("isolation", [0, 1])
@@ -53,7 +77,7 @@ async def test_a_session_costs_what_moved(served: Serving, isolation: int) -> No
     costs = [await session_costs(served, count, isolation) for count in SESSIONS]
     for few, many in zip(*costs, strict=True):
         assert abs(few - many) < 10  # beside it the broker has a tick now and then
-    assert max(costs[0]) <= 150
+    assert costs[0][0] <= 62 and costs[0][1] <= 90
 
 
 async def session_costs(served: Serving, count: int, isolation: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Caller, RequestContext, Spliced
-from hotlog.apis import k01_fetch
+from hotlog.apis.fetch import general_way
 from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.broker.broker import Broker
 from hotlog.kernel.errors import HotlogError
@@ -23,14 +23,17 @@ from hotlog.wire.fetch_request import Key, Wanted, decode
 from hotlog.wire.markers import Marker
 from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, fetched, produce, serving
 from tests.wire.strategies import read, written
+from tests.wire.test_fetch import without_short_ways
 
 VERSION = 12
 TOPICS, PARTITIONS = ("t", "u"), 3
 
 
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Serving]:
+@pytest_asyncio.fixture(params=["short", "general"])
+async def served(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serving]:
     async with serving(tmp_path, {"hotlog.durability": "page-cache"}) as each:
+        if request.param == "general":
+            without_short_ways(each)
         yield each
 
 
@@ -58,7 +61,7 @@ class Consumer:
         for key, (offset, leader_epoch) in wanted.items():
             decoded.partitions[key] = Wanted(offset, 1500, leader_epoch)
         context = RequestContext(1, VERSION, 1, "test", Caller(("127.0.0.1", 1), 1), 0.0)
-        answer = k01_fetch.handle(self.broker, context, decoded)
+        answer = general_way.handle(self.broker, context, decoded)
         assert isinstance(answer, Spliced)
         response = read(apis.response_type(1, VERSION), b"\0" * 4 + b"".join(bytes(each) for each in answer.buffers), 4)  # type: ignore[arg-type]
         self.number = response.session_id
@@ -138,7 +141,12 @@ class Story:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_a_session_that_looks_at_what_moved_says_what_a_thorough_one_says(served: Serving, seed: int) -> None:
+async def test_a_session_that_looks_at_what_moved_says_what_a_thorough_one_says(tmp_path: Path, seed: int) -> None:
+    async with serving(tmp_path, {"hotlog.durability": "page-cache"}) as served:
+        await tell_both(served, seed)
+
+
+async def tell_both(served: Serving, seed: int) -> None:
     chance = random.Random(seed)
     for topic in TOPICS:
         await served.broker.create_topic(topic, PARTITIONS, {"hotlog.durability": "page-cache"})

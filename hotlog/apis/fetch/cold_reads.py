@@ -16,6 +16,7 @@ from uuid import UUID
 
 from hotlog.apis.fetch.sessions import SESSION_ID_MAX, FetchSessions
 from hotlog.kernel.limits import MiB
+from hotlog.kernel.settings import Settings
 from hotlog.wire.batch import header_at
 
 if TYPE_CHECKING:
@@ -129,12 +130,17 @@ class Fetches:
         self.sessions = FetchSessions(lambda: broker.settings.number("max.incremental.fetch.session.cache.slots"), new_id)
         self.cold_reads = ColdFetches()
         self._broker = broker
+        self._settings: Settings | None = None  # of which these two are
+        self._fetch_bytes_max = self._queued_bytes_max = 0
 
     def bytes_max(self, wanted: int) -> int:
         """What a fetch that wants `wanted` bytes may be answered with: less as slow clients fill hotlog.queued.max.response.bytes."""
-        settings = self._broker.settings
-        room = settings.number("hotlog.queued.max.response.bytes") - self._broker.reply_backlog_bytes
-        return max(min(wanted, settings.number("fetch.max.bytes"), room // 4), 1)
+        broker = self._broker
+        if broker.settings is not self._settings:
+            self._settings = settings = broker.settings
+            self._fetch_bytes_max = settings.number("fetch.max.bytes")
+            self._queued_bytes_max = settings.number("hotlog.queued.max.response.bytes")
+        return max(min(wanted, self._fetch_bytes_max, (self._queued_bytes_max - broker.reply_backlog_bytes) // 4), 1)
 
     async def close(self) -> None:
         """Cancel cold reads in flight."""

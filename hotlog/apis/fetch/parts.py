@@ -5,8 +5,9 @@ Invariants: a part is answered once; what is not said of a part stands in its cl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from kio.schema.errors import ErrorCode
 
@@ -17,6 +18,7 @@ from hotlog.wire.fetch_request import Key, Wanted
 
 if TYPE_CHECKING:
     from hotlog.apis.fetch.cold_reads import ColdWish
+    from hotlog.broker.broker import Broker
     from hotlog.partitions.partition import Partition
 
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
@@ -36,6 +38,11 @@ class State(Enum):
 ANSWERED, AT_END, HOT, ON_DISK, COLD, AT_REST = State  # a member of an enum is looked up slowly
 NONE = ErrorCode.none
 OUT_OF_RANGE = ErrorCode.offset_out_of_range
+
+
+def hosted_by(broker: Broker, *, is_by_id: bool) -> Mapping[Key, Partition]:
+    """The partitions that are here as a fetch names them."""
+    return cast(Mapping[Key, "Partition"], broker.table_by_id() if is_by_id else broker.table())
 
 
 class Limits(NamedTuple):

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
-from hotlog.apis.fetch.parts import ANSWERED, AT_END, AT_REST, COLD, HOT, ON_DISK, OUT_OF_RANGE, Limits, Part, State
+from hotlog.apis.fetch.parts import ANSWERED, AT_END, AT_REST, COLD, HOT, ON_DISK, OUT_OF_RANGE, Limits, Part, State, hosted_by
 from hotlog.apis.fetch.sessions import Cached, Session
+from hotlog.apis.fetch.shared import PLAIN, Shared
 from hotlog.broker.leaders import NOT_HERE, epoch_code
 from hotlog.kernel.errors import Corrupt, HotlogError, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.reader import Slice, Stretch
@@ -59,9 +60,11 @@ class Round:
         self.session = session
         self.size = 0
         self.has_error = False
+        self.shared: Shared | None = None  # what others found that look in the same turn
         self._is_full = False  # something is there that does not fit any more
         self._broker = broker
-        self._hosted = cast(Mapping[Key, "Partition"], broker.table())
+        is_by_id = session.has_topic_ids if session is not None else bool(wanted) and isinstance(wanted[0][0][0], UUID)
+        self._hosted = hosted_by(broker, is_by_id=is_by_id)
         self._cold = cold
         self._names: dict[UUID, str] = {}  # of the topics in this fetch; a topic's name never changes
         self._open: dict[Part, None] = {}  # hot, on disk or cold, and not answered yet
@@ -100,7 +103,11 @@ class Round:
 
         Hot data that was too little to answer with is read again: there may be more of it by now.
         """
-        self.classify(self.parts)
+        self.look_at(self.parts)
+
+    def look_at(self, parts: Iterable[Part]) -> None:
+        """The same, once all that have not moved were looked at before."""
+        self.classify(parts)
         for part, room in self._to_read():
             self._read_now(part, room - self.size)
 
@@ -231,14 +238,13 @@ class Round:
         if room <= 0 and self.size:
             self._is_full = True
             return
-        assert part.partition is not None
+        partition, bytes_max, is_first = part.partition, max(min(room, part.wanted[1]), 0), self.size == 0
+        assert partition is not None
         try:
-            found = part.partition.read_now(
-                part.wanted.offset,
-                max(min(room, part.wanted[1]), 0),
-                min_one=self.size == 0,
-                committed_only=self.limits.is_committed_only,
-            )
+            if self.shared is None:
+                found = partition.read_now(part.wanted[0], bytes_max, min_one=is_first, committed_only=self.limits[2])
+            else:
+                found = self._read_shared(self.shared, partition, part.wanted[0], bytes_max, is_first)
         except Exception as error:
             if self._turns_to_store(part, error):
                 self._read_cold(part, room)
@@ -250,6 +256,25 @@ class Round:
         else:
             self._got(part, found)
             part.is_growing = True
+
+    def _read_shared(self, shared: Shared, partition: Partition, offset: int, bytes_max: int, min_one: bool) -> Stretch | None:
+        """The same for all that look in this turn; a part of a file is for one: who sent it closes it."""
+        is_committed_only = self.limits.is_committed_only
+        key = (
+            partition,
+            offset,
+            bytes_max,
+            min_one,
+            is_committed_only,
+            partition.marks.committed,
+            partition.marks.log_start_offset,
+        )
+        found: Stretch | None = shared.get(key)
+        if found is None:
+            found = partition.read_now(offset, bytes_max, min_one=min_one, committed_only=is_committed_only)
+            if found is not None and type(found.data) in PLAIN:
+                shared[key] = found
+        return found
 
     async def read_disk(self) -> None:
         """The parts that are on disk and not in memory, in disk threads, all at once."""

@@ -200,6 +200,11 @@ class FetchSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def due(self, number: int) -> int:
+        """How many partitions a fetch of that session would look at now, beside those that it names."""
+        session = self._sessions.get(number) if number else None
+        return 0 if session is None else len(session.due)
+
     def begin(self, request: FetchRequest, *, has_topic_ids: bool, now_ms: int) -> Plan:
         """The plan for one request (`now_ms` on any clock that does not go back)."""
         wanted = list(request.partitions.items())

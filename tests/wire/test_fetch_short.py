@@ -1,0 +1,511 @@
+"""The short way of Fetch against the general one: what is read, what is answered, and what becomes of a fetch that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kio.schema.errors import ErrorCode
+
+from hotlog.apis.fetch import short_way, waits
+from hotlog.apis.fetch.short_way import Places, ShortWay
+from hotlog.partitions.partition import Partition
+from hotlog.wire.apis import parse_header, response_head, skip_tags
+from hotlog.wire.batch import TRANSACTIONAL_MASK, header_at
+from hotlog.wire.fetch_reply import PartitionReply, encode
+from hotlog.wire.fetch_request import FLEXIBLE_FROM, SESSIONS_FROM, TOPIC_ID_FROM, VERSIONS, FetchRequest, decode
+from hotlog.wire.fetch_short import NOT_SHORT, OFFSET_BYTES, Answers, asked, offset_at, split_of
+from tests.tools.patience import PATIENCE_S
+from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, fetched, frame_of, parsed, produce, serving
+
+NAMES = st.text(min_size=1, max_size=40)
+NONE = ErrorCode.none
+MIB = 1 << 20
+
+
+# What is read
+
+
+def request_frame(version: int, client: str | None, name: str = "t", index: int = 0, offset: int = 0, **options: Any) -> bytes:
+    """A request without its size."""
+    return frame_of(fetch(name, {index: offset}, version=version, **options), 7, client)[4:]
+
+
+def read_generally(version: int, frame: memoryview) -> FetchRequest:
+    _, position = parse_header(frame)
+    return decode(version, frame, skip_tags(frame, position) if version >= FLEXIBLE_FROM else position)
+
+
+def known_by(version: int, data: memoryview, start: int, end: int) -> bytes:
+    """The bytes that a request is known by."""
+    behind, at = split_of(version)(data, start, end)
+    return bytes(data[behind:at]) + bytes(data[at + OFFSET_BYTES : end])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@settings(max_examples=25, deadline=None)
+@given(
+    name=NAMES, topic_id=st.uuids(), index=st.integers(0, 2**31 - 1), offset=st.integers(-(2**63), 2**63 - 1), wait_ms=st.integers(0, 2**31 - 1),
+    bytes_min=st.integers(0, 2**31 - 1), isolation=st.integers(0, 1), epoch=st.integers(-1, 2**31 - 1),
+    client=st.none() | st.text(st.characters(max_codepoint=127), max_size=20), before=st.integers(0, 9),
+)  # fmt: skip
+def test_a_request_is_known_by_all_of_its_bytes_but_the_offset(
+    version: int, name: str, topic_id: UUID, index: int, offset: int, wait_ms: int, bytes_min: int, isolation: int, epoch: int,
+    client: str | None, before: int,
+) -> None:  # fmt: skip
+    """Wherever it lies in a larger buffer."""
+    options = {"wait_ms": wait_ms, "bytes_min": bytes_min, "isolation": isolation, "leader_epoch": epoch, "topic_id": topic_id}
+    frame, other = (request_frame(version, client, name, index, each, **options) for each in (offset, offset ^ 77))
+    if len(name.encode()) > 126 and FLEXIBLE_FROM <= version < TOPIC_ID_FROM:
+        return
+    data, end = memoryview(b"b" * before + frame + b"after"), before + len(frame)
+    _, at = split_of(version)(data, before, end)
+    assert offset_at(data, at) == offset
+    assert asked(version, data, before, end, at) == read_generally(version, memoryview(frame))
+    assert known_by(version, data, before, end) == known_by(version, memoryview(other), 0, len(other))
+
+
+JUNK = st.binary(min_size=1, max_size=3) | st.sampled_from([b"\0", b"\1", b"\2", b"\3", b"\x80", b"\x80\0", b"\xff", b"\xff\xff"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@settings(max_examples=80, deadline=None)
+@given(
+    name=st.text(min_size=1, max_size=5), topic_id=st.uuids(), at=st.integers(0, 110), junk=JUNK, is_put_in=st.booleans(),
+    session=st.sampled_from([(0, -1), (0, -1), (0, 0), (5, 1)]), forgotten=st.sampled_from([(), (), (1,)]), more=st.sampled_from([b"", b"", b"\0\0"]),
+)  # fmt: skip
+def test_what_is_bent_is_known_as_the_general_way_reads_it_or_not_at_all(
+    version: int, name: str, topic_id: UUID, at: int, junk: bytes, is_put_in: bool, session: tuple[int, int], forgotten: tuple[int, ...], more: bytes
+) -> None:  # fmt: skip
+    gone = forgotten if version >= SESSIONS_FROM else ()
+    straight = request_frame(version, "c", name, topic_id=topic_id, session=session, forgotten=gone)
+    at = min(at + 8, len(straight))
+    frame = straight[:at] + junk + straight[at if is_put_in else at + len(junk) :] + more
+    data = memoryview(frame)
+    with suppress(*NOT_SHORT):
+        _, position = split_of(version)(data, 0, len(frame))
+        request = asked(version, data, 0, len(frame), position)
+        read = read_generally(version, data)
+        assert request == read
+        assert (read.session_id, read.session_epoch) == (0, -1)
+        assert [wanted.offset for wanted in read.partitions.values()] == [offset_at(data, position)]
+        changed = bytearray(frame)
+        struct.pack_into(">q", changed, position, 99)
+        (wanted,) = read_generally(version, memoryview(changed)).partitions.values()
+        assert wanted.offset == 99
+    with suppress(*NOT_SHORT):  # who has the same bytes asks for the same
+        if known_by(version, data, 0, len(frame)) == known_by(version, memoryview(straight), 0, len(straight)):
+            ours, theirs = read_generally(version, data), read_generally(version, memoryview(straight))
+            assert ours.partitions.keys() == theirs.partitions.keys()
+            assert ours._replace(partitions={}) == theirs._replace(partitions={})
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@settings(max_examples=20, deadline=None)
+@given(
+    name=NAMES, topic_id=st.uuids(), index=st.integers(0, 2**31 - 1), high=st.integers(0, 2**63 - 1), stable=st.integers(0, 2**63 - 1),
+    start=st.integers(0, 2**63 - 1), correlation=st.integers(-(2**31), 2**31 - 1), is_committed_only=st.booleans(),
+    size=st.sampled_from([0, 1, 126, 127, 128, 8_192, 16_383, 16_384]),
+)  # fmt: skip
+def test_answers_are_those_of_the_general_way(
+    version: int, name: str, topic_id: UUID, index: int, high: int, stable: int, start: int, correlation: int, is_committed_only: bool, size: int
+) -> None:  # fmt: skip
+    topic = topic_id if version >= TOPIC_ID_FROM else name
+    answers = Answers(version, topic, index, is_committed_only=is_committed_only)
+    records = b"r" * size
+    reply = PartitionReply(index, NONE, high, stable, start, () if is_committed_only else None, records)
+    buffers, length = encode(version, [(topic, [reply])])
+    theirs = response_head(1, version, correlation, length) + b"".join(buffers)  # type: ignore[arg-type]
+    assert answers.head(high, stable, start, size) + records + answers.end == theirs[8:]
+
+
+# What clients see
+
+
+class Ways:
+    """How many fetches went the short way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.short = 0
+        answer = ShortWay.answer
+
+        def counted(way: ShortWay, *arguments: Any) -> Any:
+            found = answer(way, *arguments)
+            self.short += found is not None
+            return found
+
+        monkeypatch.setattr(ShortWay, "answer", counted)
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
+    return Ways(monkeypatch)
+
+
+def append(partition: Partition, size: int, *, producer: int = -1) -> None:
+    data = batch_of(b"x" * size, **({"producer_id": producer, "producer_epoch": 0, "base_sequence": 0} if producer >= 0 else {}))
+    if producer >= 0:
+        data[22] |= TRANSACTIONAL_MASK
+    partition.append(memoryview(data), [header_at(data)], now_ms=0)
+
+
+def partition_of(served: Serving, index: int = 0) -> Partition:
+    found = served.broker.partition("t", index)
+    assert found is not None
+    return found
+
+
+async def test_a_client_sees_no_difference(tmp_path: Path, ways: Ways) -> None:
+    """The same requests to two brokers, one without short ways, in bursts and one by one: the same answers."""
+    chance = random.Random(5)
+    choices = {"hotlog.durability": "page-cache"}
+    async with serving(tmp_path / "a", choices) as quick, serving(tmp_path / "b", choices) as slow:
+        slow.connections.dispatch.short_doors.clear()
+        both = quick, slow
+        ids = [(await served.broker.create_topic("t", 3)).topic_id for served in both]
+        clients = [await served.connect() for served in both]
+        producers = 0
+        for _ in range(120):
+            if chance.random() < 0.5:
+                index, size = chance.randrange(3), chance.choice([1, 100, 9_000, 200_000])
+                is_open = chance.random() < 0.1
+                producers += is_open
+                for served in both:
+                    append(partition_of(served, index), size, producer=producers if is_open else -1)
+            if chance.random() < 0.05:
+                for served in both:
+                    await partition_of(served, 1).delete_records(-1)
+            burst = [some_fetch(chance) for _ in range(chance.choice([1, 1, 5, 30]))]
+            answers: list[list[bytes]] = []
+            for client, topic_id in zip(clients, ids, strict=True):
+                requests = [fetch("t", **each, topic_id=topic_id) for each in burst]
+                for request in requests:
+                    client.send(request)
+                answers.append([(await client.frame()).replace(topic_id.bytes, b"i" * 16) for _ in requests])
+            assert answers[0] == answers[1]
+        for name in ("kafka_network_requests_total", "kafka_network_request_errors_total"):
+            assert quick.counted(name, api="Fetch") == slow.counted(name, api="Fetch")
+        metric = "kafka_server_brokertopicmetrics_bytesout_total"
+        assert quick.counted(metric, topic="t") == slow.counted(metric, topic="t") > 0
+    assert ways.short > 300
+
+
+def some_fetch(chance: random.Random) -> dict[str, Any]:
+    """What a request says, but for the topic's id."""
+    version = chance.choice(list(VERSIONS))
+    offsets = {chance.choice([0, 1, 2, 9]): chance.choice([0, 0, 1, 2, 5, 10, 20, 10_000, -1])}
+    if chance.random() < 0.1:
+        offsets[2] = 0
+    return {
+        "offsets": offsets, "version": version, "isolation": chance.choice([0, 0, 1]), "bytes_min": chance.choice([0, 1, 1, 500]),
+        "partition_bytes_max": chance.choice([0, 100, 5_000, MIB]), "bytes_max": chance.choice([50, 20_000, 50 * MIB]),
+        "leader_epoch": chance.choice([-1, -1, 0, 0, 3]), "wait_ms": chance.choice([0, 0, 0, 1]),
+    }  # fmt: skip
+
+
+# What waits
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path, ways: Ways) -> AsyncIterator[Serving]:
+    async with serving(tmp_path, {"hotlog.durability": "page-cache"}) as each:
+        await each.broker.create_topic("t", 2)
+        yield each
+
+
+def waiting(served: Serving) -> int:
+    return len(served.broker.kept[waits.Waits])
+
+
+async def until_waiting(served: Serving, count: int = 1) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while waiting(served) < count:
+            await asyncio.sleep(0)
+
+
+def is_left_alone(served: Serving) -> bool:
+    """Whether nothing that waited left anything behind."""
+    kept = served.broker.kept[waits.Waits]
+    return not (len(kept) or kept._woken or served.connections.working or partition_of(served).marks._ears)
+
+
+async def sent_poll(served: Serving, client: Client, **options: Any) -> tuple[Any, int]:
+    """A poll that waits: the request and its correlation id."""
+    options.setdefault("wait_ms", POLL_MS)
+    request = fetch("t", {0: 0}, **options)
+    correlation, before = client.send(request), waiting(served)
+    await until_waiting(served, before + 1)
+    return request, correlation
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_poll_is_answered_by_the_next_append(served: Serving, ways: Ways, version: int) -> None:
+    client = await served.connect()
+    topic = served.broker.topic("t")
+    assert topic is not None
+    request, correlation = await sent_poll(served, client, version=version, topic_id=topic.topic_id)
+    append(partition_of(served), 100)
+    ((code, records),) = fetched(await client.answer(request, correlation)).values()
+    assert (code, len(records)) == (NONE, header_at(records).size)
+    assert is_left_alone(served) and ways.short == 1
+    assert served.connections.held_bytes == 0
+
+
+async def test_all_that_ask_the_same_are_answered_by_one_read(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they call themselves; who asks otherwise has his own."""
+    clients = [await served.connect() for _ in range(40)]
+    sent = []
+    for number, client in enumerate(clients):
+        size = MIB if number % 4 else 2 * MIB
+        request = fetch("t", {0: 0}, wait_ms=POLL_MS, partition_bytes_max=size)
+        sent.append((request, client.send(request, client_id=f"c{number}")))
+    await until_waiting(served, len(clients))
+    partition, reads = partition_of(served), 0
+    read_now = partition.read_now
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return read_now(*arguments, **options)
+
+    monkeypatch.setattr(partition, "read_now", counted)
+    append(partition, 20_000)
+    answers = [await client.answer(*each) for client, each in zip(clients, sent, strict=True)]
+    assert {len(fetched(answer)[0][1]) for answer in answers} == {len(fetched(answers[0])[0][1])}
+    assert reads == 2
+    assert is_left_alone(served)
+
+
+async def test_what_is_read_while_it_is_sent_is_read_for_each(served: Serving) -> None:
+    clients = [await served.connect() for _ in range(5)]
+    sent = [await sent_poll(served, client) for client in clients]
+    append(partition_of(served), 400_000)
+    for client, each in zip(clients, sent, strict=True):
+        records = fetched(await client.answer(*each))[0][1]
+        assert len(records) == header_at(records).size > 400_000
+
+
+async def test_more_than_a_turn_s_worth_are_all_answered(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "AT_ONCE", 3)
+    clients = [await served.connect() for _ in range(10)]
+    sent = [await sent_poll(served, client) for client in clients]
+    append(partition_of(served), 10)
+    for client, each in zip(clients, sent, strict=True):
+        assert fetched(await client.answer(*each))[0][1]
+
+
+async def test_a_poll_ends_empty_when_its_time_is_up(served: Serving, ways: Ways) -> None:
+    client = await served.connect()
+    for wait_ms in (1, 30, 30):
+        assert fetched(await client.call(fetch("t", {0: 0}, wait_ms=wait_ms))) == {0: (NONE, b"")}
+    assert ways.short == 3
+    assert is_left_alone(served)
+
+
+async def test_a_poll_whose_connection_is_lost_goes_with_it(served: Serving) -> None:
+    clients = [await served.connect() for _ in range(3)]
+    for client in clients:
+        await sent_poll(served, client)
+    clients[0].writer.transport.abort()
+    await clients[1].close()
+    async with asyncio.timeout(PATIENCE_S):
+        while waiting(served) > 1:
+            await asyncio.sleep(0)
+    assert served.connections.working == 1
+    clients[2].writer.transport.abort()
+    append(partition_of(served), 10)  # woken and lost in one turn
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_left_alone(served):
+            await asyncio.sleep(0)
+    assert served.connections.held_bytes == 0
+
+
+async def test_min_bytes_are_waited_for(served: Serving, ways: Ways) -> None:
+    client = await served.connect()
+    request, correlation = await sent_poll(served, client, bytes_min=2_500)
+    for size in (1_000, 1, 1_000, 1_000):
+        append(partition_of(served), size)
+        await asyncio.sleep(2 * waits.REST_SECONDS)
+    assert len(fetched(await client.answer(request, correlation))[0][1]) > 3_000
+    assert ways.short == 1
+    assert is_left_alone(served)
+
+
+async def test_what_came_is_answered_when_the_time_is_up_though_it_is_too_little(served: Serving) -> None:
+    client = await served.connect()
+    request, correlation = await sent_poll(served, client, bytes_min=100_000, wait_ms=40)
+    append(partition_of(served), 1_000)
+    assert len(fetched(await client.answer(request, correlation))[0][1]) > 1_000
+    assert is_left_alone(served)
+
+
+async def test_the_next_request_of_the_connection_waits_behind_a_poll(served: Serving) -> None:
+    """As in Kafka: it sees what the poll waited for."""
+    client = await served.connect()
+    request, correlation = await sent_poll(served, client)
+    second = fetch("t", {0: 0, 1: 0})
+    second_correlation = client.send(second)
+    other = await served.connect()
+    await other.call(produce("t", {0: batch_of(b"news")}))
+    assert fetched(await client.answer(request, correlation))[0][1]
+    assert fetched(await client.answer(second, second_correlation))[0][1]
+
+
+async def deleted(served: Serving) -> None:
+    await served.broker.delete_topics([partition_of(served).topic_id])
+
+
+async def led_anew(served: Serving) -> None:
+    partition_of(served).lead(7)
+
+
+async def cut(served: Serving) -> None:
+    await partition_of(served).log.truncate(0)
+
+
+async def on_the_device(served: Serving) -> None:
+    partition = partition_of(served)
+    partition.read_now = lambda *arguments, **options: None  # type: ignore[method-assign]
+    append(partition, 10)
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (deleted, ErrorCode.unknown_topic_or_partition), (led_anew, ErrorCode.fenced_leader_epoch), (cut, ErrorCode.offset_out_of_range),
+        (on_the_device, NONE),
+    ],
+)  # fmt: skip
+async def test_what_is_not_for_the_short_way_is_told_by_the_general_one(
+    served: Serving, ways: Ways, act: Any, code: ErrorCode
+) -> None:
+    append(partition_of(served), 10)
+    client = await served.connect()
+    request = fetch("t", {0: 1}, wait_ms=POLL_MS, leader_epoch=0)
+    correlation = client.send(request)
+    await until_waiting(served)
+    assert ways.short == 1
+    await act(served)
+    found, records = fetched(await client.answer(request, correlation))[0]
+    assert found is code and bool(records) is (code is NONE)
+    errors = served.counted("kafka_network_request_errors_total", api="Fetch")
+    assert errors == (code is not NONE)
+    assert not waiting(served) and not served.connections.working
+
+
+async def test_a_poll_of_a_topic_that_is_made_again_is_told(served: Serving) -> None:
+    """Though it looks only when both has happened."""
+    client = await served.connect()
+    request, correlation = await sent_poll(served, client)
+    kept, partition = served.broker.kept[waits.Waits], partition_of(served)
+    kept._is_due = True  # nobody looks meanwhile
+    await served.broker.delete_topics([partition.topic_id])
+    await served.broker.create_topic("t", 1)
+    assert partition_of(served) is not partition
+    append(partition_of(served), 10)
+    kept._look()
+    assert fetched(await client.answer(request, correlation))[0][1]
+
+
+async def test_what_the_general_way_does_for_a_poll_ends_with_its_connection(served: Serving) -> None:
+    client = await served.connect()
+    await sent_poll(served, client)
+    partition = partition_of(served)
+    reading = asyncio.Event()
+
+    async def never(*arguments: Any, **options: Any) -> Any:
+        reading.set()
+        await asyncio.Event().wait()
+
+    partition.read_now, partition.read_disk = (lambda *arguments, **options: None), never  # type: ignore[method-assign, assignment]
+    append(partition, 10)
+    async with asyncio.timeout(PATIENCE_S):
+        await reading.wait()
+        client.writer.transport.abort()
+        while served.connections.working:
+            await asyncio.sleep(0)
+    assert served.connections.held_bytes == 0
+
+
+async def test_a_look_that_fails_is_made_good_by_the_general_way(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await served.connect()
+    request, correlation = await sent_poll(served, client)
+
+    def fails(*arguments: Any) -> Any:
+        raise RuntimeError("a bug (test)")
+
+    monkeypatch.setattr(short_way.Place, "find", fails)
+    append(partition_of(served), 10)
+    assert fetched(await client.answer(request, correlation))[0][1]
+
+
+async def test_polls_are_answered_when_the_broker_stops(served: Serving) -> None:
+    client = await served.connect()
+    request, correlation = await sent_poll(served, client)
+    closing = asyncio.create_task(served.listeners.close())
+    assert fetched(await client.answer(request, correlation)) == {0: (NONE, b"")}
+    await closing
+
+
+async def test_clients_choose_how_long_they_wait_but_not_how_many_timers_there_are(
+    served: Serving, ways: Ways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waits, "LINES_MAX", 2)
+    kept = served.broker.kept[waits.Waits]
+    clients = [await served.connect() for _ in range(4)]
+    sent = []
+    for number, client in enumerate(clients):
+        request = fetch("t", {0: 0}, wait_ms=POLL_MS - number)
+        sent.append((request, client.send(request)))
+        async with asyncio.timeout(PATIENCE_S):
+            while served.connections.working <= number:
+                await asyncio.sleep(0)
+    assert (len(kept._lines), waiting(served), ways.short) == (2, 2, 2)
+    append(partition_of(served), 10)
+    for client, each in zip(clients, sent, strict=True):
+        assert fetched(await client.answer(*each))[0][1]
+    for wait_ms in range(1, 9):  # a line that is empty is given back
+        assert fetched(await clients[0].call(fetch("t", {1: 0}, wait_ms=wait_ms))) == {0 + 1: (NONE, b"")}
+    assert len(kept._lines) <= 2
+
+
+# What is learnt
+
+
+async def test_what_was_learnt_is_forgotten_with_its_partition(tmp_path: Path) -> None:
+    """A topic that was deleted, and one of its name that came after it."""
+    async with serving(tmp_path, {"hotlog.durability": "page-cache"}) as served:
+        client = await served.connect()
+        for _ in range(2):
+            topic = await served.broker.create_topic("t", 1)
+            for version in (11, 16):
+                request = fetch("t", {0: 0}, version=version, topic_id=topic.topic_id)
+                assert fetched(await client.call(request))[0] == (NONE, b"")
+            await served.broker.delete_topics([topic.topic_id])
+            assert fetched(await client.call(fetch("t", {0: 0})))[0][0] is ErrorCode.unknown_topic_or_partition
+            request = fetch("t", {0: 0}, version=16, topic_id=topic.topic_id)
+            assert fetched(await client.call(request))[0][0] is ErrorCode.unknown_topic_id
+
+
+async def test_what_is_learnt_is_bounded_whatever_clients_say(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_way, "PLACES_MAX", 8)
+    client, kept, most = await served.connect(), served.broker.kept[Places], 0
+    for number in range(60):
+        request = fetch("t", {0: 0}, version=10 + number % 3, partition_bytes_max=number)
+        assert fetched(await client.call(request))[0][0] is NONE
+        most = max(most, len(kept))
+    rack = frame_of(fetch("t", {0: 0}, version=11), 1)[:-2] + struct.pack(">h", 300) + b"r" * 300
+    client.writer.write(struct.pack(">i", len(rack) - 4) + rack[4:])
+    assert parsed(1, 11, await client.frame(), 1).responses
+    assert all(len(each) <= short_way.NAMED_BYTES_MAX for each in kept)
+    assert most == 8
