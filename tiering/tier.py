@@ -12,9 +12,6 @@ a partition in which nothing happens costs nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import heapq
-import itertools
 import logging
 
 from hotlog.kernel.errors import Corrupt, HotlogError, UnknownVersion
@@ -24,6 +21,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.world.pacing import ByteRate
 from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
 from hotlog.world.tasks import TaskScope
+from tiering.attention import LOOKED_AT_ONCE, Attention
 from tiering.cold_partition import ColdPartition
 from tiering.flights import Flights, Owner, has_gap
 from tiering.lags import Lags
@@ -41,7 +39,6 @@ TICK_SECONDS_MAX = 1.0  # a tick waits at most this long for a copy to end
 ATTACH_SECONDS_MAX = 1.0  # how long attaches of one round wait for their manifests before they let the hot tier serve alone
 LOADS_MAX = 32
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0  # remote.log.manager.task.retry.backoff.(max.)ms
-LOOKED_AT_ONCE = 256  # partitions, in one turn of the event loop
 
 
 class ColdTier:
@@ -79,12 +76,7 @@ class ColdTier:
         self._left: dict[PartitionId, ManifestStore] = {}  # detached ones that have a root: a delete need not read it first
         self._loads: dict[PartitionId, asyncio.Task[None]] = {}
         self._to_load: dict[PartitionId, ColdPartition] = {}  # in line
-        self._stirred: dict[PartitionId, ColdPartition] = {}  # to be looked at
-        self._has_stirred = asyncio.Event()
-        self._alarms: list[
-            tuple[float, int, ColdPartition]
-        ] = []  # by the monotonic clock; those that were put off are passed over
-        self._numbers = itertools.count()
+        self.attention = Attention()
         self._runner: asyncio.Task[None] | None = None
         self._is_stopped = False  # for good: nothing is loaded, copied or shown any more, but what is behind is still measured
         self._store_away = False
@@ -195,7 +187,8 @@ class ColdTier:
         cold = self._partitions.pop(pid, None)
         if cold is not None and cold.view is not None:
             self._left[pid] = cold.manifest
-        for waiting in (self._stirred, self._unready, self._behind, self._to_load):
+        self.attention.forget(pid)
+        for waiting in (self._unready, self._behind, self._to_load):
             waiting.pop(pid, None)
         self.flights.drop(pid)
         self._lags.forget(pid)
@@ -299,8 +292,7 @@ class ColdTier:
     def stir(self, cold: ColdPartition) -> None:
         """Something about `cold` changed: look at it soon."""
         if self._partitions.get(cold.pid) is cold:
-            self._stirred[cold.pid] = cold
-            self._has_stirred.set()
+            self.attention.stir(cold)
 
     def _look_at(self, cold: ColdPartition, now: float) -> None:
         """Measure how far it is behind; begin what is due of it, and note when to look again."""
@@ -319,7 +311,7 @@ class ColdTier:
             if cold.problem:
                 self._judge(cold)  # DeleteRecords may have settled it
             self.flights.consider(cold)
-        self._wake_at(cold, cold.retry_at if not is_due else refresh_at if refresh_at > now else now + RETRY_SECONDS_MAX)
+        self.attention.wake_at(cold, cold.retry_at if not is_due else refresh_at if refresh_at > now else now + RETRY_SECONDS_MAX)
 
     def _load_soon(self, cold: ColdPartition) -> None:
         if len(self._loads) < LOADS_MAX:
@@ -327,25 +319,17 @@ class ColdTier:
         elif cold.pid not in self._loads:
             self._to_load[cold.pid] = cold
 
-    def _wake_at(self, cold: ColdPartition, when: float) -> None:
-        if cold.alarm_at != when:
-            cold.alarm_at = when
-            heapq.heappush(self._alarms, (when, next(self._numbers), cold))
-
     def _advance(self) -> bool:
         """Look at what was stirred, a bounded number; begin what there is room for.  True if more is to be looked at."""
         now = self._clock.monotonic()
-        while self._alarms and (self._alarms[0][0] <= now or self._alarms[0][2].alarm_at != self._alarms[0][0]):
-            when, _, cold = heapq.heappop(self._alarms)
-            if cold.alarm_at == when:
-                cold.alarm_at = 0.0
-                self.stir(cold)
+        for cold in self.attention.due(now):
+            self.stir(cold)
         self.flights.abandon_overdue()
-        for _ in range(min(LOOKED_AT_ONCE, len(self._stirred))):
-            self._look_at(self._stirred.pop(next(iter(self._stirred))), now)
+        for cold in self.attention.take_some():
+            self._look_at(cold, now)
         if not self._is_stopped:
             self.flights.launch()
-        return bool(self._stirred)
+        return bool(self.attention)
 
     async def _look_at_all(self) -> None:
         is_more = True
@@ -360,22 +344,13 @@ class ColdTier:
 
     async def _run(self) -> None:
         while True:
-            self._has_stirred.clear()
+            self.attention.begin_wait()
             try:
                 await self._look_at_all()
             except Exception:  # the tick and the next event go on
                 LOG.exception("a look at what is to be copied failed")
                 await asyncio.sleep(TICK_SECONDS_MAX)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause_s()):
-                    await self._has_stirred.wait()
-
-    def _pause_s(self) -> float | None:
-        """How long to wait if nothing happens; None: for ever."""
-        waits = [TICK_SECONDS_MAX] if len(self.flights) else []
-        if self._alarms:
-            waits.append(max(0.0, self._alarms[0][0] - self._clock.monotonic()))
-        return min(waits, default=None)
+            await self.attention.wait(self._clock.monotonic(), TICK_SECONDS_MAX if len(self.flights) else None)
 
     async def tick_copy(self) -> bool:
         """Look at all that is behind or unknown; tell the gauges; wait a moment.  True while there is more to copy or to load."""

@@ -40,6 +40,7 @@ from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANS
 from controller.metadata import NOT_OURS, Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
+from hotlog.broker.auto_creation import AutoCreation
 from hotlog.broker.image_effects import ImageEffects
 from hotlog.broker.kept import Kept
 from hotlog.broker.markers import mark_all
@@ -63,10 +64,7 @@ if TYPE_CHECKING:
     from tiering.tier import ColdTier
 
 LOG = logging.getLogger(__name__)
-CREATIONS_MAX = 256  # auto-creations under way
-CREATE_WAIT_S = 0.5  # how long a request waits for one
 LOOKS_MAX = 8  # at once
-CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
 class Broker:
@@ -105,8 +103,7 @@ class Broker:
         self.kept = Kept(self)
         self._lock = asyncio.Lock()
         self.ids_refused = Condition(LOG)
-        self._creations: dict[str, asyncio.Task[TopicImage]] = {}  # auto-creation under way, by topic
-        self._create_again_at = 0.0
+        self._auto_creation = AutoCreation(clock, self.topic, self._auto_create)
         self.groups = GroupCoordinator(
             settings=lambda: self.settings,
             clock=clock,
@@ -196,8 +193,7 @@ class Broker:
     async def close(self) -> None:
         """Stop serving, flush, close; nothing durable depends on this being called."""
         self.is_ready = False
-        for creation in list(self._creations.values()):
-            creation.cancel()
+        self._auto_creation.cancel()
         await self.transactions.close()
         await self.groups.close()
         await self.kept.close()
@@ -385,34 +381,10 @@ class Broker:
     async def ensure_topic(self, name: str) -> TopicImage:
         """The topic, created with defaults if it is missing (auto-creation; internal topics with what they need).
 
-        Waits a moment only: a connection's requests are answered in order, and a store that is away must not hold up the fetches behind this
-        one.  Creation goes on; whoever asks again finds the topic, or is refused at once until it is there.
-
         Raises:
-            Refused (REQUEST_TIMED_OUT when it takes longer), InvalidConfig
+            Refused (REQUEST_TIMED_OUT when it takes longer than a moment; it goes on), InvalidConfig
         """
-        topic = self.topic(name)
-        if topic is not None:
-            return topic
-        creation, wait_s = self._creations.get(name), 0.0
-        if creation is None:
-            if self.clock.monotonic() < self._create_again_at or len(self._creations) >= CREATIONS_MAX:
-                raise Refused(
-                    ErrorCode.request_timed_out, f"topic {name!r} cannot be created now: the object store did not answer"
-                )
-            creation, wait_s = asyncio.get_running_loop().create_task(self._auto_create(name)), CREATE_WAIT_S
-            self._creations[name] = creation
-            creation.add_done_callback(lambda task: self._creation_done(name, task))
-        await asyncio.wait([creation], timeout=wait_s)
-        if not creation.done():
-            raise Refused(ErrorCode.request_timed_out, f"topic {name!r} is being created; the object store has not answered yet")
-        return creation.result()
-
-    def _creation_done(self, name: str, creation: asyncio.Task[TopicImage]) -> None:
-        self._creations.pop(name, None)
-        failure = None if creation.cancelled() else creation.exception()
-        if isinstance(failure, Refused) and failure.code is ErrorCode.request_timed_out:
-            self._create_again_at = self.clock.monotonic() + CREATE_AGAIN_S
+        return await self._auto_creation.ensure(name)
 
     async def _auto_create(self, name: str) -> TopicImage:
         count, configs = -1, {}

@@ -19,11 +19,11 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.awake import Awake, Follower
+from hotlog.log.cut_off import cut_off
 from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.data_directory import DataDirectory
 from hotlog.log.loaded import Loaded, Loader
 from hotlog.log.loader import load
-from hotlog.log.marks import Watermark
 from hotlog.log.offset_files import OffsetFiles, Offsets
 from hotlog.log.open_writers import OPEN_SHARE, READ_SHARE, OpenWriters
 from hotlog.log.partition_log import PartitionLog
@@ -278,26 +278,9 @@ class LogManager:
         return fresh
 
     def _load_again(self, log: PartitionLog) -> PartitionLog:
-        self._cut_off(log.directory, log.marks.committed)
+        cut_off(self._disk, self._parts.pool, log.directory, log.marks.committed)
         point = min(log.recovery_point, log.high_watermark)
         return self._load(log.tp, log.directory, log.config, False, point, log.log_start_offset)
-
-    def _cut_off(self, directory: str, end: Watermark) -> None:
-        """Have a log that is closed end at `end`.  Blocks."""
-        for name in self._disk.listdir(directory):
-            base, path = name.partition(".")[0], f"{directory}/{name}"
-            if not base.isdigit():
-                continue
-            if int(base) > end.base:
-                self._disk.remove(path)
-            elif int(base) == end.base and name.endswith(files.LOG):
-                file = self._disk.open(path)
-                if file.size > end.position:
-                    file.truncate(end.position)
-                    file.sync()
-                file.close()
-            self._parts.pool.forget(path)
-        self._disk.sync_dir(directory)
 
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hotlog.kernel.errors import Corrupt, CrcMismatch, DiskFull, NotReady, TooLarge
+from hotlog.kernel.errors import CrcMismatch, DiskFull, NotReady, TooLarge
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.awake import NEVER
+from hotlog.log.following import check_follows
 from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entry_count_max
 from hotlog.log.parts import Parts
 from hotlog.log.producers import Batch
@@ -446,30 +447,3 @@ class Writer:
         syncer.rolled_over(old, file, (snapshot, self._producers.encoded_later()))
         self._segments.add(fresh)
         self._bounds = self._bounds._replace(segment_ms=self._jittered_ms())
-
-
-def check_follows(headers: Sequence[BatchHeader], *, log_end: int, epoch: int) -> None:
-    """Hold what a leader sent against the end of the log that follows it.
-
-    Args:
-        log_end: where the log ends.
-        epoch: its newest leader epoch, -1 if it has none.
-    Raises:
-        Corrupt: offsets or leader epochs go back, or a gap is too large for a segment.
-    """
-    for header in headers:
-        if header.base_offset < log_end or header.last_offset_delta < 0:
-            raise Corrupt(
-                f"a batch of the leader has offsets [{header.base_offset}, {header.next_offset}); the log ends at {log_end}"
-            )
-        if header.base_offset - log_end > RELATIVE_OFFSET_MAX - header.last_offset_delta:
-            raise Corrupt(
-                f"a batch of the leader begins at offset {header.base_offset}; the log ends at {log_end}, too far below"
-            )
-        if header.magic != 2:
-            raise Corrupt(f"a batch of the leader at offset {header.base_offset} has magic {header.magic}; only 2 is known")
-        if header.leader_epoch < epoch:
-            raise Corrupt(
-                f"a batch of the leader at offset {header.base_offset} has epoch {header.leader_epoch}; {epoch} was before"
-            )
-        log_end, epoch = header.next_offset, header.leader_epoch

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 from hotlog.kernel.errors import (
@@ -27,6 +27,7 @@ from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.reader import Slice
 from hotlog.partitions.commit import durability_of, rule_of
+from hotlog.partitions.home import Home
 from tiering.cold_partition import ColdPartition
 
 LOG = logging.getLogger(__name__)
@@ -40,20 +41,6 @@ class Place(Enum):
     AT_END = "at end"  # nowhere yet: nothing that is committed lies there
     COLD = "cold"  # in the store
     OUTSIDE = "outside"  # nowhere: before the log start, or behind the log end
-
-
-class Home(Protocol):
-    """What a partition asks of whoever hosts it (hotlog.partitions.hosting)."""
-
-    @property
-    def has_tier(self) -> bool:
-        """Whether this broker has a cold tier at all."""
-        ...
-
-    @property
-    def awaits_store(self) -> bool:
-        """Whether a partition without a cold tier may still get one: the store is only away."""
-        ...
 
 
 class Found(NamedTuple):

@@ -74,7 +74,7 @@ async def open_broker(
 async def heard_of(tier: ColdTier) -> None:
     """Until every manifest was read or could not be: a start waits for that a moment only, then serves the hot tier alone."""
     async with asyncio.timeout(PATIENCE_S):
-        while tier._loads or tier._to_load or tier._stirred:
+        while tier._loads or tier._to_load or tier.attention:
             await asyncio.wait([*tier._loads.values(), asyncio.create_task(asyncio.sleep(0))])
 
 

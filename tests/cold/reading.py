@@ -39,5 +39,5 @@ def sequential_lake(segments: int = 8, batches: int = 40, chunk_bytes: int = 409
 
 async def drained(reader: ColdReader) -> None:
     """Until nothing is read ahead or fetched any more."""
-    while reader._ahead._scope._tasks or reader.chunks._scope._tasks:
+    while reader.sequential.ahead._scope._tasks or reader.chunks._scope._tasks:
         await asyncio.sleep(0)

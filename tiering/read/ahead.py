@@ -11,28 +11,13 @@ Invariants: a frontier never lies behind its reader; GETs are whole aligned rang
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-
 from hotlog.kernel.errors import HotlogError
 from hotlog.world.tasks import TaskScope
 from tiering.cache.chunks import ChunkCache
 from tiering.manifest.root import Entry
-from tiering.objects.segment import Footer
+from tiering.read.cursors import Cursor, Frontier, Reading
 from tiering.read.history import History, Shelf
 from tiering.store.lanes import Lane
-
-
-@dataclass(slots=True)
-class Frontier:
-    """All bytes between a reader and byte `position` of `row`, `left` of them, are in memory or were asked for."""
-
-    row: Entry
-    footer: Footer
-    position: int
-    left: int = 0
-    end_offset: int = -1  # the tiered end at which nothing more followed
-    task: asyncio.Task[None] | None = None
 
 
 class Ahead:
@@ -46,27 +31,26 @@ class Ahead:
     async def close(self) -> None:
         await self._scope.cancel()
 
-    def follow(
-        self, history: History, frontier: Frontier | None, row: Entry, footer: Footer, position: int,
-        *, size: int, window: int, room: int, has_waited: bool,
-    ) -> Frontier | None:  # fmt: skip
-        """The frontier of a reader that took `size` bytes and now stands at `position` of `row`; `window` bytes ahead are wanted, but no
-        more than `room` bytes held for it, the run in which it stands included."""
+    def follow(self, reading: Reading, frontier: Frontier | None, cursor: Cursor, room: int) -> Frontier | None:
+        """The frontier of a reader that now stands at `cursor`, after `reading`; `frontier` is the one before.
+
+        The cursor's window of bytes ahead is wanted, but no more than `room` bytes held for it, the run in which it stands included.
+        """
+        history, window = reading.history, cursor.stream.window_bytes
         if frontier is not None:
-            frontier.left -= size
+            frontier.left -= reading.taken
         if not window:
             return None
         is_busy = frontier is not None and frontier.task is not None and not frontier.task.done()
         if is_busy:
             return frontier
-        if frontier is None or has_waited or frontier.left < 0:
-            frontier = Frontier(row, footer, position)
+        if frontier is None or reading.has_waited or frontier.left < 0:
+            frontier = Frontier(cursor.row, cursor.footer, cursor.position)
         if frontier.left < window and frontier.end_offset != history.end_offset:
             ahead = History(self._shelf, history.keys, history.topic, history.manifest, lane=Lane.READAHEAD)
-            room -= position % self._chunks.run_bytes(history.chunks_of(row, footer))
-            if (
-                self._begin(ahead, frontier, window, room) and frontier.left < window
-            ):  # the next object's footer may have to be read
+            room -= cursor.position % self._chunks.run_bytes(history.chunks_of(cursor.row, cursor.footer))
+            is_object_done = self._begin(ahead, frontier, window, room)
+            if is_object_done and frontier.left < window:  # the next object's footer may have to be read
                 frontier.task = self._scope.spawn(self._go_on(ahead, frontier, window, room))
         return frontier
 

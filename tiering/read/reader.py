@@ -1,8 +1,8 @@
 """Reads of the cold tier: offset -> row of the manifest -> footer -> chunks -> whole batches, over chunk and object borders.
 
 One ColdReader serves all partitions of a process.  A read that has waited `wait_ms` answers with what is there (nothing, perhaps) while
-its GETs go on into the cache; the next read finds them there.  Sequential readers are recognised by the offset at which
-their last read ended, and read ahead of in offset space, over objects.
+its GETs go on into the cache; the next read finds them there.  Sequential readers are read ahead of in offset space, over objects
+(tiering.read.sequential).
 
 Invariants: batches are whole, ascending, and start with the one that holds the offset, or with the first one after a recorded hole;
 bytes are served only after their chunk's CRC-32C agreed; an object that a live row names and the store has not is Corrupt, never skipped,
@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
-
-from cachetools import LRUCache, TTLCache
+from typing import Protocol, TypeVar
 
 from hotlog.kernel.errors import Corrupt, HotlogError, NotFound, OutOfRange
-from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.limits import RANGE_BYTES_MAX, KiB
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -33,15 +29,13 @@ from tiering.manifest.root import Entry, Manifest
 from tiering.objects.batch_runs import landmarks, whole_batches
 from tiering.objects.keys import PartitionKeys
 from tiering.objects.segment import Footer, parse_footer
-from tiering.read.ahead import Ahead, Frontier
+from tiering.read.cursors import Cursor, Reading
 from tiering.read.history import History, MissingObject, Shelf
 from tiering.read.lookup import Lookup
-from tiering.read.window import Stream, on_read
+from tiering.read.sequential import SequentialReaders
 
 T = TypeVar("T")
-CURSORS_MAX = 1024
 _SKIP_BYTES = 128 * KiB  # the wanted batch lies at most this far behind where a sparse index points, roughly
-_ACTIVE_S = 10.0
 LENT_BYTES_MAX = (
     4 * RANGE_BYTES_MAX
 )  # of whole ranges that pieces hold in answers; with more out, a piece is copied out of its range
@@ -61,44 +55,6 @@ class ColdSource(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Cursor:
-    """Where a sequential reader goes on: row, footer and exact byte position of its next batch, and its readahead."""
-
-    row: Entry
-    footer: Footer
-    chunks: ChunkSource  # of the row's object
-    position: int
-    stream: Stream
-    reader: int  # number of the sequential reader, for counting them
-    frontier: Frontier | None = None
-
-
-class _Place(NamedTuple):
-    """Where a sequential reader was of late; places of one partition are in order."""
-
-    pid: PartitionId
-    base_offset: int
-    position: int
-
-
-@dataclass(slots=True)
-class _Reading:
-    """One read under way."""
-
-    history: History
-    offset: int
-    bytes_left: int
-    min_one: bool
-    deadline: float | None
-    is_sequential: bool = (
-        False  # goes on from an earlier read, or begins with an object: whoever does that will come to what follows
-    )
-    pieces: list[Buffer] = field(default_factory=list)
-    taken: int = 0
-    has_waited: bool = False
-
-
 class ColdReader:
     """Reads of the cold tier."""
 
@@ -107,20 +63,13 @@ class ColdReader:
     ) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._readahead_bytes_max = settings.number("hotlog.readahead.bytes")
         self._wait_ms_default = settings.number("remote.fetch.max.wait.ms")
         self._disk = disk
         self.chunks = ChunkCache(store=store, clock=clock, disk=disk, settings=settings, metrics=metrics, cache_dir=cache_dir)
         self.shelf = Shelf.of(
             store, self.chunks.gate, settings.number("remote.log.index.file.cache.total.size.bytes"), self.chunks, disk
         )
-        self._cursors: LRUCache[tuple[PartitionId, int], Cursor] = LRUCache(maxsize=CURSORS_MAX)
-        self._active: TTLCache[int, _Place] = TTLCache(
-            CURSORS_MAX, _ACTIVE_S, timer=clock.monotonic
-        )  # sequential readers of late
-        self._readers = 0
-        self._beginning = 0  # first reads under way of those that may become sequential readers
-        self._ahead = Ahead(self.shelf, self.chunks)
+        self.sequential = SequentialReaders(self.shelf, self.chunks, clock, settings.number("hotlog.readahead.bytes"))
 
     async def load_disk(self) -> None:
         """Take over the disk cache of an earlier run."""
@@ -132,7 +81,7 @@ class ColdReader:
         self.chunks.rate.reconfigure(settings)
 
     async def close(self) -> None:
-        await self._ahead.close()
+        await self.sequential.close()
         await self.chunks.close()
         await self.shelf.close()
 
@@ -167,7 +116,7 @@ class ColdReader:
 
     def read_now(self, source: ColdSource, offset: int, bytes_max: int) -> Slice | None:
         """The same for a sequential reader whose next batches are in memory, in one object: no waiting, no task.  None: `read` it."""
-        before = self._cursors.get((source.keys.pid, offset))
+        before = self.sequential.peek_cursor(source.keys.pid, offset)
         manifest = source.view
         if before is None or manifest is None or not manifest.readable_start_offset <= offset < manifest.end_offset:
             return None
@@ -187,9 +136,9 @@ class ColdReader:
         if not took.size or took.start:
             return None
         self._metrics.remote_fetch_requests.labels(source.topic).inc()
-        reading = _Reading(history, took.next_offset, 0, True, None, taken=took.size)
-        del self._cursors[source.keys.pid, offset]
-        self._went_on(reading, before, Cursor(row, before.footer, chunks, position + took.end, Stream(), 0))
+        reading = Reading(history, took.next_offset, 0, True, None, taken=took.size)
+        self.sequential.take_cursor(source.keys.pid, offset)
+        self.sequential.go_on(reading, before, Cursor(row, before.footer, chunks, position + took.end))
         return Slice(self._given(window[: took.end]), took.next_offset)
 
     async def _tried(self, source: ColdSource, work: Callable[[History], Awaitable[T]]) -> T:
@@ -244,18 +193,18 @@ class ColdReader:
             return Slice(b"", offset)
         if not history.start_offset <= offset < history.end_offset:
             raise OutOfRange(f"offset {offset}: [{history.start_offset}, {history.end_offset}) of {history.topic} is tiered")
-        before = self._cursors.pop((history.keys.pid, offset), None)
-        reading = _Reading(history, offset, bytes_max, min_one, deadline, is_sequential=before is not None)
+        before = self.sequential.take_cursor(history.keys.pid, offset)
+        reading = Reading(history, offset, bytes_max, min_one, deadline, is_sequential=before is not None)
         try:
             cursor = await (self._fill(reading, before) if before is not None else self._begin(reading))
         except NotYet:
             if before is not None:
-                self._cursors[history.keys.pid, offset] = before
+                self.sequential.put_back(history.keys.pid, offset, before)
             raise
         if reading.taken and cursor is not None:
-            self._went_on(reading, before, cursor)
+            self.sequential.go_on(reading, before, cursor)
         elif before is not None and cursor is None:
-            self._ended(history.keys.pid, before)
+            self.sequential.end(history.keys.pid, before)
         pieces = reading.pieces
         return Slice(self._given(pieces[0]) if len(pieces) == 1 else b"".join(pieces), reading.offset)
 
@@ -263,60 +212,13 @@ class ColdReader:
         """A piece of a range as it is given away: itself, unless too many ranges are held by pieces already."""
         return piece if self.chunks.lent_bytes <= LENT_BYTES_MAX else bytes(piece)
 
-    async def _begin(self, reading: _Reading) -> Cursor | None:
+    async def _begin(self, reading: Reading) -> Cursor | None:
         """The first read of somebody.  Those that begin together, as the partitions of one fetch do, learn of each other first."""
-        self._beginning += 1
-        try:
+        with self.sequential.beginning():
             await asyncio.sleep(0)
             return await self._fill(reading, None)
-        finally:
-            self._beginning -= 1
 
-    def _went_on(self, reading: _Reading, before: Cursor | None, cursor: Cursor) -> None:
-        """Remember where this reader is now, and read ahead of it if it goes on from where it was."""
-        history = reading.history
-        if before is None:
-            self._readers += 1
-        readers = self._sequential_readers
-        self.chunks.share(readers)
-        cursor.reader = before.reader if before is not None else self._readers
-        cursor.stream = on_read(
-            before.stream if before is not None else None,
-            now_s=self._clock.monotonic(),
-            size=reading.taken,
-            has_waited=reading.has_waited,
-            get_seconds=self.chunks.get_seconds,
-            window_bytes_max=self._window_bytes_max(cursor.chunks, readers),
-        )
-        if reading.offset >= history.end_offset:
-            self._ended(history.keys.pid, before or cursor)
-        elif cursor.stream.reads > 1 or reading.is_sequential:
-            here = self._active[cursor.reader] = _Place(history.keys.pid, cursor.row.base_offset, cursor.position)
-            if before is not None:
-                self._pass(before, cursor, here)
-        self._cursors[history.keys.pid, reading.offset] = cursor
-        cursor.frontier = self._ahead.follow(
-            history, before.frontier if before is not None else None, cursor.row, cursor.footer, cursor.position,
-            size=reading.taken, window=cursor.stream.window_bytes, room=self.chunks.memory_bytes_max // readers,
-            has_waited=reading.has_waited,
-        )  # fmt: skip
-
-    def _ended(self, pid: PartitionId, before: Cursor) -> None:
-        """A reader has come to the tiered end: it needs no share any more, and the last one is done with its last object."""
-        self._active.pop(before.reader, None)
-        if not any(place.pid == pid for place in self._active.values()):
-            self.chunks.passed(before.chunks, before.position, before.row.log_bytes)
-
-    def _pass(self, before: Cursor, cursor: Cursor, here: _Place) -> None:
-        """Let go of what the reader has left behind, unless another one comes after it."""
-        source = before.chunks
-        stop = cursor.position if source.key == cursor.chunks.key else before.row.log_bytes
-        if before.position // source.chunk_bytes == stop // source.chunk_bytes and stop < before.row.log_bytes:
-            return
-        if not any(place.pid == here.pid and place < here for place in self._active.values()):
-            self.chunks.passed(source, before.position, stop)
-
-    async def _fill(self, reading: _Reading, cursor: Cursor | None) -> Cursor | None:
+    async def _fill(self, reading: Reading, cursor: Cursor | None) -> Cursor | None:
         """Collect batches into `reading`; return where to go on, or None at the tiered end."""
         row, footer, position = (cursor.row, cursor.footer, cursor.position) if cursor is not None else (None, None, -1)
         try:
@@ -333,9 +235,9 @@ class ColdReader:
         except HotlogError:  # too slow, away, or damaged: what lies before it is served, the next read meets it first
             if not reading.taken or row is None or footer is None:
                 raise
-        return Cursor(row, footer, reading.history.chunks_of(row, footer), position, Stream(), 0)
+        return Cursor(row, footer, reading.history.chunks_of(row, footer), position)
 
-    async def _row_with_data(self, reading: _Reading) -> tuple[Entry, Footer, int] | None:
+    async def _row_with_data(self, reading: Reading) -> tuple[Entry, Footer, int] | None:
         """The row that holds the wanted offset, or the first one after a hole there; its footer; a position to search from."""
         history, offset = reading.history, reading.offset
         while offset < history.end_offset:
@@ -350,7 +252,7 @@ class ColdReader:
             return row, footer, footer.position_for(offset)
         return None
 
-    async def _take(self, reading: _Reading, row: Entry, footer: Footer, position: int) -> tuple[int, bool]:
+    async def _take(self, reading: Reading, row: Entry, footer: Footer, position: int) -> tuple[int, bool]:
         """Take what fits from one object; return the position after it and whether the read is complete."""
         source = reading.history.chunks_of(row, footer)
         wanted = min(reading.bytes_left + (0 if reading.taken else _SKIP_BYTES), row.log_bytes - position)
@@ -379,7 +281,7 @@ class ColdReader:
                 await self._window(reading, row, source, max(position, position - took.end + len(window)), 1)
             wanted = min(max(needed, wanted), row.log_bytes - position)
 
-    async def _window(self, reading: _Reading, row: Entry, source: ChunkSource, position: int, size: int) -> memoryview:
+    async def _window(self, reading: Reading, row: Entry, source: ChunkSource, position: int, size: int) -> memoryview:
         """Up to `size` bytes from `position`: fewer when the rest has not come in time.
 
         Raises:
@@ -390,7 +292,7 @@ class ColdReader:
             return window
         reading.has_waited = True
         first, end = position // source.chunk_bytes, -(-(position + size) // source.chunk_bytes)
-        self.chunks.share(self._sequential_readers)
+        self.chunks.share(self.sequential.count)
         reach = self.chunks.run_end(source, position + size) if reading.is_sequential else end
         try:
             found = await self.chunks.get(
@@ -403,21 +305,8 @@ class ColdReader:
         window = self.chunks.window(source, position, position + size) if len(found) == end - first else None
         return window if window is not None else joined(found, position - first * source.chunk_bytes, size)
 
-    def _wait_s(self, reading: _Reading) -> float | None:
+    def _wait_s(self, reading: Reading) -> float | None:
         return None if reading.deadline is None else max(0.0, reading.deadline - self._clock.monotonic())
-
-    # -- readahead ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _sequential_readers(self) -> int:
-        """How many readers share memory."""
-        return max(1, len(self._active) + self._beginning)
-
-    def _window_bytes_max(self, source: ChunkSource, readers: int) -> int:
-        """A reader's share: all windows together stay within half of the memory cache; none where that is less than a chunk, since
-        what is read ahead for one would push out what another reads."""
-        share = self.chunks.memory_bytes_max // 2 // readers
-        return min(self._readahead_bytes_max, share) if share >= source.chunk_bytes else 0
 
     # -- look-ups -------------------------------------------------------------------------------------------------------
 
@@ -455,5 +344,5 @@ class ColdReader:
 
     async def batch_window(self, history: History, row: Entry, footer: Footer, position: int, size: int) -> memoryview:
         """Up to `size` bytes of a row's log from `position`, through the cache, waited for to the end."""
-        reading = _Reading(history, 0, size, True, None)
+        reading = Reading(history, 0, size, True, None)
         return await self._window(reading, row, history.chunks_of(row, footer), position, min(size, row.log_bytes - position))
