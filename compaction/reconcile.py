@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from compaction.orphans import Judge, Verdict
 from compaction.reaper import KEYS_PER_DELETE, reap
@@ -54,38 +54,45 @@ class Group(NamedTuple):
     is_whole: bool
 
 
+class Manifests(Protocol):
+    """Who knows the cluster's manifests (tiering.tier.ColdTier)."""
+
+    cluster_id: str
+
+    def manifest_of(self, pid: PartitionId) -> ManifestStore: ...
+
+    def get(self, pid: PartitionId) -> object | None:
+        """The partition, if this broker keeps its manifest itself; if not, a deleted topic's garbage is reaped by the reconciler."""
+        ...
+
+
 class Reconciler:
     """One pass over the bucket per `interval_s`, in ticks.
 
     Args:
-        manifest_of: a manifest by partition (tiering.tier.ColdTier.manifest_of).
-        is_hosted: whether this broker keeps that manifest itself; if not, a deleted topic's garbage is reaped here.
         grace_ms, interval_s: settings as they are now.
         sights: what earlier passes saw (of earlier processes too, where it is kept in a file).
     """
 
     def __init__(
         self,
+        manifests: Manifests,
         store: ObjectStore,
-        cluster_id: str,
         *,
         clock: Clock,
         trusted: TrustedClock,
         metrics: Metrics,
-        manifest_of: Callable[[PartitionId], ManifestStore],
-        is_hosted: Callable[[PartitionId], bool],
         grace_ms: Callable[[], int],
         interval_s: Callable[[], float],
         sights: Sights | None = None,
     ) -> None:
         self._store = store.bind(purpose="reconcile")
-        self._cluster_id = cluster_id
-        self._prefix = data_prefix(cluster_id)
+        self._manifests = manifests
+        self._cluster_id = manifests.cluster_id
+        self._prefix = data_prefix(manifests.cluster_id)
         self._clock = clock
         self._trusted = trusted
         self._metrics = metrics
-        self._manifest_of = manifest_of
-        self._is_hosted = is_hosted
         self._grace_ms = grace_ms
         self._interval_s = interval_s
         self._pass_due = clock.monotonic()
@@ -181,7 +188,7 @@ class Reconciler:
             LOG.warning("%d objects belong to partitions without a manifest; they are left alone", self._found[Verdict.UNCLAIMED])
 
     async def _judge_group(self, group: Group) -> None:
-        manifest = self._manifest_of(group.pid)
+        manifest = self._manifests.manifest_of(group.pid)
         try:
             root = await manifest.load()  # after the listing: what was committed meanwhile counts
             judge, pages = Judge(root), dict[str, Node]()
@@ -243,7 +250,7 @@ class Reconciler:
     async def _bury(self, manifest: ManifestStore, group: Group) -> None:
         """A deleted topic whose broker is gone: reap it here, the manifest last and only when nothing else is listed."""
         view = manifest.view
-        if view is None or not view.is_deleted or self._is_hosted(group.pid):
+        if view is None or not view.is_deleted or self._manifests.get(group.pid) is not None:
             return
         await reap(self._store, manifest, now_ms=self._trusted.now_ms(), grace_ms=self._grace_ms())
         if manifest.view is not None and is_finished(manifest.view) and group.is_whole and len(group.objects) == 1:

@@ -47,7 +47,7 @@ from hotlog.kernel.errors import (
     UnknownVersion,
 )
 from hotlog.kernel.settings import Settings
-from hotlog.world.ports import Clock, Disk, Entropy, ObjectStore
+from hotlog.world.ports import World
 
 LOG = logging.getLogger(__name__)
 OPEN_WAIT_S = 15.0  # a start without a copy of the metadata asks the store that long
@@ -75,21 +75,16 @@ class Metadata:
     """Of one node.  `directory` is its own place in the data directory; `settings` are those of the node's file.
 
     `examine` is awaited before the first write to the store, at the start or when the store is there at last: it raises ForeignStore for
-    a store that is not safe to use, StoreUnavailable while it cannot tell.  `open_wait_s` is how long `open` waits for the store (None:
-    OPEN_WAIT_S, or HOT_WAIT_S where there is a local copy).  `take_over`: see Registration.
+    a store that is not safe to use, StoreUnavailable while it cannot tell.  `take_over`: see Registration.
     """
 
     def __init__(
         self,
-        store: ObjectStore,
+        world: World,
         *,
-        clock: Clock,
-        disk: Disk,
-        entropy: Entropy,
         directory: str,
         settings: Settings,
         peers: Peers = ALONE,
-        open_wait_s: float | None = None,
         examine: Callable[[], Awaitable[None]] = _unexamined,
         take_over: TakeOver | None = None,
     ) -> None:
@@ -97,21 +92,20 @@ class Metadata:
         self.state = State.OFFLINE
         self.fenced_because = ""
         self.cluster_id = ""
-        self._store = store.bind(purpose="meta")
-        self._clock = clock
-        self._entropy = entropy
+        self._store = world.store.bind(purpose="meta")
+        self._clock = world.clock
+        self._entropy = world.entropy
         self._settings = DynamicSettings(settings, self.node_id)
         self._refused_settings: Mapping[str, str] = {}  # as told last
         self._peers = peers
-        self._open_wait_s = open_wait_s
         self._examine = examine
-        self._mirror = Mirror(disk, directory)
+        self._mirror = Mirror(world.disk, directory)
         self.registration = Registration(
-            self._mirror, self._store, clock, node_id=self.node_id, rack=settings.text("broker.rack"),
-            incarnation=entropy.uuid(), take_over=take_over,
+            self._mirror, self._store, world.clock, node_id=self.node_id, rack=settings.text("broker.rack"),
+            incarnation=world.entropy.uuid(), take_over=take_over,
         )  # fmt: skip
         self._lease = Lease(self.node_id, self._peers)
-        self._joining = Joining(self._join, clock)
+        self._joining = Joining(self._join, world.clock)
         self._journal: Journal | None = None
         self._was_here = False  # whether this directory has metadata of the cluster
         self._is_open = False
@@ -182,18 +176,15 @@ class Metadata:
         self.cluster_id = known or ""
         self._was_here = local is not None
         if local is not None and await self._load():
-            await self._joining.wait(self._wait_s(HOT_WAIT_S))
+            await self._joining.wait(HOT_WAIT_S)
             self._joined()
         else:
             await self._join_at_last()
         self._is_open = True
 
-    def _wait_s(self, otherwise: float) -> float:
-        return otherwise if self._open_wait_s is None else self._open_wait_s
-
     async def _join_at_last(self) -> None:
         """Join, as there is nothing to serve before."""
-        give_up = self._clock.monotonic() + self._wait_s(OPEN_WAIT_S)
+        give_up = self._clock.monotonic() + OPEN_WAIT_S
         while True:
             await self._joining.wait(None)
             if self._joined():
@@ -201,7 +192,7 @@ class Metadata:
             left = give_up - self._clock.monotonic()
             if left <= 0 or self._joining.is_refused:
                 raise StoreUnavailable(
-                    f"the object store did not answer in {self._wait_s(OPEN_WAIT_S):.0f} s, and this data directory has no metadata to start"
+                    f"the object store did not answer in {OPEN_WAIT_S:.0f} s, and this data directory has no metadata to start"
                     f" from without it: {self.offline_because}"
                 )
             await asyncio.sleep(min(left, FIRST_PAUSE_S))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from compaction.trusted_clock import KeptClock, store_time_ms
 from controller.metadata import Metadata, State
@@ -42,14 +43,20 @@ from tiering.tier import ColdTier
 LOG = logging.getLogger(__name__)
 
 
+class Instruments(NamedTuple):
+    """What measures a node.  Made before it: its store tells them of each call from the first one on."""
+
+    metrics: Metrics
+    meter: Meter
+    store_health: StoreHealth
+
+
 async def open_node(
     settings: Settings,
     world: World,
+    instruments: Instruments,
     *,
-    metrics: Metrics,
     data_dir: str,
-    meter: Meter,
-    store_health: StoreHealth,
     has_store_clock: bool = False,
     is_adopting: bool = False,
     peers: Peers = ALONE,
@@ -60,7 +67,6 @@ async def open_node(
 
     Args:
         data_dir: holds log/, metadata/, cache/.
-        store_health: what the calls of `world.store` tell.
         has_store_clock: the store's clock is not this machine's.
         is_adopting: what another data directory of this node has and the store has not may be given up.
         peers: the way to other nodes.
@@ -69,6 +75,7 @@ async def open_node(
         ForeignStore, Invalid: the store or the data directory is another cluster's, or the store is not safe to use;
         StoreUnavailable at the very first start.
     """
+    metrics, meter, store_health = instruments
     logs = LogManager(world.clock, world.disk, world.entropy, settings, metrics, f"{data_dir}/log")
     metadata = _metadata(settings, world, logs, data_dir=data_dir, is_adopting=is_adopting, peers=peers)
     # The metadata has the store as it is: it examines it, and writes first.
@@ -136,10 +143,7 @@ def _metadata(settings: Settings, world: World, logs: LogManager, *, data_dir: s
         return 0 if view is None or view.is_deleted else max(view.end_offset, 0)
 
     metadata = Metadata(
-        world.store,
-        clock=world.clock,
-        disk=world.disk,
-        entropy=world.entropy,
+        world,
         directory=f"{data_dir}/metadata",
         settings=settings,
         peers=peers,

@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from hotlog import __version__
-from hotlog.compose import Node, open_node
+from hotlog.compose import Instruments, Node, open_node
 from hotlog.kernel.addresses import WILDCARDS, Endpoint, printed_address
 from hotlog.kernel.beats import Beat
 from hotlog.kernel.log_levels import parse_levels
@@ -126,10 +126,8 @@ async def _serve(options: ServeOptions) -> None:
         node = await open_node(
             options.settings,
             World(clock, disk, TcpNetwork(), store, entropy),
-            metrics=metrics,
+            Instruments(metrics, meter, health),
             data_dir=options.data_dir,
-            meter=meter,
-            store_health=health,
             has_store_clock=keeps_own_time(parse_store_url(options.store_url)),
             is_adopting=options.is_adopting,
         )

@@ -139,13 +139,11 @@ def _reaper(parts: Parts, tier: ColdTier) -> Tick:
 def _reconcile(parts: Parts, tier: ColdTier) -> Tick:
     world, metadata = parts.world, parts.metadata
     reconciler = Reconciler(
+        tier,
         parts.store,
-        metadata.cluster_id,
         clock=world.clock,
         trusted=parts.trusted.trusted,
         metrics=parts.metrics,
-        manifest_of=tier.manifest_of,
-        is_hosted=lambda pid: tier.get(pid) is not None,
         grace_ms=parts.grace_ms,
         interval_s=lambda: parts.broker.settings.number("hotlog.reconcile.interval.ms") / 1000,
         sights=Sights(world.disk, f"{parts.data_dir}/orphan-sights"),

@@ -33,7 +33,7 @@ from hotlog.cli.cost import bill, show_sums
 from hotlog.cli.cost import show as show_bill
 from hotlog.cli.cost_usage import Place
 from hotlog.cli.demo_data import check_installed, load
-from hotlog.cli.export import export_to, words
+from hotlog.cli.export import ExportOptions, export_to, words
 from hotlog.cli.output import console, count_progress, show_rows, size_text
 from hotlog.cli.raw import EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders
 from hotlog.cli.replay import replay_direct, replay_through_broker
@@ -279,8 +279,8 @@ async def _nothing(partition: int, records: Sequence[Record]) -> None:
 
 def _export(broker: Broker, lake: Path) -> None:
     for topic in TOPICS:
-        to = str(lake / topic)
-        done, _ = run(lambda topic=topic, to=to: export_to(broker.store, topic, to, schema="auto", bootstrap=broker.bootstrap))  # type: ignore[misc]
+        options = ExportOptions(topic=topic, to=str(lake / topic), schema="auto")
+        done, _ = run(lambda options=options: export_to(broker.store, broker.bootstrap, options))  # type: ignore[misc]
         console.print(f"  {topic}: {words(done)}")
         ends = sum(tier_borders(broker.bootstrap, topic, list(range(TOPICS[topic])), LATEST).values())
         if done.rows != ends:

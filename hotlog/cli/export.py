@@ -7,7 +7,7 @@ Invariants: a second run adds only what is new; a killed one leaves no half file
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,20 +58,10 @@ def export(
     store: StoreUrl = STORE_DEFAULT,
 ) -> None:
     """Export a topic as Parquet.  Example: hotlog export clicks --to ./lake --partition-by day --schema auto"""
-    done, left = run(
-        lambda: export_to(
-            store,
-            topic,
-            to,
-            start,
-            until,
-            by=partition_by.value,
-            schema=schema,
-            data_dir=data_dir,
-            bootstrap=bootstrap,
-            tail=tail,
-        )
+    options = ExportOptions(
+        topic=topic, to=to, start=start, until=until, partition_by=partition_by.value, schema=schema, data_dir=data_dir, tail=tail
     )
+    done, left = run(lambda: export_to(store, bootstrap, options))
     if json:
         show_json(asdict(done) | {"left_out": left})
     elif any(done.ends.values()):
@@ -89,32 +79,35 @@ def words(done: ExportProgress) -> str:
     )
 
 
-async def export_to(
-    store: str,
-    topic: str,
-    to: str,
-    start: str | None = None,
-    until: str | None = None,
-    *,
-    by: Any = "none",
-    schema: str | None = None,
-    data_dir: Path | None = None,
-    bootstrap: str,
-    tail: bool | None = None,
-) -> tuple[ExportProgress, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What an export was asked for; each as the option of this name."""
+
+    topic: str
+    to: str
+    start: str | None = None
+    until: str | None = None
+    partition_by: Any = "none"
+    schema: str | None = None
+    data_dir: Path | None = None
+    tail: bool | None = None
+
+
+async def export_to(store: str, bootstrap: str, options: ExportOptions) -> tuple[ExportProgress, list[str]]:
     """Export; the totals of this run, and what is to be said about what it could not read."""
-    async with open_bucket(store) as bucket, open_world(_target_url(to)) as (target, _, _, _):
+    topic, data_dir = options.topic, options.data_dir
+    async with open_bucket(store) as bucket, open_world(_target_url(options.to)) as (target, _, _, _):
         image = bucket.topic(topic)
-        tails = await asyncio.to_thread(bucket.tails, bootstrap, topic, tail)
+        tails = await asyncio.to_thread(bucket.tails, bootstrap, topic, options.tail)
         request = ExportRequest(
             topic=topic,
             topic_id=image.topic_id,
             cluster_id=bucket.cluster_id,
             partitions=range(len(image.partitions)),
-            start=place(start),
-            until=place(until),
-            partition_by=by,
-            schema=_schema(schema),
+            start=place(options.start),
+            until=place(options.until),
+            partition_by=options.partition_by,
+            schema=_schema(options.schema),
             data_dir=str(data_dir / "log") if data_dir else None,
         )
         with count_progress() as bars:

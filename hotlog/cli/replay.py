@@ -38,7 +38,7 @@ from hotlog.kernel.errors import Invalid
 from hotlog.wire.records import Record
 from tiering.replay.direct import Progress
 from tiering.replay.sinks import RawLogSink
-from tiering.replay.topic import direct_replay
+from tiering.replay.topic import ReplayRequest, direct_replay
 
 app = typer.Typer(add_completion=False)
 Give = Callable[[int, Sequence[Record]], None]
@@ -109,19 +109,17 @@ async def replay_direct(
                 rate = at.bytes / 1e6 / max(at.seconds, 1e-9)
                 bars.update(bar, completed=at.offsets, total=at.offsets_total, note=f"{rate:,.0f} MB/s, {at.requests} requests")
 
-            done = await direct_replay(
-                bucket.store,
+            request = ReplayRequest(
                 topic=topic,
-                cluster_id=bucket.cluster_id,
                 topic_id=image.topic_id,
+                cluster_id=bucket.cluster_id,
                 partitions=range(len(image.partitions)),
-                sink=sink,
-                clock=bucket.world.clock,
-                entropy=bucket.world.entropy,
                 start=place(start),
                 until=place(until),
-                tails=tails.parts,
-                progress=show,
+            )
+            clock, entropy = bucket.world.clock, bucket.world.entropy
+            done = await direct_replay(
+                bucket.store, request, sink, clock=clock, entropy=entropy, tails=tails.parts, progress=show
             )
         if isinstance(sink, RawLogSink):
             await sink.close()

@@ -17,7 +17,7 @@ from kio.serial import entity_reader, entity_writer
 from controller.peers import ALONE, Peers
 from hotlog.answers.api import Caller, Later, Pending, RequestContext
 from hotlog.broker.broker import Broker
-from hotlog.compose import open_node
+from hotlog.compose import Instruments, open_node
 from hotlog.front.dispatch import Dispatch
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -59,10 +59,8 @@ async def open_broker(
         node = await open_node(
             Settings.resolve(given),
             World(clock, disk, TcpNetwork(), store, SystemEntropy()),
-            metrics=Metrics(),
+            Instruments(Metrics(), Meter(clock), StoreHealth(clock)),
             data_dir=str(data),
-            meter=Meter(clock),
-            store_health=StoreHealth(clock),
             is_adopting=is_adopting,
             peers=peers,
         )

@@ -18,7 +18,7 @@ from tiering.export.job import ExportRequest, export_topic
 from tiering.read.reader import ColdReader
 from tiering.replay.places import AtTime
 from tiering.replay.sinks import RawLogSink
-from tiering.replay.topic import direct_replay
+from tiering.replay.topic import ReplayRequest, direct_replay
 
 
 async def moved(store: ObjectStore, count: int = 2) -> list[Lake]:
@@ -57,10 +57,8 @@ async def test_a_replay_between_times_gives_the_batches(store: ObjectStore, tmp_
     lakes = await moved(store)
     time = sorted(row[1] for row in lakes[0].records())[len(lakes[0].records()) // 3]
     sink = RawLogSink(PosixDisk(2), str(tmp_path / "raw"), "clicks")
-    await direct_replay(
-        store, topic="clicks", cluster_id=CLUSTER, topic_id=TOPIC_ID, partitions=range(2), sink=sink, clock=SystemClock(),
-        entropy=SystemEntropy(), start=AtTime(time),
-    )  # fmt: skip
+    request = ReplayRequest(topic="clicks", cluster_id=CLUSTER, topic_id=TOPIC_ID, partitions=range(2), start=AtTime(time))
+    await direct_replay(store, request, sink, clock=SystemClock(), entropy=SystemEntropy())
     await sink.close()
     for number, lake in enumerate(lakes):
         first = lake.for_timestamp(time)

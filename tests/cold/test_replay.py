@@ -21,7 +21,7 @@ from tiering.read.history import History, Shelf
 from tiering.replay.direct import DirectReader, Hole, Progress, Run
 from tiering.replay.places import AtOffset, AtTime, Place
 from tiering.replay.sinks import JsonLinesSink, RawLogSink, RecordSink
-from tiering.replay.topic import direct_replay
+from tiering.replay.topic import ReplayRequest, direct_replay
 from tiering.store.lanes import Lane, LaneGate
 
 
@@ -156,11 +156,8 @@ def topic(count: int = 3) -> tuple[ScriptedStore, list[Lake]]:
 
 
 async def replay(store: ScriptedStore, sink: object, *, start: Place = None, until: Place = None, **more: object) -> Progress:
-    return await direct_replay(
-        store,  # type: ignore[arg-type]
-        topic="clicks", cluster_id=CLUSTER, topic_id=TOPIC_ID, partitions=range(4), sink=sink, clock=HandClock(),  # type: ignore[arg-type]
-        entropy=SystemEntropy(), start=start, until=until, **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+    request = ReplayRequest(topic="clicks", cluster_id=CLUSTER, topic_id=TOPIC_ID, partitions=range(4), start=start, until=until)
+    return await direct_replay(store, request, sink, clock=HandClock(), entropy=SystemEntropy(), **more)  # type: ignore[arg-type]
 
 
 async def test_json_lines_of_a_topic_are_its_records_in_order() -> None:

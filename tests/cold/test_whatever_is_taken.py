@@ -34,7 +34,7 @@ from tiering.export.job import ExportRequest, export_topic
 from tiering.replay.local_segments import LocalSegments
 from tiering.replay.places import AtTime
 from tiering.replay.sinks import JsonLinesSink
-from tiering.replay.topic import direct_replay
+from tiering.replay.topic import ReplayRequest, direct_replay
 
 NOW = SystemClock().now_ms()
 LATEST, MAX_TIMESTAMP = -1, -3
@@ -199,7 +199,7 @@ async def without_the_broker(folder: Path, cluster_id: str, topic_id: UUID, rows
                 lines.extend(json.loads(line) for line in data.splitlines())
 
             place = None if start is None else AtTime(start)
-            await direct_replay(store, sink=JsonLinesSink(write), start=place, **names, **outside)  # type: ignore[arg-type]
+            await direct_replay(store, ReplayRequest(**names, start=place), JsonLinesSink(write), **outside)  # type: ignore[arg-type]
             begin = 0 if start is None else first_at(rows, start)[0]
             assert [row_of(line) for line in lines] == (rows[begin:] if begin >= 0 else [])
     finally:

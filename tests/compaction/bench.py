@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from compaction.reconcile import Reconciler
@@ -30,6 +30,17 @@ from tiering.objects.keys import PartitionKeys, segment_name
 GRACE_MS = 24 * HOUR_MS
 INTERVAL_S = 3600.0
 PID = PartitionId(UUID(int=7), 0)
+
+
+class Manifests(NamedTuple):
+    """A cold tier as the reconciler sees it; all partitions are attached, or none."""
+
+    cluster_id: str
+    manifest_of: Callable[[PartitionId], ManifestStore]
+    is_hosted: bool
+
+    def get(self, pid: PartitionId) -> object | None:
+        return pid if self.is_hosted else None
 
 
 class Bench:
@@ -92,13 +103,11 @@ class Bench:
 
     def reconciler(self, *, cluster_id: str = "", hosted: bool = True, sights: Sights | None = None) -> Reconciler:
         return Reconciler(
+            Manifests(cluster_id or self.cluster_id, self.manifest, hosted),
             self.store,
-            cluster_id or self.cluster_id,
             clock=self.clock,
             trusted=TrustedClock(self.clock),
             metrics=self.metrics,
-            manifest_of=self.manifest,
-            is_hosted=lambda pid: hosted,
             grace_ms=lambda: GRACE_MS,
             interval_s=lambda: INTERVAL_S,
             sights=sights,

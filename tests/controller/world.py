@@ -16,12 +16,14 @@ from controller.peers import ALONE, Peers
 from controller.records import Record, TopicCreated
 from hotlog.kernel.errors import AlreadyExists
 from hotlog.kernel.settings import Settings
+from hotlog.world import ports
 from tests.sim.bucket import Bucket
 from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
 from tests.sim.fuse import Fuse
 from tests.sim.loop import SimLoop, run
+from tests.sim.network import SimNet
 from tests.sim.store import SimStore
 from tests.sim.trace import Trace
 
@@ -63,9 +65,13 @@ class World:
     ) -> Metadata:
         """A new process on `machine`; one that was there before is dead.  `is_adopting`: it may take another machine's place."""
         fuse = fuse or Fuse()
+        store, network = (
+            SimStore(self.bucket, self.trace, fuse),
+            SimNet(self.loop, stream(self.seed, "network")).host(machine, fuse),
+        )
         return Metadata(
-            SimStore(self.bucket, self.trace, fuse), clock=self.clock, disk=self.disk(machine, fuse),
-            entropy=self.entropy, directory="/data/metadata", settings=Settings.resolve({**(settings or {}), "node.id": str(node_id)}),
+            ports.World(self.clock, self.disk(machine, fuse), network, store, self.entropy),
+            directory="/data/metadata", settings=Settings.resolve({**(settings or {}), "node.id": str(node_id)}),
             take_over=allow if is_adopting else None, peers=peers,
         )  # fmt: skip
 

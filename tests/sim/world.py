@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hotlog.broker.broker import Broker
-from hotlog.compose import Node, open_node
+from hotlog.compose import Instruments, Node, open_node
 from hotlog.kernel.errors import Fenced, OutcomeUnknown, Retry
 from hotlog.kernel.ids import PartitionId
 from hotlog.kernel.metrics import Metrics
@@ -150,10 +150,8 @@ class Life:
         self._opened = await open_node(
             world.settings,
             World(world.clock, self.disk, self.network, self.store, self.entropy),
-            metrics=self.metrics,
+            Instruments(self.metrics, Meter(world.clock), self._health),
             data_dir=DATA_DIR,
-            meter=Meter(world.clock),
-            store_health=self._health,
             has_store_clock=world.has_store_clock,
             is_adopting=world.is_adopting,
         )

@@ -1,7 +1,7 @@
 """Direct replay: months of history from the bucket to a sink, without a broker, partitions in parallel, order kept in each.
 
-    reading = await direct_replay(store, topic="flights", cluster_id=..., topic_id=..., partitions=range(6), sink=sink,
-                                  start=AtTime(ms), until=AtTime(ms), progress=show)
+    request = ReplayRequest(topic="flights", cluster_id=..., topic_id=..., partitions=range(6), start=AtTime(ms), until=AtTime(ms))
+    totals = await direct_replay(store, request, sink, clock=..., entropy=..., progress=show)
 
 A sink gets runs of whole, proven batches; the first and last batch of a replay may hold records before `start` or at and after `until`
 (a batch is opaque here): sinks that open batches leave those out (`Sink.begin`).
@@ -57,6 +57,18 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayRequest:
+    """What to replay: [start, until) of a topic's partitions; None is the first, and the end of, what the store and the tails have."""
+
+    topic: str
+    topic_id: UUID
+    cluster_id: str
+    partitions: Sequence[int]
+    start: Place = None
+    until: Place = None
+
+
 @dataclass(frozen=True, slots=True)
 class TopicHistories:
     """The tiered partitions of one topic, opened from the bucket."""
@@ -70,17 +82,9 @@ class TopicHistories:
 
 
 async def open_histories(
-    store: ObjectStore,
-    *,
-    topic: str,
-    cluster_id: str,
-    topic_id: UUID,
-    partitions: Sequence[int],
-    clock: Clock,
-    entropy: Entropy,
-    lane: Lane,
+    store: ObjectStore, request: ReplayRequest, *, clock: Clock, entropy: Entropy, lane: Lane
 ) -> TopicHistories:
-    """Load the manifests of `partitions`; those without one (nothing tiered yet) are left out.
+    """Load the manifests of the request's partitions; those without one (nothing tiered yet) are left out.
 
     Raises:
         StoreUnavailable, Corrupt: as reading a manifest does.
@@ -89,30 +93,25 @@ async def open_histories(
     shelf = Shelf.of(store, gate, FOOTERS_BYTES_MAX)
     means = ManifestMeans(store=store, clock=clock, entropy=entropy)
     histories: dict[int, History] = {}
-    for partition in partitions:
-        keys = PartitionKeys(cluster_id, PartitionId(topic_id, partition))
-        manifest: Manifest | None = await ManifestStore(means, keys, topic=topic).load()
+    for partition in request.partitions:
+        keys = PartitionKeys(request.cluster_id, PartitionId(request.topic_id, partition))
+        manifest: Manifest | None = await ManifestStore(means, keys, topic=request.topic).load()
         if manifest is not None and manifest.end_offset >= 0:
-            histories[partition] = History(shelf, keys, topic, manifest, lane=lane)
-    return TopicHistories(topic, histories, shelf)
+            histories[partition] = History(shelf, keys, request.topic, manifest, lane=lane)
+    return TopicHistories(request.topic, histories, shelf)
 
 
 async def direct_replay(
     store: ObjectStore,
-    *,
-    topic: str,
-    cluster_id: str,
-    topic_id: UUID,
-    partitions: Sequence[int],
+    request: ReplayRequest,
     sink: Sink,
+    *,
     clock: Clock,
     entropy: Entropy,
-    start: Place = None,
-    until: Place = None,
     tails: Mapping[int, Tail] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Replay [start, until) of a topic; None is the first, and the end of, what the store and the `tails` have.
+    """Replay what `request` names into `sink`.
 
     Args:
         tails: what a broker has of each partition; read for what follows the tiered part.
@@ -124,12 +123,9 @@ async def direct_replay(
         OutOfRange: `start` is an offset that no partition has reached.
         Corrupt, StoreUnavailable: as reads do; what the sink got before was right.
     """
-    opened = await open_histories(
-        store, topic=topic, cluster_id=cluster_id, topic_id=topic_id, partitions=partitions, clock=clock, entropy=entropy, lane=Lane.REPLAY
-    )  # fmt: skip
+    opened = await open_histories(store, request, clock=clock, entropy=entropy, lane=Lane.REPLAY)
     try:
-        work = _Replay(opened, partitions, tails or {}, sink, clock, progress)
-        return await work.run(start, until)
+        return await _Replay(opened, request.partitions, tails or {}, sink, clock, progress).run(request.start, request.until)
     finally:
         await opened.close()
 
