@@ -44,6 +44,7 @@ class World:
         self.cold = ColdPartition(home, target)
         self.cold.ready = True
         log: Any = Mock()
+        log.has_aborted = lambda: False  # all transactions of this topic ended in the store
         self.partition = Partition(TopicPartition("clicks", 0), TOPIC_ID, 0, log, Mock())
         self.partition.cold = self.cold
 
