@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from compaction.cleaner import Cleaner
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
 from compaction.scrub_worker import Scrubber
@@ -132,6 +133,14 @@ def _scrub(parts: Parts) -> Tick:
     ).tick
 
 
+def _cleaner(parts: Parts) -> Tick:
+    world = parts.world
+    return Cleaner(
+        parts.broker.hosted, clock=world.clock, disk=world.disk, entropy=world.entropy, settings=parts.settings_now,
+        metrics=parts.metrics, trusted=parts.trusted.trusted,
+    ).tick  # fmt: skip
+
+
 def _reaper(parts: Parts, tier: ColdTier) -> Tick:
     return Reaper(tier, parts.store, metrics=parts.metrics, trusted=parts.trusted.trusted, grace_ms=parts.grace_ms).tick
 
@@ -174,6 +183,7 @@ WORKERS = (
     Worker("ends", lambda parts: EndsNotes(parts.broker).tick, every(5.0)),
     Worker("copy", cold(_copy), set_by("remote.log.manager.task.interval.ms")),
     Worker("retention", _retention, set_by("log.retention.check.interval.ms")),
+    Worker("cleaner", _cleaner, set_by("log.cleaner.backoff.ms", seconds_max=5.0)),
     Worker("scrub", _scrub, set_by("hotlog.scrub.interval.ms", seconds_max=10.0)),
     Worker("reaper", cold(_reaper), lambda settings: min(60.0, settings.number("hotlog.garbage.grace.ms") / 1000 + 1)),
     Worker("reconcile", cold(_reconcile), set_by("hotlog.reconcile.interval.ms", seconds_max=60.0)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Literal
 
 from hotlog.kernel.errors import InvalidConfig
@@ -127,7 +128,17 @@ class ConfigKey:
             return "true" if value else "false"
         if isinstance(value, tuple):
             return ",".join(value)
-        return str(value)
+        return _double_text(value) if isinstance(value, float) else str(value)
+
+
+def _double_text(value: float) -> str:
+    """As Java prints a double."""
+    text = repr(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e7 or "n" in text:  # nan, inf
+        return text
+    sign, digits, _ = Decimal(text).as_tuple()
+    kept = "".join(map(str, digits)).rstrip("0")
+    return f"{'-' * sign}{kept[0]}.{kept[1:] or '0'}E{Decimal(text).adjusted()}"
 
 
 def table(keys: Iterable[ConfigKey]) -> dict[str, ConfigKey]:

@@ -112,13 +112,6 @@ leader.imbalance.check.interval.seconds long static 300
 leader.replication.throttled.rate long dynamic null
 listener.security.protocol.map string dynamic SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
 listeners list dynamic PLAINTEXT://:9092
-log.cleaner.backoff.ms long dynamic 15000
-log.cleaner.dedupe.buffer.size long dynamic 134217728
-log.cleaner.enable boolean static true
-log.cleaner.io.buffer.load.factor double dynamic 0.9
-log.cleaner.io.buffer.size int dynamic 524288
-log.cleaner.io.max.bytes.per.second double dynamic 1.7976931348623157E308
-log.cleaner.threads int dynamic 1
 log.dir list static /tmp/kafka-logs
 log.dir.failure.timeout.ms long static 30000
 log.dirs list static null

@@ -101,6 +101,40 @@ class Metrics:
             "hotlog_scrub_repairs", "Times that damaged local segments were dropped for the store's copy.", topic, registry=r
         )
         self.damaged_segments = Gauge("hotlog_log_damaged_segments", "Local segments known to be damaged.", topic, registry=r)
+        # Log compaction
+        self.cleaner_buffer = Gauge(
+            "kafka_log_logcleaner_max_buffer_utilization_percent",
+            "How full the map of keys of the last cleaning was.",
+            registry=r,
+        )
+        self.cleaner_recopy = Gauge(
+            "kafka_log_logcleaner_cleaner_recopy_percent", "What the last cleaning wrote, of what it read.", registry=r
+        )
+        self.cleaner_seconds = Gauge("kafka_log_logcleaner_max_clean_time_secs", "How long the last cleaning took.", registry=r)
+        self.cleaner_delay = Gauge(
+            "kafka_log_logcleaner_max_compaction_delay_secs",
+            "How much longer than max.compaction.lag.ms a log has waited.",
+            registry=r,
+        )
+        self.cleaner_dirty = Gauge(
+            "kafka_log_logcleanermanager_max_dirty_percent", "Dirty share of the log with most of it.", registry=r
+        )
+        self.cleaner_last_run = Gauge(
+            "kafka_log_logcleanermanager_last_run_timestamp_seconds",
+            "When compacted logs were looked at last, since 1970.",
+            registry=r,
+        )
+        self.uncleanable_count = Gauge(
+            "kafka_log_logcleanermanager_uncleanable_partitions_count", "Partitions that cannot be cleaned.", registry=r
+        )
+        self.uncleanable_bytes = Table(
+            "kafka_log_logcleanermanager_uncleanable_bytes",
+            "Bytes of a partition that cannot be cleaned.",
+            ["topic", "partition"],
+            registry=r,
+        )
+        self.cleaned_bytes = Counter("hotlog_cleaner_bytes", "Bytes that cleanings read and wrote.", ["direction"], registry=r)
+        self.cleaned_records = Counter("hotlog_cleaner_records", "Records that cleanings looked at.", ["outcome"], registry=r)
         # Cold tier (KIP-405, KIP-958)
         self.remote_copy_bytes = Counter(_BROKER_TOPIC + "remotecopybytes", "Bytes copied to the store.", topic, registry=r)
         self.remote_copy_requests = Counter(_BROKER_TOPIC + "remotecopyrequests", "Segment copies begun.", topic, registry=r)

@@ -28,6 +28,20 @@ _OWN = [
     ConfigKey(name="delete.topic.enable", kind="boolean", default=True, doc="Allow DeleteTopics."),
     ConfigKey(name="log.retention.check.interval.ms", kind="long", default=300_000, dynamic=False, minimum=1, unit="ms",
               doc="How often the retention worker looks at each partition (local and remote)."),
+    # Log compaction
+    ConfigKey(name="log.cleaner.enable", kind="boolean", default=True, dynamic=False, doc="Clean compacted topics at all."),
+    ConfigKey(name="log.cleaner.threads", kind="int", default=1, minimum=0, doc="Logs that are cleaned at once."),
+    ConfigKey(name="log.cleaner.backoff.ms", kind="long", default=15_000, minimum=0, unit="ms",
+              doc="How often it is looked whether a log is to be cleaned."),
+    ConfigKey(name="log.cleaner.dedupe.buffer.size", kind="long", default=128 * MiB, unit="bytes",
+              doc="Memory for the keys of what is cleaned, of all cleanings at once: 24 bytes a key.  A log with more new keys is cleaned in several"
+                  " passes."),
+    ConfigKey(name="log.cleaner.io.buffer.load.factor", kind="double", default=0.9, unit="",
+              doc="Share of log.cleaner.dedupe.buffer.size that is used, at most 0.9."),
+    ConfigKey(name="log.cleaner.io.buffer.size", kind="int", default=512 * 1024, minimum=0, unit="bytes",
+              doc="Memory for what is read and written, of all cleanings at once."),
+    ConfigKey(name="log.cleaner.io.max.bytes.per.second", kind="double", default=1.7976931348623157e308, unit="bytes/s",
+              doc="Most that cleanings read and write in a second."),
     ConfigKey(name="log.flush.offset.checkpoint.interval.ms", kind="int", default=60_000, dynamic=False, minimum=0, unit="ms",
               doc="How often the recovery point is written."),
     ConfigKey(name="num.recovery.threads.per.data.dir", kind="int", default=8, dynamic=False, minimum=1, doc="Threads that open logs at start."),
@@ -226,6 +240,11 @@ class Settings:
     def number(self, name: str) -> int:
         value = self.values[name]
         assert isinstance(value, int), name
+        return value
+
+    def real(self, name: str) -> float:
+        value = self.values[name]
+        assert isinstance(value, float), name
         return value
 
     def text(self, name: str) -> str:

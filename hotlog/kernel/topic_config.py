@@ -18,8 +18,8 @@ _THROTTLED, _THROTTLED_WORDS = r"(\*|\d+:\d+(,\d+:\d+)*)?", "* or a list of PART
 
 TOPIC_KEYS = table([
     ConfigKey(name="cleanup.policy", kind="list", default=("delete",), choices=("delete", "compact"), synonym="log.cleanup.policy",
-              doc="How old data leaves: `delete` by time and size; empty: not at all.  `compact` is accepted and spares a topic from `delete`'s"
-                  " rules unless both are set; nothing is removed by key yet, and nothing is copied to the store while it is set."),
+              doc="How old data leaves: `delete` by time and size, `compact` by key (older records of a key go, tombstones after"
+                  " delete.retention.ms), or both; empty: not at all.  Nothing is copied to the store while `compact` is set."),
     ConfigKey(name="compression.gzip.level", kind="int", default=-1, minimum=1, maximum=9, also=-1, synonym="compression.gzip.level",
               acts=False, doc="How hard gzip works; batches are stored as they were produced."),
     ConfigKey(name="compression.lz4.level", kind="int", default=9, minimum=1, maximum=17, synonym="compression.lz4.level", acts=False,
@@ -30,7 +30,7 @@ TOPIC_KEYS = table([
               choices=("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"), acts=False,
               doc="Batches are stored as they were produced, whatever this says."),
     ConfigKey(name="delete.retention.ms", kind="long", default=DAY_MS, minimum=0, unit="ms", synonym="log.cleaner.delete.retention.ms",
-              acts=False, doc="How long a compacted topic keeps delete markers."),
+              doc="How long a compacted topic keeps a tombstone, from the first cleaning that saw it (KIP-534)."),
     ConfigKey(name="file.delete.delay.ms", kind="long", default=60_000, minimum=0, unit="ms", synonym="log.segment.delete.delay.ms",
               doc="How long a removed local segment file is kept for readers that hold it."),
     ConfigKey(name="flush.messages", kind="long", default=LONG_MAX, minimum=1, unit="records", synonym="log.flush.interval.messages",
@@ -48,7 +48,8 @@ TOPIC_KEYS = table([
     ConfigKey(name="local.retention.ms", kind="long", default=-2, minimum=-2, unit="ms", synonym="log.local.retention.ms",
               doc="Local age to keep once tiered; -2 means retention.ms, -1 no limit."),
     ConfigKey(name="max.compaction.lag.ms", kind="long", default=LONG_MAX, minimum=1, unit="ms",
-              synonym="log.cleaner.max.compaction.lag.ms", acts=False, doc="Longest time a record may stay uncompacted."),
+              synonym="log.cleaner.max.compaction.lag.ms",
+              doc="A compacted log is cleaned, however small its dirty share, once a closed segment is this old (KIP-354); segments roll by then."),
     ConfigKey(name="max.message.bytes", kind="int", default=1_048_588, minimum=0, unit="bytes", synonym="message.max.bytes",
               doc="Largest record batch accepted."),
     ConfigKey(name="message.timestamp.after.max.ms", kind="long", default=3_600_000, minimum=0, unit="ms",
@@ -58,9 +59,10 @@ TOPIC_KEYS = table([
     ConfigKey(name="message.timestamp.type", kind="string", default="CreateTime", choices=("CreateTime", "LogAppendTime"),
               synonym="log.message.timestamp.type", doc="Whose clock stamps records."),
     ConfigKey(name="min.cleanable.dirty.ratio", kind="double", default=0.5, minimum=0, maximum=1,
-              synonym="log.cleaner.min.cleanable.ratio", acts=False, doc="Dirty share at which compaction starts."),
+              synonym="log.cleaner.min.cleanable.ratio",
+              doc="A compacted log is cleaned once this share of its closed bytes was not cleaned yet."),
     ConfigKey(name="min.compaction.lag.ms", kind="long", default=0, minimum=0, unit="ms",
-              synonym="log.cleaner.min.compaction.lag.ms", acts=False, doc="Shortest time a record stays uncompacted."),
+              synonym="log.cleaner.min.compaction.lag.ms", doc="A closed segment with a record younger than this is not cleaned yet (KIP-58)."),
     ConfigKey(name="min.insync.replicas", kind="int", default=1, minimum=1, synonym="min.insync.replicas", acts=False,
               doc="Replicas that must have a batch before acks=all is answered; as in Kafka never more than a partition has, which is one yet."),
     ConfigKey(name="preallocate", kind="boolean", default=False, synonym="log.preallocate", acts=False,
@@ -118,6 +120,10 @@ class TopicConfig:
     message_bytes_max: int
     retention_ms: int
     retention_bytes: int
+    delete_retention_ms: int
+    compaction_lag_min_ms: int
+    compaction_lag_max_ms: int
+    cleanable_ratio_min: float
     local_retention_ms: int  # resolved: -2 has become retention_ms
     local_retention_bytes: int
     remote_copy_lag_ms: int  # resolved: -1 has become the local retention (or 0 if that is unlimited)
@@ -173,6 +179,11 @@ def _int(value: Value) -> int:
     return value
 
 
+def _float(value: Value) -> float:
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
 def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Value], overrides: Mapping[str, str]) -> TopicConfig:
     retention_ms, retention_bytes = _int(v["retention.ms"]), max(_int(v["retention.bytes"]), -1)
     local_ms, local_bytes = _int(v["local.retention.ms"]), _int(v["local.retention.bytes"])
@@ -184,11 +195,15 @@ def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Val
     copy_disabled, delete_on_disable = bool(v["remote.log.copy.disable"]), bool(v["remote.log.delete.on.disable"])
     return cls(
         segment_bytes=_int(v["segment.bytes"]),
-        segment_ms=_int(v["segment.ms"]),
+        segment_ms=min(_int(v["segment.ms"]), _int(v["max.compaction.lag.ms"]) if is_compacted else LONG_MAX),
         segment_jitter_ms=_int(v["segment.jitter.ms"]),
         segment_index_bytes=_int(v["segment.index.bytes"]),
         index_interval_bytes=_int(v["index.interval.bytes"]),
         message_bytes_max=_int(v["max.message.bytes"]),
+        delete_retention_ms=_int(v["delete.retention.ms"]),
+        compaction_lag_min_ms=_int(v["min.compaction.lag.ms"]),
+        compaction_lag_max_ms=_int(v["max.compaction.lag.ms"]),
+        cleanable_ratio_min=_float(v["min.cleanable.dirty.ratio"]),
         retention_ms=retention_ms,
         retention_bytes=retention_bytes,
         local_retention_ms=local_ms,

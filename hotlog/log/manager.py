@@ -67,7 +67,8 @@ class LogManager:
         writers = OpenWriters(pool, descriptors // OPEN_SHARE)
         self._parts = Parts(
             disk, clock, entropy, metrics, pool, writers, SyncRounds(disk), reader, self.space,
-            self._offsets.save_log_starts, self._offsets.save_recovery_points, self._damaged.save, self._awake.wake,
+            self._offsets.save_log_starts, self._offsets.save_recovery_points, self._offsets.save_cleaned_ends, self._damaged.save,
+            self._awake.wake,
         )  # fmt: skip
         self._home = DataDirectory(disk, entropy, directory, settings.number("node.id"))
         self._round: list[PartitionLog] = []
@@ -142,7 +143,8 @@ class LogManager:
                 if self._is_unfinished(path):
                     self._disk.remove_tree(path)
                     continue
-                logs.append(self._load(tp, path, config, clean, points.get(tp, 0), starts.get(tp)))
+                cleaned_end = self._files.saved(files.CLEANER_OFFSETS).get(tp, -1)
+                logs.append(self._load(tp, path, config, clean, points.get(tp, 0), starts.get(tp), cleaned_end))
             except (HotlogError, OSError) as error:
                 self._report("log", f"{path} cannot be opened: {error}")
                 self.failures[tp] = error
@@ -156,7 +158,14 @@ class LogManager:
         return all(self._disk.size(f"{path}/{name}") == 0 for name in names if name.endswith(files.LOG))
 
     def _load(
-        self, tp: TopicPartition, path: str, config: TopicConfig, clean: bool, point: int, start: int | None
+        self,
+        tp: TopicPartition,
+        path: str,
+        config: TopicConfig,
+        clean: bool,
+        point: int,
+        start: int | None,
+        cleaned_end: int = -1,
     ) -> PartitionLog:
         ctx = Loader(
             disk=self._disk,
@@ -168,7 +177,7 @@ class LogManager:
             now_ms=self._clock.now_ms(),
             interval_bytes=config.index_interval_bytes,
             producer_expiry_ms=self._settings.number("producer.id.expiration.ms"),
-            gaps_allowed=config.is_compacted,
+            gaps_allowed=config.is_compacted or cleaned_end >= 0,
             is_point_known=self._files.has(files.RECOVERY_POINTS),
             suspects=self._damaged.of(tp),
         )
@@ -179,7 +188,9 @@ class LogManager:
         log_start = min(start or 0, loaded.readable_end)
         if config.is_local_only:
             log_start = max(log_start, first)
-        return PartitionLog(self._parts, tp, path, config, loaded, log_start)
+        log = PartitionLog(self._parts, tp, path, config, loaded, log_start)
+        log.marks.cleaned_end = min(cleaned_end, loaded.log_end)
+        return log
 
     # -- what is here
 
@@ -280,7 +291,7 @@ class LogManager:
     def _load_again(self, log: PartitionLog) -> PartitionLog:
         cut_off(self._disk, self._parts.pool, log.directory, log.marks.committed)
         point = min(log.recovery_point, log.high_watermark)
-        return self._load(log.tp, log.directory, log.config, False, point, log.log_start_offset)
+        return self._load(log.tp, log.directory, log.config, False, point, log.log_start_offset, log.cleaned_end)
 
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""

@@ -58,7 +58,7 @@ class Marks:
     """Offsets of one log.  Those that others may set say so; the rest is for looking at."""
 
     __slots__ = (
-        "_ears", "_rule", "_uncommitted", "committed", "committed_before", "committed_waiters", "durable_end", "durable_waiters", "failed",
+        "_ears", "_rule", "_uncommitted", "cleaned_end", "committed", "committed_before", "committed_waiters", "durable_end", "durable_waiters", "failed",
         "high_watermark", "is_closed", "local_log_start_offset", "log_end_offset", "log_start_offset", "producers", "tiered_end_offset", "when_stable",
     )  # fmt: skip
 
@@ -72,6 +72,7 @@ class Marks:
         self.high_watermark = committed.offset
         self.log_end_offset = log_end
         self.durable_end = committed.offset
+        self.cleaned_end = -1  # up to here the cleaner has been; -1: it never was, and no offset is missing; set by who knows
         self.tiered_end_offset = 0  # everything below is committed in the cold tier; set by who knows
         self.failed: Exception | None = None
         self.is_closed = False
@@ -174,6 +175,7 @@ class Marks:
         """The log ends at `end`; who waits for more is refused with `error`."""
         self.log_end_offset = end.offset
         self.durable_end = min(self.durable_end, end.offset)
+        self.cleaned_end = min(self.cleaned_end, end.offset)
         while self._uncommitted and self._uncommitted[-1].offset >= end.offset:
             self._uncommitted.pop()
         if self.committed.offset >= end.offset:

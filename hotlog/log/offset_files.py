@@ -19,7 +19,7 @@ Offsets = Mapping[TopicPartition, int]
 
 
 class OffsetFiles:
-    """recovery-point-, log-start- and replication-offset-checkpoint.  `report` is called with (where, message) of damage."""
+    """recovery-point-, log-start-, cleaner- and replication-offset-checkpoint.  `report` is called with (where, message) of damage."""
 
     def __init__(self, disk: Disk, directory: str, report: Callable[[str, str], None]) -> None:
         self._disk = disk
@@ -40,7 +40,7 @@ class OffsetFiles:
     def read(self, names: list[str]) -> None:
         """Read those of the files that are among `names`.  Blocks."""
         self._crcs = self._read_crcs(names)
-        for name in (files.RECOVERY_POINTS, files.LOG_STARTS):
+        for name in (files.RECOVERY_POINTS, files.LOG_STARTS, files.CLEANER_OFFSETS):
             if name in names:
                 self._read(name)
 

@@ -15,6 +15,7 @@ from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.awake import NEVER
+from hotlog.log.clean_view import CleanView
 from hotlog.log.condemned import Condemned
 from hotlog.log.large_appends import LargeAppends
 from hotlog.log.loaded import Loaded
@@ -72,6 +73,10 @@ class PartitionLog:
         self._reshaper = reshaper = Reshaper(parts, state, syncer, large, self._condemned)
         self._reader = reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
         self.scrub = ScrubView(segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, save=parts.save_damage)
+        self.clean = CleanView(
+            parts.disk, parts.reader, directory, segments=segments, marks=marks, producers=loaded.producers,
+            replace=reshaper.replace_segments, save=parts.save_cleaned_ends,
+        )  # fmt: skip
         marks.when_stable = self._stable_moved
         if loaded.epochs_dirty:
             writer.note_epochs()
@@ -146,6 +151,16 @@ class PartitionLog:
     def tiered_end_offset(self) -> int:
         """Everything below is committed in the cold tier."""
         return self.marks.tiered_end_offset
+
+    @property
+    def cleaned_end(self) -> int:
+        """Up to where the cleaner has been; -1 if it never was here."""
+        return self.marks.cleaned_end
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether offsets may be missing between batches."""
+        return self.config.is_compacted or self.marks.cleaned_end >= 0
 
     def set_tiered_end(self, offset: int) -> None:
         """Everything below `offset` is committed in the cold tier."""

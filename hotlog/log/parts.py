@@ -33,5 +33,6 @@ class Parts(NamedTuple):
     space: Space
     save_log_starts: Callable[[], Awaitable[None]]
     save_recovery_points: Callable[[], Awaitable[None]]
+    save_cleaned_ends: Callable[[], Awaitable[None]]
     save_damage: Callable[[], Awaitable[None]]
     wake: Callable[[TopicPartition], None]

@@ -64,6 +64,13 @@ class Batch(NamedTuple):
         return self.last_offset - self.offset_delta
 
 
+class LastBatch(NamedTuple):
+    """What a log must keep of a producer for who reads it from its start: its last data, or, of one without, its newest epoch's marker."""
+
+    last_offset: int  # -1: none
+    epoch: int
+
+
 class Producer(NamedTuple):
     """One producer's state.  `batches` oldest first, at most BATCHES_KEPT; ms."""
 
@@ -322,6 +329,10 @@ class Producers:
         """What `encode` would say now, for a thread to ask: of a hundred thousand producers it takes a while."""
         return partial(encode_states, self._states.copy())
 
+    def last_batches_later(self) -> Callable[[], dict[int, LastBatch]]:
+        """The last batch of every producer as of now, for a thread to ask."""
+        return partial(_last_batches, self._states.copy())
+
     def load(self, raw: Buffer, now_ms: int) -> None:
         """Take over a snapshot's producers.  When one came is told by its timestamp, or, if that is too old to say, it is now.
 
@@ -337,6 +348,13 @@ class Producers:
         self._open = OrderedDict((producer_id, start) for start, producer_id in began)
         self._unstable = OrderedDict((start, None) for start, _ in began)
         self.first_open_transaction = began[0][0] if began else NO_TRANSACTION
+
+
+def _last_batches(states: Mapping[int, Producer]) -> dict[int, LastBatch]:
+    return {
+        producer_id: LastBatch(state.batches[-1].last_offset if state.batches else -1, state.epoch)
+        for producer_id, state in states.items()
+    }
 
 
 def encode_states(states: Mapping[int, Producer]) -> bytes:

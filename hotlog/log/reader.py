@@ -219,6 +219,8 @@ class Reader:
             if segment.max_timestamp < 0 or (best is not None and segment.max_timestamp <= best[0]):
                 continue
             for position, header in self._largest_candidates(segment, start):
+                if not header.record_count:  # emptied by a cleaning
+                    continue
                 largest = header.max_timestamp
                 if header.base_offset < start:  # its largest may lie below the log start
                     times = (time for offset, time in self._times(segment, position, header) if offset >= start)
@@ -247,7 +249,7 @@ class Reader:
         for damage in segment.damage:
             if damage.position <= position < damage.end:
                 raise damage.error(segment.log_path)
-        if header.is_log_append_time:
+        if header.is_log_append_time and header.record_count == header.last_offset_delta + 1:
             return [(header.base_offset + delta, header.max_timestamp) for delta in range(header.last_offset_delta + 1)]
         batch = self._files.read(segment, position, header.size, wait=True)
         return [(record.offset, record.timestamp) for record in decode_batch(memoryview(batch))]

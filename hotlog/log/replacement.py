@@ -19,20 +19,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hotlog.kernel.errors import Corrupt, Invalid
+from hotlog.kernel.limits import MiB
 from hotlog.log import files
 from hotlog.log.pool import FilePool
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segment_reader import walk_file
-from hotlog.wire.batch import crc_ok
+from hotlog.wire.batch import crc_ok, header_at, walk
 from hotlog.world.ports import Disk
 
 _INDEXES = (files.INDEX, files.TIME_INDEX)
+PIECE_BYTES = MiB
 
 
 def prepared(
     disk: Disk, old: Sequence[Segment], bases: Sequence[int], interval_bytes: int, *, gaps_allowed: bool
 ) -> list[Segment]:
-    """The new segments, whose batches stand in `<base>.log.cleaned`; their indexes are made, and all of it is on the device.
+    """The new segments, whose batches stand in `<base>.log.cleaned`, and their aborted transactions, if any, in `<base>.txnindex.cleaned`; the
+    other indexes are made, and all of it is on the device.
 
     Raises:
         Invalid: they do not cover the run `old` as they must.
@@ -48,6 +51,7 @@ def prepared(
         end = _read(disk, segment, end, interval_bytes, gaps_allowed=gaps_allowed)
         for suffix, part in ((files.INDEX, segment.offsets), (files.TIME_INDEX, segment.times)):
             _write(disk, segment.path(suffix) + files.CLEANED, part.pending)
+        _take_transactions(disk, segment, is_needed=any(before.has_txn for before in old))
         segment.offsets = IndexPart(segment.offsets.total, bytearray())
         segment.times = IndexPart(segment.times.total, bytearray())
         made.append(segment)
@@ -65,14 +69,22 @@ def _read(disk: Disk, segment: Segment, end: int, interval_bytes: int, *, gaps_a
     path = segment.log_path + files.CLEANED
     file = disk.open(path)
     try:
-        for position, header in walk_file(file, 0, file.size):
-            follows = header.base_offset >= max(end, segment.base_offset) if gaps_allowed else header.base_offset == end
-            if not follows or not crc_ok(memoryview(file.read_at(position, header.size))):
-                raise Invalid(f"{path}: the batch at byte {position}, offset {header.base_offset}, cannot follow {end}")
-            segment.note((header,), interval_bytes)
-            end = header.next_offset
-        if segment.size != file.size or not segment.size:
-            raise Invalid(f"{path} has {file.size} bytes; {segment.size} of them are batches")
+        piece = PIECE_BYTES
+        while segment.size < file.size:
+            data = memoryview(file.read_at(segment.size, piece))
+            before = segment.size
+            for position, header in walk(data):
+                follows = header.base_offset >= max(end, segment.base_offset) if gaps_allowed else header.base_offset == end
+                if not follows or not crc_ok(data[position : position + header.size]):
+                    raise Invalid(f"{path}: the batch at byte {segment.size}, offset {header.base_offset}, cannot follow {end}")
+                segment.note((header,), interval_bytes)
+                end = header.next_offset
+            if segment.size == before:  # one that is larger than a piece, or none
+                piece = header_at(data).size
+                if not len(data) < piece <= file.size - before:
+                    raise Invalid(f"{path} has {file.size} bytes; {segment.size} of them are batches")
+        if not segment.size:
+            raise Invalid(f"{path} has no batch")
         file.sync()
     except Corrupt as error:
         raise Invalid(f"{path} is no segment: {error}") from error
@@ -80,6 +92,20 @@ def _read(disk: Disk, segment: Segment, end: int, interval_bytes: int, *, gaps_a
         file.close()
     segment.note_time()
     return end
+
+
+def _take_transactions(disk: Disk, segment: Segment, *, is_needed: bool) -> None:
+    path = segment.path(files.TXN_INDEX) + files.CLEANED
+    if not disk.exists(path):
+        if is_needed:
+            raise Invalid(f"{path} is missing: aborted transactions are not to be forgotten")
+        return
+    file = disk.open(path)
+    try:
+        segment.transactions = IndexPart(file.size, bytearray())
+        file.sync()
+    finally:
+        file.close()
 
 
 def _write(disk: Disk, path: str, data: bytearray) -> None:
@@ -99,14 +125,16 @@ def commit(disk: Disk, new: Sequence[Segment]) -> None:
     What an attempt that was refused left behind goes first: a start would take it for a part of this one.
     """
     directory = new[0].directory
-    mine = {segment.path(suffix) + files.CLEANED for segment in new for suffix in (*_INDEXES, files.LOG)}
+    whole = (*_INDEXES, files.TXN_INDEX, files.LOG)
+    mine = {segment.path(suffix) + files.CLEANED for segment in new for suffix in whole}
     for name in disk.listdir(directory):
         if name.endswith((files.CLEANED, files.SWAP)) and f"{directory}/{name}" not in mine:
             disk.remove(f"{directory}/{name}")
     disk.sync_dir(directory)
     for segment in reversed(new):
-        for suffix in (*_INDEXES, files.LOG):
-            disk.rename(segment.path(suffix) + files.CLEANED, segment.path(suffix) + files.SWAP)
+        for suffix in whole:
+            if suffix != files.TXN_INDEX or disk.exists(segment.path(suffix) + files.CLEANED):
+                disk.rename(segment.path(suffix) + files.CLEANED, segment.path(suffix) + files.SWAP)
     disk.sync_dir(directory)
 
 
@@ -129,7 +157,7 @@ def settle(disk: Disk, pool: FilePool, old: Sequence[Segment], new: Sequence[Seg
         condemned.append(segment.log_path)
     directory = new[0].directory
     disk.sync_dir(directory)
-    _take_names(disk, directory, [segment.base_offset for segment in new], _INDEXES)
+    _take_names(disk, directory, [segment.base_offset for segment in new], (*_INDEXES, files.TXN_INDEX))
     return tuple(condemned)
 
 
@@ -160,13 +188,21 @@ def finish_replacement(disk: Disk, directory: str, names: Sequence[str]) -> bool
         end = _end_of(disk, files.segment_path(directory, whole[-1], files.LOG) + files.SWAP)
         for name in names:
             parsed = files.parse_segment_name(name)
-            is_covered = parsed is not None and whole[0] <= parsed[0] < end
-            if is_covered and parsed is not None and (parsed[1] != files.SNAPSHOT or parsed[0] not in whole):
+            if parsed is not None and whole[0] <= parsed[0] < end and not _is_of_new(*parsed, whole, swaps):
                 disk.remove(f"{directory}/{name}")
         disk.sync_dir(directory)
         _take_names(disk, directory, whole, (*_INDEXES, files.TXN_INDEX))
     disk.sync_dir(directory)
     return True
+
+
+def _is_of_new(base: int, suffix: str, whole: Sequence[int], swaps: Sequence[str]) -> bool:
+    """Whether a file in the place of the run is the new one's: the state of the producers there is the same; a transaction index has taken its
+    name if it does not wait for it any more, since each of the new segments has one if any of the old ones had."""
+    if base not in whole:
+        return False
+    name = files.segment_path("", base, files.TXN_INDEX)[1:] + files.SWAP
+    return suffix == files.SNAPSHOT or (suffix == files.TXN_INDEX and name not in swaps)
 
 
 def _base_of(name: str) -> int:

@@ -133,7 +133,8 @@ class Reshaper:
             run = self._run_of(old)
             config, disk = self._syncer.config, self._parts.disk
             await self._parts.save_recovery_points()  # a start tells by it where gaps may be
-            made = await disk.run(prepared, disk, run, new, config.index_interval_bytes, gaps_allowed=config.is_compacted)
+            has_gaps = config.is_compacted or self._marks.cleaned_end >= 0
+            made = await disk.run(prepared, disk, run, new, config.index_interval_bytes, gaps_allowed=has_gaps)
             async with self._large.turn:
                 if self._marks.failed is not None or self._marks.is_closed:
                     self._syncer.refuse()

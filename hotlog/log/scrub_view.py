@@ -48,7 +48,7 @@ class ScrubView:
             end,
             self._marks.readable_bytes(segment),
             segment.log_path,
-            self._syncer.config.is_compacted,
+            self._syncer.config.is_compacted or self._marks.cleaned_end >= 0,
             self._epochs.entries,
             indexes,
         )

@@ -112,7 +112,7 @@ class Segment:
         for header in headers:
             if position == 0:
                 self.first_timestamp = header.max_timestamp
-            if header.max_timestamp > self.max_timestamp:
+            if header.max_timestamp > self.max_timestamp and header.record_count:  # an emptied one has no time any more
                 self.max_timestamp = header.max_timestamp
                 self.max_timestamp_offset = header.last_offset
             if since > interval_bytes:

@@ -1,4 +1,5 @@
-"""What all logs of a data directory say of themselves in the files that they share: recovery points, high watermarks, log starts.
+"""What all logs of a data directory say of themselves in the files that they share: recovery points, high watermarks, log starts,
+and up to where they were cleaned.
 
 Invariants: what is written was true of each log after the caller asked for it; what is known of a directory that could not be opened is kept
 for when it can; a cancelled caller stops no write half way.
@@ -28,6 +29,9 @@ class Log(Protocol):
 
     @property
     def log_start_offset(self) -> int: ...
+
+    @property
+    def cleaned_end(self) -> int: ...
 
 
 class SharedOffsets:
@@ -81,6 +85,16 @@ class SharedOffsets:
                 await self._files.save(files.LOG_STARTS, starts)
             self._done = wanted
 
+    async def save_cleaned_ends(self) -> None:
+        """Up to where each log was cleaned, of those that ever were."""
+        async with self._saving:
+            ends = self._of_failed(files.CLEANER_OFFSETS)
+            async for log in self._look():
+                if log.cleaned_end >= 0:
+                    ends[log.tp] = log.cleaned_end
+            if ends != self._files.saved(files.CLEANER_OFFSETS):
+                await self._files.save(files.CLEANER_OFFSETS, ends)
+
     async def forget(self, tp: TopicPartition, here: Collection[TopicPartition]) -> None:
         """What the files say of a deleted partition would be believed of the new one of its name after a restart.
 
@@ -88,7 +102,7 @@ class SharedOffsets:
             here: the partitions that have a log.
         """
         async with self._saving:
-            for name in (files.RECOVERY_POINTS, files.LOG_STARTS):
+            for name in (files.RECOVERY_POINTS, files.LOG_STARTS, files.CLEANER_OFFSETS):
                 saved = self._files.saved(name)
                 if tp in saved:
                     await self._files.save(name, {one: at for one, at in saved.items() if one in here or one in self._failed})

@@ -1,4 +1,4 @@
-"""A partition as those see it who keep its disk and its history in order: retention and scrub.
+"""A partition as those see it who keep its disk and its history in order: retention, scrub, compaction.
 
 Invariants: local data goes only by `drop_local` and `give_up_local`, after the log start or the store has it covered; the manifest hears of a
 new log start before the local log does, unless the data is past its time and the store is away.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hotlog.kernel.errors import HotlogError, OutcomeUnknown, StoreUnavailable
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.clean_view import CleanView
 from hotlog.log.scrub_view import ScrubView
 from hotlog.log.segment import SegmentInfo
 from hotlog.partitions.partition import Partition
@@ -59,6 +60,16 @@ class Upkeep:
     def scrub(self) -> ScrubView:
         """What a scrub may read of the local log, and the damage that it found."""
         return self._log.scrub
+
+    @property
+    def clean(self) -> CleanView:
+        """The log as its cleaner sees it."""
+        return self._log.clean
+
+    @property
+    def stable_end(self) -> int:
+        """The last stable offset: below lies what is committed and of no open transaction."""
+        return self._log.last_stable_offset
 
     @property
     def stored_end(self) -> int:

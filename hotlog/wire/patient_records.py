@@ -58,17 +58,17 @@ def outlines(section: memoryview, count: int, headers_max: int = _ANY) -> Iterat
     position, end = 0, len(section)
     for index in range(count):
         try:
-            length, start = _signed(section, position, VARINT_BYTES_MAX)
+            length, start = number_at(section, position, VARINT_BYTES_MAX)
             if length < 0 or start + length > end:
                 raise InvalidRecord(f"it says {length} bytes, {end - start} are left")
             record = section[: start + length]  # what reaches beyond raises
             if record[start] >= 0x80:
                 raise InvalidRecord(f"it has attributes {record[start]:#04x}, which mean nothing")
-            timestamp_delta, at = _signed(record, start + 1, VARLONG_BYTES_MAX)
-            offset_delta, at = _signed(record, at, VARINT_BYTES_MAX)
+            timestamp_delta, at = number_at(record, start + 1, VARLONG_BYTES_MAX)
+            offset_delta, at = number_at(record, at, VARINT_BYTES_MAX)
             key, at = _part(record, at)
             value, at = _part(record, at)
-            header_count, rest = _signed(record, at, VARINT_BYTES_MAX)
+            header_count, rest = number_at(record, at, VARINT_BYTES_MAX)
             if header_count < 0:
                 raise InvalidRecord(f"it says {header_count} headers")
             headers_max -= header_count
@@ -141,7 +141,7 @@ def _bytes(section: memoryview, part: tuple[int, int] | None) -> bytes | None:
 
 def _part(data: memoryview, position: int) -> tuple[tuple[int, int] | None, int]:
     """(where nullable bytes lie, the position after them)."""
-    size, at = _signed(data, position, VARINT_BYTES_MAX)
+    size, at = number_at(data, position, VARINT_BYTES_MAX)
     if size < 0:
         return None, at
     if at + size > len(data):
@@ -149,7 +149,7 @@ def _part(data: memoryview, position: int) -> tuple[tuple[int, int] | None, int]
     return (at, at + size), at + size
 
 
-def _signed(data: memoryview, position: int, width: int) -> tuple[int, int]:
+def number_at(data: memoryview, position: int, width: int) -> tuple[int, int]:
     """A zigzag varint and the position after it.  IndexError: cut off."""
     value = shift = 0
     for at in range(position, position + width):

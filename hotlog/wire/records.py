@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 import cramjam
 import lz4.frame
 import zstandard
+from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
@@ -205,6 +206,14 @@ def _snappy_block(block: memoryview, bytes_max: int) -> Buffer:
 
 
 _STEPS = {1: _gzip_steps, 2: _snappy_steps, 3: _lz4_steps}
+
+
+def compressed(codec: int, section: Buffer) -> bytes:
+    """A records section by `codec` (1 to 4), as Kafka's broker writes it: framed as Java's libraries are, levels of KIP-390."""
+    return _COMPRESS[codec](bytes(section))
+
+
+_COMPRESS: dict[int, Callable[[bytes], bytes]] = {1: gzip_encode, 2: snappy_encode, 3: lz4_encode, 4: zstd_encode}
 
 
 def decode_batch(batch: Buffer, *, decompressed_bytes_max: int = DECOMPRESSED_READ_BYTES_MAX) -> list[Record]:

@@ -23,6 +23,7 @@ from tests.bench.settings import BenchSettings, Durability, Workload
 from tests.bench.tables import (
     cold_table,
     columns_of,
+    compaction_table,
     grown_table,
     inspect_tables,
     small_table,
@@ -120,6 +121,7 @@ def _tables(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"Small requests and wide fetches: {durability}", small_table(document, durability)
     for workload, title in GROWTH_TITLES.items():
         yield title, grown_table(document, workload)
+    yield "Log compaction with one thread", compaction_table(document)
     yield "Cold replay", cold_table(document)
     for name, table in tail_tables(document).items():
         yield f"The tail beside a replay{_of(name)}", table

@@ -27,6 +27,7 @@ from confluent_kafka import KafkaException
 
 from tests.bench.clients import measure_latency, run_client
 from tests.bench.cold import COLD_SETTINGS, ColdStore, measure_cold_replay
+from tests.bench.compaction import BROKER, CASES, Case, measure_compaction
 from tests.bench.contenders import HOTLOG, KAFKA, Contender, run_in
 from tests.bench.growth import measure_partitions
 from tests.bench.load import LoadFailed
@@ -86,6 +87,10 @@ class Runner:
         for number in self._rounds(Workload.INSPECT, self.settings.rounds):
             for contender in self._ours(number):
                 self._note(contender.name, Durability.PAGE_CACHE, number, Workload.INSPECT, inspect_of(contender))
+        for number in self._rounds(Workload.COMPACTION, self.settings.compaction_rounds):
+            for case in CASES:
+                for contender in self._order(number):
+                    self._compaction(contender, number, case)
         for number in self._rounds(Workload.STARTUP, self.settings.startup_rounds):
             for contender in self._order(number):
                 self._startup(contender, number)
@@ -211,6 +216,12 @@ class Runner:
             return measure_session(target, self.settings, size)
         assert self.generator is not None, "asked before"
         return measure_long_poll(target, self.settings, self.generator)
+
+    def _compaction(self, contender: Contender, number: int, case: Case) -> None:
+        with self._fresh(contender, Durability.PAGE_CACHE, both=BROKER) as target:
+            metrics = measure_compaction(target, self.settings, case)
+            self._note(contender.name, Durability.PAGE_CACHE, number, f"{Workload.COMPACTION}/{case.name}", metrics)
+            target.kill()
 
     def _startup(self, contender: Contender, number: int) -> None:
         wanted = self.settings.startup_partitions

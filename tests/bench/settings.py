@@ -46,6 +46,7 @@ class Workload(StrEnum):
     PARTITIONS = "partitions"
     SESSIONS = "sessions"
     LONG_POLL = "long-poll"
+    COMPACTION = "compaction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ class BenchSettings:
     poll_consumers: int = 5_000
     poll_rate: int = 10
     poll_seconds: float = 15.0
+    compaction_bytes: int = 1024 * MiB
+    compaction_rounds: int = 3
 
     def __post_init__(self) -> None:
         assert self.rounds >= 1, f"a bench has at least one round, not {self.rounds}"
@@ -113,6 +116,8 @@ QUICK = BenchSettings(
     small_warm_seconds=0.5,
     small_seconds=1.0,
     small_touch_bytes=512 * MiB,
+    compaction_bytes=256 * MiB,
+    compaction_rounds=1,
     growth_partitions=(10, 1_000),
     growth_idle_seconds=3.0,
     growth_warm_seconds=1.0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tests.bench.compaction import CASES as COMPACTION_CASES
 from tests.bench.contenders import HOTLOG, KAFKA, Contender
 from tests.bench.inspect_cost import CODECS, LEVELS, RECORD_SIZES
 from tests.bench.settings import Durability, Workload
@@ -205,6 +206,20 @@ def grown_table(document: dict[str, Any], workload: Workload) -> str:
                 _row(f"{size:,}", title_of(name), *("–" if value is None else format(value, form) for value, form in found))
             )
     return _head(size_title, "broker", *(title for _, title, _ in figures)) + "\n" + "\n".join(rows) if rows else ""
+
+
+def compaction_table(document: dict[str, Any]) -> str:
+    """One row a kind of log: MB/s and CPU of each contender, and what the last is to the others."""
+    prefix, medians = f"{Durability.PAGE_CACHE}/{Workload.COMPACTION}/", document["medians"]
+    names = _measured(document, [f"{prefix}{case.name}/mb_per_s" for case in COMPACTION_CASES])
+    rows = []
+    for case in COMPACTION_CASES:
+        rates, cpu = (medians.get(f"{prefix}{case.name}/{metric}", {}) for metric in ("mb_per_s", "broker_cpu_s_per_gb"))
+        if rates:
+            cells = [f"{rates[name]:,.0f} MB/s, {cpu[name]:.2f} s/GB" if name in rates else "–" for name in names]
+            rows.append(_row(case.title, *cells, *_ratios(rates, names)))
+    titles = [f"{title_of(name)}: dirty log, CPU" for name in names]
+    return _head("log", *titles, *_ratio_titles(names, "rate")) + "\n" + "\n".join(rows) if rows else ""
 
 
 def cold_table(document: dict[str, Any]) -> str:

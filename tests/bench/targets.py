@@ -125,6 +125,7 @@ class ApacheKafka(Target):
 
     folder: Path
     durability: Durability = Durability.PAGE_CACHE
+    more: Mapping[str, str] = field(default_factory=dict)
     name: str = KAFKA
     _server: KafkaServer | None = None
 
@@ -140,7 +141,7 @@ class ApacheKafka(Target):
 
     def start(self) -> None:
         if self._server is None:
-            properties = {"log.segment.bytes": str(SEGMENT_BYTES), "num.partitions": "1"}
+            properties = {"log.segment.bytes": str(SEGMENT_BYTES), "num.partitions": "1", **self.more}
             if self.durability is Durability.FSYNC:
                 properties["log.flush.interval.messages"] = "1"
             self._server = KafkaServer(jars=kafka_jars(), folder=self.folder / "kafka", properties=properties)
@@ -233,10 +234,13 @@ class Hotlog(Target):
         return self._server
 
 
-def target_of(contender: Contender, *, folder: Path, durability: Durability, **more: Any) -> Target:
-    """The broker of a contender; `more` is for Hotlog alone."""
+def target_of(
+    contender: Contender, *, folder: Path, durability: Durability, both: Mapping[str, str] | None = None, **more: Any
+) -> Target:
+    """The broker of a contender; `both` are settings for either kind, `more` is for Hotlog alone."""
     if contender.tree is None:
-        return ApacheKafka(folder=folder, durability=durability)
+        return ApacheKafka(folder=folder, durability=durability, more=both or {})
+    more["extra"] = (*more.get("extra", ()), *(f"{key}={value}" for key, value in (both or {}).items()))
     return Hotlog(folder=folder, durability=durability, name=contender.name, tree=contender.tree, **more)
 
 

@@ -426,6 +426,8 @@ async def test_a_compacted_log_may_have_gaps(tmp_path: Path) -> None:
         (["9.log", "0.log.swap", "0.index"], ["0.log new", "9.log"]),
         (["0.log", "9.log", "5.log.swap", "5.index.swap"], ["0.log", "5.index new", "5.log new", "9.log"]),
         (["0.log", "5.log", "5.index.swap"], ["0.log", "5.log"]),
+        (["0.log.swap", "0.txnindex", "5.log", "5.txnindex", "9.log"], ["0.log new", "0.txnindex", "9.log"]),
+        (["0.log.swap", "0.txnindex.swap", "0.txnindex", "5.log", "9.log"], ["0.log new", "0.txnindex new", "9.log"]),
     ],
 )
 def test_what_a_crash_left_of_a_replacement_is_finished_by_kafkas_rules(

@@ -181,7 +181,7 @@ def row_problem(row: Entry) -> str | None:
     """What is wrong with one row by itself."""
     if row.hole:
         return "a hole has bytes" if row.object_end or row.log_bytes or row.records else None
-    if row.log_bytes <= 0 or row.size <= row.log_bytes or row.records <= 0 or len(row.nonce) != 32 or row.epoch < 0:
+    if row.log_bytes <= 0 or row.size <= row.log_bytes or row.records < 0 or len(row.nonce) != 32 or row.epoch < 0:
         return f"row at offset {row.base_offset} has {row.log_bytes} log bytes of {row.size}, {row.records} records, nonce {row.nonce!r}"
     if row.object_start < 0 or (row.object_start if not row.object else not row.object.startswith(SHARED)):
         return f"row at offset {row.base_offset} lies at bytes [{row.object_start}, {row.object_end}) of object {row.object!r}"

@@ -51,6 +51,8 @@ class HotLog(Protocol):
     @property
     def last_stable_offset(self) -> int: ...
     @property
+    def has_gaps(self) -> bool: ...
+    @property
     def recovery_point(self) -> int: ...
     @property
     def local_log_start_offset(self) -> int: ...
@@ -207,7 +209,7 @@ class Copier:
 
     async def _upload(self, target: CopyTarget, plan: CopyPlan, lease: Lease) -> Entry:
         segment = plan.segment
-        want = ScanRange(segment.base_offset, plan.start_offset, segment.end_offset, segment.size, target.log.config.is_compacted)
+        want = ScanRange(segment.base_offset, plan.start_offset, segment.end_offset, segment.size, target.log.has_gaps)
         scan = await scan_segment(self._disk, segment.log_path, want)
         parts = await self._footer_parts(target, segment, scan)
         nonce, now_ms = self._entropy.uuid().hex, self._clock.now_ms()

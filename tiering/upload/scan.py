@@ -15,7 +15,7 @@ from crc32c import crc32c
 
 from hotlog.kernel.errors import Corrupt, PreconditionFailed
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, CHUNK_BYTES, KiB, MiB
-from hotlog.wire.batch import BatchHeader, crc_ok, header_at, walk
+from hotlog.wire.batch import DELETE_HORIZON_MASK, BatchHeader, crc_ok, header_at, walk
 from hotlog.world.ports import Buffer, Disk, File
 from tiering.manifest.root import EPOCHS_PER_ENTRY_MAX
 from tiering.objects.segment import pack_offset_index, pack_time_index
@@ -146,9 +146,13 @@ class SegmentScanner:
 
     def _index(self, header: BatchHeader, position: int) -> None:
         # The base is a producer's word: no later than the largest, which is the records', and nothing below "none".
+        # Nor does it say a time where it is a delete horizon (KIP-534).
         first = header.max_timestamp if header.is_log_append_time else max(-1, min(header.base_timestamp, header.max_timestamp))
-        self._min = first if self._min is None else min(self._min, first)
-        if header.max_timestamp > self._max:
+        if header.attributes & DELETE_HORIZON_MASK and not header.is_log_append_time:
+            first = -1
+        if header.record_count:  # one that a cleaning emptied has no time
+            self._min = first if self._min is None else min(self._min, first)
+        if header.max_timestamp > self._max and header.record_count:
             self._max, self._max_offset = header.max_timestamp, header.last_offset
         if self._since_index > self._interval:
             self._offsets.append((header.last_offset - self._start, position))

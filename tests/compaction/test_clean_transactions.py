@@ -1,0 +1,60 @@
+"""Which batches and markers of transactions a cleaning lets go."""
+
+from __future__ import annotations
+
+from compaction.clean_transactions import ABORT, COMMIT, OTHER, CleanedTransactions
+from hotlog.log.index import AbortedTransaction
+
+ABORTED = AbortedTransaction(7, 10, 19, 20)
+
+
+def data(pass_: CleanedTransactions, producer: int, offset: int) -> bool:
+    return pass_.on_batch(producer, offset, is_transactional=True)
+
+
+def test_data_of_an_aborted_transaction_goes_and_its_marker_stays_until_the_next_pass() -> None:
+    first = CleanedTransactions()
+    first.expect([ABORTED])
+    assert not data(first, 7, 9), "one before it"
+    assert not first.on_marker(7, 9, COMMIT)
+    assert data(first, 7, 12) and data(first, 7, 15)
+    assert not data(first, 8, 16), "another's"
+    assert not first.on_marker(7, 19, ABORT)
+    assert first.kept == [ABORTED]
+    assert not data(first, 7, 21), "the one behind it"
+    second = CleanedTransactions()
+    second.expect([ABORTED])
+    assert second.on_marker(7, 19, ABORT)
+    assert second.kept == []
+
+
+def test_a_marker_of_which_no_batch_is_left_is_not_needed() -> None:
+    one = CleanedTransactions()
+    assert not data(one, 7, 3)
+    assert not one.on_marker(7, 5, COMMIT)
+    assert one.on_marker(7, 9, COMMIT), "of another transaction, of which nothing is left"
+    assert one.on_marker(9, 11, ABORT)
+
+
+def test_data_outside_of_transactions_is_never_aborted() -> None:
+    one = CleanedTransactions()
+    one.expect([ABORTED])
+    assert not one.on_batch(7, 12, is_transactional=False)
+    assert one.on_marker(7, 19, ABORT), "it saw none of its batches"
+
+
+def test_what_was_emptied_and_what_is_no_marker() -> None:
+    one = CleanedTransactions()
+    assert one.on_marker(7, 5, None)
+    assert not one.on_marker(7, 6, OTHER), "a kind that is not known stays"
+
+
+def test_a_transaction_over_two_parts_is_told_twice() -> None:
+    one = CleanedTransactions()
+    one.expect([ABORTED])
+    assert data(one, 7, 12)
+    one.expect([ABORTED])
+    assert data(one, 7, 15)
+    assert not one.on_marker(7, 19, ABORT)
+    assert not data(one, 7, 25)
+    assert one.kept == [ABORTED]
