@@ -17,6 +17,10 @@ from hotlog.wire.error_codes import code_for, is_expected, message_for
 LOG = logging.getLogger(__name__)
 NO_THROTTLE = timedelta(0)
 NO_OPERATIONS = -(2**31)  # "authorized operations were not asked for" (KIP-430)
+# What may be done with a thing at all, a bit for each AclOperation; everybody may do all of it while there is no authorizer.
+TOPIC_OPERATIONS = 0b1101_1111_1000  # read, write, create, delete, alter, describe, describe and alter configs
+CLUSTER_OPERATIONS = 0b1_1111_1010_0000  # create, alter, describe, cluster action, describe and alter configs, idempotent write
+GROUP_OPERATIONS = 0b1101_0100_1000  # read, delete, describe, describe and alter configs
 
 
 def milliseconds(duration: timedelta) -> int:

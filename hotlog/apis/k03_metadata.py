@@ -9,6 +9,7 @@ Invariants: one image answers a whole request that creates nothing; an unknown i
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from controller.image import TopicImage
 from controller.internal_topics import INTERNAL_TOPICS
 from hotlog.answers.api import Api, Caller, RequestContext, Spliced
 from hotlog.answers.metadata_bytes import MetadataBytes, Stamp, spliced
-from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE, Refusal, refusal
+from hotlog.answers.replies import CLUSTER_OPERATIONS, NO_OPERATIONS, NO_THROTTLE, TOPIC_OPERATIONS, Refusal, refusal
 from hotlog.answers.slices import SLICE, breathe, sliced
 from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.ids import parse_topic_name
@@ -32,6 +33,9 @@ KEY = 3
 AUTO_CREATE_FROM = 4
 TOPICS_NULLABLE_FROM = 1
 QUICK_BYTES_MAX = 1024  # of a request whose answer is kept: a name or two
+OPERATIONS_FROM = 8
+NOTHING_ASKED = (False, False)
+_INT = struct.Struct(">i")
 ANYTHING_WRONG = (HotlogError, OSError, TimeoutError)
 UNKNOWN_NAME = Refusal(ErrorCode.unknown_topic_or_partition, "")
 UNKNOWN_ID = Refusal(ErrorCode.unknown_topic_id, "")
@@ -57,7 +61,9 @@ def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, posit
 
 
 def _quickly(broker: Broker, version: int, request: Any) -> list[bytes] | None:
-    """The topics that are asked for; None if one is not there, or if it would take long."""
+    """The topics that are asked for; None if one is not there, if it would take long, or if operations are asked for."""
+    if _operations(version, request) != NOTHING_ASKED:
+        return None
     if _is_for_all(version, request):
         return None if _is_long(broker, version) else _all(broker, version)
     named = list(dict.fromkeys(request.topics))
@@ -94,23 +100,23 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     version = context.version
     if _is_for_all(version, request):
         if _is_long(broker, version):
-            return _all_prepared(broker, context)
-        return _answer(broker, context, _all(broker, version))
+            return _all_prepared(broker, context, request)
+        return _answer(broker, context, request, _all(broker, version))
     may_create = broker.settings.flag("auto.create.topics.enable")
     may_create = may_create and (version < AUTO_CREATE_FROM or request.allow_auto_topic_creation)
     named = list(dict.fromkeys(request.topics))  # what is named twice is answered once, as Kafka does
     if _is_wide(broker, version, _images(broker, named)):
-        return _named_prepared(broker, context, named, may_create)
-    return _named(broker, context, named, may_create)
+        return _named_prepared(broker, context, request, named, may_create)
+    return _named(broker, context, request, named, may_create)
 
 
-def _named(broker: Broker, context: RequestContext, named: list[Any], may_create: bool) -> Any:
+def _named(broker: Broker, context: RequestContext, request: Any, named: list[Any], may_create: bool) -> Any:
     version = context.version
     topics = [_asked(broker, version, wanted, may_create) for wanted in named]
     known = [topic for topic in topics if topic is not None]
     if len(known) < len(topics):
-        return _with_creation(broker, context, named, topics)
-    return _answer(broker, context, known)
+        return _with_creation(broker, context, request, named, topics)
+    return _answer(broker, context, request, known)
 
 
 def _images(broker: Broker, named: list[Any]) -> list[TopicImage]:
@@ -138,14 +144,14 @@ def _is_kept(broker: Broker, version: int, topic: TopicImage) -> bool:
     return broker.kept[MetadataBytes].has(version, topic, broker.hosted_places.changed_at(topic.name))
 
 
-async def _all_prepared(broker: Broker, context: RequestContext) -> Spliced:
+async def _all_prepared(broker: Broker, context: RequestContext, request: Any) -> Spliced:
     await _prepared(broker, context.version, list(broker.image.topics.values()))
-    return _answer(broker, context, _all(broker, context.version))
+    return _answer(broker, context, request, _all(broker, context.version))
 
 
-async def _named_prepared(broker: Broker, context: RequestContext, named: list[Any], may_create: bool) -> Any:
+async def _named_prepared(broker: Broker, context: RequestContext, request: Any, named: list[Any], may_create: bool) -> Any:
     await _prepared(broker, context.version, _images(broker, named))
-    answer = _named(broker, context, named, may_create)
+    answer = _named(broker, context, request, named, may_create)
     return answer if isinstance(answer, Spliced) else await answer
 
 
@@ -166,19 +172,39 @@ async def _prepared(broker: Broker, version: int, topics: list[TopicImage]) -> N
             await breathe()
 
 
-async def _with_creation(broker: Broker, context: RequestContext, named: list[Any], topics: list[bytes | None]) -> Spliced:
+async def _with_creation(
+    broker: Broker, context: RequestContext, request: Any, named: list[Any], topics: list[bytes | None]
+) -> Spliced:
     for place, (wanted, topic) in enumerate(zip(named, topics, strict=True)):
         if topic is None:
             topics[place] = await _created(broker, context, wanted.name)
-    return _answer(broker, context, [topic for topic in topics if topic is not None])
+    return _answer(broker, context, request, [topic for topic in topics if topic is not None])
 
 
-def _answer(broker: Broker, context: RequestContext, topics: list[bytes]) -> Spliced:
-    body = _body(broker, context.caller.listener, context.version, topics)
+def _answer(broker: Broker, context: RequestContext, request: Any, topics: list[bytes]) -> Spliced:
+    cluster, topic = _operations(context.version, request)
+    if topic:
+        topics = [_with_operations(context.version, each) for each in topics]
+    body = _body(broker, context.caller.listener, context.version, topics, CLUSTER_OPERATIONS if cluster else NO_OPERATIONS)
     return Spliced([body], len(body))
 
 
-def _body(broker: Broker, listener: str, version: int, topics: list[bytes]) -> bytes:
+def _operations(version: int, request: Any) -> tuple[bool, bool]:
+    """Whether it is asked what may be done with the cluster, and with the topics (KIP-430)."""
+    if version < OPERATIONS_FROM:
+        return NOTHING_ASKED
+    cluster = getattr(request, "include_cluster_authorized_operations", False)
+    return cluster, request.include_topic_authorized_operations
+
+
+def _with_operations(version: int, topic: bytes) -> bytes:
+    """A topic's bytes with its operations, which are the last field."""
+    tags = b"\0" if is_flexible(KEY, version) else b""
+    end = len(topic) - len(tags) - _INT.size
+    return topic[:end] + _INT.pack(TOPIC_OPERATIONS) + tags
+
+
+def _body(broker: Broker, listener: str, version: int, topics: list[bytes], operations: int = NO_OPERATIONS) -> bytes:
     shapes = responses(KEY, version)
     host, port = broker.advertised[listener]
     without_topics = shapes.MetadataResponse(
@@ -187,7 +213,7 @@ def _body(broker: Broker, listener: str, version: int, topics: list[bytes]) -> b
         cluster_id=broker.cluster_id,
         controller_id=broker.image.controller_id,
         topics=(),
-        cluster_authorized_operations=NO_OPERATIONS,
+        cluster_authorized_operations=operations,
         error_code=ErrorCode.none,
     )
     return spliced(version, without_topics, topics)
@@ -270,4 +296,4 @@ def _partition(broker: Broker, shapes: Any, topic: TopicImage, index: int) -> An
     )
 
 
-API = Api(key=KEY, name="Metadata", versions=range(14), handle=handle, quick=quick, omits=("authorized operations",))
+API = Api(key=KEY, name="Metadata", versions=range(14), handle=handle, quick=quick)

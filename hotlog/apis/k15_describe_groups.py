@@ -7,13 +7,14 @@ Invariants: metadata is told only when the group is stable, an assignment as lon
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.group_replies import coordinator_error
-from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.answers.replies import GROUP_OPERATIONS, NO_OPERATIONS, NO_THROTTLE
 from hotlog.answers.slices import sliced
 from hotlog.coordinators.group_types import Code, Group, State
 from hotlog.wire.apis import responses
@@ -27,11 +28,16 @@ NOT_FOUND_FROM = 6
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Describe each group; one that is named twice once."""
-    groups = tuple(await sliced(list(dict.fromkeys(request.groups)), lambda group_id: _describe(broker, context, group_id)))
+    groups = tuple(
+        await sliced(
+            list(dict.fromkeys(request.groups)),
+            partial(_describe, broker, context, getattr(request, "include_authorized_operations", False)),
+        )
+    )
     return responses(KEY, context.version).DescribeGroupsResponse(throttle_time=NO_THROTTLE, groups=groups)
 
 
-def _describe(broker: Broker, context: RequestContext, group_id: str) -> Any:
+def _describe(broker: Broker, context: RequestContext, with_operations: bool, group_id: str) -> Any:
     code, message = ErrorCode.none, None
     group, state = Group(group_id=group_id), "Dead"
     try:
@@ -62,8 +68,8 @@ def _describe(broker: Broker, context: RequestContext, group_id: str) -> Any:
             )
             for member in group.members.values()
         ),
-        authorized_operations=NO_OPERATIONS,
+        authorized_operations=GROUP_OPERATIONS if with_operations and code is ErrorCode.none else NO_OPERATIONS,
     )
 
 
-API = Api(key=KEY, name="DescribeGroups", versions=range(7), handle=handle, omits=("authorized operations",))
+API = Api(key=KEY, name="DescribeGroups", versions=range(7), handle=handle)

@@ -4,11 +4,13 @@ Versions 0 to 4.  A version above is answered by dispatch with error 35 in the l
 choose the transaction protocol by `transaction.version` (KIP-890).  One whose lowest version is 0 is left out below version 4, whose clients
 cannot read it.
 
-Invariants: the answer is what dispatch says that it serves (`broker.served`), nothing else.
+Invariants: the answer is what dispatch says that it serves (`broker.served`), nothing else; but that Produce is said to begin with version 0, as Kafka
+says it too: older librdkafka take its compression from there (KAFKA-18659).
 """
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,10 +38,18 @@ class Feature(NamedTuple):
 
 
 FEATURES = (Feature("transaction.version", 0, VERSION.level, VERSION.level),)
+PRODUCE = 0
+CLIENT_SAYS_FROM = 3  # who it is, KIP-511
+_SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 
 
 def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """The table, as this version writes it."""
+    if context.version >= CLIENT_SAYS_FROM:
+        said = request.client_software_name, request.client_software_version
+        if not all(_SOFTWARE.fullmatch(word) for word in said):
+            context.has_failed = True
+            return apis.empty_response(API.key, context.version, error_code=ErrorCode.invalid_request)
     return _table(context.version, broker.served)
 
 
@@ -47,7 +57,10 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 def _table(version: int, served: tuple[tuple[int, int, int], ...]) -> Spliced:
     """Encoded once for each version: every connection begins with this question."""
     shapes = apis.responses(API.key, version)
-    keys = tuple(shapes.ApiVersion(api_key=key, min_version=first, max_version=last) for key, first, last in served)
+    keys = tuple(
+        shapes.ApiVersion(api_key=key, min_version=0 if key == PRODUCE else first, max_version=last)
+        for key, first, last in served
+    )
     features: dict[str, Any] = {}
     if version >= FEATURES_FROM:
         features["supported_features"] = tuple(

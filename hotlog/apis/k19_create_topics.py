@@ -31,7 +31,8 @@ KEY = 19
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Create all topics in one commit."""
     counts = Counter(wanted.name for wanted in request.topics)
-    parsed = [_parse(wanted, counts[wanted.name]) for wanted in request.topics]
+    topics = {wanted.name: wanted for wanted in request.topics}.values()  # what is named twice is answered once
+    parsed = [_parse(wanted, counts[wanted.name]) for wanted in topics]
     sound = [wanted for wanted in parsed if isinstance(wanted, NewTopic)]
     outcomes: Iterator[TopicImage | Exception]
     try:
@@ -39,7 +40,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     except Exception as problem:
         outcomes = iter([problem] * len(sound))
     results = []
-    for wanted, parse in zip(request.topics, parsed, strict=True):
+    for wanted, parse in zip(topics, parsed, strict=True):
         outcome = next(outcomes) if isinstance(parse, NewTopic) else parse
         if isinstance(outcome, Exception):
             results.append(_failed(context, wanted.name, outcome))
@@ -52,21 +53,9 @@ def _parse(wanted: Any, times: int) -> NewTopic | Refused:
     """The topic that is wanted, or why it cannot be meant."""
     if times > 1:
         return Refused(ErrorCode.invalid_request, f"topic {wanted.name!r} is named {times} times in one request")
-    try:
-        configs = _configs(wanted)
-    except Refused as refused:
-        return refused
+    configs = {config.name: config.value for config in wanted.configs}  # of two for one key the last counts, as in Kafka
     assignments = tuple((part.partition_index, tuple(part.broker_ids)) for part in wanted.assignments)
     return NewTopic(wanted.name, wanted.num_partitions, wanted.replication_factor, configs, assignments)
-
-
-def _configs(wanted: Any) -> dict[str, str | None]:
-    given: dict[str, str | None] = {}
-    for config in wanted.configs:
-        if config.name in given:
-            raise Refused(ErrorCode.invalid_config, f"topic {wanted.name!r}: configuration {config.name!r} is given twice")
-        given[config.name] = config.value
-    return given
 
 
 def _failed(context: RequestContext, name: str, problem: Exception) -> Any:

@@ -7,6 +7,7 @@ Invariants: the topic is gone for clients when this is answered; what it left in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -32,7 +33,9 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         wanted = [(topic.name, topic.topic_id) for topic in request.topics]
     else:
         wanted = [(name, None) for name in request.topic_names]
-    found = [_found(broker, name, topic_id) for name, topic_id in wanted]
+    counts = Counter(wanted)
+    wanted = list(counts)
+    found = [_found(broker, name, topic_id, counts[name, topic_id]) for name, topic_id in wanted]
     sound = [topic.topic_id for topic in found if isinstance(topic, TopicImage)]
     refusals: Iterator[Exception | None]
     try:
@@ -55,8 +58,12 @@ def _result(context: RequestContext, name: str | None, topic_id: UUID | None, pr
     )
 
 
-def _found(broker: Broker, name: str | None, topic_id: UUID | None) -> TopicImage | Refused:
+def _found(broker: Broker, name: str | None, topic_id: UUID | None, times: int) -> TopicImage | Refused:
     """The topic that is meant, or why there is none."""
+    if times > 1:
+        return Refused(ErrorCode.invalid_request, f"topic {name or topic_id!r} is named {times} times in one request")
+    if name is None and topic_id is None:
+        return Refused(ErrorCode.invalid_request, "a topic has neither name nor id")
     if name is not None and topic_id is not None:
         return Refused(ErrorCode.invalid_request, f"topic {name!r} is named by id as well; one of both is allowed")
     if topic_id is not None:

@@ -30,11 +30,11 @@ FENCED_FROM = 4
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """A fresh id; a given one without a transactional id is replaced by a fresh one, as Kafka does."""
-    if request.transactional_id is None:
-        return await _allocate(broker, context)
     known = getattr(request, "producer_id", -1), getattr(request, "producer_epoch", -1)
     if (known[0] < 0) != (known[1] < 0):
         return _response(context, ErrorCode.invalid_request, -1, -1)
+    if request.transactional_id is None:
+        return await _allocate(broker, context)
     try:
         answer = await broker.transactions.init_id(
             request.transactional_id,

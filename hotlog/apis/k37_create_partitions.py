@@ -28,9 +28,11 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     shapes = responses(KEY, context.version)
     counts = Counter(wanted.name for wanted in request.topics)
     results = []
-    for wanted in request.topics:
+    for wanted in {each.name: each for each in request.topics}.values():  # what is named twice is answered once
         code, message = ErrorCode.none, None
         try:
+            if not wanted.name:
+                raise Refused(ErrorCode.unknown_topic_or_partition, "no topic has an empty name")
             if counts[wanted.name] > 1:
                 raise Refused(
                     ErrorCode.invalid_request, f"topic {wanted.name!r} is named {counts[wanted.name]} times in one request"

@@ -153,7 +153,7 @@ class GroupCoordinator:
         if grows + self._memory.total > self._settings().number("hotlog.groups.max.bytes"):
             return Joined(Code.COORDINATOR_NOT_AVAILABLE, asked.member_id)  # it is asked again later
         token = shard.token()
-        fresh_id = f"{(asked.instance_id or asked.client_id)[:200]}-{self._entropy.uuid()}"
+        fresh_id = f"{(asked.client_id if asked.instance_id is None else asked.instance_id)[:200]}-{self._entropy.uuid()}"
         event = Join(token=token, fresh_id=fresh_id, **vars(asked))
         result: Joined = await shard.ask(group_id, token, event)
         return result

@@ -202,12 +202,12 @@ def empty_response(key: int, version: int, *, error_code: ErrorCode) -> Any | No
         if field.name == "error_code":
             fields[field.name] = error_code
         elif field.default is dataclasses.MISSING:
-            fields[field.name] = _zero(field, hints[field.name])
+            fields[field.name] = zero(field, hints[field.name])
     return kind(**fields) if "error_code" in fields else None
 
 
-def _zero(field: dataclasses.Field[Any], hint: Any) -> Any:
-    """The value of `field` that says nothing."""
+def zero(field: dataclasses.Field[Any], hint: Any) -> Any:
+    """The value of `field` that says nothing; `hint` is its type."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return None
     if typing.get_origin(hint) is tuple:

@@ -87,7 +87,24 @@ def protocol() -> str:
         "# Protocol table\n\n"
         + _NOTE
         + "What ApiVersions answers. One file per API in `hotlog/apis/`, its number first. An API or version that is not here "
-        "gets the protocol's own answer.\n\n" + "\n".join(lines) + "\n"
+        "gets the protocol's own answer.\n\n" + "\n".join(lines) + "\n" + _differences()
+    )
+
+
+def _differences() -> str:
+    from tests.twin.differences import ANY, TABLE
+
+    def shown(value: object) -> str:
+        return "" if value is ANY else f"`{getattr(value, 'value', value)}`"
+
+    rows = "".join(
+        f"| {row.api.word} | `{row.field or 'the whole answer'}` | {shown(row.hotlog)} | {shown(row.kafka)} | {row.why} |\n"
+        for row in TABLE
+    )
+    return (
+        "\n## Deliberate differences\n\nThe same requests go to Hotlog and to Apache Kafka 4.3, in every version that both speak, and every "
+        "field of the answers is compared (`tests/twin/`). These are all the differences that are left. Ids, ports, times and the words of error "
+        "messages are each broker's own.\n\n| API | field | Hotlog | Kafka | why |\n|---|---|---|---|---|\n" + rows
     )
 
 

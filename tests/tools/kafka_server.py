@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class KafkaServer:
     jars: KafkaJars
     folder: Path
     properties: Mapping[str, str] = field(default_factory=dict)
+    jvm_options: Sequence[str] = JVM_OPTIONS
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
 
@@ -79,7 +80,7 @@ class KafkaServer:
     def start(self) -> None:
         """Start the process on the formatted folder; readiness is for the caller to ask by protocol."""
         with (self.folder / "server.out").open("ab") as output:
-            command = self.jars.command("kafka.Kafka", str(self.config), options=JVM_OPTIONS)
+            command = self.jars.command("kafka.Kafka", str(self.config), options=self.jvm_options)
             self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
     def wait_ready(self) -> None:

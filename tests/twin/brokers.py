@@ -1,0 +1,83 @@
+"""The two brokers of the twin test: Hotlog and Apache Kafka, each a process of its own on loopback, with the same settings.
+
+Invariants: both have answered for all they coordinate before a story begins; both are stopped however the stories end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.tools.hotlog_server import HotlogServer
+from tests.tools.kafka_jars import kafka_jars
+from tests.tools.kafka_server import KafkaServer
+from tests.twin.keys import Key
+from tests.twin.telling import Side, Story
+
+SETTINGS = {
+    "group.initial.rebalance.delay.ms": "0", "group.min.session.timeout.ms": "1000", "group.max.size": "4",
+    "offsets.topic.num.partitions": "1", "transaction.state.log.num.partitions": "1", "log.retention.ms": "-1",
+    # each kind of source: a coarse form, one key of two names, a value equal to the default, one that nobody acts on, one nobody knows
+    "log.retention.hours": "5", "log.roll.hours": "2", "log.flush.interval.ms": "1000", "log.segment.bytes": "1073741824",
+    "log.cleaner.delete.retention.ms": "1000", "num.partitions": "3", "num.io.threads": "4", "foo.bar": "baz", "broker.rack": "r1",
+    "compression.gzip.level": "5",
+}  # fmt: skip
+# Kafka alone: little memory, few threads, and a compiler that is soon done
+KAFKA_ONLY = {
+    "num.network.threads": "2", "background.threads": "2",
+    "log.cleaner.dedupe.buffer.size": "2097152",
+}  # fmt: skip
+SMALL_JVM = ("-Xmx320m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true")
+
+
+class Addresses(NamedTuple):
+    """Where they listen."""
+
+    hotlog: tuple[str, int]
+    kafka: tuple[str, int]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Addresses]:
+    """Both, ready.  Raises ToolMissing if there can be no Kafka here."""
+    kafka = KafkaServer(jars=kafka_jars(), folder=folder / "kafka", properties={**SETTINGS, **KAFKA_ONLY}, jvm_options=SMALL_JVM)
+    hotlog = HotlogServer(folder=folder / "hotlog", settings=SETTINGS)
+    with ExitStack() as stack:
+        stack.callback(kafka.stop)
+        kafka.format()
+        kafka.start()
+        stack.callback(hotlog.stop)
+        hotlog.start()
+        kafka.wait_ready()
+        twins = Addresses(("127.0.0.1", hotlog.port), ("127.0.0.1", kafka.port))
+        asyncio.run(_both_ready(twins))
+        yield twins
+
+
+async def _both_ready(twins: Addresses) -> None:
+    await asyncio.gather(_ready("hotlog", twins.hotlog), _ready("kafka", twins.kafka))
+
+
+async def _ready(broker: str, address: tuple[str, int]) -> None:
+    """Until groups are coordinated and producers have ids."""
+    side = Side(broker, address, Story("ready", (), _nothing), {}, 0)
+    try:
+        await side.until(
+            lambda answer: answer.coordinators[0].error_code.name == "none",
+            Key.FIND_COORDINATOR, key_type=0, coordinator_keys=["ready"],
+        )  # fmt: skip
+        await side.until(
+            lambda answer: answer.groups[0].error_code.name == "none",
+            Key.OFFSET_FETCH, version=9, groups=[dict(group_id="ready", topics=None)],
+        )  # fmt: skip
+        await side.until(lambda answer: answer.error_code.name == "none", Key.INIT_PRODUCER_ID, transactional_id=None)
+    finally:
+        await side.close()
+
+
+async def _nothing(at: Side) -> None:
+    """A story in which nothing is told."""
+    await asyncio.sleep(0)

@@ -1,0 +1,105 @@
+"""The differences that stay, each with its reason.  docs/protocol.md prints them.
+
+`field` is a path in the answer as `topics.partitions.leader_epoch`; `[name]` names one element (`api_keys[17]`), `*` stands for any part of
+a name, `**` at the end for whatever follows or nothing; `[a|b]` are several names.  `hotlog` and `kafka` say what the two answer, where it is always the same.
+
+Invariants: a row that nothing needs fails (`python -m tests.twin` prints what does not fit); rows stand in the order of their API's number.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from tests.twin.comparing import MISSING, Difference
+from tests.twin.keys import Key
+
+
+class _Any:
+    """Whatever it is."""
+
+
+ANY = _Any()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of difference.  `stories`: those in which it may be seen, a pattern of names; `what`: the questions, likewise."""
+
+    api: Key
+    field: str
+    why: str
+    hotlog: Any = ANY
+    kafka: Any = ANY
+    stories: str = "*"
+    what: str = "*"
+    may_rest: bool = False  # it depends on timing, so that a run may be without it
+
+    def allows(self, story: str, seen: Difference) -> bool:
+        """Whether this difference is the one meant."""
+        return (
+            seen.key == self.api
+            and fnmatchcase(story, self.stories)
+            and fnmatchcase(seen.what, self.what)
+            and self._path.fullmatch(seen.path) is not None
+            and (self.hotlog is ANY or self.hotlog == seen.hotlog)
+            and (self.kafka is ANY or self.kafka == seen.kafka)
+        )
+
+    @cached_property
+    def _path(self) -> re.Pattern[str]:
+        steps = []
+        for name, bracket in re.findall(r"([^.\[\]]+)(\[[^\]]*\])?", self.field):
+            if name == "**":
+                steps.append(r".*")
+                continue
+            names = [re.escape(one).replace(r"\*", r"[^\]]*") for one in bracket[1:-1].split("|")]
+            element = rf"\[({'|'.join(names)})\]" if bracket else r"(\[[^\]]*\])?"
+            steps.append((r"\." if steps else "") + re.escape(name).replace(r"\*", r"[^.\[]*") + element)
+        return re.compile("".join(steps))
+
+
+_OWN_KEYS = "keys of Hotlog's own, and KIP-1241's, which are not in Kafka 4.3"
+_TIERED = "topics are tiered unless told otherwise"
+_ELR = "a new Kafka stores this as a dynamic default of the cluster (KIP-966)"
+_TWICE = "a partition that is named twice is answered twice"
+_NO_PARTITIONS = "a topic that is named without partitions is so in the answer"
+_NO_NAME = "no group is without a name, but for commits of simple consumers"
+
+TABLE: tuple[Row, ...] = (
+    Row(Key.LIST_OFFSETS, "topics.partitions.**", _TIERED + ": there is a first offset that waits to be copied", kafka=-1, what="special -6*"),
+    Row(Key.LIST_OFFSETS, "topics.partitions.**", _TWICE, what="a partition twice"),
+    Row(Key.LIST_OFFSETS, "topics", _NO_PARTITIONS, kafka=MISSING, what="no partitions"),
+    Row(Key.METADATA, "", "a list of -2 topics is malformed: the connection is closed. Kafka takes it for null", what="a list of minus two topics"),
+    Row(Key.METADATA, "", "text that is not UTF-8 is malformed: the connection is closed", what="a name that is no text"),
+    Row(Key.METADATA, "**", "a topic with neither name nor id is an invalid one; in Kafka this request fails as a whole", what="by neither"),
+    Row(Key.METADATA, "topics.**", "a topic that is created by asking is there when this is answered; Kafka has clients ask again", stories="asking_creates", what="at first"),
+    Row(Key.FIND_COORDINATOR, "error_message", "no words where nothing is wrong", None, "NONE"),
+    Row(Key.HEARTBEAT, "error_code", _NO_NAME, stories="a_group_without_a_name"),
+    Row(Key.LEAVE_GROUP, "**", _NO_NAME, stories="a_group_without_a_name"),
+    Row(Key.SYNC_GROUP, "error_code", _NO_NAME, stories="a_group_without_a_name"),
+    Row(Key.DESCRIBE_GROUPS, "groups", "a group that is named twice is answered once: an answer is much longer than a name", MISSING, what="several, one unknown"),
+    Row(Key.API_VERSIONS, "api_keys[22].max_version", "two-phase commit (KIP-939) is not stable in Kafka 4.3, which serves it all the same when told to", 6, 5),
+    Row(Key.API_VERSIONS, "api_keys[17|29|30|31|36|38|39|40|41|50|51]", "access control, SASL and delegation tokens: not yet", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[34|43|45|46|55|57|64|74|80|81]", "what administrators ask of a cluster: not yet", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[48|49]", "quotas: not yet", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[68|69]", "the new group protocol (KIP-848): not yet", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[76|77|78|79|83|84|85|86|87|90|91|92]", "share groups (KIP-932): not planned", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[88|89]", "streams groups (KIP-1071): not planned", MISSING),
+    Row(Key.API_VERSIONS, "supported_features", "levels of what is not built, and of Kafka's own metadata log, are not told", MISSING),
+    Row(Key.API_VERSIONS, "finalized_features", "the same", MISSING),
+    Row(Key.CREATE_TOPICS, "topics.configs[hotlog.*|remote.copy.lag.*]", _OWN_KEYS, kafka=MISSING),
+    Row(Key.CREATE_TOPICS, "topics.configs[remote.storage.enable].value", _TIERED, "true", "false"),
+    Row(Key.CREATE_TOPICS, "topics.configs[min.insync.replicas].config_source", _ELR, 5, 3),
+    Row(Key.CREATE_TOPICS, "topics.configs[segment.ms].config_source", "as DescribeConfigs tells it of a coarser key (log.roll.hours); Kafka tells it in two ways", 5, 4),
+    Row(Key.DELETE_RECORDS, "topics.partitions.**", _TWICE, what="a partition twice"),
+    Row(Key.DELETE_RECORDS, "topics", _NO_PARTITIONS, kafka=MISSING, what="no partitions"),
+    Row(Key.OFFSET_FOR_LEADER_EPOCH, "topics.partitions.*", "no epoch is negative", what="negative"),
+    Row(Key.DESCRIBE_LOG_DIRS, "results", "bytes in the store are told as a directory of their own", kafka=MISSING),
+    Row(Key.DESCRIBE_LOG_DIRS, "results.total_bytes", "the size of the volume: not yet", -1),
+    Row(Key.OFFSET_DELETE, "error_code", _NO_NAME, stories="a_group_without_a_name"),
+    Row(Key.DESCRIBE_TOPIC_PARTITIONS, "topics.**", "an empty name is an unknown topic; Kafka fails", what="no name"),
+)  # fmt: skip
