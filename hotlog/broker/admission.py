@@ -56,44 +56,49 @@ async def admitted(
     unavailable: ErrorCode,
 ) -> dict[Place, Admitted]:
     """What the coordinator says to records of the producer in each of `places`; `unavailable` is said where it cannot be asked now."""
-    guards: dict[Place, Guard] = {}
-    now_ms = broker.clock.now_ms()
-    for place, wanted in places.items():
-        if not wanted.producers.is_open(producer_id, epoch):
-            guards[place] = wanted.producers.guard(producer_id, epoch, wanted.sequence, now_ms)
     outcome: dict[Place, Admitted] = dict.fromkeys(places)
-    if not guards or (asks is not Asks.ADD and not broker.settings.flag("transaction.partition.verification.enable")):
+    if asks is not Asks.ADD and not broker.settings.flag("transaction.partition.verification.enable"):
         return outcome
-    try:
-        codes = await _asked(broker, transactional_id, producer_id, epoch, tuple(guards), asks)
-    except Exception as problem:
-        if not is_expected(problem):
-            raise
-        why = f"the coordinator of the transaction cannot be asked now: {problem}"
-        refused = unavailable if isinstance(problem, NotServed) else ErrorCode.coordinator_not_available
-        return {**outcome, **dict.fromkeys(guards, Refused(refused, why))}
-    for place, guard in guards.items():
-        code = codes[place]
-        outcome[place] = guard if code is TxnCode.NONE else _refusal(code, asks, unavailable)
-        if code not in (TxnCode.NONE, TxnCode.CONCURRENT_TRANSACTIONS, TxnCode.COORDINATOR_NOT_AVAILABLE):
-            places[place].producers.drop(guard)
+    deadline = broker.clock.monotonic() + PATIENCE_S
+    while guards := _guards(places, producer_id, epoch, broker.clock.now_ms()):
+        try:
+            codes = await _asked(broker, transactional_id, producer_id, epoch, tuple(guards), asks)
+        except Exception as problem:
+            if not is_expected(problem):
+                raise
+            why = f"the coordinator of the transaction cannot be asked now: {problem}"
+            refused = unavailable if isinstance(problem, NotServed) else ErrorCode.coordinator_not_available
+            return {**outcome, **dict.fromkeys(guards, Refused(refused, why))}
+        if TxnCode.CONCURRENT_TRANSACTIONS in codes.values() and broker.clock.monotonic() < deadline:
+            await asyncio.sleep(
+                AGAIN_S
+            )  # the transaction before is ending; its marker takes the guards away: new ones are needed
+            continue
+        for place, guard in guards.items():
+            code = codes[place]
+            outcome[place] = guard if code is TxnCode.NONE else _refusal(code, asks, unavailable)
+            if code not in (TxnCode.NONE, TxnCode.CONCURRENT_TRANSACTIONS, TxnCode.COORDINATOR_NOT_AVAILABLE):
+                places[place].producers.drop(guard)
+        break
     return outcome
+
+
+def _guards(places: Mapping[Place, Wanted], producer_id: int, epoch: int, now_ms: int) -> dict[Place, Guard]:
+    """For those in which no transaction of the producer's is open."""
+    return {
+        place: wanted.producers.guard(producer_id, epoch, wanted.sequence, now_ms)
+        for place, wanted in places.items()
+        if not wanted.producers.is_open(producer_id, epoch)
+    }
 
 
 async def _asked(
     broker: Broker, transactional_id: str, producer_id: int, epoch: int, places: tuple[Place, ...], asks: Asks
 ) -> dict[Place, TxnCode]:
-    """The coordinator's answer; asked again for a moment while the transaction before is still ending."""
-    deadline = broker.clock.monotonic() + PATIENCE_S
-    while True:
-        if asks is Asks.ADD:
-            code = await broker.transactions.add(transactional_id, producer_id, epoch, places, V2)
-            codes = dict.fromkeys(places, code)
-        else:
-            codes = broker.transactions.verify(transactional_id, producer_id, epoch, places)
-        if TxnCode.CONCURRENT_TRANSACTIONS not in codes.values() or broker.clock.monotonic() >= deadline:
-            return codes
-        await asyncio.sleep(AGAIN_S)
+    """The coordinator's answer."""
+    if asks is not Asks.ADD:
+        return broker.transactions.verify(transactional_id, producer_id, epoch, places)
+    return dict.fromkeys(places, await broker.transactions.add(transactional_id, producer_id, epoch, places, V2))
 
 
 def _refusal(code: TxnCode, asks: Asks, unavailable: ErrorCode) -> Refused:

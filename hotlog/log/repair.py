@@ -114,7 +114,7 @@ def _write_indexes(ctx: Loader, segments: list[Segment]) -> bool:
         for suffix, part in ((files.INDEX, segment.offsets), (files.TIME_INDEX, segment.times)):
             made |= _write_index(ctx, segment.path(suffix), part.pending, sync=segment.is_closed)
         if segment.has_txn or ctx.disk.exists(segment.path(files.TXN_INDEX)):
-            made |= _write_index(ctx, segment.path(files.TXN_INDEX), segment.transactions.pending, sync=segment.is_closed)
+            made |= _write_index(ctx, segment.path(files.TXN_INDEX), segment.transactions.pending, sync=True)
         segment.offsets = IndexPart(segment.offsets.total, bytearray())
         segment.times = IndexPart(segment.times.total, bytearray())
         segment.transactions = IndexPart(segment.transactions.total, bytearray())
@@ -127,6 +127,8 @@ def _write_index(ctx: Loader, path: str, entries: bytearray, *, sync: bool) -> b
     file = ctx.disk.open(path, create=True)
     try:
         if file.size == len(entries) and file.read_at(0, file.size) == entries:
+            if sync:  # it may have outlived the process in the page cache only
+                file.sync()
             return not existed
         file.truncate(0)
         if entries:

@@ -45,6 +45,7 @@ class Syncer:
         self._small: dict[str, Small] = {}  # small files due with the next flush
         self._small_wait = False  # they found no space: they are tried again by the next `flush`, a tick's at the latest
         self._has_new_names = False
+        self._has_aborted = False  # the active segment's transaction index is not on the device as it is
         self._index_changed = False  # the active segment's index files were written for the last time before a stop
         self._flush_started = 0.0
         self._flush_wanted = state.marks.durable_end
@@ -102,6 +103,7 @@ class Syncer:
         """`old` was closed, and `fresh_file` is the active segment's now; `small` is a file to write once that is on the device."""
         self.file = fresh_file
         self.rolled.append(old)
+        self._has_aborted = False
         self._has_new_names = True
         self._small[small[0]] = small[1]
         self.wake()
@@ -120,6 +122,7 @@ class Syncer:
     def cut(self, end_offset: int) -> None:
         """The log ends at `end_offset` now; of what was rolled the segments that are left and closed stay due.  It is held."""
         self.file = None
+        self._has_aborted = False
         self.rolled = [segment for segment in self.rolled if segment in self._segments.all[:-1]]
         self._parts.writers.released(self)
         self._flush_wanted = min(self._flush_wanted, end_offset)
@@ -149,8 +152,10 @@ class Syncer:
 
     @property
     def recovery_point(self) -> int:
-        """Everything below is on the device, with the indexes of closed segments."""
+        """Everything below is on the device, with the indexes of closed segments, and all of aborted transactions."""
         durable = self._marks.durable_end
+        if self._has_aborted:
+            durable = min(durable, self._segments.active.base_offset)
         return min(durable, self.rolled[0].base_offset) if self.rolled else durable
 
     def want(self, end_offset: int) -> None:
@@ -158,6 +163,11 @@ class Syncer:
         self._flush_wanted = end_offset
         if not self.flusher.is_running:
             self.flusher.kick()
+
+    def note_aborted(self) -> None:
+        """A transaction was aborted in the active segment: the next flush brings that to the device too, since no start looks for it below the
+        recovery point."""
+        self._has_aborted = True
 
     def write_indexes(self, segment: Segment, *, force: bool = False) -> None:
         """Write pending index entries.  Without `force` a full disk only puts it off."""
@@ -243,7 +253,8 @@ class Syncer:
             return None
         marks, file = self._marks, self.file
         self._flush_started = self._parts.clock.monotonic()
-        if file is not None and not (self.rolled or self._small or self._has_new_names or self._index_changed):  # nearly always
+        is_plain = not (self.rolled or self._small or self._has_new_names or self._index_changed or self._has_aborted)
+        if file is not None and is_plain:  # nearly always
             return _new(FlushJob, ((), (file,), (), None, marks.log_end_offset, ()))
         whole = self._flush_wanted > marks.durable_end
         due = {} if self._small_wait else self._small
@@ -251,7 +262,7 @@ class Syncer:
         logs = [self._parts.pool.pin(segment.log_path) for segment in self.rolled]
         if whole and file is not None:
             logs.append(file)
-        indexed = [*self.rolled, active] if self._index_changed else self.rolled
+        indexed = [*self.rolled, active] if self._index_changed or self._take_aborted(active) else self.rolled
         self._index_changed = False
         writes, self._small = tuple(due.items()), {} if due else self._small
         names, self._has_new_names = self._has_new_names, False
@@ -264,6 +275,15 @@ class Syncer:
             end=marks.log_end_offset if whole else max(marks.durable_end, active.base_offset),
             closed=tuple(segment.log_path for segment in self.rolled),
         )
+
+    def _take_aborted(self, active: Segment) -> bool:
+        """Write what the active segment's transaction index lacks; whether it is to be synced."""
+        if not self._has_aborted:
+            return False
+        self._has_new_names = self._has_new_names or not active.transactions.length
+        self.write_indexes(active)
+        self._has_aborted = bool(active.transactions.pending)  # there was no space
+        return not self._has_aborted
 
     def _note(self, job: FlushJob, unwritten: Writes) -> bool:
         """A job is done; whether there is another."""

@@ -349,6 +349,7 @@ class Writer:
         aborted = self._producers.end_transaction(marker, header.last_offset, header.max_timestamp, now_ms)
         if aborted is not None:
             self._segments.note_aborted(aborted)
+            self._syncer.note_aborted()
 
     def _index_grew(self, active: Segment) -> None:
         syncer, bounds = self._syncer, self._bounds
