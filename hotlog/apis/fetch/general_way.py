@@ -30,7 +30,14 @@ class Begun(NamedTuple):
     fetch: Round
 
 
-def begin(broker: Broker, context: RequestContext, request: FetchRequest) -> Spliced | Begun:
+class AtRest(NamedTuple):
+    """A fetch of a session that has to wait, and of which all partitions are left to the session."""
+
+    plan: Plan
+    limits: Limits
+
+
+def begin(broker: Broker, context: RequestContext, request: FetchRequest) -> Spliced | Begun | AtRest:
     """The answer, if it can be given at once."""
     fetches = broker.kept[Fetches]
     is_by_id = context.version >= TOPIC_ID_FROM
@@ -48,6 +55,14 @@ def begin(broker: Broker, context: RequestContext, request: FetchRequest) -> Spl
         seen = glance(hosted_by(broker, is_by_id=is_by_id), plan, limits)
         if seen is not None and (is_empty or seen.is_full or seen.size >= limits.bytes_min or request.wait_ms_max <= 0):
             return answer_of(broker, context, plan, seen)
+        if seen is not None and not seen.replies:
+            return AtRest(plan, limits)
+    return look(broker, context, request, plan, limits)
+
+
+def look(broker: Broker, context: RequestContext, request: FetchRequest, plan: Plan, limits: Limits) -> Spliced | Begun:
+    """The same by a round."""
+    fetches = broker.kept[Fetches]
     fetch = Round(broker, fetches.cold_reads, plan.partitions, limits, plan.session, is_incremental=plan.is_incremental)
     if len(fetch.parts) > SLICE:
         return Begun(plan, fetch)
@@ -62,6 +77,8 @@ def begin(broker: Broker, context: RequestContext, request: FetchRequest) -> Spl
 def handle(broker: Broker, context: RequestContext, request: FetchRequest) -> Any:
     """Answer at once if there is enough, else poll."""
     begun = begin(broker, context, request)
+    if isinstance(begun, AtRest):
+        begun = look(broker, context, request, *begun)
     return begun if isinstance(begun, Spliced) else poll(broker, context, request, *begun)
 
 

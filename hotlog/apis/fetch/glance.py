@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hotlog.apis.fetch.parts import NONE, Limits
 from hotlog.apis.fetch.sessions import Plan
+from hotlog.apis.fetch.shared import Shared, read_shared
 from hotlog.kernel.errors import HotlogError
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key
@@ -33,15 +34,15 @@ class Glance(NamedTuple):
     sent: list[tuple[str, int]]
 
 
-def glance(hosted: Hosted, plan: Plan, limits: Limits) -> Glance | None:
+def glance(hosted: Hosted, plan: Plan, limits: Limits, shared: Shared | None = None) -> Glance | None:
     """What there is now among these partitions; None: a round must look."""
     try:
-        return _glance(hosted, plan, limits)
+        return _glance(hosted, plan, limits, shared)
     except (HotlogError, OSError):  # a round looks again, and says what it is
         return None
 
 
-def _glance(hosted: Hosted, plan: Plan, limits: Limits) -> Glance | None:
+def _glance(hosted: Hosted, plan: Plan, limits: Limits, shared: Shared | None) -> Glance | None:
     bytes_max, _, is_committed_only = limits
     resting = plan.session.partitions if plan.session is not None and plan.is_incremental else None
     nothing: Sequence[tuple[int, int]] | None = () if is_committed_only else None
@@ -66,7 +67,11 @@ def _glance(hosted: Hosted, plan: Plan, limits: Limits) -> Glance | None:
         elif room <= 0 and size:
             is_full = True
         else:
-            found = partition.read_now(offset, max(min(room, wanted), 0), min_one=not size, committed_only=is_committed_only)
+            most = max(min(room, wanted), 0)
+            if shared is None:
+                found = partition.read_now(offset, most, min_one=not size, committed_only=is_committed_only)
+            else:
+                found = read_shared(shared, partition, offset, most, min_one=not size, committed_only=is_committed_only)
             if found is None:
                 return None
             records, aborted = found[0], found[2] or nothing

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hotlog.answers.api import Answer, Caller, Pending, RequestContext, Spliced
 from hotlog.answers.slices import SLICE
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.general_way import Begun, begin, poll
-from hotlog.apis.fetch.parts import AT_REST, Part
-from hotlog.apis.fetch.replies import answer
-from hotlog.apis.fetch.sessions import Cached
+from hotlog.apis.fetch.general_way import AtRest, Begun, begin, look, poll
+from hotlog.apis.fetch.glance import glance
+from hotlog.apis.fetch.parts import AT_REST, Limits, Part, hosted_by
+from hotlog.apis.fetch.replies import answer, answer_of
+from hotlog.apis.fetch.sessions import Cached, Session
 from hotlog.apis.fetch.shared import Shared
 from hotlog.apis.fetch.waits import WAIT_MS_MAX, Waiter, Waits, refused
 from hotlog.kernel.limits import KiB
@@ -119,6 +120,59 @@ class RoundPoll(Waiter):
         )
 
 
+class RestPoll(Waiter):
+    """A fetch that waits for what its session has at rest: all of it."""
+
+    __slots__ = ("_broker", "_context", "_limits", "_news", "_request", "_session")
+
+    def __init__(
+        self, waits: Waits, broker: Broker, context: RequestContext, request: FetchRequest, session: Session, limits: Limits
+    ) -> None:
+        super().__init__(waits)
+        self._broker = broker
+        self._context = context
+        self._request = request
+        self._session = session
+        self._limits = limits
+        self._news: dict[Cached, None] = {}  # what is due since the look
+
+    def begin(self) -> None:
+        """Wait, in the turn in which the first look was."""
+        self._session.waiting[self] = None
+        self.waits.begin(self, min(self._request.wait_ms_max, WAIT_MS_MAX))
+
+    def is_due(self, cached: Cached) -> None:
+        """A partition of the session moved (hotlog.apis.fetch.sessions.Waiting)."""
+        self._news[cached] = None
+        self.moved()
+
+    def look(self, shared: Shared) -> None:
+        session, context = self._session, self._context
+        news, self._news = self._news, {}
+        plan = session.plan_of(news)
+        hosted = hosted_by(self._broker, is_by_id=session.has_topic_ids)
+        seen = glance(hosted, plan, self._limits, shared) if len(news) <= SLICE else None
+        if seen is not None and (self.is_late or seen.is_full or seen.size >= self._limits.bytes_min):
+            self.waits.end(self)
+            buffers, size = answer_of(self._broker, context, plan, seen)
+            self.known([response_head(KEY, context.version, context.correlation_id, size), *buffers])
+        elif seen is None or seen.replies:  # an error, or too little: a round keeps it
+            self.go_long()
+
+    def leave(self) -> None:
+        self._session.waiting.pop(self, None)
+
+    def go_long(self) -> None:
+        broker, context, request = self._broker, self._context, self._request
+        plan = self._session.plan_of(self._session.due)
+
+        def begin() -> Any:
+            begun = look(broker, context, request, plan, self._limits)
+            return begun if isinstance(begun, Spliced) else poll(broker, context, request, *begun)
+
+        self.waits.hand_over(self, context, request, begin)
+
+
 class RoundWay:
     """The short way of one version, for these."""
 
@@ -145,7 +199,7 @@ class RoundWay:
         except Exception as error:  # the session was touched
             begun = refused(context, request, error)
         if not isinstance(begun, Spliced):
-            waiting = RoundPoll(self._waits, broker, context, request, begun)
+            waiting = self._waiting(context, request, begun)
             waiting.begin()
             return waiting
         buffers: list[Any] = [response_head(KEY, self._version, correlation_id, begun.size), *begun.buffers]
@@ -154,6 +208,13 @@ class RoundWay:
         failed = Pending()
         failed.known(buffers, has_failed=True)
         return failed
+
+    def _waiting(self, context: RequestContext, request: FetchRequest, begun: Begun | AtRest) -> RoundPoll | RestPoll:
+        if isinstance(begun, Begun):
+            return RoundPoll(self._waits, self._broker, context, request, begun)
+        session = begun.plan.session
+        assert session is not None, "only a session's partitions are at rest"
+        return RestPoll(self._waits, self._broker, context, request, session, begun.limits)
 
     def _read(self, data: memoryview, start: int, end: int) -> FetchRequest | None:
         """What the request says; None: it is large, or the general way has something to say about it."""

@@ -21,7 +21,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
 from hotlog.apis.fetch.parts import ANSWERED, AT_END, AT_REST, COLD, HOT, ON_DISK, OUT_OF_RANGE, Limits, Part, State, hosted_by
 from hotlog.apis.fetch.sessions import Cached, Session
-from hotlog.apis.fetch.shared import PLAIN, Shared
+from hotlog.apis.fetch.shared import Shared, read_shared
 from hotlog.broker.leaders import NOT_HERE, epoch_code
 from hotlog.kernel.errors import Corrupt, HotlogError, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.reader import Slice, Stretch
@@ -244,7 +244,9 @@ class Round:
             if self.shared is None:
                 found = partition.read_now(part.wanted[0], bytes_max, min_one=is_first, committed_only=self.limits[2])
             else:
-                found = self._read_shared(self.shared, partition, part.wanted[0], bytes_max, is_first)
+                found = read_shared(
+                    self.shared, partition, part.wanted[0], bytes_max, min_one=is_first, committed_only=self.limits[2]
+                )
         except Exception as error:
             if self._turns_to_store(part, error):
                 self._read_cold(part, room)
@@ -256,25 +258,6 @@ class Round:
         else:
             self._got(part, found)
             part.is_growing = True
-
-    def _read_shared(self, shared: Shared, partition: Partition, offset: int, bytes_max: int, min_one: bool) -> Stretch | None:
-        """The same for all that look in this turn; a part of a file is for one: who sent it closes it."""
-        is_committed_only = self.limits.is_committed_only
-        key = (
-            partition,
-            offset,
-            bytes_max,
-            min_one,
-            is_committed_only,
-            partition.marks.committed,
-            partition.marks.log_start_offset,
-        )
-        found: Stretch | None = shared.get(key)
-        if found is None:
-            found = partition.read_now(offset, bytes_max, min_one=min_one, committed_only=is_committed_only)
-            if found is not None and type(found.data) in PLAIN:
-                shared[key] = found
-        return found
 
     async def read_disk(self) -> None:
         """The parts that are on disk and not in memory, in disk threads, all at once."""

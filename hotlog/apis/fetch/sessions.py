@@ -145,6 +145,11 @@ class Session:
         due = sorted(self.due, key=Cached.by_turn) if len(self.due) > 1 else self.due
         return [(cached.key, cached.wanted) for cached in due]
 
+    def plan_of(self, due: Iterable[Cached]) -> Plan:
+        """The plan to look at some of what it has."""
+        some = sorted((cached for cached in due if cached.session is self), key=Cached.by_turn)
+        return Plan([(cached.key, cached.wanted) for cached in some], self, is_incremental=True)
+
     def close(self) -> None:
         """Nothing of it is heard of any more."""
         for cached in self.partitions.values():
