@@ -20,18 +20,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, Later, RequestContext, Spliced
-from hotlog.answers.slices import SLICE, breathe, slices
+from hotlog.answers.slices import SLICE, breathe
 from hotlog.apis.produce.short_way import ACKS_ALLOWED, short
 from hotlog.broker.admission import Admitted, Asks, Guard, Wanted, admitted
 from hotlog.broker.leaders import not_here
 from hotlog.coordinators.transaction_types import Place
-from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp
+from hotlog.kernel.errors import HotlogError, InvalidRecord, InvalidTimestamp
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.writer import Appended
+from hotlog.partitions.waits import all_committed
 from hotlog.wire.batch import CODEC_MASK, TRANSACTIONAL_MASK, BatchHeader, check_produced
-from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
+from hotlog.wire.error_codes import Refused, code_for, is_expected, kept, message_for
 from hotlog.wire.inspect import INLINE, THREAD, Room, alone, inspect
+from hotlog.wire.plain_batch import sound
 from hotlog.wire.produce import (
     TOPIC_ID_FROM,
     VERSIONS,
@@ -57,7 +59,8 @@ INLINE_LOOK_BYTES_MAX = 4 * MiB  # of one request, on the event loop
 
 
 class _Batch(NamedTuple):
-    """One partition's part of a request: `refusal` if it was refused, `appended` once it is in the log."""
+    """One partition's part of a request: `refusal` if it was refused, `appended` once it is in the log (`records` are None then, if that
+    was by the short way)."""
 
     number: int
     partition: Partition | None
@@ -76,8 +79,11 @@ class _Batch(NamedTuple):
 
 
 class _Plan(NamedTuple):
+    """Of one topic.  `left` counts the batches that are not appended yet, refused ones too."""
+
     name: str | None
     batches: list[_Batch]
+    left: int
 
 
 _Place = tuple[_Plan, int]
@@ -92,26 +98,38 @@ def handle(broker: Broker, context: RequestContext, request: ProduceRequest) -> 
     results = [TopicResult(topic.name, topic.topic_id, []) for topic in request.topics]
     if sum(len(topic.partitions) for topic in request.topics) > SLICE:
         return _handle_wide(broker, context, request, results)
-    plans = [_plan_topic(broker, context, request, topic, topic.partitions) for topic in request.topics]
-    rest = _look_inline(broker, plans)
-    if rest or _must_wait(plans) or (request.transactional_id is not None and _must_ask(plans)):
-        return _append_at_last(broker, context, request, plans, rest, results)
+    room = _Room()
+    plans = [_plan_topic(broker, context, request, topic, topic.partitions, room) for topic in request.topics]
+    if any(plan.left for plan in plans):
+        rest = _look_inline(broker, plans)
+        if rest or _must_wait(plans) or (request.transactional_id is not None and _must_ask(plans)):
+            return _append_at_last(broker, context, request, plans, rest, results)
     return _answer(context, request, results, _append(broker, context, request, plans, results))
+
+
+class _Room:
+    """How many bytes of a request may still be appended by the short way, before anything of it that may not."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = INLINE_APPEND_BYTES_MAX
 
 
 async def _handle_wide(broker: Broker, context: RequestContext, request: ProduceRequest, results: list[TopicResult]) -> Any:
     """The same in slices, so that others get their turns; the connection's next request waits."""
     waits: list[_Wait] = []
-    room = SLICE
+    turn, room = SLICE, _Room()
     for topic, result in zip(request.topics, results, strict=True):
         for start in range(0, len(topic.partitions), SLICE):
             some = topic.partitions[start : start + SLICE]
-            if len(some) > room:
+            if len(some) > turn:
                 await breathe()
-                room = SLICE
-            room -= len(some)
-            plans = [_plan_topic(broker, context, request, topic, some)]
-            await _make_ready(broker, context, request, plans, _look_inline(broker, plans))
+                turn, room = SLICE, _Room()
+            turn -= len(some)
+            plans = [_plan_topic(broker, context, request, topic, some, room)]
+            if plans[0].left:
+                await _make_ready(broker, context, request, plans, _look_inline(broker, plans))
             waits += _append(broker, context, request, plans, [result])
     return _answer(context, request, results, waits)
 
@@ -131,16 +149,31 @@ def _look_inline(broker: Broker, plans: list[_Plan]) -> list[_Place]:
 
 
 def _plan_topic(
-    broker: Broker, context: RequestContext, request: ProduceRequest, topic: TopicData, partitions: Sequence[PartitionData]
+    broker: Broker,
+    context: RequestContext,
+    request: ProduceRequest,
+    topic: TopicData,
+    partitions: Sequence[PartitionData],
+    room: _Room,
 ) -> _Plan:
+    """Append what is plain, as long as all before it was, and see what is to be done with the rest."""
     name = topic.name
     if context.version >= TOPIC_ID_FROM:
         assert topic.topic_id is not None, "these versions have it"
         found = broker.topic_by_id(topic.topic_id)
         name = found.name if found is not None else None
-    batches = []
+    batches: list[_Batch] = []
+    table, now_ms = broker.table(), broker.clock.now_ms()
+    left = size = count = 0
     for data in partitions:
-        partition = None if name is None else broker.partition(name, data.partition)
+        partition = None if name is None else table.get((name, data.partition))
+        if partition is not None and room.bytes > 0:
+            appended = _append_plain(request, partition, data.records, room, now_ms)
+            if appended is not None:
+                batches.append(_Batch(data.partition, partition, None, [], None, appended))
+                size, count = size + len(data.records or b""), count + appended.end_offset - appended.base_offset
+                continue
+        room.bytes, left = 0, left + 1
         headers: list[BatchHeader] = []
         refusal: Exception | None = None
         try:
@@ -148,9 +181,33 @@ def _plan_topic(
                 raise _nowhere(broker, context, topic, name, data.partition)
             headers = _check(context.version, request, partition, data.records)
         except Exception as error:
-            refusal = error
+            refusal = kept(error)
         batches.append(_Batch(data.partition, partition, data.records, headers, refusal))
-    return _Plan(name, batches)
+    if name is not None and count:
+        broker.metrics.bytes_in.labels(name).inc(size)
+        broker.metrics.messages_in.labels(name).inc(count)
+    return _Plan(name, batches, left)
+
+
+def _append_plain(
+    request: ProduceRequest, partition: Partition, records: memoryview | None, room: _Room, now_ms: int
+) -> Appended | None:
+    """What became of a batch as small producers send it; None: it is not such a batch, and nothing was done."""
+    if records is None or request.acks not in ACKS_ALLOWED or request.transactional_id is not None or len(records) > room.bytes:
+        return None
+    config = partition.config
+    fields = sound(records, config.message_bytes_max, config, now_ms)
+    if fields is None:
+        return None
+    try:
+        base = partition.append_plain(records, fields, now_ms)
+    except HotlogError:
+        return None
+    if base < 0:
+        return None
+    room.bytes -= len(records)
+    end = base + fields[12]
+    return Appended(base, end - 1, -1, partition.marks.log_start_offset, end, False)
 
 
 def _nowhere(broker: Broker, context: RequestContext, topic: TopicData, name: str | None, index: int) -> Refused:
@@ -191,7 +248,7 @@ def _look(plan: _Plan, at: int, now_ms: int, room: Room) -> bool:
     try:
         header = inspect(batch.records, batch.headers[0], batch.partition.config, now_ms, room)
     except Exception as error:
-        plan.batches[at] = batch._replace(refusal=error)
+        plan.batches[at] = batch._replace(refusal=kept(error))
         return True
     if header is None:
         return False
@@ -324,7 +381,7 @@ async def _append_in_turn(broker: Broker, plans: list[_Plan]) -> None:
                 try:
                     appended = await append(batch.records, batch.headers, now_ms=broker.clock.now_ms(), guard=batch.guard)
                 except Exception as error:
-                    plan.batches[at] = batch._replace(refusal=error)
+                    plan.batches[at] = batch._replace(refusal=kept(error))
                 else:
                     plan.batches[at] = batch._replace(appended=appended)
 
@@ -360,22 +417,28 @@ def _answer(context: RequestContext, request: ProduceRequest, results: list[Topi
 
 def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -> tuple[PartitionResult, int]:
     """The answer for one partition, and the offset up to which it must be committed first (-1: it is, or it was refused)."""
+    if batch.refusal is not None:
+        return _refused(broker, topic, batch.number, batch.refusal), -1
+    assert batch.partition is not None
     try:
-        if batch.refusal is not None:
-            raise batch.refusal
-        assert batch.partition is not None
-        assert batch.records is not None
-        if batch.guard is not None and batch.appended is None:
-            batch.partition.marks.producers.require(batch.guard, batch.headers[0].base_sequence)
-        appended = batch.appended or batch.partition.append(batch.records, batch.headers, now_ms=now_ms)
+        appended = batch.appended or _append_now(batch, now_ms)
     except Exception as error:
         return _refused(broker, topic, batch.number, error), -1
-    if not appended.is_duplicate:
+    if batch.records is not None and not appended.is_duplicate:
         broker.metrics.bytes_in.labels(batch.partition.tp.topic).inc(len(batch.records))
         broker.metrics.messages_in.labels(batch.partition.tp.topic).inc(batch.headers[0].record_count)
     end, marks = appended.last_offset + 1, batch.partition.marks
     result = PartitionResult(batch.number, ErrorCode.none, appended.base_offset, appended.append_time_ms, marks.log_start_offset)
     return result, end if marks.high_watermark < end else -1
+
+
+def _append_now(batch: _Batch, now_ms: int) -> Appended:
+    """Raises what an append raises."""
+    assert batch.partition is not None
+    assert batch.records is not None
+    if batch.guard is not None:
+        batch.partition.marks.producers.require(batch.guard, batch.headers[0].base_sequence)
+    return batch.partition.append(batch.records, batch.headers, now_ms=now_ms)
 
 
 def _refused(broker: Broker, topic: str | None, index: int, error: Exception) -> PartitionResult:
@@ -389,33 +452,12 @@ def _refused(broker: Broker, topic: str | None, index: int, error: Exception) ->
 
 async def _when_committed(context: RequestContext, timeout_ms: int, results: list[TopicResult], waits: list[_Wait]) -> Spliced:
     """The reply once every appended batch is committed; a partition that is not in time answers REQUEST_TIMED_OUT."""
-    outcomes: list[BaseException | None]
-    try:
-        async with asyncio.timeout(max(timeout_ms, 1) / 1000):
-            if len(waits) == 1:
-                await waits[0][2].committed(waits[0][3])
-                outcomes = [None]
-            else:
-                outcomes = await _all_committed(waits)
-    except Exception as error:
-        outcomes = [None if p.marks.high_watermark >= end else error for _, _, p, end in waits]
-    for (answers, at, _, _), outcome in zip(waits, outcomes, strict=True):
-        if outcome is not None:
-            context.has_failed = True
-            answers[at] = PartitionResult(answers[at].partition, code_for(outcome), message=message_for(outcome))
+    ends = [(partition, end) for _, _, partition, end in waits]
+    for number, error in (await all_committed(ends, max(timeout_ms, 1) / 1000)).items():
+        answers, at, _, _ = waits[number]
+        context.has_failed = True
+        answers[at] = PartitionResult(answers[at].partition, code_for(error), message=message_for(error))
     return _response(context.version, results)
-
-
-async def _all_committed(waits: list[_Wait]) -> list[BaseException | None]:
-    """What became of each; all flushes are asked for before the first is waited for."""
-    asked: list[asyncio.Task[None]] = []
-    try:
-        async for some in slices(waits):
-            asked += [asyncio.ensure_future(partition.committed(end)) for _, _, partition, end in some]
-        return await asyncio.gather(*asked, return_exceptions=True)
-    finally:
-        for each in asked:
-            each.cancel()
 
 
 def _response(version: int, results: list[TopicResult]) -> Spliced:

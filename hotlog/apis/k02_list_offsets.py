@@ -24,7 +24,7 @@ from hotlog.answers.slices import SLICE, slices
 from hotlog.broker.leaders import led_here
 from hotlog.kernel.errors import StoreUnavailable
 from hotlog.wire import apis, short_bodies
-from hotlog.wire.error_codes import Refused, code_for, is_expected
+from hotlog.wire.error_codes import Refused, code_for, is_expected, kept
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -89,7 +89,7 @@ def _answer(broker: Broker, version: int, topic: str, part: Any, is_committed: b
             raise Refused(ErrorCode.unsupported_version, f"position {part.timestamp} is not known in version {version}")
         return _named(partition, part.timestamp, is_committed)
     except Exception as error:
-        return error
+        return kept(error)
 
 
 def _named(partition: Partition, position: int, is_committed: bool) -> Found:

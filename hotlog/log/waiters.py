@@ -14,6 +14,7 @@ import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 
 LOG = logging.getLogger(__name__)
@@ -123,3 +124,33 @@ class _Task:
             self.future.set_result(None)
         else:
             self.future.set_exception(error)
+
+
+class Together:
+    """Several waits, of any logs, that one task waits for: an entry of a queue each, and one future."""
+
+    __slots__ = ("_done", "_errors", "_left")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._errors: dict[int, Exception] = {}
+        self._done: asyncio.Future[None] | None = None
+
+    def told(self, number: int) -> Told:
+        """What one more wait, `number`, is to call, once."""
+        self._left += 1
+        return partial(self._told, number)
+
+    def _told(self, number: int, error: Exception | None) -> None:
+        if error is not None:
+            self._errors[number] = error
+        self._left -= 1
+        if not self._left and self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    async def all_told(self) -> dict[int, Exception]:
+        """Until each was told; the errors by number."""
+        if self._left:
+            self._done = asyncio.get_running_loop().create_future()
+            await self._done
+        return self._errors

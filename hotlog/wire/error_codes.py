@@ -97,3 +97,11 @@ def message_for(error: BaseException) -> str:
 def is_expected(error: BaseException) -> bool:
     """Whether this error is weather or a client's mistake: answered, not logged with a trace."""
     return isinstance(error, (errors.HotlogError, OSError, TimeoutError))
+
+
+def kept(error: Exception) -> Exception:
+    """An error that is kept to be told later: without its traceback, if it is an expected one.
+
+    The traceback holds the frames, and with them the request, and those hold the error: only the garbage collector would find such a circle.
+    """
+    return error.with_traceback(None) if is_expected(error) else error

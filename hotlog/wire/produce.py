@@ -24,6 +24,7 @@ TOPIC_ID_FROM = 13
 _HEAD = struct.Struct(">hi")  # acks, timeout
 _INT = struct.Struct(">i")
 _PARTITION = struct.Struct(">ihqq")  # index, error code, base offset, append time
+_QUIET = struct.Struct(">ihqqq3s")  # the same with the log's start, no faults, no message, no tags
 _LONG = struct.Struct(">q")
 _TOPIC_BYTES_MIN = 1 + 1  # the shortest name or id and an empty array
 _PARTITION_BYTES_MIN = 4 + 1
@@ -110,19 +111,28 @@ def encode(version: int, topics: Sequence[TopicResult], throttle_ms: int = 0) ->
             parts.append(string_of(topic.name or "", flexible))
         parts.append(count_of(len(topic.partitions), flexible))
         for result in topic.partitions:
-            parts.append(_PARTITION.pack(result.partition, result.code, result.base_offset, result.append_time_ms))
-            if version >= 5:
-                parts.append(_LONG.pack(result.log_start_offset))
-            if version >= 8:
-                parts.append(count_of(len(result.record_errors), flexible))
-                for index, text in result.record_errors:
-                    parts.append(_INT.pack(index) + string_of(text, flexible) + (b"\0" if flexible else b""))
-                parts.append(string_of(result.message, flexible))
-            if flexible:
-                parts.append(b"\0")
+            parts += _encoded(version, flexible, result)
         if flexible:
             parts.append(b"\0")
     parts.append(_INT.pack(throttle_ms))
     if flexible:
         parts.append(b"\0")
     return b"".join(parts)
+
+
+def _encoded(version: int, flexible: bool, result: PartitionResult) -> Sequence[bytes]:
+    """What one partition is answered with."""
+    number, code, base_offset, append_time_ms, log_start, message, faults = result
+    if flexible and message is None and not faults:  # nearly always
+        return (_QUIET.pack(number, code, base_offset, append_time_ms, log_start, b"\1\0\0"),)
+    parts = [_PARTITION.pack(number, code, base_offset, append_time_ms)]
+    if version >= 5:
+        parts.append(_LONG.pack(log_start))
+    if version >= 8:
+        parts.append(count_of(len(faults), flexible))
+        for index, text in faults:
+            parts.append(_INT.pack(index) + string_of(text, flexible) + (b"\0" if flexible else b""))
+        parts.append(string_of(message, flexible))
+    if flexible:
+        parts.append(b"\0")
+    return parts

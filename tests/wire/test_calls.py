@@ -67,10 +67,10 @@ def counting() -> Iterator[Counter[str]]:
         sys.setprofile(None)
 
 
-def metadata() -> Any:
+def metadata(topic: str = "t") -> Any:
     shapes = apis.requests(3, 12)
     return shapes.MetadataRequest(
-        topics=(shapes.MetadataRequestTopic(topic_id=None, name="t"),),
+        topics=(shapes.MetadataRequestTopic(topic_id=None, name=topic),),
         allow_auto_topic_creation=False,
         include_topic_authorized_operations=False,
     )
@@ -107,11 +107,11 @@ async def test_a_commit_of_one_partition_costs_no_more_calls_than_it_did(served:
     assert await calls_of(client, request) <= 98
 
 
-def ends() -> Any:
+def ends(topic: str = "t") -> Any:
     shapes = apis.requests(2, 7)
     part = shapes.ListOffsetsPartition(partition_index=0, current_leader_epoch=-1, timestamp=-1)
     return shapes.ListOffsetsRequest(
-        replica_id=-1, isolation_level=0, topics=(shapes.ListOffsetsTopic(name="t", partitions=(part,)),)
+        replica_id=-1, isolation_level=0, topics=(shapes.ListOffsetsTopic(name=topic, partitions=(part,)),)
     )
 
 
@@ -119,6 +119,7 @@ def ends() -> Any:
     ("name", "request_", "ceiling"),
     [
         ("produce one record", produce("t", {0: batch_of(b"x" * 100)}), 31),
+        ("produce one record to each of 100", produce("t", {each: batch_of(b"x" * 100) for each in range(WIDE)}), 1_900),
         ("fetch the end of a partition", fetch("t", {0: 0}, wait_ms=0), 20),
         ("fetch the ends of 100 partitions", fetch("t", dict.fromkeys(range(WIDE), 0), wait_ms=0), 72),
         ("the end of a partition", ends(), 28),

@@ -19,6 +19,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.kernel.errors import DiskFull
 from hotlog.log import flusher
+from hotlog.log.waiters import Told
 from hotlog.wire import apis
 from hotlog.wire import produce as codec
 from hotlog.wire.batch import crc32c, crc_ok, walk
@@ -373,26 +374,19 @@ async def test_a_failed_fsync_is_not_acknowledged(served: Serving, client: Clien
     partition = served.broker.partition("t", 0)
     assert partition is not None
 
-    async def failing(end_offset: int) -> None:
-        raise OSError(errno.EIO, "I/O error")
+    def failing(end_offset: int, told: Told, timeout_s: float | None = None) -> None:
+        told(OSError(errno.EIO, "I/O error"))
 
-    monkeypatch.setattr(partition, "committed", failing)
+    monkeypatch.setattr(partition, "when_committed", failing)
     partition.log.set_commit_rule(lambda log_end, durable_end: 0)
     response = await client.call(produce("t", {0: batch_of(b"b")}))
     assert produced(response) == [(0, ErrorCode.kafka_storage_error, -1)]
     assert "EIO" in response.responses[0].partition_responses[0].error_message
 
 
-async def test_a_batch_that_is_not_durable_in_time_times_out(
-    served: Serving, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_batch_that_is_not_durable_in_time_times_out(served: Serving, client: Client) -> None:
     partition = served.broker.partition("t", 0)
     assert partition is not None
-
-    async def never(end_offset: int) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(partition, "committed", never)
     partition.log.set_commit_rule(lambda log_end, durable_end: 0)
     request = dataclasses.replace(produce("t", {0: batch_of(b"b")}), timeout=timedelta(milliseconds=50))
     assert produced(await client.call(request)) == [(0, ErrorCode.request_timed_out, -1)]

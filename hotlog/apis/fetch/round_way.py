@@ -99,6 +99,7 @@ class RoundPoll(Waiter):
     def heard(self, part: Part) -> None:
         """A part's partition moved; the part is no ear any more (hotlog.apis.fetch.parts.Watcher)."""
         self._ears.pop(part, None)
+        part.watch = None
         self._heard[part] = None
         self.moved()
 
@@ -110,6 +111,7 @@ class RoundPoll(Waiter):
     def leave(self) -> None:
         for part, partition in self._ears.items():
             partition.remove_ear(part)
+            part.watch = None  # no circle is left (tests/wire/test_circles.py)
         self._ears.clear()
         if self._begun.plan.session is not None:
             self._begun.plan.session.waiting.pop(self, None)

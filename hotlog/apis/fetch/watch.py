@@ -54,6 +54,7 @@ class Watch:
             self._fetch.session.waiting.pop(self, None)
         for part, partition in self._ears.items():
             partition.remove_ear(part)
+            part.watch = None  # no circle is left (tests/wire/test_circles.py)
         for read in self._reads:
             read.remove_done_callback(self._came)
 
@@ -111,6 +112,7 @@ class Watch:
     def heard(self, part: Part) -> None:
         """A part's partition moved; the part is no ear any more."""
         self._ears.pop(part, None)
+        part.watch = None
         self._heard[part] = None
         self._moved()
 
