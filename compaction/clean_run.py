@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from compaction.clean_transactions import ABORT, COMMIT, OTHER, CleanedTransactions
 from hotlog.kernel.errors import Corrupt
@@ -159,13 +160,23 @@ class Tally:
     records_kept: int = 0
 
 
+class Sieve(NamedTuple):
+    """What of a log remains, over all its runs: by `keys` and `rules` (hotlog.wire.key_map), `last_batches` by producer id.
+
+    `transactions` are told of those that overlap a run before its pass begins.  `tally` counts what the passes did.
+    """
+
+    keys: KeyMap
+    rules: Rules
+    transactions: CleanedTransactions
+    last_batches: Mapping[int, LastBatch]
+    tally: Tally
+
+
 class CopyPass:
     """Writes the run of segments `group` anew; `bases` are those of the segments it becomes, `is_changed` whether anything is different.
 
     Args:
-        keys, rules: what remains (hotlog.wire.key_map).
-        transactions: the pass's, over all runs; it is told of those that overlap this one.
-        last_batches: by producer id.
         segment_bytes: a larger run becomes several segments.
     """
 
@@ -174,12 +185,8 @@ class CopyPass:
         disk: Disk,
         directory: str,
         group: Sequence[ClosedSegment],
+        sieve: Sieve,
         *,
-        keys: KeyMap,
-        rules: Rules,
-        transactions: CleanedTransactions,
-        last_batches: Mapping[int, LastBatch],
-        tally: Tally,
         segment_bytes: int,
         piece_bytes: int,
     ) -> None:
@@ -188,11 +195,7 @@ class CopyPass:
         self._disk = disk
         self._directory = directory
         self._group = group
-        self._keys = keys
-        self._rules = rules
-        self._transactions = transactions
-        self._last_batches = last_batches
-        self._tally = tally
+        self._keys, self._rules, self._transactions, self._last_batches, self._tally = sieve
         self._segment_bytes = segment_bytes
         self._piece = piece_bytes
         self._out = bytearray(room_for(piece_bytes))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compaction.clean_plan import Dirt, first_dirty, group_segments, plan_dirt
-from compaction.clean_run import CopyPass, KeyPass, Tally
+from compaction.clean_run import CopyPass, KeyPass, Sieve, Tally
 from compaction.clean_transactions import CleanedTransactions
 from compaction.trusted_clock import TrustedClock
 from hotlog.kernel.configdef import LONG_MAX
@@ -262,18 +262,9 @@ class Cleaner:
             return
         upkeep, view = cleaning.upkeep, cleaning.upkeep.clean
         cleaning.transactions.expect(await self._disk.run(view.aborted, group[0].base_offset, group[-1].end_offset))
-        run = CopyPass(
-            self._disk,
-            view.directory,
-            group,
-            keys=cleaning.keys,
-            rules=cleaning.rules,
-            transactions=cleaning.transactions,
-            last_batches=cleaning.last_batches,
-            tally=cleaning.tally,
-            segment_bytes=upkeep.config.segment_bytes,
-            piece_bytes=cleaning.piece_bytes,
-        )
+        sieve = Sieve(cleaning.keys, cleaning.rules, cleaning.transactions, cleaning.last_batches, cleaning.tally)
+        segment_bytes, piece_bytes = upkeep.config.segment_bytes, cleaning.piece_bytes
+        run = CopyPass(self._disk, view.directory, group, sieve, segment_bytes=segment_bytes, piece_bytes=piece_bytes)
         is_replaced = False
         try:
             await self._run(upkeep, run.step)

@@ -98,7 +98,7 @@ class Judge:
 
 
 def _probe(key: ParsedKey) -> int:
-    """An offset that whatever refers to the object covers: the end of a page's rows stays where it is, their start may move up."""
+    """An offset that every reference to the object covers.  Of a page that is its last one: the start of its live rows may move up, the end may not."""
     return key.start_offset if key.kind == "segment" else key.end_offset - 1
 
 

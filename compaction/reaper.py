@@ -175,7 +175,7 @@ class Reaper:
             LOG.info("%s: %d objects of %d partitions deleted after their grace", topic, count, len(doomed))
 
     async def _settle(self, doomed: Doomed, topic: str, now_ms: int, gate: asyncio.Semaphore) -> bool:
-        """After the objects: whether the manifest itself may go; if not, its list is cleared of them."""
+        """The objects are deleted: return whether the manifest itself may go too; if not, take them off its garbage list."""
         manifest = doomed.manifest
         async with gate:
             try:

@@ -105,7 +105,7 @@ class Scrubber:
     # Reading
 
     async def _next(self) -> bool:
-        """Have a segment at hand; False at the end of the round."""
+        """Take up the next segment, if none is under way; False at the end of the round."""
         looked_at = 0
         while self._scrub is None:
             if self._ranges:
@@ -149,7 +149,7 @@ class Scrubber:
             await self._note(partition, scrub, is_all=True)
 
     async def _note(self, partition: Partition, scrub: SegmentScrub, *, is_all: bool) -> None:
-        """Tell the log, the metrics and whoever reads our output what was found; return when a kill forgets nothing of it."""
+        """Tell the log, the metrics and the output what was found; return once it is kept on disk, where a kill does not take it back."""
         view, base = Upkeep(partition).scrub, scrub.want.base_offset
         if not view.has_segment(base):
             return  # dropped meanwhile

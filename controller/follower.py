@@ -138,7 +138,7 @@ class Follower:
         self._saved = head
 
     def adopt(self, head: Head, image: ClusterImage, lineage: str) -> None:
-        """What was written just now."""
+        """Take over what this process has just written to the store."""
         self.head, self.image, self.lineage = head, image, lineage
 
 

@@ -55,7 +55,7 @@ class ProducerIds:
         return piece
 
     async def stock(self) -> bool:
-        """Have a reserve; True if one was fetched."""
+        """Fetch a block for the reserve if there is none; whether one was fetched."""
         async with self._lock:
             if self._reserve:
                 return False

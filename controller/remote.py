@@ -40,7 +40,7 @@ async def send(change: Change, journal: Journal, peers: Peers, node_id: int) -> 
 
 
 async def _see(offset: int, journal: Journal) -> None:
-    """Have the image at `offset`, which is committed."""
+    """Read the log until the image is at `offset` or further; that offset is committed."""
     if journal.image.offset < offset:
         try:
             await journal.catch_up()

@@ -19,7 +19,7 @@ LOOKED_AT_ONCE = 256  # partitions, in one turn of the event loop
 
 
 class Attention:
-    """Times are seconds of the monotonic clock."""
+    """The partitions to look at now, and the times at which others are due.  Times are seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         self._stirred: dict[PartitionId, ColdPartition] = {}

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from compaction.clean_run import CopyPass, KeyPass, Tally
+from compaction.clean_run import CopyPass, KeyPass, Sieve, Tally
 from compaction.clean_transactions import CleanedTransactions
 from hotlog.log import checkpoints
 from hotlog.log.clean_view import ClosedSegment
@@ -161,10 +161,9 @@ def cleaned_by_us(written: Written, folder: Path | None = None) -> bytes:
         assert noting.latest == written.end - 1
         transactions = CleanedTransactions()
         transactions.expect(written.aborted)
-        run = CopyPass(
-            disk, name, closed, keys=keys, rules=Rules(noting.latest, now, now + DAY_MS, written.end), transactions=transactions,
-            last_batches=written.last, tally=Tally(), segment_bytes=1 << 30, piece_bytes=1 << 20,
-        )  # fmt: skip
+        rules = Rules(noting.latest, now, now + DAY_MS, written.end)
+        sieve = Sieve(keys, rules, transactions, written.last, Tally())
+        run = CopyPass(disk, name, closed, sieve, segment_bytes=1 << 30, piece_bytes=1 << 20)
         while run.step():
             pass
         return (place / f"{0:020d}.log.cleaned").read_bytes()

@@ -16,11 +16,11 @@ from hotlog.world.ports import Buffer
 
 
 class _Body(bytearray):
-    """Bytes whose end can be watched, which that of `bytes` can't."""
+    """Bytes that a weak reference can point to, which `bytes` can't be."""
 
 
 class Loans:
-    """Bodies that are alive."""
+    """The bodies of which a view is still in use, and their size."""
 
     def __init__(self) -> None:
         self._bodies: dict[int, ref[object]] = {}  # bounded by the memory that the bodies take
@@ -38,8 +38,11 @@ class Loans:
         return self._bytes
 
     def lend(self, body: Buffer) -> memoryview:
-        """A view of `body` whose slices are counted as `body`: the same memory where that can be watched (tiering.store.buffers), else a
-        copy (small bodies, and what came by an unusual way)."""
+        """A view of `body`; as long as it or a slice of it is in use, `body` counts.
+
+        It is the same memory if a weak reference can point to that (tiering.store.buffers), else a copy: of small bodies, and of what came by
+        an unusual way.
+        """
         view = memoryview(body)
         if isinstance(view.obj, bytes | bytearray):
             view = memoryview(_Body(view)).toreadonly()
@@ -51,5 +54,5 @@ class Loans:
 
 
 def _note(returned: deque[tuple[int, int]], which: tuple[int, int], _: object) -> None:
-    """In whatever thread the last view died: only what is safe there."""
+    """Called in whichever thread frees the last view; appending to a deque is safe in any."""
     returned.append(which)

@@ -138,7 +138,11 @@ def _is_cut(m: Manifest) -> bool:
 
 
 def _open_first(m: Manifest, pages: Nodes, not_before_ms: int) -> Manifest | None:
-    """Of the index page at the head: what lies wholly below the log start doomed, the page that the start is in before it; None without room."""
+    """Replace the index page at the head, in which the log start lies; None if the root has no room for that.
+
+    What lies wholly below the log start becomes garbage.  The page that holds the log start comes up into the root, before the rest of the
+    index page.
+    """
     ref, start = m.archive[0], m.log_start_offset
     index = index_in(pages, ref)
     child = index.ref_covering(start)

@@ -163,7 +163,7 @@ class ManifestStore:
         return await self._aside(parse_node, blob.data, self.keys.pid, ref)
 
     async def _aside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Off the event loop, where there is a disk that has threads."""
+        """Run `function` in a disk thread; without a disk, here."""
         disk = self._means.disk
         return function(*args, **kwargs) if disk is None else await disk.run(function, *args, **kwargs)
 
@@ -220,4 +220,4 @@ class ManifestStore:
 
 
 def _nobody() -> None:
-    """Wants to know."""
+    """The default of `on_change`."""
