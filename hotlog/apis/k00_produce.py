@@ -25,7 +25,7 @@ from hotlog.apis.produce.short_way import ACKS_ALLOWED, short
 from hotlog.broker.admission import Admitted, Asks, Guard, Wanted, admitted
 from hotlog.broker.leaders import not_here
 from hotlog.coordinators.transaction_types import Place
-from hotlog.kernel.errors import HotlogError, InvalidRecord, InvalidTimestamp
+from hotlog.kernel.errors import HotlogError, InvalidRecord, InvalidTimestamp, SequenceError
 from hotlog.kernel.limits import MiB
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.writer import Appended
@@ -423,7 +423,10 @@ def _append_one(broker: Broker, topic: str | None, batch: _Batch, now_ms: int) -
     try:
         appended = batch.appended or _append_now(batch, now_ms)
     except Exception as error:
-        return _refused(broker, topic, batch.number, error), -1
+        refused = _refused(broker, topic, batch.number, error)
+        if isinstance(error, SequenceError):  # the log itself says no
+            refused = refused._replace(log_start_offset=batch.partition.marks.log_start_offset)
+        return refused, -1
     if batch.records is not None and not appended.is_duplicate:
         broker.metrics.bytes_in.labels(batch.partition.tp.topic).inc(len(batch.records))
         broker.metrics.messages_in.labels(batch.partition.tp.topic).inc(batch.headers[0].record_count)

@@ -17,14 +17,14 @@ from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.group_replies import coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.answers.transaction_replies import code_of
-from hotlog.coordinators.transaction_types import V0, V2, Place, TxnCode
+from hotlog.coordinators.transaction_types import V0, V2, Place
 from hotlog.wire import apis
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
 
 KEY = 24
-FENCED_FROM, ABORTABLE_FROM, BATCHED_FROM = 2, 5, 4
+FENCED_FROM, BATCHED_FROM = 2, 4
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -79,18 +79,12 @@ async def _codes(
             found = dict.fromkeys(places, code)
     except Exception as problem:
         return dict.fromkeys(places, coordinator_error(context, problem))
-    return {place: _code(context, code) for place, code in found.items()}
+    return {place: code_of(context, code, fenced_from=FENCED_FROM) for place, code in found.items()}
 
 
 def _exists(broker: Broker, name: str, index: int) -> bool:
     topic = broker.topic(name)
     return topic is not None and 0 <= index < len(topic.partitions)
-
-
-def _code(context: RequestContext, code: TxnCode) -> ErrorCode:
-    if code is TxnCode.TRANSACTION_ABORTABLE and context.version < ABORTABLE_FROM:  # KIP-1050
-        code = TxnCode.INVALID_TXN_STATE
-    return code_of(context, code, fenced_from=FENCED_FROM)
 
 
 def _topics(shapes: Any, topics: Any, codes: Mapping[Place, ErrorCode]) -> tuple[Any, ...]:

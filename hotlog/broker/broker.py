@@ -376,7 +376,11 @@ class Broker:
         return len(topic.partitions) if topic is not None else 0
 
     async def _ensure_internal_topic(self, name: str) -> None:
-        await self.ensure_topic(name)
+        """The topic is there, and what of it is led here is open: whoever made it may still be at that."""
+        topic = await self.ensure_topic(name)
+        if any(part.leader == self.node_id and self.partition(name, at) is None for at, part in enumerate(topic.partitions)):
+            async with self._lock:
+                await self._reconcile()
 
     async def ensure_topic(self, name: str) -> TopicImage:
         """The topic, created with defaults if it is missing (auto-creation; internal topics with what they need).

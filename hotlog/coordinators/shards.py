@@ -137,11 +137,10 @@ class Shards(Generic[T]):
         return self._settled_at == self._hosting_version()
 
     async def ensure(self) -> None:
-        """Create the topic if it is missing, and follow."""
+        """Create the topic if it is missing, have it open here, and follow."""
         if self.is_settled:
             return
-        if not self.exist:
-            await self._ensure_topic()
+        await self._ensure_topic()
         await self.follow()
 
     def index_of(self, owner: str) -> int:
