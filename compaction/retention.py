@@ -105,7 +105,7 @@ def plan_retention(
     run = _one_run(cold, local)
     start = log_start_offset if cold is None else max(log_start_offset, cold.start_offset)
     ceiling = local.high_watermark if local is not None else (cold.end_offset if cold else start)
-    wanted = _cut(run, config, now_ms) if config.is_deleted else _Cut(0, 0)
+    wanted = _cut(run, config, now_ms) if config.is_deleted else _Cut(0, 0, 0)
     cut = _slowed(run, wanted)
     border = cold.end_offset if cold is not None else 0
     blocks = is_tiered and _must_block(run, cut, config, border, now_ms)
@@ -123,10 +123,11 @@ class _Run(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """How many of the run's pieces go by time, and by size."""
+    """How many of the run's pieces go by time, by size, and by time behind those that go by size (as in Kafka, which looks at the size first)."""
 
     by_time: int
     by_size: int
+    by_both: int
 
 
 def _one_run(cold: Cold | None, local: Local | None) -> _Run:
@@ -168,13 +169,7 @@ def _is_expired(piece: Piece, clock: str, retention_ms: int, now_ms: int) -> boo
 
 def _cut(run: _Run, config: TopicConfig, now_ms: int) -> _Cut:
     """A hole goes only with a piece behind it: it has neither age nor size of its own."""
-    by_time = 0
-    for index, piece in enumerate(run.pieces):
-        if piece.is_hole:
-            continue
-        if piece.base_offset == piece.end_offset or not _is_expired(piece, config.retention_clock, config.retention_ms, now_ms):
-            break
-        by_time = index + 1
+    by_time = _expired_from(run, 0, config, now_ms)
     by_size, left = 0, run.size
     for index, piece in enumerate(run.pieces if config.retention_bytes >= 0 else ()):
         if piece.is_hole:
@@ -183,7 +178,19 @@ def _cut(run: _Run, config: TopicConfig, now_ms: int) -> _Cut:
             break
         left -= piece.size
         by_size = index + 1
-    return _Cut(by_time, by_size)
+    return _Cut(by_time, by_size, _expired_from(run, by_size, config, now_ms) if by_size else 0)
+
+
+def _expired_from(run: _Run, first: int, config: TopicConfig, now_ms: int) -> int:
+    """How many pieces go if those before `first` do, and those behind them that are too old."""
+    count = first
+    for index, piece in enumerate(run.pieces[first:], first):
+        if piece.is_hole:
+            continue
+        if piece.base_offset == piece.end_offset or not _is_expired(piece, config.retention_clock, config.retention_ms, now_ms):
+            break
+        count = index + 1
+    return count
 
 
 def _slowed(run: _Run, cut: _Cut) -> _Cut:
@@ -197,7 +204,7 @@ def _slowed(run: _Run, cut: _Cut) -> _Cut:
         count += 1
     while count and run.pieces[count - 1].is_hole:
         count -= 1
-    return _Cut(min(cut.by_time, count), min(cut.by_size, count))
+    return _Cut(*(min(each, count) for each in cut))
 
 
 def _must_block(run: _Run, cut: _Cut, config: TopicConfig, border: int, now_ms: int) -> bool:
@@ -211,8 +218,9 @@ def _must_block(run: _Run, cut: _Cut, config: TopicConfig, border: int, now_ms: 
 
 
 def _reach(run: _Run, cut: _Cut, size_border: int | None) -> int:
-    """The offset that the cut reaches; by size no further than `size_border`."""
-    reached = run.pieces[cut.by_time - 1].end_offset if cut.by_time else 0
+    """The offset that the cut reaches; by size no further than `size_border`, nor by time behind that."""
+    sure = cut.by_time if size_border is not None else max(cut.by_time, cut.by_both)
+    reached = run.pieces[sure - 1].end_offset if sure else 0
     for piece in run.pieces[: cut.by_size]:
         if size_border is None or piece.end_offset <= size_border:
             reached = max(reached, piece.end_offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compaction.retention import Cold, Local, Piece, Plan, age_reference_ms, plan_retention
@@ -92,7 +92,11 @@ def test_what_is_left_is_never_below_retention_bytes_nor_younger_than_retention_
     assert got.log_start_offset in {pieces[0].base_offset, *(piece.end_offset for piece in pieces)}
 
 
+OLD_BEHIND_LARGE = [Piece(0, 1, 1, -1, NOW - 20 * DAY + 1), Piece(1, 2, 1, NOW - 50 * DAY + 2, -1)]
+
+
 @given(worlds())
+@example((OLD_BEHIND_LARGE, 0, 0, config(retention_ms=20 * DAY - 1, retention_bytes=0, hotlog_untiered_overflow="drop")))
 def test_what_retention_condemns_goes_at_once(world: Any) -> None:
     """The other half: the oldest piece left is inside retention by time, and dropping it would go below retention.bytes."""
     pieces, tiered, local_from, topic = world
