@@ -32,6 +32,9 @@ class TopicPlan:
         return int(self.configs.get("retention.ms", str(7 * 24 * HOUR_MS)))
 
 
+HOSTED_AFTER_BEATS = 40  # of half a minute
+
+
 @dataclass
 class Traffic:
     """Producers of some topics."""
@@ -55,6 +58,13 @@ class Traffic:
                 except (Retry, Refused):
                     await asyncio.sleep(30)
                     await life.beat("broker")
+        for _ in range(
+            HOSTED_AFTER_BEATS
+        ):  # one that the life before only began waits for the store: a broker's beat, each second, asks again
+            if all(life.broker.partition(plan.name, index) for plan in self.plans for index in range(plan.partitions)):
+                return
+            await asyncio.sleep(30)
+            await life.beat("broker")
 
     def partitions(self, life: Life) -> list[tuple[TopicPlan, Partition, Ledger]]:
         found = []
