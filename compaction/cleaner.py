@@ -251,6 +251,7 @@ class Cleaner:
         for group in groups:
             await self._copy(cleaning, group)
         await view.save_cleaned_end(end)
+        upkeep.stir_store()
         self._tell(partition, cleaning, end)
 
     async def _copy(self, cleaning: Cleaning, group: Sequence[ClosedSegment]) -> None:

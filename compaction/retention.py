@@ -209,7 +209,7 @@ def _slowed(run: _Run, cut: _Cut) -> _Cut:
 
 def _must_block(run: _Run, cut: _Cut, config: TopicConfig, border: int, now_ms: int) -> bool:
     """Whether size alone condemns data that should be in the store for STALL_MS, and the topic says `block`."""
-    if config.untiered_overflow != "block" or not config.is_copied:
+    if config.untiered_overflow != "block" or not config.is_copied or config.is_compacted:  # that is copied once it was cleaned
         return False
     late_ms = max(config.remote_copy_lag_ms, 0) + STALL_MS
     return any(

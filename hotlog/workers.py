@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from compaction.cleaner import Cleaner
+from compaction.cold_cleaner import ColdCleaner
+from compaction.cold_worker import ColdWorker
 from compaction.reaper import Reaper
 from compaction.reconcile import Reconciler
 from compaction.scrub_worker import Scrubber
@@ -31,6 +33,7 @@ from hotlog.kernel.settings import Settings
 from hotlog.log.manager import LogManager
 from hotlog.observe.store_probe import StoreProbe
 from hotlog.world.ports import ObjectStore, World
+from tiering.cost.book import load_book
 from tiering.cost.meter import Meter
 from tiering.store.health import StoreHealth
 from tiering.tier import ColdTier
@@ -141,6 +144,18 @@ def _cleaner(parts: Parts) -> Tick:
     ).tick  # fmt: skip
 
 
+def _cold_cleaner(parts: Parts, tier: ColdTier) -> Tick:
+    world = parts.world
+    cleaner = ColdCleaner(
+        parts.store, disk=world.disk, clock=world.clock, entropy=world.entropy, settings=parts.settings_now,
+        folder=f"{parts.data_dir}/cold-cleaning", now_ms=parts.trusted.trusted.now_ms,
+        provider=load_book().provider(parts.settings.text("hotlog.compaction.prices")),
+    )  # fmt: skip
+    return ColdWorker(
+        parts.broker.hosted, cleaner, clock=world.clock, disk=world.disk, settings=parts.settings_now, metrics=parts.metrics
+    ).tick
+
+
 def _reaper(parts: Parts, tier: ColdTier) -> Tick:
     return Reaper(tier, parts.store, metrics=parts.metrics, trusted=parts.trusted.trusted, grace_ms=parts.grace_ms).tick
 
@@ -184,6 +199,7 @@ WORKERS = (
     Worker("copy", cold(_copy), set_by("remote.log.manager.task.interval.ms")),
     Worker("retention", _retention, set_by("log.retention.check.interval.ms")),
     Worker("cleaner", _cleaner, set_by("log.cleaner.backoff.ms", seconds_max=5.0)),
+    Worker("cold-cleaner", cold(_cold_cleaner), every(30.0)),
     Worker("scrub", _scrub, set_by("hotlog.scrub.interval.ms", seconds_max=10.0)),
     Worker("reaper", cold(_reaper), lambda settings: min(60.0, settings.number("hotlog.garbage.grace.ms") / 1000 + 1)),
     Worker("reconcile", cold(_reconcile), set_by("hotlog.reconcile.interval.ms", seconds_max=60.0)),

@@ -49,10 +49,13 @@ class Owner(NamedTuple):
 def next_plan(cold: ColdPartition, now_ms: int) -> CopyPlan | None:
     """The next copy of a partition, if any is due."""
     log, view = cold.log, cold.view
+    # A power loss may take back what is not on the device; the store must not have it then, or offsets are given out twice.
+    readable_end = min(log.high_watermark, log.last_stable_offset, log.recovery_point)
+    if log.config.is_compacted:  # what was not cleaned yet would go up twice
+        readable_end = min(readable_end, log.cleaned_end)
     plan = plan_copy(
         view, log.closed_above(covered_until(view, log.log_start_offset)), log.config,
-        # A power loss may take back what is not on the device; the store must not have it then, or offsets are given out twice.
-        readable_end=min(log.high_watermark, log.last_stable_offset, log.recovery_point),
+        readable_end=readable_end,
         log_start_offset=log.log_start_offset, now_ms=now_ms,
     )  # fmt: skip
     return plan if isinstance(plan, CopyPlan) else None

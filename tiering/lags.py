@@ -58,7 +58,9 @@ class Lags:
     def measure(self, cold: ColdPartition) -> None:
         """How far copying of `cold` is behind, whether or not it can go on; while nothing is known of the store, all that is closed counts."""
         log, view = cold.log, cold.view
-        backlog = None if log.config.is_compacted else log.closed_above(covered_until(view, log.log_start_offset))
+        backlog = log.closed_above(covered_until(view, log.log_start_offset))
+        if backlog is not None and log.config.is_compacted and backlog.oldest.end_offset > log.cleaned_end:
+            backlog = None  # it waits to be cleaned, not to be copied
         cold.lag = Lag() if backlog is None else Lag(backlog.size, backlog.segments, backlog.oldest.closed_ms)
         rows = view.totals.rows if view is not None and cold.ready else 0
         self._show(cold.pid, _Shown(cold.topic, cold.lag, cold.size_bytes if cold.ready else 0, rows, cold.ready))

@@ -68,7 +68,7 @@ def cost(
 
     Example: hotlog cost --topic clicks --what-if local.retention.ms=3600000
     """
-    prices, place, plan = _book(book), Place(store, data_dir, http), Deployment(replicas=replicas, zones=zones)
+    prices, place, plan = read_book(book), Place(store, data_dir, http), Deployment(replicas=replicas, zones=zones)
     if what_if:
         if not topic:
             raise Invalid("--what-if asks about one topic: name it with --topic")
@@ -91,7 +91,8 @@ def cost(
         show(report, explain=explain)
 
 
-def _book(path: Path | None) -> PriceBook:
+def read_book(path: Path | None) -> PriceBook:
+    """The shipped book, with a file laid over it.  Raises Invalid, InvalidConfig."""
     try:
         return load_book(path.read_text(encoding="utf-8") if path else None)
     except OSError as wrong:

@@ -21,6 +21,7 @@ from compaction.trusted_clock import TrustedClock
 from compaction.worker import run_retention
 from controller.image import ALL_BROKERS
 from hotlog.cli.bucket import Bucket, open_bucket, run
+from hotlog.cli.compaction import compaction
 from hotlog.cli.options import STORE_DEFAULT, Json, StoreUrl
 from hotlog.cli.output import say, show_json, size_text
 from hotlog.cli.serve import read_properties
@@ -64,6 +65,9 @@ def retention(
     given = dict(understood(read_properties(config), has_store=True).settings.given) if config else None
     logs.set_up(parse_levels(os.environ.get("HOTLOG_LOG", "")), as_json=False)
     run(lambda: _rounds(store, once, interval, json, given))
+
+
+app.command()(compaction)
 
 
 async def _rounds(url: str, once: bool, interval: float, json: bool, given: dict[str, str] | None) -> None:

@@ -42,6 +42,8 @@ _OWN = [
               doc="Memory for what is read and written, of all cleanings at once."),
     ConfigKey(name="log.cleaner.io.max.bytes.per.second", kind="double", default=1.7976931348623157e308, unit="bytes/s",
               doc="Most that cleanings read and write in a second."),
+    ConfigKey(name="hotlog.compaction.prices", kind="string", default="", dynamic=False, is_open=True,
+              doc="Whose prices decide whether a cleaning of the store pays (hotlog cost --provider); empty: the price book's default."),
     ConfigKey(name="log.flush.offset.checkpoint.interval.ms", kind="int", default=60_000, dynamic=False, minimum=0, unit="ms",
               doc="How often the recovery point is written."),
     ConfigKey(name="num.recovery.threads.per.data.dir", kind="int", default=8, dynamic=False, minimum=1, doc="Threads that open logs at start."),

@@ -19,7 +19,7 @@ _THROTTLED, _THROTTLED_WORDS = r"(\*|\d+:\d+(,\d+:\d+)*)?", "* or a list of PART
 TOPIC_KEYS = table([
     ConfigKey(name="cleanup.policy", kind="list", default=("delete",), choices=("delete", "compact"), synonym="log.cleanup.policy",
               doc="How old data leaves: `delete` by time and size, `compact` by key (older records of a key go, tombstones after"
-                  " delete.retention.ms), or both; empty: not at all.  Nothing is copied to the store while `compact` is set."),
+                  " delete.retention.ms), or both; empty: not at all."),
     ConfigKey(name="compression.gzip.level", kind="int", default=-1, minimum=1, maximum=9, also=-1, synonym="compression.gzip.level",
               acts=False, doc="How hard gzip works; batches are stored as they were produced."),
     ConfigKey(name="compression.lz4.level", kind="int", default=9, minimum=1, maximum=17, synonym="compression.lz4.level", acts=False,
@@ -77,8 +77,8 @@ TOPIC_KEYS = table([
               doc="Must be true to turn remote.storage.enable off: the remote part is then deleted (KIP-950)."),
     ConfigKey(name="remote.storage.enable", kind="boolean", default=True, synonym="hotlog.remote.storage.enable",
               doc="Copy closed segments to the object store (KIP-405).  Hotlog's default is true for topics that are not compacted.  A topic"
-                  " that becomes compacted later keeps what the store has, readable, and says so with its own `true`; what a compacted"
-                  " topic gets from then on stays local."),
+                  " that becomes compacted later keeps what the store has, and says so with its own `true`.  Segments of a compacted topic are"
+                  " copied once they were cleaned, and cleaned in the store as well where that pays."),
     ConfigKey(name="retention.bytes", kind="long", default=-1, unit="bytes", synonym="log.retention.bytes",
               doc="Size of a partition over both tiers; -1 no limit, as is, in Kafka too, everything below."),
     ConfigKey(name="retention.ms", kind="long", default=7 * DAY_MS, minimum=-1, unit="ms", synonym="log.retention.ms",
@@ -219,7 +219,7 @@ def _build(cls: type[TopicConfig], v: Mapping[str, Value], own: Mapping[str, Val
         is_compacted=is_compacted,
         is_deleted="delete" in _strings(v["cleanup.policy"]),
         remote_enabled=remote_enabled,
-        is_copied=remote_enabled and not copy_disabled and not is_compacted,
+        is_copied=remote_enabled and not copy_disabled,
         is_local_only=is_local_only,
         is_remote_given_up=is_local_only and delete_on_disable,
         is_fsynced=v["hotlog.durability"] == "fsync" or _int(v["flush.messages"]) <= 1,

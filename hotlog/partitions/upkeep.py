@@ -82,6 +82,16 @@ class Upkeep:
         return self._partition.cold.manifest if self._partition.cold is not None and self._partition.cold.ready else None
 
     @property
+    def store_epoch(self) -> int | None:
+        """The leader epoch that its manifest is written with; None without a cold tier."""
+        return self._partition.cold.leader_epoch if self._partition.cold is not None else None
+
+    def stir_store(self) -> None:
+        """What may be copied to the store has changed."""
+        if self._partition.cold is not None:
+            self._partition.cold.stir()
+
+    @property
     def is_tiered(self) -> bool:
         """Whether its history is, or may be, in the store."""
         return self._partition.home.has_tier and (self._partition.config.remote_enabled or self._partition.cold is not None)

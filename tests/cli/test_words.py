@@ -32,7 +32,7 @@ READING = [
     ["consume", TYPO, "-e"], ["consume", TYPO, "-g", "g", "-e"], ["consume", TYPO, "-p", "0", "-n", "1"], ["replay", TYPO],
     ["replay", TYPO, "--direct"], ["manifest", "show", TYPO], ["manifest", "verify", TYPO], ["topic", "describe", TYPO],
     ["topic", "alter", TYPO, "-c", "retention.ms=1"], ["topic", "delete", TYPO, "--yes"], ["cost"], ["export", TYPO, "--to", "lake"],
-    ["worker", "retention", "--once"],
+    ["worker", "retention", "--once"], ["worker", "compaction", "--dry-run"],
 ]  # fmt: skip
 
 
@@ -250,7 +250,10 @@ def test_no_word_ends_in_a_traceback(
     monkeypatch.setattr("hotlog.cli.reading.STALL_SECONDS", 5.0)
     draw = random.Random(" ".join(words))
     needed = ["typo"] * sum(p.param_type_name == "argument" and p.required for p in found.params)
-    fixed = [*(["--to", str(tmp_path / "lake")] if words == ["export"] else []), *(["--once"] if words[0] == "worker" else [])]
+    fixed = [
+        *(["--to", str(tmp_path / "lake")] if words == ["export"] else []),
+        *(["--once"] if words == ["worker", "retention"] else []),
+    ]
     ends = {"consume": ["-e"], "topic delete": ["--yes"]}.get(" ".join(words), [])
     for param in found.params:
         for value in draw.sample(HOSTILE, 12):

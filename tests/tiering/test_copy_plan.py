@@ -95,8 +95,6 @@ def test_gaps_are_named() -> None:
     [
         {"remote.storage.enable": "false"},
         {"remote.log.copy.disable": "true"},
-        {"cleanup.policy": "compact", "remote.storage.enable": "true"},
-        {"cleanup.policy": "compact,delete", "remote.storage.enable": "true"},
     ],
 )
 def test_switched_off(overrides: dict[str, str]) -> None:

@@ -100,6 +100,22 @@ async def footer_in_store(here: Node, row: Entry) -> Footer:
     return parse_footer(blob.data)
 
 
+async def test_a_compacted_log_is_copied_as_far_as_it_was_cleaned(tmp_path: Path) -> None:
+    async with node(tmp_path) as home:
+        log = await home.create(tiered(cleanup_policy="compact", remote_storage_enable="true"))
+        cold = await home.attach(log)
+        await fill(log, 12)
+        closed = log.segments()[:-1]
+        assert len(closed) > 2
+        await home.copy_all()
+        assert cold.view is None, "what was not cleaned would go up twice"
+        for end in (closed[0].end_offset, closed[2].end_offset - 1):
+            await log.clean.save_cleaned_end(end)
+            cold.stir()
+            await home.copy_all()
+        assert cold.end_offset == closed[1].end_offset, "whole segments only"
+
+
 async def test_only_what_is_committed_and_closed_is_copied(tmp_path: Path) -> None:
     async with node(tmp_path) as here:
         log = await here.create()

@@ -145,6 +145,7 @@ def _to_json(m: Manifest) -> dict[str, Any]:
         "archive": _refs_to_json(m.archive), "garbage": _columns(m.garbage, GarbageObject._fields),
         "garbage_ranges": {"pages": _refs_to_json([part.page for part in m.garbage_ranges])}
         | _columns([part[1:] for part in m.garbage_ranges], GarbageRange._fields[1:]),
+        **({"cleaned_end": m.cleaned_end} if m.cleaned_end else {}),
     }  # fmt: skip
 
 
@@ -162,4 +163,5 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
         garbage_ranges=tuple(
             GarbageRange(page, *row) for page, row in zip(pages, _rows(ranges, GarbageRange._fields[1:]), strict=True)
         ),
+        cleaned_end=raw.get("cleaned_end", 0),
     )  # fmt: skip

@@ -66,7 +66,7 @@ def claim(manifest: Manifest, epoch: int, topic: str, *, revive: bool = False) -
     tiered history begins anew, the garbage of the old one stays listed.
     """
     if manifest.is_deleted and revive and manifest.epoch <= epoch:
-        return replace(manifest, epoch=epoch, topic=topic, deleted_ms=-1, end_offset=-1)
+        return replace(manifest, epoch=epoch, topic=topic, deleted_ms=-1, end_offset=-1, cleaned_end=0)
     if manifest.is_deleted or manifest.epoch > epoch:
         require_epoch(manifest, epoch)
     if manifest.epoch == epoch and manifest.topic == topic:
@@ -228,6 +228,13 @@ def replace_range(
     if len(entries) > ENTRIES_HARD_MAX:
         raise Retry(f"manifest of {manifest.pid} would have {len(entries)} inline rows; older ones must be spilled first")
     return sealed(replace(manifest, entries=entries, garbage=manifest.garbage + garbage))
+
+
+def note_cleaned(manifest: Manifest, offset: int, *, epoch: int) -> Manifest:
+    """Log compaction has been at everything below `offset`."""
+    require_epoch(manifest, epoch)
+    end = min(max(manifest.cleaned_end, offset), manifest.end_offset)
+    return manifest if end == manifest.cleaned_end else replace(manifest, cleaned_end=end)
 
 
 def check_cover(rows: tuple[Entry, ...], start: int, end: int) -> None:

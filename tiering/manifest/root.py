@@ -204,7 +204,8 @@ Garbage = GarbageObject | GarbageRange
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The root.  `topic` is a hint for people; ids decide.  `end_offset` is -1 until something was tiered."""
+    """The root.  `topic` is a hint for people; ids decide.  `end_offset` is -1 until something was tiered.  Below `cleaned_end` log compaction has
+    been (0: nowhere)."""
 
     topic_id: UUID
     partition: int
@@ -221,6 +222,7 @@ class Manifest:
     archive: tuple[PageRef, ...] = ()
     garbage: tuple[GarbageObject, ...] = ()
     garbage_ranges: tuple[GarbageRange, ...] = ()
+    cleaned_end: int = 0
 
     @property
     def pid(self) -> PartitionId:

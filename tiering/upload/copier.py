@@ -51,6 +51,8 @@ class HotLog(Protocol):
     @property
     def last_stable_offset(self) -> int: ...
     @property
+    def cleaned_end(self) -> int: ...
+    @property
     def has_gaps(self) -> bool: ...
     @property
     def recovery_point(self) -> int: ...
@@ -210,8 +212,12 @@ class Copier:
     async def _upload(self, target: CopyTarget, plan: CopyPlan, lease: Lease) -> Entry:
         segment = plan.segment
         want = ScanRange(segment.base_offset, plan.start_offset, segment.end_offset, segment.size, target.log.has_gaps)
-        scan = await scan_segment(self._disk, segment.log_path, want)
-        parts = await self._footer_parts(target, segment, scan)
+        try:
+            scan = await scan_segment(self._disk, segment.log_path, want)
+            parts = await self._footer_parts(target, segment, scan)
+        except Corrupt as damage:
+            self._require_there(target, plan, damage)
+            raise
         nonce, now_ms = self._entropy.uuid().hex, self._clock.now_ms()
         about = Trailer(
             pid=target.keys.pid, base_offset=scan.base_offset, end_offset=scan.end_offset, epoch=target.leader_epoch,
@@ -228,9 +234,22 @@ class Copier:
         lease.check()
         store = self._store.bind(topic=target.topic, purpose="upload")
         source = SegmentSource(self._disk, scan, footer)
-        await store.put_source(target.keys.object(entry.name), source, storage_class=entry.storage_class)
+        try:
+            await store.put_source(target.keys.object(entry.name), source, storage_class=entry.storage_class)
+        except Corrupt as damage:
+            self._require_there(target, plan, damage)
+            raise
         await self._copied(target.keys, entry, footer)
         return entry
+
+    @staticmethod
+    def _require_there(target: CopyTarget, plan: CopyPlan, damage: Corrupt) -> None:
+        """Raise PreconditionFailed if the segment is another one by now: log compaction replaced it under the copy, so nothing is damaged."""
+        backlog = target.log.closed_above(plan.start_offset)
+        if backlog is None or backlog.oldest != plan.segment:
+            raise PreconditionFailed(
+                f"the segment at offset {plan.segment.base_offset} was replaced while it was copied"
+            ) from damage
 
     async def _footer_parts(self, target: CopyTarget, segment: LocalSegment, scan: SegmentScan) -> FooterParts:
         aborted = parse_aborted(await self._disk.run(self._read_if_there, segment.txnindex_path))
