@@ -42,10 +42,15 @@ class Producer:
     async def call(self, key: int, kind: str, version: int, **fields: Any) -> Any:
         return await self.client.call(getattr(apis.requests(key, version), kind)(**fields))
 
-    async def init(self, version: int = 5, *, goes_on: bool = False, timeout_ms: int = 60_000) -> ErrorCode:
-        request = apis.requests(10, 4).FindCoordinatorRequest(key_type=1, coordinator_keys=(self.name,))
+    async def find(self, kind: int, name: str) -> None:
+        """Until there is a coordinator."""
+        request = apis.requests(10, 4).FindCoordinatorRequest(key_type=kind, coordinator_keys=(name,))
         while code := (await self.client.call(request)).coordinators[0].error_code:
             assert code is ErrorCode.coordinator_not_available, "its topic is being made"
+            await asyncio.sleep(0.02)
+
+    async def init(self, version: int = 5, *, goes_on: bool = False, timeout_ms: int = 60_000) -> ErrorCode:
+        await self.find(1, self.name)
         known = {"producer_id": self.producer_id, "producer_epoch": self.epoch} if goes_on else {}
         while True:
             answer = await self.call(
@@ -108,6 +113,7 @@ class Producer:
 
     async def commit_offsets(self, offset: int, version: int | None = None) -> ErrorCode:
         version = version if version is not None else (5 if self.level == 2 else 3)
+        await self.find(0, GROUP)
         if self.level == 1:
             added = await self.call(
                 25, "AddOffsetsToTxnRequest", 3, transactional_id=self.name, producer_id=self.producer_id,
@@ -334,6 +340,7 @@ async def test_every_version_of_the_older_apis(place: Place, version: int) -> No
         producer.epoch += 1
         assert await producer.add(0, version=version) == [fenced]
         producer.epoch -= 1
+    await producer.find(0, GROUP)
     if version <= 4:
         added = await producer.call(
             25, "AddOffsetsToTxnRequest", version, transactional_id=NAME, producer_id=producer.producer_id,
