@@ -1,6 +1,6 @@
 """OffsetCommit (8): remember how far a group has read.
 
-Versions 2 to 10: leader epochs from 6, static members from 7 (KIP-345), topic ids from 10.  Retention time (2 to 4) is ignored: the broker's
+Versions 2 to 10: leader epochs from 6, static members from 7 (KIP-345), members of the new protocol from 9 (KIP-848), topic ids from 10.  Retention time (2 to 4) is ignored: the broker's
 offsets.retention.minutes decides, as since Kafka 2.1.
 
 Invariants: answered after the record is durable; each partition gets a code of its own.
@@ -16,7 +16,7 @@ from hotlog.answers.api import Api, Caller, Pending, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.coordinators.group_types import Code
-from hotlog.coordinators.service import Commit
+from hotlog.coordinators.service import Commit, Committer
 from hotlog.kernel.errors import HotlogError
 from hotlog.wire import short_bodies
 from hotlog.wire.apis import responses
@@ -53,10 +53,13 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     try:
         codes = await broker.groups.commit(
             request.group_id,
-            member_id=request.member_id,
-            instance_id=getattr(request, "group_instance_id", None),
-            generation=request.generation_id_or_member_epoch,
-            commits=commits,
+            Committer(
+                request.member_id,
+                getattr(request, "group_instance_id", None),
+                request.generation_id_or_member_epoch,
+                context.version,
+            ),
+            commits,
             unknown=Code.GROUP_ID_NOT_FOUND if context.version >= GROUP_NOT_FOUND_FROM else Code.ILLEGAL_GENERATION,
         )
     except Exception as problem:
@@ -138,10 +141,8 @@ def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, posit
         is_done = broker.groups.commit_now(
             asked.group_id,
             Commit(topic, asked.partition, asked.offset, asked.leader_epoch, asked.metadata),
-            member_id=asked.member_id,
-            instance_id=asked.instance_id,
-            generation=asked.generation,
-            told=committing.told,
+            Committer(asked.member_id, asked.instance_id, asked.generation, version),
+            committing.told,
         )
     except (HotlogError, OSError):  # nothing was done; the long way meets the same, and says so
         return None
@@ -150,11 +151,4 @@ def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, posit
     return rest if is_done else committing
 
 
-API = Api(
-    key=KEY,
-    name="OffsetCommit",
-    versions=range(2, 11),
-    handle=handle,
-    quick=quick,
-    omits=("members of the new protocol (KIP-848)",),
-)
+API = Api(key=KEY, name="OffsetCommit", versions=range(2, 11), handle=handle, quick=quick)

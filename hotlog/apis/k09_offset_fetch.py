@@ -1,7 +1,7 @@
 """OffsetFetch (9): how far a group has read.
 
 Versions 1 to 10: all topics by null from 2, leader epochs from 5, stable offsets only from 7 (KIP-447: an offset that an open transaction
-may change is answered UNSTABLE_OFFSET_COMMIT), many groups from 8, topic ids from 10.
+may change is answered UNSTABLE_OFFSET_COMMIT), many groups from 8, members of the new protocol from 9 (KIP-848), topic ids from 10.
 
 Invariants: a partition without a commit is answered with offset -1 and no error, as Kafka does.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
-from hotlog.answers.group_replies import coordinator_error
+from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.answers.slices import breathe, sliced
 from hotlog.coordinators.offset_records import OffsetValue
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KEY = 9
 GROUPS_FROM = 8
+MEMBER_FROM = 9
 BY_ID_FROM = 10
 ERROR_FROM = 2
 NOTHING = OffsetValue(-1, -1, "", -1)
@@ -110,6 +111,8 @@ def _partition(shape: Any, offsets: Offsets, name: str, code: ErrorCode, index: 
 async def _group(broker: Broker, context: RequestContext, shapes: Any, group: Any, is_stable: bool) -> Any:
     offsets, code = _offsets(broker, context, group.group_id)
     offsets = _stable(broker, group.group_id, offsets, is_stable)
+    if code is ErrorCode.none and context.version >= MEMBER_FROM:
+        code = _member_code(broker, context, group)
     if group.topics is None:
         listed = [(name, _id(broker, name), indexes, ErrorCode.none) for name, indexes in _all(offsets)]
     else:
@@ -128,6 +131,13 @@ async def _group(broker: Broker, context: RequestContext, shapes: Any, group: An
     return shapes.OffsetFetchResponseGroup(group_id=group.group_id, error_code=code, topics=tuple(found))
 
 
+def _member_code(broker: Broker, context: RequestContext, group: Any) -> ErrorCode:
+    try:
+        return code_of(context, broker.groups.fetch_code(group.group_id, group.member_id, group.member_epoch))
+    except Exception as problem:
+        return coordinator_error(context, problem)
+
+
 def _id(broker: Broker, name: str) -> Any:
     topic = broker.topic(name)
     return topic.topic_id if topic is not None else None
@@ -140,4 +150,4 @@ def _named(broker: Broker, context: RequestContext, topic: Any) -> tuple[str, An
     return (known.name if known is not None else ""), topic.topic_id
 
 
-API = Api(key=KEY, name="OffsetFetch", versions=range(1, 11), handle=handle, omits=("members of the new protocol (KIP-848)",))
+API = Api(key=KEY, name="OffsetFetch", versions=range(1, 11), handle=handle)

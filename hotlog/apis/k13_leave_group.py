@@ -2,7 +2,7 @@
 
 Versions 0 to 5.
 
-Invariants: never waits; the rest of the group rebalances at once.
+Invariants: waits for nothing but the log, where the group is one of the new protocol; the rest of the group rebalances at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY = 13
 MANY_FROM = 3
 
 
-def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
+async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Take the members out of their group."""
     shapes = responses(KEY, context.version)
     if context.version >= MANY_FROM:
@@ -33,7 +33,7 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         wanted = ((request.member_id, None),)
     code, left = ErrorCode.none, Left(())
     try:
-        left = broker.groups.leave(request.group_id, wanted)
+        left = await broker.groups.leave(request.group_id, wanted)
     except Exception as problem:
         code = coordinator_error(context, problem)
     if context.version < MANY_FROM and code is ErrorCode.none:

@@ -42,10 +42,11 @@ def _describe(broker: Broker, context: RequestContext, with_operations: bool, gr
     group, state = Group(group_id=group_id), "Dead"
     try:
         described = broker.groups.describe(group_id)
-        if described.code is Code.NONE:
+        if described.code is Code.NONE and isinstance(described.group, Group):
             group, state = described.group, described.group.state.value
         elif context.version >= NOT_FOUND_FROM:
-            code, message = ErrorCode.group_id_not_found, f"group {group_id!r} does not exist"
+            why = "not found" if described.code is not Code.NONE else "is not a classic group"
+            code, message = ErrorCode.group_id_not_found, f"Group {group_id} {why}."
     except Exception as problem:
         code, message, state = coordinator_error(context, problem), str(problem), ""
     shapes = responses(KEY, context.version)

@@ -1,7 +1,7 @@
 """ApiVersions (18): what is served, in which versions.  KIP-35, KIP-511, KIP-584.
 
 Versions 0 to 4.  A version above is answered by dispatch with error 35 in the layout of version 0.  Features (KIP-584) are finalized for good: clients
-choose the transaction protocol by `transaction.version` (KIP-890).  One whose lowest version is 0 is left out below version 4, whose clients
+choose the transaction protocol by `transaction.version` (KIP-890), and know of groups of the new protocol by `group.version` (KIP-848).  One whose lowest version is 0 is left out below version 4, whose clients
 cannot read it.
 
 Invariants: the answer is what dispatch says that it serves (`broker.served`), nothing else; but that Produce is said to begin with version 0, as Kafka
@@ -37,7 +37,7 @@ class Feature(NamedTuple):
     finalized: int
 
 
-FEATURES = (Feature("transaction.version", 0, VERSION.level, VERSION.level),)
+FEATURES = (Feature("group.version", 0, 1, 1), Feature("transaction.version", 0, VERSION.level, VERSION.level))
 PRODUCE = 0
 CLIENT_SAYS_FROM = 3  # who it is, KIP-511
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")

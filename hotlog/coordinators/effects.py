@@ -6,7 +6,7 @@ Invariants: effects are carried out in their order; a Token is answered by exact
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 Token = Hashable
@@ -24,6 +24,10 @@ class Store(NamedTuple):
 
     value: Any
     is_awaited: bool
+
+
+class Reverted(NamedTuple):
+    """The event before a machine becomes again what the log says: whoever waits for an answer gets one."""
 
 
 class Arm(NamedTuple):
@@ -54,4 +58,16 @@ class Many(ABC):
         """The effects, in their order; pure."""
 
 
-Effect = Reply | Store | Arm | Disarm | Do | Many
+class Write(NamedTuple):
+    """Write `entries` (key, value or None), all or none, then answer the request of `token` with `result`.
+
+    Where the log does not take them the answer is `refusal`, and the machine is again what the log says.
+    """
+
+    entries: Sequence[tuple[Any, Any]]
+    token: Token | None
+    result: Any
+    refusal: Any
+
+
+Effect = Reply | Store | Write | Arm | Disarm | Do | Many

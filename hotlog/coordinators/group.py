@@ -9,8 +9,9 @@ Protocol: KIP-62 (session and rebalance timeouts), KIP-134 (initial delay), KIP-
 KIP-814 (skip assignment).  Behaviour as org.apache.kafka.coordinator.group.classic.
 
 Invariants: pure (no clock, no loop, no disk); a generation never goes back; every token that came in with a join or sync leaves in
-exactly one Reply; a member is awaited in at most one of join and sync; the leader is a member whenever there are members; no event costs
-more for a group of many members than copies of dicts, but for those that begin or end a rebalance.
+exactly one Reply; a member is awaited in at most one of join and sync; the leader is a member whenever there are members; the group that
+goes in is used up (Group.kept for who needs it); an event costs the same for a group of many members, but for those that begin or end a
+rebalance and the first one after them, which copies what was given out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hotlog.coordinators.effects import Arm, Disarm, Effect
+from hotlog.coordinators.effects import Arm, Disarm, Effect, Reverted
 from hotlog.coordinators.group_checks import commit_code, heartbeat_code, who_lives
 from hotlog.coordinators.group_draft import Draft, chosen, joined, synced
 from hotlog.coordinators.group_types import (
@@ -58,7 +59,7 @@ def step(group: Group, event: Event, limits: Limits) -> tuple[Group, list[Effect
     """The one entrance."""
     draft = _Step(group, limits)
     _HANDLERS[type(event)](draft, event)
-    return draft.as_it_is(), draft.effects
+    return draft.leased(), draft.effects
 
 
 class _Step(Draft):
@@ -78,7 +79,7 @@ class _Step(Draft):
         elif event.member_id == "":
             self.join_new(event)
         elif event.member_id in self.group.pending:
-            self.set(pending=self.group.pending - {event.member_id})
+            del self.own("pending")[event.member_id]
             if event.instance_id is None:
                 self.add_member(event, event.member_id)
             else:  # an id of a dynamic member, and now it says that it is static: who has the instance id decides
@@ -128,7 +129,7 @@ class _Step(Draft):
             else:
                 self.add_member(event, event.fresh_id)
         elif event.needs_known_id:
-            self.set(pending=self.group.pending | {event.fresh_id})
+            self.own("pending")[event.fresh_id] = None
             timer = member_timer(event.fresh_id)
             self.effects.append(Arm(timer, event.session_timeout_ms, MemberDue(event.fresh_id)))
             self.reply(event.token, Joined(Code.MEMBER_ID_REQUIRED, event.fresh_id))
@@ -229,7 +230,8 @@ class _Step(Draft):
         self.own("syncing")[member.member_id] = event.token
         if self.group.leader == member.member_id and not self.group.is_storing:
             assigned = {key: data for key, data in event.assignments.items() if key in self.group.members}
-            self.set(is_storing=True, assignments=assigned, assigned_size=sum(map(len, assigned.values())))
+            self.fresh(assignments=assigned)
+            self.set(is_storing=True, assigned_size=sum(map(len, assigned.values())))
             self.store(replace(self.as_it_is(), state=State.STABLE), is_awaited=True)
 
     def sync_refusal(self, event: Sync) -> Code:
@@ -259,10 +261,12 @@ class _Step(Draft):
                 if member.member_id not in group.syncing:
                     self.arm_session(member)
             self.tell_syncing(Code.COORDINATOR_NOT_AVAILABLE)
-            self.set(assignments={}, assigned_size=0)
+            self.fresh(assignments={})
+            self.set(assigned_size=0)
             self.prepare()
             return
-        self.set(state=State.STABLE, is_storing=False)
+        self.move(State.STABLE)
+        self.set(is_storing=False)
         self.tell_syncing(Code.NONE)
         self.effects.append(Disarm(SYNC_TIMER))  # who never synced is caught by its session
 
@@ -294,7 +298,7 @@ class _Step(Draft):
         dropped = False
         for member_id, instance_id in event.members:
             if member_id in self.group.pending:
-                self.set(pending=self.group.pending - {member_id})
+                del self.own("pending")[member_id]
                 self.effects.append(Disarm(member_timer(member_id)))
                 results.append((member_id, instance_id, Code.NONE))
                 continue
@@ -311,13 +315,17 @@ class _Step(Draft):
 
     def member_due(self, event: MemberDue) -> None:
         if event.member_id in self.group.pending:
-            self.set(pending=self.group.pending - {event.member_id})
+            del self.own("pending")[event.member_id]
             self.after_drop(False)
             return
         member = self.group.members.get(event.member_id)
         if member is not None and not self.is_waiting(event.member_id):
             self.drop(member)
             self.after_drop(True)
+
+    def reverted(self, event: Reverted) -> None:
+        for member in self.group.members.values():
+            self.answer_waiting(member, Code.COORDINATOR_NOT_AVAILABLE)
 
     def new_member_due(self, event: NewMemberDue) -> None:
         member = self.group.members.get(event.member_id)
@@ -351,4 +359,5 @@ _HANDLERS: dict[type, Callable[[_Step, Any], None]] = {
     SyncDue: _Step.sync_due,
     Stored: _Step.stored,
     Revived: _Step.revived,
+    Reverted: _Step.reverted,
 }

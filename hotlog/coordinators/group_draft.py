@@ -21,6 +21,7 @@ from hotlog.coordinators.group_types import (
     Group,
     JoinDue,
     Joined,
+    Lease,
     Left,
     Limits,
     Member,
@@ -29,10 +30,16 @@ from hotlog.coordinators.group_types import (
     Synced,
     member_timer,
 )
+from hotlog.coordinators.moves import CLASSIC_GROUP
 
 _NAMES = attrgetter("names")
 _REBALANCE_MS = attrgetter("rebalance_timeout_ms")
 _SIZE = attrgetter("size")
+
+
+def copied(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What costs as much as the group is large."""
+    return dict(mapping)
 
 
 class Draft:
@@ -42,25 +49,48 @@ class Draft:
         self.group = group
         self.limits = limits
         self.effects: list[Effect] = []
-        self._own: set[str] = set()  # mappings of the group that this step may change
+        self._before = group
+        self._own = group.lease.take()  # mappings of the group that this step may change
         self._grown = self._grown_assigned = 0  # bytes that are not yet in group.size and group.assigned_size
 
     # Small moves
+
+    def move(self, state: State) -> None:
+        """Go to another state, as CLASSIC_GROUP allows."""
+        before = self.group.state
+        assert before is state or (before, state) in CLASSIC_GROUP, f"{self.group.group_id} went from {before} to {state}"
+        self.set(state=state)
 
     def set(self, **changes: Any) -> None:
         self.group = replace(self.group, **changes)
 
     def own(self, name: str) -> dict[Any, Any]:
-        """A mapping of the group, copied once in a step, to change in place."""
+        """A mapping of the group to change in place, copied before unless nobody else has it."""
         if name not in self._own:
             self._own.add(name)
-            self.set(**{name: dict(getattr(self.group, name))})
+            self.set(**{name: copied(getattr(self.group, name))})
         mapping: dict[Any, Any] = getattr(self.group, name)
         return mapping
 
+    def fresh(self, **mappings: dict[Any, Any]) -> None:
+        """Give the group mappings that nobody else has."""
+        self._own.update(mappings)
+        self.set(**mappings)
+
     def as_it_is(self) -> Group:
-        """The group so far, to be given out: this step changes it no more."""
+        """The group so far, to be given out: no step changes it any more."""
         self._own.clear()
+        return self.counted()
+
+    def leased(self) -> Group:
+        """The group as the step leaves it; the next one may go on with its mappings."""
+        group = self.counted()
+        if group is self._before:
+            group.lease.give_back(self._own)
+            return group
+        return replace(group, lease=Lease(self._own))
+
+    def counted(self) -> Group:
         if self._grown or self._grown_assigned:
             group = self.group
             self.set(size=group.size + self._grown, assigned_size=group.assigned_size + self._grown_assigned)
@@ -161,12 +191,14 @@ class Draft:
         """Begin a rebalance: whoever waits for an assignment must join again."""
         was_empty = self.group.state is State.EMPTY
         if self.group.state is State.COMPLETING and self.group.assignments:
-            self.set(assignments={}, assigned_size=0)
+            self.fresh(assignments={})
+            self.set(assigned_size=0)
             self._grown_assigned = 0  # also what this step has removed
         if self.group.syncing:
             self.tell_syncing(Code.REBALANCE_IN_PROGRESS)
         self.effects.append(Disarm(SYNC_TIMER))
-        self.set(state=State.PREPARING, is_storing=False, initial_ms_left=0)
+        self.move(State.PREPARING)
+        self.set(is_storing=False, initial_ms_left=0)
         wait_ms = self.rebalance_ms()
         if was_empty and self.limits.initial_delay_ms > 0:
             first_ms = min(self.limits.initial_delay_ms, wait_ms)
@@ -197,19 +229,22 @@ class Draft:
             return
         self.set(generation=self.group.generation + 1, initial_ms_left=0)
         if not members:
-            self.set(state=State.EMPTY, protocol=None, leader=None)
+            self.move(State.EMPTY)
+            self.set(protocol=None, leader=None)
             self.store(self.as_it_is())
             return
         leader = self.group.leader if self.group.leader in waiting else next(iter(waiting))
         protocol = chosen(members.values(), self.group.known_by)
-        self.set(state=State.COMPLETING, protocol=protocol, leader=leader, joining={})
+        self.move(State.COMPLETING)
+        self.set(protocol=protocol, leader=leader)
+        self.fresh(joining={})
         self.effects.append(TellAll(self.as_it_is(), tuple(waiting.items()), is_join=True))
         self.effects.append(Arm(SYNC_TIMER, self.rebalance_ms(), SyncDue()))
 
     def tell_syncing(self, code: Code) -> None:
         """Answer all who wait for an assignment."""
         waiting = tuple(self.group.syncing.items())
-        self.set(syncing={})
+        self.fresh(syncing={})
         self.effects.append(TellAll(self.as_it_is(), waiting, is_join=False, code=code))
 
 

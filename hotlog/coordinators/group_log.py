@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hotlog.coordinators.ages import Ages
+from hotlog.coordinators.consumer.records import TargetEpoch
 from hotlog.coordinators.keyed_log import KeyedLog
 from hotlog.coordinators.keyed_table import Record
 from hotlog.coordinators.offset_records import GroupCodec, GroupKey, GroupValue, Key, OffsetKey, OffsetValue, Value
@@ -43,6 +44,11 @@ class GroupLog(KeyedLog[Key, Value]):
     def __init__(self, log: RecordLog, clock: Clock) -> None:
         super().__init__(log, GroupCodec(), clock)
         self.ages = Ages()
+        self._is_read = False
+
+    async def replay(self) -> None:
+        await super().replay()
+        self._is_read = True
 
     def group(self, group_id: str) -> GroupValue | None:
         """The group as it was last stored."""
@@ -56,4 +62,14 @@ class GroupLog(KeyedLog[Key, Value]):
     def _show(self, record: Record[Key, Value], value: Value | None) -> None:
         super()._show(record, value)
         if value is not None:
-            self.ages.put(record.key.group_id, value.commit_ms if isinstance(value, OffsetValue) else value.state_ms)
+            self.ages.put(record.key.group_id, self._time_of(value))
+
+    def _time_of(self, value: Value) -> int:
+        """When a record was written, wall ms; 0 where that is not known."""
+        if isinstance(value, OffsetValue):
+            return value.commit_ms
+        if isinstance(value, GroupValue):
+            return value.state_ms
+        if self._is_read:
+            return self._clock.now_ms()
+        return value.at_ms if isinstance(value, TargetEpoch) else 0

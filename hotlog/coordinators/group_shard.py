@@ -7,12 +7,17 @@ each; offsets of a group that is in use do not expire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
+from hotlog.coordinators.consumer import checks
+from hotlog.coordinators.consumer.machine import AnyGroup
+from hotlog.coordinators.consumer.records import FORGOTTEN_IN, ConsumerKey
+from hotlog.coordinators.consumer.values import ConsumerGroup
 from hotlog.coordinators.group_checks import commit_code, heartbeat_code, transactional_commit_code, who_lives
-from hotlog.coordinators.group_kind import GroupKind
+from hotlog.coordinators.group_kind import GroupKind, is_empty, is_unused
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Code, CommitCheck, Group, State
 from hotlog.coordinators.keyed_log import Producer, Told
@@ -21,6 +26,7 @@ from hotlog.coordinators.shard import Memory, Shard
 from hotlog.world.ports import Clock
 
 LOOKED_AT_ONCE = 256  # groups or offsets, in one turn of the loop
+EXPIRY_INTERVAL_MS = 600_000  # Kafka's offsets.retention.check.interval.ms
 
 Entry = tuple[Key, Value | None]
 Place = tuple[str, int]  # topic, partition
@@ -37,26 +43,40 @@ class Commit(NamedTuple):
 
 
 class OffsetRules(NamedTuple):
-    """What may be committed: `partitions_of` a topic there are, and bytes of metadata."""
+    """What may be committed: `partitions_of` a topic there are, bytes of metadata; and the id of a topic."""
 
     partitions_of: Callable[[str], int]
     metadata_bytes_max: int
+    topic_id_of: Callable[[str], UUID | None]
 
 
-class GroupShard(Shard[Group, Key, Value]):
+class Committer(NamedTuple):
+    """Who commits: a member, as of its generation or epoch (-1: a simple consumer), by this version of OffsetCommit (None: in a transaction)."""
+
+    member_id: str
+    instance_id: str | None
+    generation: int
+    version: int | None
+
+
+class GroupShard(Shard[AnyGroup, Key, Value]):
     """The groups of one partition."""
 
     log: GroupLog
 
     def __init__(self, log: GroupLog, kind: GroupKind, clock: Clock, memory: Memory) -> None:
         super().__init__(log, kind, clock, memory)
+        self._to_look_at: list[str] = []  # groups, for offsets that nobody wants any more
+        self._look_again_ms = 0
 
     # Members
 
     def is_alive(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> bool:
         """As a Heartbeat that is answered NONE; False if it is not, or not at once: then nothing was done."""
         live = self._live.get(group_id)
-        if live is None or live.left or heartbeat_code(live.state, member_id, instance_id, generation) is not Code.NONE:
+        if live is None or live.left or not isinstance(live.state, Group):
+            return False
+        if heartbeat_code(live.state, member_id, instance_id, generation) is not Code.NONE:
             return False
         live.timers.arm(*live.state.members[member_id].session)
         return True
@@ -67,10 +87,8 @@ class GroupShard(Shard[Group, Key, Value]):
         self,
         group_id: str,
         commits: Sequence[Commit],
+        by: Committer,
         *,
-        member_id: str,
-        instance_id: str | None,
-        generation: int,
         unknown: Code,
         rules: OffsetRules,
     ) -> dict[Place, Code]:
@@ -80,9 +98,9 @@ class GroupShard(Shard[Group, Key, Value]):
             if at:
                 await self.give_way()
             some = commits[at : at + LOOKED_AT_ONCE]
-            code = unknown if generation >= 0 else Code.NONE
+            code = unknown if by.generation >= 0 else Code.NONE
             if self.state(group_id) is not None:  # looked at again: a group moves on between two slices
-                code = self._commit_refusal(group_id, member_id, instance_id, generation)
+                code = self._commit_refusal(group_id, by, commits, rules)
             if code is not Code.NONE:
                 codes.update({(commit.topic, commit.partition): code for commit in some})
                 continue
@@ -100,18 +118,16 @@ class GroupShard(Shard[Group, Key, Value]):
         group_id: str,
         commits: Sequence[Commit],
         producer: Producer,
+        by: Committer,
         *,
-        member_id: str,
-        instance_id: str | None,
-        generation: int,
         rules: OffsetRules,
     ) -> dict[Place, Code]:
         """TxnOffsetCommit: a code for each (topic, partition).  The offsets are shown when the transaction of `producer` is committed."""
         group = self.state(group_id)
         if group is not None:
-            code = transactional_commit_code(group, member_id, instance_id, generation)
+            code = _commit_code(group, by, commits, rules)
         else:
-            code = Code.ILLEGAL_GENERATION if generation >= 0 else Code.NONE
+            code = Code.ILLEGAL_GENERATION if by.generation >= 0 else Code.NONE
         if code is not Code.NONE:
             return {(commit.topic, commit.partition): code for commit in commits}
         entries: list[Entry] = []
@@ -126,10 +142,8 @@ class GroupShard(Shard[Group, Key, Value]):
         self,
         group_id: str,
         commit: Commit,
+        by: Committer,
         *,
-        member_id: str,
-        instance_id: str | None,
-        generation: int,
         rules: OffsetRules,
         told: Told,
     ) -> bool | None:
@@ -140,7 +154,7 @@ class GroupShard(Shard[Group, Key, Value]):
             StorageFailed, DiskFull, NotReady: nothing was done.
         """
         live, metadata = self._live.get(group_id), commit.metadata or ""
-        if live is None or live.left or commit_code(live.state, member_id, instance_id, generation) is not Code.NONE:
+        if live is None or live.left or _commit_code(live.state, by, (commit,), rules) is not Code.NONE:
             return None
         if not 0 <= commit.partition < rules.partitions_of(commit.topic):
             return None
@@ -151,16 +165,19 @@ class GroupShard(Shard[Group, Key, Value]):
         is_done = self.log.append_now(OffsetKey(group_id, commit.topic, commit.partition), value, told)
         if is_done is None:
             return None
-        member = who_lives(live.state, member_id, Code.NONE)
+        member = who_lives(live.state, by.member_id, Code.NONE) if isinstance(live.state, Group) else None
         if member is not None:
             live.timers.arm(*member.session)
         self.make(group_id)
         self.log.ages.put(group_id, now_ms)
         return is_done
 
-    def _commit_refusal(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Code:
+    def _commit_refusal(self, group_id: str, by: Committer, commits: Sequence[Commit], rules: OffsetRules) -> Code:
+        state = self.state(group_id)
+        if isinstance(state, ConsumerGroup):
+            return _commit_code(state, by, commits, rules)
         token = self.token()
-        event = CommitCheck(token=token, member_id=member_id, instance_id=instance_id, generation=generation)
+        event = CommitCheck(token=token, member_id=by.member_id, instance_id=by.instance_id, generation=by.generation)
         code: Code = self.ask_now(group_id, token, event)
         return code
 
@@ -211,8 +228,10 @@ class GroupShard(Shard[Group, Key, Value]):
         group = self.state(group_id)
         if group is None:
             return (Code.NONE if self.log.has(group_id) else Code.GROUP_ID_NOT_FOUND), frozenset()
-        if group.state is State.EMPTY:
+        if is_empty(group):
             return Code.NONE, frozenset()
+        if isinstance(group, ConsumerGroup):
+            return Code.NONE, frozenset(group.topics())
         if group.protocol_type != "consumer":  # what its members use cannot be told
             return Code.NON_EMPTY_GROUP, frozenset()
         return Code.NONE, subscribed_topics(group)
@@ -238,7 +257,7 @@ class GroupShard(Shard[Group, Key, Value]):
         group = self.state(group_id)
         if group is None and not self.log.has(group_id):
             return Code.GROUP_ID_NOT_FOUND
-        if group is not None and group.state is not State.EMPTY:
+        if group is not None and not is_empty(group):
             return Code.NON_EMPTY_GROUP
         return Code.NONE if await self._forget(group_id, lambda: self.state(group_id) is group) else Code.NON_EMPTY_GROUP
 
@@ -246,7 +265,7 @@ class GroupShard(Shard[Group, Key, Value]):
         """Delete all records of a group in slices, itself the last, and then the group; False if it may not `go_on` meanwhile."""
         before = self.state(group_id)
         keys = self.log.keys(group_id)
-        keys.sort(key=lambda key: isinstance(key, GroupKey))
+        keys.sort(key=_forgotten_at)
         for at in range(0, len(keys), LOOKED_AT_ONCE):
             if at:
                 await self.give_way()
@@ -265,6 +284,7 @@ class GroupShard(Shard[Group, Key, Value]):
         """
         has_swept = self.sweep(LOOKED_AT_ONCE)
         has_expired = await self._expire(now_ms, now_ms - retention_ms)
+        await self._expire_unwanted(now_ms, now_ms - retention_ms)
         return await self.log.checkpoint_some() or has_expired or has_swept
 
     async def _expire(self, now_ms: int, before_ms: int) -> bool:
@@ -288,16 +308,58 @@ class GroupShard(Shard[Group, Key, Value]):
                 ages.put(group_id, now_ms)
         return True
 
+    async def _expire_unwanted(self, now_ms: int, before_ms: int) -> None:
+        """Forget offsets of topics that a group in use does not subscribe to any more and that were committed before; some groups in turn."""
+        if not self._to_look_at and now_ms >= self._look_again_ms:
+            self._look_again_ms = now_ms + EXPIRY_INTERVAL_MS
+            self._to_look_at = self.log.owners()
+        looked_at = 0
+        while self._to_look_at and looked_at < LOOKED_AT_ONCE:
+            group_id = self._to_look_at.pop()
+            looked_at += 1
+            wanted = _wanted_topics(self.state(group_id))
+            if wanted is None:
+                continue
+            offsets = self.log.offsets(group_id)
+            looked_at += len(offsets)
+            gone = [place for place, value in offsets.items() if place[0] not in wanted and value.commit_ms < before_ms]
+            if gone:
+                await self.log.append([(OffsetKey(group_id, *place), None) for place in gone])
+
     def _is_in_use(self, group_id: str) -> bool:
         if self.log.has_pending(group_id):
             return True
         group = self.state(group_id)
-        return group is not None and (group.state is not State.EMPTY or bool(group.pending))
+        return group is not None and not is_unused(group)
 
 
-def all_groups(shards: Iterable[GroupShard]) -> Iterator[Group]:
+def _commit_code(group: AnyGroup, by: Committer, commits: Iterable[Commit], rules: OffsetRules) -> Code:
+    if isinstance(group, Group):
+        check = commit_code if by.version is not None else transactional_commit_code
+        return check(group, by.member_id, by.instance_id, by.generation)
+    places = ((rules.topic_id_of(commit.topic), commit.partition) for commit in commits)
+    return checks.commit_code(group, by.member_id, by.generation, by.version, places)
+
+
+def _wanted_topics(group: AnyGroup | None) -> Collection[str] | None:
+    """Topics that members subscribe to; None where offsets go with the whole group, or that cannot be told."""
+    if group is None or is_unused(group):
+        return None
+    if isinstance(group, ConsumerGroup):
+        return group.topics()
+    return subscribed_topics(group) if group.state is State.STABLE else None
+
+
+def _forgotten_at(key: Key) -> int:
+    """The place of a record in the order in which a group is forgotten: offsets first, the group itself last."""
+    if isinstance(key, ConsumerKey):
+        return 1 + FORGOTTEN_IN.index(key.kind)
+    return 1 + len(FORGOTTEN_IN) if isinstance(key, GroupKey) else 0
+
+
+def all_groups(shards: Iterable[GroupShard]) -> Iterator[AnyGroup]:
     """Every group that has members or records, by id."""
-    found: dict[str, Group] = {}
+    found: dict[str, AnyGroup] = {}
     for shard in shards:
         found.update(shard.states())
         for group_id in shard.log.owners():

@@ -12,7 +12,7 @@ from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from hotlog.coordinators.effects import Arm, Token
+from hotlog.coordinators.effects import Arm, Reverted, Token
 
 Protocols = tuple[tuple[str, bytes], ...]
 PENDING_MEMBERS_MAX = 10_000
@@ -51,6 +51,13 @@ class Code(StrEnum):
     UNKNOWN_SERVER_ERROR = "unknown_server_error"
     UNKNOWN_TOPIC_OR_PARTITION = "unknown_topic_or_partition"
     OFFSET_METADATA_TOO_LARGE = "offset_metadata_too_large"
+    FENCED_MEMBER_EPOCH = "fenced_member_epoch"
+    STALE_MEMBER_EPOCH = "stale_member_epoch"
+    UNRELEASED_INSTANCE_ID = "unreleased_instance_id"
+    UNSUPPORTED_ASSIGNOR = "unsupported_assignor"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    INVALID_REGULAR_EXPRESSION = "invalid_regular_expression"
+    INVALID_REQUEST = "invalid_request"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,26 @@ class Member:
         return b""
 
 
+class Lease:
+    """Mappings of a group that nobody else holds: the next step may change them in place instead of a copy.
+
+    Thousands of members that join are as many steps, and each would copy all members.  A step takes the lease of the group that goes in, which is
+    used up then; whoever keeps a group, or gives it out, ends its lease first (`Group.kept`).
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = set(names)
+
+    def take(self) -> set[str]:
+        names, self._names = self._names, set()
+        return names
+
+    def give_back(self, names: set[str]) -> None:
+        self._names = names
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """One group.  `joining` and `syncing` are the requests that wait for an answer, by member; `pending` are ids given out that have not
@@ -103,7 +130,7 @@ class Group:
     assignments: Mapping[str, bytes] = field(default_factory=dict)
     joining: Mapping[str, Token] = field(default_factory=dict)
     syncing: Mapping[str, Token] = field(default_factory=dict)
-    pending: frozenset[str] = frozenset()
+    pending: Mapping[str, None] = field(default_factory=dict)
     is_storing: bool = False  # an assignment is on its way to the log
     initial_ms_left: int = 0  # how much longer the first rebalance may be put off (KIP-134)
     initial_grew: bool = False  # a member came since the delay was last armed
@@ -111,6 +138,12 @@ class Group:
     known_by: Mapping[str, int] = field(default_factory=dict)  # how many members know a protocol
     size: int = 0  # of all members, bytes; their assignments aside
     assigned_size: int = 0  # of all assignments, bytes
+    lease: Lease = field(default_factory=Lease, compare=False, repr=False)
+
+    def kept(self) -> Group:
+        """The group, to be kept: no step changes it any more."""
+        self.lease.take()
+        return self
 
     def assignment(self, member_id: str) -> bytes:
         """What the member was assigned last."""
@@ -253,7 +286,7 @@ class Revived(NamedTuple):
     """The group was read from the log: its members have one session to show up, and a group that is too large now is rebalanced."""
 
 
-Event = Join | Sync | Heartbeat | Leave | CommitCheck | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored | Revived
+Event = Join | Sync | Heartbeat | Leave | CommitCheck | MemberDue | NewMemberDue | JoinDue | SyncDue | Stored | Revived | Reverted
 
 # Answers
 

@@ -28,11 +28,14 @@ from hotlog.wire.markers import MARKER_BYTES, Marker, marker_of
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import Clock
 
-READ_BYTES = 128 * KiB  # decoded in one turn of the loop
+READ_BYTES = 128 * KiB
+REPLAYED_AT_ONCE = 64  # records, in one turn of the loop
 RECORDS_PER_BATCH_MAX = 500
 BATCH_BYTES_MAX = 512 * KiB
+WHOLE_BYTES_MAX = 1_000_000  # of what is to be in one batch; max.message.bytes is a little more
 ENCODED_AT_ONCE = 16 * KiB  # of one value, in one turn of the loop
 CHECKPOINT_BYTES = 16 * MiB  # no checkpoint before this much is dead
+ENCODED_RECORDS_AT_ONCE = 257  # in one turn of the loop; a slice of a wide commit is less
 PIECE_RECORDS = 250  # of a checkpoint, in one turn of the loop
 RECORD_OVERHEAD_BYTES = 32
 
@@ -72,6 +75,7 @@ class KeyedLog(Generic[K, V]):
         self._open: dict[int, dict[K, Pending[V]]] = {}  # by producer id: the newest of each key in its transaction
         self._pending: dict[str, Counter[K]] = {}  # by owner: keys of transactions whose end is not shown yet
         self._bytes = 0  # of the log, from its start
+        self._replayed = 0  # records
         self._mark: int | None = None  # where the checkpoint under way began
         self._bytes_below_mark = 0
 
@@ -131,14 +135,14 @@ class KeyedLog(Generic[K, V]):
                     break
                 if not crc_ok(whole):
                     raise Corrupt(f"{self.log.name}: batch at offset {header.base_offset} fails its CRC")
-                self._replay_batch(whole)
+                await self._replay_batch(whole)
                 self._bytes += header.size
                 position = header.next_offset
             if position == start:
                 raise Corrupt(f"{self.log.name}: nothing can be read at offset {start}, the log ends at {self.log.committed_end}")
         return position
 
-    def _replay_batch(self, whole: memoryview) -> None:
+    async def _replay_batch(self, whole: memoryview) -> None:
         header = header_at(whole)
         if header.is_control:
             marker = marker_of(whole)
@@ -147,6 +151,9 @@ class KeyedLog(Generic[K, V]):
                 self._show_below(header.next_offset)
             return
         for found in decode_batch(whole):
+            self._replayed += 1
+            if self._replayed % REPLAYED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             raw = found.key
             key = self._codec.decode_key(bytes(raw)) if raw is not None else None
             if raw is not None and key is not None:
@@ -159,9 +166,11 @@ class KeyedLog(Generic[K, V]):
 
     # Append
 
-    async def append(self, entries: Sequence[tuple[K, V | None]], producer: Producer | None = None) -> None:
+    async def append(
+        self, entries: Sequence[tuple[K, V | None]], producer: Producer | None = None, *, is_whole: bool = False
+    ) -> None:
         """Write `entries` (None: a tombstone), wait until they are committed, then show them; as part of the open transaction of a `producer`, if one
-        is given: they are shown when that is committed.
+        is given: they are shown when that is committed.  `is_whole`: in one batch if that takes them, so that a crash leaves all or none.
 
         Raises:
             StorageFailed, DiskFull: nothing is shown (it may come back with the next tenure if the log took it).
@@ -169,12 +178,14 @@ class KeyedLog(Generic[K, V]):
         """
         with self.tenure:
             encoded: list[Encoded[K, V]] = []
-            for key, value in entries:
+            for number, (key, value) in enumerate(entries, 1):
+                if number % ENCODED_RECORDS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 raw = self._codec.encode_value(value) if value is not None else None
                 if raw is not None and not isinstance(raw, bytes):
                     raw = await _joined(raw)
                 encoded.append((key, value, self._codec.encode_key(key), raw))
-            for run in _runs(encoded):
+            for run in _runs(encoded, is_whole=is_whole):
                 await self.log.room()
                 await self._wait_shown(self._write(run) if producer is None else self._write_pending(run, producer))
 
@@ -391,14 +402,16 @@ def _size(key: bytes | memoryview, value: bytes | memoryview | None) -> int:
     return len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
 
 
-def _runs(encoded: Sequence[Encoded[K, V]]) -> list[list[Encoded[K, V]]]:
-    """Cut into batches that the topic's max.message.bytes takes."""
+def _runs(encoded: Sequence[Encoded[K, V]], *, is_whole: bool = False) -> list[list[Encoded[K, V]]]:
+    """Cut into batches that the topic's max.message.bytes takes, and, unless they are to be `is_whole`, that take one turn of the loop."""
+    records_max = len(encoded) if is_whole else RECORDS_PER_BATCH_MAX
+    bytes_max = WHOLE_BYTES_MAX if is_whole else BATCH_BYTES_MAX
     runs: list[list[Encoded[K, V]]] = []
     size = 0
     for entry in encoded:
         _, _, key, value = entry
         size += _size(key, value)
-        if not runs or len(runs[-1]) >= RECORDS_PER_BATCH_MAX or size > BATCH_BYTES_MAX:
+        if not runs or len(runs[-1]) >= records_max or size > bytes_max:
             runs.append([])
             size = _size(key, value)
         runs[-1].append(entry)

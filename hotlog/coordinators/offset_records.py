@@ -1,7 +1,7 @@
 """Keys and values of __consumer_offsets, in Kafka's own formats (GroupMetadataKey/Value and OffsetCommitKey/Value schemas).
 
-Written: offset key 1 with value 3, group key 2 with value 3.  Read: offset keys 0 and 1 with values 0 to 3, group key 2 with values
-0 to 3.  Schemas: https://github.com/apache/kafka/tree/trunk/group-coordinator/src/main/resources/common/message
+Written: offset key 1 with value 3, group key 2 with value 3.  Read: offset keys 0 and 1 with values 0 to 4, group key 2 with values
+0 to 4.  Groups of the new protocol have records of their own (hotlog.coordinators.consumer.records).  Schemas: https://github.com/apache/kafka/tree/trunk/group-coordinator/src/main/resources/common/message
 
 Invariants: pure; what is written here is read back equal; an unknown key version is None (as Kafka, skipped), cut-off bytes are
 Corrupt.
@@ -10,15 +10,19 @@ Corrupt.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from hotlog.coordinators.consumer import records as consumer_records
+from hotlog.coordinators.consumer.records import ConsumerKey, ConsumerValue
+from hotlog.coordinators.flexible import Reader
 from hotlog.coordinators.group_types import Group, Member, State, group_of
 from hotlog.kernel.errors import Corrupt, Invalid
 
 OFFSET_KEY_VERSION, OFFSET_VALUE_VERSION = 1, 3
 GROUP_KEY_VERSION, GROUP_VALUE_VERSION = 2, 3
-VALUE_VERSION_MAX = 3
+VALUE_VERSION_MAX = 4
+FLEXIBLE_FROM = 4
 STRING_BYTES_MAX = 32767
 
 
@@ -52,8 +56,8 @@ class GroupValue(NamedTuple):
     state_ms: int
 
 
-Key = OffsetKey | GroupKey
-Value = OffsetValue | GroupValue
+Key = OffsetKey | GroupKey | ConsumerKey
+Value = OffsetValue | GroupValue | ConsumerValue
 
 
 class _Reader:
@@ -127,6 +131,11 @@ def decode_offset(raw: bytes) -> OffsetValue:
     reader = _Reader(raw, "offset value")
     version = reader.number("h")
     _check_version(version, "offset value")
+    if version >= FLEXIBLE_FROM:
+        flexible = Reader(raw, 2, "offset value")
+        value = OffsetValue(flexible.number(">q"), flexible.number(">i"), flexible.text(), flexible.number(">q"))
+        flexible.tagged()  # the topic's id
+        return value
     offset = reader.number("q")
     epoch = reader.number("i") if version >= 3 else -1
     metadata = reader.text()
@@ -168,20 +177,53 @@ def decode_group(group_id: str, raw: bytes) -> GroupValue:
     reader = _Reader(raw, "group value")
     version = reader.number("h")
     _check_version(version, "group value")
+    if version >= FLEXIBLE_FROM:
+        return _decode_flexible_group(group_id, Reader(raw, 2, "group value"))
     protocol_type = reader.text()
     generation = reader.number("i")
     protocol, leader = reader.text_or_none(), reader.text_or_none()
     state_ms = reader.number("q") if version >= 2 else -1
-    members: list[Member] = []
-    assignments: dict[str, bytes] = {}
-    for _ in range(reader.number("i")):
-        member, assignment = _member(reader, version, protocol)
-        members.append(member)
-        assignments[member.member_id] = assignment
+    members = [_member(reader, version, protocol) for _ in range(reader.number("i"))]
+    return _group(group_id, members, generation, protocol_type, protocol, leader, state_ms)
+
+
+def _decode_flexible_group(group_id: str, reader: Reader) -> GroupValue:
+    protocol_type, generation = reader.text(), reader.number(">i")
+    protocol, leader = reader.text_or_none(), reader.text_or_none()
+    state_ms = reader.number(">q")
+
+    def member() -> tuple[Member, bytes]:
+        found = Member(
+            member_id=reader.text(),
+            instance_id=reader.text_or_none(),
+            client_id=reader.text(),
+            client_host=reader.text(),
+            rebalance_timeout_ms=reader.number(">i"),
+            session_timeout_ms=reader.number(">i"),
+            protocols=((protocol or "", reader.data()),),
+        )
+        assignment = reader.data()
+        reader.tagged()
+        return found, assignment
+
+    members: list[tuple[Member, bytes]] = reader.list(member)
+    reader.tagged()
+    return _group(group_id, members, generation, protocol_type, protocol, leader, state_ms)
+
+
+def _group(
+    group_id: str,
+    members: Sequence[tuple[Member, bytes]],
+    generation: int,
+    protocol_type: str,
+    protocol: str | None,
+    leader: str | None,
+    state_ms: int,
+) -> GroupValue:
     group = group_of(
         group_id,
-        members,
-        assignments,
+        [member for member, _ in members],
+        {member.member_id: assignment for member, assignment in members},
         state=State.STABLE if members else State.EMPTY,
         generation=generation,
         protocol_type=protocol_type or None,
@@ -233,13 +275,19 @@ class GroupCodec:
         return key.group_id
 
     def encode_key(self, key: Key) -> bytes:
-        return encode_key(key)
+        return consumer_records.encode_key(key) if isinstance(key, ConsumerKey) else encode_key(key)
 
     def decode_key(self, raw: bytes) -> Key | None:
-        return decode_key(raw)
+        return decode_key(raw) or consumer_records.decode_key(raw)
 
     def encode_value(self, value: Value) -> bytes | Iterator[bytes]:
-        return encode_offset(value) if isinstance(value, OffsetValue) else encode_group(value.group, value.state_ms)
+        if isinstance(value, OffsetValue):
+            return encode_offset(value)
+        return (
+            encode_group(value.group, value.state_ms) if isinstance(value, GroupValue) else consumer_records.encode_value(value)
+        )
 
     def decode_value(self, key: Key, raw: bytes) -> Value:
-        return decode_offset(raw) if isinstance(key, OffsetKey) else decode_group(key.group_id, raw)
+        if isinstance(key, OffsetKey):
+            return decode_offset(raw)
+        return decode_group(key.group_id, raw) if isinstance(key, GroupKey) else consumer_records.decode_value(key, raw)

@@ -12,10 +12,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
+from uuid import UUID
 
+from controller.image import ClusterImage
+from hotlog.coordinators.consumer import checks
+from hotlog.coordinators.consumer.machine import AnyGroup
+from hotlog.coordinators.consumer.regexes import Regexes
+from hotlog.coordinators.consumer.values import JOIN_EPOCH, Beat, Beaten, BeatRequest, ConsumerGroup, Rules
 from hotlog.coordinators.group_kind import GroupKind
 from hotlog.coordinators.group_log import GroupLog
-from hotlog.coordinators.group_shard import Commit, GroupShard, OffsetRules, all_groups
+from hotlog.coordinators.group_shard import Commit, Committer, GroupShard, OffsetRules, all_groups
 from hotlog.coordinators.group_types import (
     Code,
     Group,
@@ -36,7 +42,7 @@ from hotlog.coordinators.record_log import PartitionRecords, RecordLog
 from hotlog.coordinators.shard import Memory
 from hotlog.coordinators.shards import Shards
 from hotlog.coordinators.tenure import Loading
-from hotlog.kernel.errors import HotlogError
+from hotlog.kernel.errors import HotlogError, Invalid
 from hotlog.kernel.settings import Settings
 from hotlog.partitions.partition import Partition
 from hotlog.wire.markers import Marker
@@ -46,19 +52,19 @@ LOG = logging.getLogger(__name__)
 TOPIC = "__consumer_offsets"
 GROUP_ID_BYTES_MAX = 32_000
 
-__all__ = ["Commit", "Described", "GroupCoordinator"]
+__all__ = ["Commit", "Committer", "Described", "GroupCoordinator"]
 
 
 class Described(NamedTuple):
     """A group for DescribeGroups and ListGroups; `code` is not NONE if it is unknown."""
 
-    group: Group
+    group: AnyGroup
     code: Code
 
 
 class GroupCoordinator:
     """All groups of this node.  The callables reach the broker: the log of a partition of __consumer_offsets if it is led here, its
-    creation, its number of partitions, the number of partitions of any topic, and how often what is hosted has changed."""
+    creation, its number of partitions, the number of partitions of any topic, the cluster, and how often what is hosted has changed."""
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class GroupCoordinator:
         ensure_topic: Callable[[], Awaitable[None]],
         partition_count: Callable[[], int],
         topic_partitions: Callable[[str], int],
+        image: Callable[[], ClusterImage],
         hosting_version: Callable[[], int],
     ) -> None:
         self._settings = settings
@@ -77,9 +84,12 @@ class GroupCoordinator:
         self._entropy = entropy
         self._partition_of = partition_of
         self._topic_partitions = topic_partitions
+        self._image = image
+        self._regexes = Regexes(image, clock.now_ms)
         self._memory = Memory()
-        self._kind = GroupKind(self._limits)
+        self._kind = GroupKind(self._limits, self._rules)
         self._limits_of: tuple[Settings, Limits] | None = None
+        self._rules_of: tuple[Settings, Rules] | None = None
         self._shards: Shards[GroupShard] = Shards(
             topic=TOPIC,
             clock=clock,
@@ -134,7 +144,58 @@ class GroupCoordinator:
             self._limits_of = (settings, limits)
         return self._limits_of[1]
 
+    def _rules(self) -> Rules:
+        settings = self._settings()
+        if self._rules_of is None or self._rules_of[0] is not settings:
+            policy = settings.text("group.consumer.migration.policy")
+            rules = Rules(
+                session_ms=settings.number("group.consumer.session.timeout.ms"),
+                heartbeat_ms=settings.number("group.consumer.heartbeat.interval.ms"),
+                assignment_interval_ms=settings.number("group.consumer.assignment.interval.ms"),
+                members_max=settings.number("group.consumer.max.size"),
+                assignors=settings.words("group.consumer.assignors"),
+                may_upgrade=policy in ("bidirectional", "upgrade"),
+                may_downgrade=policy in ("bidirectional", "downgrade"),
+                limits=self._limits(),
+                image=self._image(),
+                resolved=self._regexes.resolved,
+                now_ms=0,
+            )
+            self._rules_of = (settings, rules)
+        return self._rules_of[1]._replace(image=self._image(), now_ms=self._clock.now_ms())
+
     # Membership
+
+    async def beat(self, group_id: str, asked: BeatRequest) -> Beaten:
+        """ConsumerGroupHeartbeat; what it changes is committed when it returns.  A member without an id gets one.
+
+        Raises:
+            NotServed
+        """
+        shard = await self._shards.for_writing(group_id)
+        group = shard.state(group_id)
+        if asked.epoch != JOIN_EPOCH and group is None:
+            what = "Consumer group" if asked.epoch > JOIN_EPOCH else "Group"
+            return Beaten(Code.GROUP_ID_NOT_FOUND, f"{what} {group_id} not found.")
+        if asked.assignor is not None and asked.assignor not in self._rules().assignors:
+            known = ", ".join(self._rules().assignors)
+            message = f"ServerAssignor {asked.assignor} is not supported. Supported assignors: {known}."
+            return Beaten(Code.UNSUPPORTED_ASSIGNOR, message)
+        regexes = list(group.regexes) if isinstance(group, ConsumerGroup) else []
+        if asked.regex:
+            try:
+                self._regexes.check(asked.regex)
+            except Invalid as problem:
+                return Beaten(Code.INVALID_REGULAR_EXPRESSION, str(problem))
+            regexes.append(asked.regex)
+        await self._regexes.resolve(regexes)
+        is_new = asked.epoch == JOIN_EPOCH and self._memory.total > self._settings().number("hotlog.groups.max.bytes")
+        if is_new:
+            return Beaten(Code.COORDINATOR_NOT_AVAILABLE)  # it is asked again later
+        token, said = shard.token(), vars(asked)
+        event = Beat(token=token, **(said if asked.member_id else said | {"member_id": str(self._entropy.uuid())}))
+        result: Beaten = await shard.ask(group_id, token, event)
+        return result
 
     async def join(self, group_id: str, asked: JoinRequest) -> Joined:
         """JoinGroup; waits for the rebalance.
@@ -148,7 +209,7 @@ class GroupCoordinator:
         group = shard.state(group_id)
         if asked.member_id and group is None:
             return Joined(Code.UNKNOWN_MEMBER_ID, asked.member_id)
-        known = group.members.get(asked.member_id) if group is not None else None
+        known = group.members.get(asked.member_id) if isinstance(group, Group) else None
         grows = protocol_bytes(asked.protocols) - (known.size if known is not None else 0)
         if grows + self._memory.total > self._settings().number("hotlog.groups.max.bytes"):
             return Joined(Code.COORDINATOR_NOT_AVAILABLE, asked.member_id)  # it is asked again later
@@ -204,13 +265,13 @@ class GroupCoordinator:
         shard = self._shards.get(group_id)
         return shard is not None and shard.is_alive(group_id, member_id, instance_id, generation)
 
-    def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
+    async def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
         """LeaveGroup."""
         shard = self._shards.of(group_id)
         if shard.state(group_id) is None:
             return Left(tuple((member_id, instance_id, Code.UNKNOWN_MEMBER_ID) for member_id, instance_id in members))
         token = shard.token()
-        result: Left = shard.ask_now(group_id, token, Leave(token=token, members=members))
+        result: Left = await shard.ask(group_id, token, Leave(token=token, members=members))
         return result
 
     # Offsets
@@ -218,10 +279,7 @@ class GroupCoordinator:
     async def commit(
         self,
         group_id: str,
-        *,
-        member_id: str,
-        instance_id: str | None,
-        generation: int,
+        by: Committer,
         commits: Iterable[Commit],
         unknown: Code = Code.ILLEGAL_GENERATION,
     ) -> dict[tuple[str, int], Code]:
@@ -234,15 +292,7 @@ class GroupCoordinator:
         if not _is_group_id(group_id) and group_id != "":
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
         shard = await self._shards.for_writing(group_id)
-        return await shard.commit(
-            group_id,
-            wanted,
-            member_id=member_id,
-            instance_id=instance_id,
-            generation=generation,
-            unknown=unknown,
-            rules=self._rules(),
-        )
+        return await shard.commit(group_id, wanted, by, unknown=unknown, rules=self._offset_rules())
 
     async def commit_in_transaction(
         self,
@@ -263,15 +313,8 @@ class GroupCoordinator:
         if not _is_group_id(group_id):
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
         shard = await self._shards.for_writing(group_id)
-        return await shard.commit_in_transaction(
-            group_id,
-            wanted,
-            producer,
-            member_id=member_id,
-            instance_id=instance_id,
-            generation=generation,
-            rules=self._rules(),
-        )
+        by = Committer(member_id, instance_id, generation, None)
+        return await shard.commit_in_transaction(group_id, wanted, producer, by, rules=self._offset_rules())
 
     async def end_transaction(self, index: int, marker: Marker, version: int) -> None:
         """Write the end of a transaction into a partition of __consumer_offsets, and show or forget the offsets that it had.
@@ -298,25 +341,19 @@ class GroupCoordinator:
         """
         return self._shards.exist and self._shards.of(group_id).log.is_pending(group_id, OffsetKey(group_id, topic, partition))
 
-    def commit_now(
-        self, group_id: str, commit: Commit, *, member_id: str, instance_id: str | None, generation: int, told: Told
-    ) -> bool | None:
+    def commit_now(self, group_id: str, commit: Commit, by: Committer, told: Told) -> bool | None:
         """OffsetCommit of one partition by a group that is there, where nothing is wrong with it; see GroupShard.commit_now."""
         shard = self._shards.get(group_id)
         if shard is None:
             return None
-        return shard.commit_now(
-            group_id,
-            commit,
-            member_id=member_id,
-            instance_id=instance_id,
-            generation=generation,
-            rules=self._rules(),
-            told=told,
-        )
+        return shard.commit_now(group_id, commit, by, rules=self._offset_rules(), told=told)
 
-    def _rules(self) -> OffsetRules:
-        return OffsetRules(self._topic_partitions, self._settings().number("offset.metadata.max.bytes"))
+    def _offset_rules(self) -> OffsetRules:
+        return OffsetRules(self._topic_partitions, self._settings().number("offset.metadata.max.bytes"), self._topic_id_of)
+
+    def _topic_id_of(self, topic: str) -> UUID | None:
+        known = self._image().topics.get(topic)
+        return known.topic_id if known is not None else None
 
     def offsets(self, group_id: str) -> Mapping[tuple[str, int], OffsetValue]:
         """All committed offsets of a group, as they are when they are looked at.
@@ -327,6 +364,15 @@ class GroupCoordinator:
         if not self._shards.exist:
             return {}
         return self._shards.of(group_id).log.offsets(group_id)
+
+    def fetch_code(self, group_id: str, member_id: str | None, epoch: int) -> Code:
+        """Whether this member of a group of the new protocol may ask for offsets as of `epoch`; nobody has to say who it is.
+
+        Raises:
+            NotServed
+        """
+        group = self._shards.of(group_id).state(group_id) if self._shards.exist else None
+        return checks.fetch_code(group, member_id, epoch) if isinstance(group, ConsumerGroup) else Code.NONE
 
     # Administration
 
@@ -341,12 +387,12 @@ class GroupCoordinator:
         shard = self._shards.of(group_id)
         group = shard.state(group_id)
         if group is not None:
-            return Described(group, Code.NONE)
+            return Described(group.kept() if isinstance(group, Group) else group, Code.NONE)
         return Described(Group(group_id=group_id), Code.NONE if shard.log.has(group_id) else Code.GROUP_ID_NOT_FOUND)
 
-    def all(self) -> list[Group]:
+    def all(self) -> list[AnyGroup]:
         """Every group that has members or records."""
-        return list(all_groups(self._shards))
+        return [group.kept() if isinstance(group, Group) else group for group in all_groups(self._shards)]
 
     def kept_ids(self) -> list[str]:
         """Every group that has offsets or a record of its own."""
@@ -373,7 +419,7 @@ class GroupCoordinator:
         wanted = list(places)
         if not self._shards.exist:
             return {place: Code.GROUP_ID_NOT_FOUND for place in wanted}
-        return await self._shards.of(group_id).delete_offsets(group_id, wanted, self._rules())
+        return await self._shards.of(group_id).delete_offsets(group_id, wanted, self._offset_rules())
 
     async def forget_topic(self, topic: str) -> None:
         """A topic was deleted: its offsets mean nothing any more."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
-from hotlog.coordinators.effects import Arm, Disarm, Do, Effect, Many, Reply, Store, Token
+from hotlog.coordinators.effects import Arm, Disarm, Do, Effect, Many, Reply, Reverted, Store, Token, Write
 from hotlog.coordinators.keyed_log import KeyedLog
 from hotlog.coordinators.tenure import NotCoordinator
 from hotlog.coordinators.timers import Timers
@@ -68,13 +68,14 @@ class Memory:
 class _Live(Generic[S]):
     """A machine with what drives it."""
 
-    __slots__ = ("left", "order", "owner", "size", "state", "timers")
+    __slots__ = ("left", "order", "owner", "reverted", "size", "state", "timers")
 
     def __init__(self, owner: str, state: S, due: Callable[[_Live[S], Any], None]) -> None:
         self.owner = owner
         self.state = state
         self.timers = Timers(lambda event: due(self, event))
         self.order = asyncio.Lock()  # of its writes
+        self.reverted = 0  # how often it became again what the log says; a Write of before is void
         self.left: deque[Effect | Iterator[Effect]] = (
             deque()
         )  # effects not carried out yet; what one step asked for, and what came since
@@ -281,6 +282,10 @@ class Shard(Generic[S, K, V]):
                 self._spawn(self._store(live, value, is_awaited))
             case Do(what):
                 self._spawn(self._do(live, what))
+            case Write(entries, token, result) if not entries and not live.order.locked():
+                self._carry_out(live, Reply(token, result))
+            case Write():
+                self._spawn(self._write(live, effect, live.reverted))
 
     async def _store(self, live: _Live[S], state: S, is_awaited: bool) -> None:
         is_ok = True
@@ -303,6 +308,32 @@ class Shard(Generic[S, K, V]):
     async def done(self, what: Any) -> Any:
         """Do what a machine asked for by a `Do`; the event that tells it the outcome.  A kind that asks for anything overrides this."""
         raise NotImplementedError(what)
+
+    async def _write(self, live: _Live[S], write: Write, reverted: int) -> None:
+        answer = write.refusal
+        async with live.order:
+            if live.reverted == reverted:  # what it was made from is what the log says, or will say
+                try:
+                    await self.log.append(write.entries, is_whole=True)
+                    answer = write.result
+                except NotCoordinator:
+                    return
+                except (HotlogError, OSError) as problem:
+                    LOG.warning("%s of %s could not be stored: %s", live.owner, self.log.log.name, problem)
+                    self._revert(live)
+        self._carry_out(live, Reply(write.token, answer))
+
+    def _revert(self, live: _Live[S]) -> None:
+        """What the log did not take never was: the machine is what was stored of it."""
+        live.reverted += 1
+        _, told = self._kind.step(live.state, Reverted())
+        self._perform(live, told)
+        live.timers.clear()
+        found = self._kind.revived(live.owner, self.log)
+        live.state, effects = found if found is not None else (self._kind.fresh(live.owner), ())
+        self._note_size(live)
+        self._changed[live.owner] = None
+        self._perform(live, list(effects))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

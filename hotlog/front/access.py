@@ -136,6 +136,10 @@ def _offset_topics(broker: Broker, request: Any) -> Iterable[str]:
             yield from dict.fromkeys(topic for topic, _ in broker.groups.offsets(part.group_id))
 
 
+def _topics_subscribed(broker: Broker, request: Any) -> Iterable[str]:
+    return request.subscribed_topic_names or ()
+
+
 def _coordinated(kind: int) -> Names:
     def names(broker: Broker, request: Any) -> Iterable[str]:
         if getattr(request, "key_type", GROUP_KEYS) != kind:
@@ -256,5 +260,7 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
     61: (Need(Operation.READ, Resource.TOPIC, _topics_in("topics")),),
     65: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_in("transactional_ids")),),
     66: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_there),),
+    68: (*_READ_GROUP, Need(Operation.DESCRIBE, Resource.TOPIC, _topics_subscribed)),
+    69: (Need(Operation.DESCRIBE, Resource.GROUP, _groups_in("group_ids")),),
     75: (Need(Operation.DESCRIBE, Resource.TOPIC, _described),),
 }

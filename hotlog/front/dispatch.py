@@ -37,7 +37,7 @@ MODULES = (
     "k23_offset_for_leader_epoch", "k24_add_partitions_to_txn", "k25_add_offsets_to_txn", "k26_end_txn", "k27_write_txn_markers",
     "k28_txn_offset_commit", "k32_describe_configs", "k33_alter_configs", "k35_describe_log_dirs", "k37_create_partitions", "k42_delete_groups",
     "k44_incremental_alter_configs", "k47_offset_delete", "k60_describe_cluster", "k61_describe_producers", "k65_describe_transactions",
-    "k66_list_transactions", "k75_describe_topic_partitions",
+    "k66_list_transactions", "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k75_describe_topic_partitions",
 )  # fmt: skip
 
 CLIENT_ID_OFFSET = 10  # in a request

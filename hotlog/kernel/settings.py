@@ -79,6 +79,19 @@ _OWN = [
     ConfigKey(name="group.initial.rebalance.delay.ms", kind="int", default=3_000, minimum=0, unit="ms",
               doc="Wait for more members before a group's first rebalance."),
     ConfigKey(name="group.max.size", kind="int", default=INT_MAX, minimum=1, doc="Members of one group."),
+    # Groups of the new protocol, KIP-848
+    ConfigKey(name="group.consumer.session.timeout.ms", kind="int", default=45_000, dynamic=False, minimum=1, unit="ms",
+              doc="A member that is not heard of for this long is gone."),
+    ConfigKey(name="group.consumer.heartbeat.interval.ms", kind="int", default=5_000, dynamic=False, minimum=1, unit="ms",
+              doc="How often members are told to be heard of."),
+    ConfigKey(name="group.consumer.max.size", kind="int", default=INT_MAX, dynamic=False, minimum=1, doc="Members of one group."),
+    ConfigKey(name="group.consumer.assignors", kind="list", default=("uniform", "range"), dynamic=False, choices=("uniform", "range"),
+              doc="Assignors that members may ask for; the first is for those that ask for none."),
+    ConfigKey(name="group.consumer.assignment.interval.ms", kind="int", default=1_000, minimum=0, unit="ms",
+              doc="Compute a group's assignment at most this often (KIP-1263)."),
+    ConfigKey(name="group.consumer.migration.policy", kind="string", default="bidirectional", dynamic=False,
+              choices=("bidirectional", "upgrade", "downgrade", "disabled"),
+              doc="Whether a group may change between the classic protocol and the new one while it has members."),
     # Tiering, KIP-405 and KIP-956 names
     ConfigKey(name="remote.log.storage.system.enable", kind="boolean", default=True, dynamic=False, doc="Tiering at all."),
     ConfigKey(name="remote.log.manager.task.interval.ms", kind="long", default=30_000, dynamic=False, minimum=1, unit="ms",
@@ -254,6 +267,11 @@ class Settings:
         assert isinstance(value, str), name
         return value
 
+    def words(self, name: str) -> tuple[str, ...]:
+        value = self.values[name]
+        assert isinstance(value, tuple), name
+        return value
+
     def flag(self, name: str) -> bool:
         value = self.values[name]
         assert isinstance(value, bool), name
@@ -270,3 +288,7 @@ def _check_relations(settings: Settings) -> None:
         )
     if settings.number("group.min.session.timeout.ms") > settings.number("group.max.session.timeout.ms"):
         raise InvalidConfig("group.min.session.timeout.ms must not be above group.max.session.timeout.ms")
+    if not settings.words("group.consumer.assignors"):
+        raise InvalidConfig("group.consumer.assignors must name one at least")
+    if settings.number("group.consumer.heartbeat.interval.ms") >= settings.number("group.consumer.session.timeout.ms"):
+        raise InvalidConfig("group.consumer.heartbeat.interval.ms must be below group.consumer.session.timeout.ms")

@@ -18,6 +18,7 @@ from tests.wire.serving import Client
 
 RANGE = (("range", b"r"), ("sticky", b"s"))
 SYNC, HEARTBEAT, LEAVE, JOIN, DESCRIBE, LIST, COMMIT, FETCH, DELETE, OFFSET_DELETE = 14, 12, 13, 11, 15, 16, 8, 9, 42, 47
+METADATA, BEAT, CONSUMER_DESCRIBE = 3, 68, 69
 AGAIN = ("coordinator_not_available", "coordinator_load_in_progress", "not_coordinator")
 
 
@@ -31,6 +32,7 @@ class Script:
         self._idle: list[Client] = []
         self._ids: dict[str, None] = {}
         self._told: list[tuple[Any, ...]] = []
+        self._topics: dict[Any, str] = {}  # names by id
 
     async def close(self) -> None:
         for client in self._clients:
@@ -57,7 +59,7 @@ class Script:
         self._told[place] = (*self._told[place], *words)
 
     def _id(self, member_id: str) -> str:
-        if member_id.count("-") > 3:
+        if member_id.count("-") > 3 or len(member_id) == 22:  # a UUID, or one as Kafka writes it
             self._ids[member_id] = None
         return member_id
 
@@ -166,14 +168,18 @@ class Script:
         )  # fmt: skip
         self._tell(place, [(part.partition_index, part.error_code.name) for part in answer.topics[0].partitions])
 
-    async def fetch(self, what: str, *groups: str, topics: dict[str, tuple[int, ...]] | None = None, version: int = 9) -> None:
+    async def fetch(
+        self, what: str, *groups: str, topics: dict[str, tuple[int, ...]] | None = None, version: int = 9,
+        member: str | None = None, epoch: int = -1,
+    ) -> None:  # fmt: skip
         place = self._asked(what)
         shapes = apis.requests(FETCH, version)
         wanted = None
         if topics is not None:
             wanted = tuple(shapes.OffsetFetchRequestTopics(name=name, partition_indexes=parts) for name, parts in topics.items())
         asked = tuple(
-            shapes.OffsetFetchRequestGroup(group_id=group, member_id=None, member_epoch=-1, topics=wanted) for group in groups
+            shapes.OffsetFetchRequestGroup(group_id=group, member_id=member, member_epoch=epoch, topics=wanted)
+            for group in groups
         )
         answer = await self.call(shapes.OffsetFetchRequest(groups=asked, require_stable=False))
         told = []
@@ -243,6 +249,76 @@ class Script:
         answer = await self.call(shapes.OffsetDeleteRequest(group_id=group, topics=wanted))
         found = list((t.name, p.partition_index, p.error_code.name) for t in answer.topics for p in t.partitions)
         self._tell(place, answer.error_code.name, found)
+
+    # The new protocol (KIP-848)
+
+    async def know_topics(self) -> None:
+        """Learn the ids of all topics."""
+        shapes = apis.requests(METADATA, 12)
+        answer = await self.call(
+            shapes.MetadataRequest(topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False)
+        )
+        self._topics = {topic.topic_id: topic.name for topic in answer.topics}
+
+    def _named(self, parts: Any) -> dict[str, tuple[int, ...]]:
+        return {self._topics[part.topic_id]: tuple(sorted(part.partitions)) for part in parts}
+
+    async def beat(
+        self, what: str, group: str, member: str = "m", epoch: int = 0, *, instance: str | None = None, rack: str | None = None,
+        topics: tuple[str, ...] | None = None, regex: str | None = None, assignor: str | None = None, rebalance_ms: int | None = None,
+        owned: dict[str, tuple[int, ...]] | None = None, version: int = 1, counts_only: bool = False,
+    ) -> Any:  # fmt: skip
+        """A heartbeat; one at epoch 0 says all there is to say.  `counts_only`: which partitions come is the broker's choice."""
+        place = self._asked(what)
+        shapes = apis.requests(BEAT, version)
+        if epoch == 0:
+            topics = ("t",) if topics is None and regex is None else topics
+            owned = {} if owned is None else owned
+            rebalance_ms = 60_000 if rebalance_ms is None else rebalance_ms
+        ids = {name: topic_id for topic_id, name in self._topics.items()}
+        parts = None if owned is None else tuple(
+            shapes.TopicPartitions(topic_id=ids[name], partitions=indexes) for name, indexes in owned.items()
+        )  # fmt: skip
+        answer = await self.call(
+            shapes.ConsumerGroupHeartbeatRequest(
+                group_id=group, member_id=member, member_epoch=epoch, instance_id=instance, rack_id=rack,
+                rebalance_timeout=timedelta(milliseconds=-1 if rebalance_ms is None else rebalance_ms),
+                subscribed_topic_names=topics, subscribed_topic_regex=regex, server_assignor=assignor, topic_partitions=parts,
+            )
+        )  # fmt: skip
+        held = None if answer.assignment is None else self._named(answer.assignment.topic_partitions)
+        shown: Any = None if held is None else {name: len(held[name]) if counts_only else held[name] for name in sorted(held)}
+        interval_ms = answer.heartbeat_interval // timedelta(milliseconds=1)
+        member_id = answer.member_id if answer.member_id is None else self._id(answer.member_id)
+        self._tell(place, answer.error_code.name, answer.error_message, member_id, answer.member_epoch, interval_ms, str(shown))
+        return answer
+
+    def parts(self, answer: Any) -> dict[str, tuple[int, ...]]:
+        """What a heartbeat was answered that the member has."""
+        return self._named(answer.assignment.topic_partitions)
+
+    async def consumer_describe(self, what: str, *groups: str, version: int = 1) -> Any:
+        place = self._asked(what)
+        shapes = apis.requests(CONSUMER_DESCRIBE, version)
+        answer = await self.call(shapes.ConsumerGroupDescribeRequest(group_ids=groups, include_authorized_operations=False))
+        told = []
+        for group in answer.groups:
+            members = list(
+                (
+                    self._id(m.member_id), m.instance_id, m.rack_id, m.member_epoch, m.client_id, tuple(sorted(m.subscribed_topic_names)),
+                    m.subscribed_topic_regex, sum(len(part.partitions) for part in m.assignment.topic_partitions),
+                    sum(len(part.partitions) for part in m.target_assignment.topic_partitions), getattr(m, "member_type", None),
+                )
+                for m in group.members
+            )  # fmt: skip
+            told.append(
+                (
+                    group.group_id, group.error_code.name, group.error_message, group.group_state, group.group_epoch,
+                    group.assignment_epoch, group.assignor_name, members,
+                )
+            )  # fmt: skip
+        self._tell(place, told)
+        return answer
 
     # Longer moves
 

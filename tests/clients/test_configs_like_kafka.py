@@ -89,10 +89,10 @@ def describe(bootstrap: str, kind: int, name: str) -> dict[str, Any]:
     return {config.name: config for config in answer.results[0].configs}
 
 
-def create(bootstrap: str, name: str, configs: dict[str, str | None]) -> str:
+def create(bootstrap: str, name: str, configs: dict[str, str | None], partitions: int = 1) -> str:
     shapes = apis.requests(19, 7)
     given = tuple(shapes.CreatableTopicConfig(name=key, value=value) for key, value in configs.items())
-    topic = shapes.CreatableTopic(name=name, num_partitions=1, replication_factor=1, assignments=(), configs=given)
+    topic = shapes.CreatableTopic(name=name, num_partitions=partitions, replication_factor=1, assignments=(), configs=given)
     (answer,) = ask(bootstrap, shapes.CreateTopicsRequest(topics=(topic,), timeout=timedelta(seconds=60)))
     return answer.topics[0].error_code.name
 

@@ -52,14 +52,14 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         found = {"kafka": kafka.bootstrap, "hotlog": hotlog.bootstrap}
         for bootstrap in found.values():
             assert create(bootstrap, "t", {}) == "none"
-            asyncio.run(_ready(bootstrap))
+            asyncio.run(ready(bootstrap))
         yield found
     finally:
         hotlog.stop()
         kafka.stop()
 
 
-async def _ready(bootstrap: str) -> None:
+async def ready(bootstrap: str) -> None:
     """Until every partition of __consumer_offsets is coordinated."""
     from hotlog.wire import apis
 

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from controller.image import ClusterImage
 from hotlog.coordinators.group_types import Code, JoinRequest
-from hotlog.coordinators.service import Commit, GroupCoordinator
+from hotlog.coordinators.service import Commit, Committer, GroupCoordinator
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -29,6 +30,9 @@ SETTINGS = Settings.resolve(
 CONFIG = TopicConfig.resolve({"cleanup.policy": "compact"}, SETTINGS.topic_defaults())
 
 
+SIMPLE = Committer("", None, -1, 9)  # a consumer without a group
+
+
 class Scene:
     """One disk and clock; a coordinator for each life."""
 
@@ -38,6 +42,7 @@ class Scene:
         self.disk = SimDisk(Machine(stream(1, "disk")), self.clock, Trace(loop), Fuse())
         self.manager: LogManager | None = None
         self.log: PartitionLog | None = None  # of the partition, while it is led here
+        self.image = ClusterImage()
 
     async def opened_log(self) -> PartitionLog:
         """The log as a process that starts finds it."""
@@ -63,6 +68,7 @@ class Scene:
             ensure_topic=nothing,
             partition_count=lambda: 1,
             topic_partitions=lambda topic: 10_000,
+            image=lambda: self.image,
             hosting_version=itertools.count().__next__,  # a log may be another one at any time
         )
         await groups.start()
@@ -122,15 +128,16 @@ class Member:
 
     async def commit(self, offset: int, *, generation: int | None = None) -> Code:
         codes = await self.groups.commit(
-            self.group, member_id=self.member_id, instance_id=self.instance_id,
-            generation=self.generation if generation is None else generation, commits=[Commit("clicks", 0, offset, -1, None)],
-        )  # fmt: skip
+            self.group,
+            Committer(self.member_id, self.instance_id, self.generation if generation is None else generation, 9),
+            [Commit("clicks", 0, offset, -1, None)],
+        )
         return codes["clicks", 0]
 
 
 async def commit(groups: GroupCoordinator, group: str, *partitions: int, offset: int = 1) -> None:
     commits = [Commit("clicks", partition, offset, -1, None) for partition in partitions or (0,)]
-    codes = await groups.commit(group, member_id="", instance_id=None, generation=-1, commits=commits)
+    codes = await groups.commit(group, SIMPLE, commits)
     assert set(codes.values()) == {Code.NONE}
 
 

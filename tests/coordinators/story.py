@@ -37,7 +37,7 @@ class Story:
 
     def send(self, event: Event) -> list[Effect]:
         """One step; its effects, each for itself."""
-        before = self.group
+        before = self.group.kept()
         self.group, effects = step(self.group, event, self.limits)
         assert self.group.generation >= before.generation
         flat = [one for effect in effects for one in (effect.each() if isinstance(effect, Many) else (effect,))]

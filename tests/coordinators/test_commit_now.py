@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from hotlog.coordinators.service import Commit, GroupCoordinator
+from hotlog.coordinators.service import Commit, Committer, GroupCoordinator
 from hotlog.coordinators.tenure import NotCoordinator
 from hotlog.kernel.errors import StorageFailed
-from tests.coordinators.scene import Member, Scene, commit, play
+from tests.coordinators.scene import SIMPLE, Member, Scene, commit, play
 
 pytestmark = pytest.mark.timeout(300)  # virtual time: it ends by itself
 PLACE = ("clicks", 0)
@@ -36,10 +36,8 @@ def short(
     generation: int | None = None,
     place: Commit | None = None,
 ) -> bool | None:
-    return groups.commit_now(
-        member.group, place or Commit(*PLACE, offset, -1, "x"), member_id=member.member_id, instance_id=member.instance_id,
-        generation=member.generation if generation is None else generation, told=told,
-    )  # fmt: skip
+    by = Committer(member.member_id, member.instance_id, member.generation if generation is None else generation, 9)
+    return groups.commit_now(member.group, place or Commit(*PLACE, offset, -1, "x"), by, told)
 
 
 def test_a_commit_is_told_when_it_is_committed_and_shown_then() -> None:
@@ -75,22 +73,14 @@ def test_what_would_be_answered_otherwise_is_left_to_the_long_way_and_nothing_is
         assert short(groups, member, 1, told, generation=member.generation - 1) is None
         assert short(groups, member, 1, told, place=Commit("clicks", 10_000, 1, -1, None)) is None
         assert short(groups, member, 1, told, place=Commit("clicks", 0, 1, -1, "x" * 5000)) is None
-        assert (
-            groups.commit_now("strange", Commit(*PLACE, 1, -1, None), member_id="", instance_id=None, generation=-1, told=told)
-            is None
-        )
-        assert (
-            groups.commit_now("g", Commit(*PLACE, 1, -1, None), member_id="", instance_id=None, generation=-1, told=told) is None
-        )
+        assert groups.commit_now("strange", Commit(*PLACE, 1, -1, None), SIMPLE, told) is None
+        assert groups.commit_now("g", Commit(*PLACE, 1, -1, None), SIMPLE, told) is None
         assert not groups.is_alive("g", "nobody", None, member.generation)
         assert not groups.is_alive("g", member.member_id, None, member.generation + 1)
         assert not groups.is_alive("g", member.member_id, "instance", member.generation)
         assert not groups.is_alive("strange", member.member_id, None, member.generation)
         assert scene.log.log_end_offset == end
-        assert (
-            groups.commit_now("simple", Commit(*PLACE, 9, -1, None), member_id="", instance_id=None, generation=-1, told=told)
-            is False
-        )
+        assert groups.commit_now("simple", Commit(*PLACE, 9, -1, None), SIMPLE, told) is False
         await scene.end(groups)
 
     play(story)

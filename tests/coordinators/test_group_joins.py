@@ -67,7 +67,7 @@ def test_an_id_that_was_given_out_goes_when_it_leaves() -> None:
     story = Story()
     given_out = story.joined(story.join(known=True)).member_id
     assert story.leave((given_out, None)).members == ((given_out, None, Code.NONE),)
-    assert story.group.pending == frozenset()
+    assert not story.group.pending
     assert member_timer(given_out) not in story.timers
     assert story.joined(story.join(given_out, known=True)).code is Code.UNKNOWN_MEMBER_ID
 

@@ -98,7 +98,7 @@ class GroupRules(RuleBasedStateMachine):
         assert set(group.joining) | set(group.syncing) | set(group.assignments) <= set(group.members)
         waiting = [*group.joining.values(), *group.syncing.values()]
         assert set(waiting) == story.asked - set(story.answers), "who is not answered waits, and nobody else"
-        assert not group.pending & set(group.members)
+        assert not group.pending.keys() & group.members.keys()
         assert len(group.static) == sum(m.instance_id is not None for m in members)
         counted = group_of("g", members, group.assignments)
         assert (group.static, group.known_by) == (counted.static, counted.known_by)

@@ -76,10 +76,30 @@ def test_older_values_are_read() -> None:
     assert group.assignment("m-1") == b"\x08"
 
 
+FLEXIBLE_OFFSET = bytes.fromhex("0004 0000000000000007 00000002 026d 0000000000000005 01 00 10") + bytes(16)
+FLEXIBLE_GROUP = bytes.fromhex(
+    "0004 09 636f6e73756d6572 00000004 06 72616e6765 04 6d2d31 0000000000000005"
+    "02 04 6d2d31 00 02 63 03 2f68 0000000a 0000000b 02 07 02 08 00 00"
+)
+
+
+def test_the_flexible_values_of_kafka_are_read() -> None:
+    assert decode_offset(FLEXIBLE_OFFSET) == OffsetValue(7, 2, "m", 5)
+    found = decode_group("g", FLEXIBLE_GROUP)
+    assert found.state_ms == 5
+    assert (found.group.generation, found.group.protocol, found.group.leader) == (4, "range", "m-1")
+    assert found.group.members["m-1"].rebalance_timeout_ms == 10
+    assert found.group.assignment("m-1") == b"\x08"
+    for raw, decode in ((FLEXIBLE_OFFSET, decode_offset), (FLEXIBLE_GROUP, lambda raw: decode_group("g", raw))):
+        for size in range(len(raw)):
+            with pytest.raises(Corrupt):
+                decode(raw[:size])
+
+
 def test_unknown_keys_are_not_ours_and_unknown_values_are_refused() -> None:
     assert decode_key(struct.pack(">h", 5) + b"\0\1g") is None
-    with pytest.raises(Corrupt, match="version 4"):
-        decode_offset(struct.pack(">hq", 4, 7))
+    with pytest.raises(Corrupt, match="version 5"):
+        decode_offset(struct.pack(">hq", 5, 7))
     with pytest.raises(Corrupt, match="version 9"):
         decode_group("g", struct.pack(">h", 9))
 

@@ -8,7 +8,7 @@ import pytest
 
 from hotlog.coordinators import group_shard
 from hotlog.coordinators.group_types import Code, State
-from hotlog.coordinators.service import Commit, GroupCoordinator
+from hotlog.coordinators.service import Commit, Committer, GroupCoordinator
 from hotlog.kernel.limits import KiB
 from hotlog.kernel.settings import Settings
 from tests.coordinators.scene import SETTINGS, Member, Scene, all_work, commit, play
@@ -124,7 +124,7 @@ def test_memory_of_members_that_left_is_given_back() -> None:
         for number in range(30):
             member = Member(groups, f"g{number}")
             await member.join()
-            groups.leave(member.group, ((member.member_id, None),))
+            await groups.leave(member.group, ((member.member_id, None),))
         for number in range(5):
             await Member(groups, f"stays{number}").join()
         with pytest.raises(AssertionError):  # there is a bound, or this test says nothing
@@ -182,7 +182,7 @@ def test_a_member_of_a_group_that_is_not_there_is_told_what_its_version_knows() 
         groups = await scene.life()
         commits = [Commit("clicks", 0, 1, -1, None)]
         for unknown in (Code.ILLEGAL_GENERATION, Code.GROUP_ID_NOT_FOUND):
-            codes = await groups.commit("g", member_id="m", instance_id=None, generation=3, commits=commits, unknown=unknown)
+            codes = await groups.commit("g", Committer("m", None, 3, 9), commits, unknown)
             assert codes == {("clicks", 0): unknown}
         assert groups.all() == []
         await scene.end(groups)
@@ -206,7 +206,7 @@ def test_groups_expire_a_retention_period_after_their_last_use_and_not_before() 
             if scene.clock.monotonic() % 3600 < 5:
                 await all_work(groups)
         await commit(groups, "used", 1, offset=2)  # the newest of its commits counts
-        groups.leave("left", ((left.member_id, None),))
+        await groups.leave("left", ((left.member_id, None),))
         await asyncio.sleep(WEEK_S * 0.75 - 60)
         await all_work(groups)
         assert [group.group_id for group in groups.all()] == ["left", "old", "used"]
@@ -267,7 +267,7 @@ def test_groups_that_were_only_asked_for_are_forgotten() -> None:
         groups = await scene.life()
         member = Member(groups, "passing")
         await member.join()
-        groups.leave("passing", ((member.member_id, None),))
+        await groups.leave("passing", ((member.member_id, None),))
         await asyncio.sleep(1)
         assert await groups.delete("passing") is Code.NONE
         (shard,) = groups._shards

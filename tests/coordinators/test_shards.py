@@ -10,7 +10,7 @@ import pytest
 from hotlog.coordinators import group_shard, keyed_log
 from hotlog.coordinators.group_shard import GroupShard
 from hotlog.coordinators.group_types import Code, State
-from hotlog.coordinators.service import Commit
+from hotlog.coordinators.service import Commit, Committer
 from hotlog.coordinators.shards import AGAIN_S_MAX
 from hotlog.coordinators.tenure import Loading, NotCoordinator, NotServed
 from hotlog.kernel.errors import StorageFailed
@@ -80,7 +80,7 @@ def test_a_wide_request_whose_shard_goes_between_two_slices_is_told_so(monkeypat
         await member.join()
         nowhere = [Commit("clicks", 10_000 + number, 1, -1, None) for number in range(400)]  # so that nothing is written
         generation = member.generation
-        committing = groups.commit("g", member_id=member.member_id, instance_id=None, generation=generation, commits=nowhere)
+        committing = groups.commit("g", Committer(member.member_id, None, generation, 9), nowhere)
         told = asyncio.create_task(outcome(committing))
         for _ in range(4):
             await asyncio.sleep(0)

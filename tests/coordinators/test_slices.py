@@ -10,7 +10,7 @@ from hotlog.coordinators import group_shard, shard
 from hotlog.coordinators.group_types import Code, State
 from hotlog.coordinators.service import Commit, GroupCoordinator
 from hotlog.kernel.settings import Settings
-from tests.coordinators.scene import SETTINGS, Member, Scene, all_work, commit, play
+from tests.coordinators.scene import SETTINGS, SIMPLE, Member, Scene, all_work, commit, play
 from tests.sim.clock import DAY_MS
 from tests.tools.steps import Steps, count_steps
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends 
 
 WEEK_S = 7 * DAY_MS / 1000
 MOST_STEPS = 100_000  # what Python does in 5 ms on a slow machine, about
+STEPS_PER_OFFSET_READ = 1_500
 DELAYED = Settings.resolve({**SETTINGS.given, "group.initial.rebalance.delay.ms": "3000"})
 
 
@@ -82,7 +83,7 @@ def test_who_is_answered_in_a_slice_may_go_on_before_the_others_are_answered(mon
             answered.append(number)
             if len(answered) == 1:
                 assert member.heartbeat() is Code.NONE
-                groups.leave("g", ((member.member_id, None),))  # all the others are told to join again, in their order
+                await groups.leave("g", ((member.member_id, None),))  # all the others are told to join again, in their order
                 return
             codes = {member.heartbeat() for _ in range(3)}
             assert codes <= {Code.NONE, Code.REBALANCE_IN_PROGRESS}
@@ -218,9 +219,34 @@ def test_commits_of_thousands_of_partitions_are_slices(monkeypatch: pytest.Monke
         groups = await scene.life()
         few = await count_steps(commit(groups, "few", *range(64)))
         commits = [Commit("clicks", partition, 1, -1, None) for partition in range(4_000)]
-        steps = await count_steps(groups.commit("g", member_id="", instance_id=None, generation=-1, commits=commits))
+        steps = await count_steps(groups.commit("g", SIMPLE, commits))
         assert steps.most < 3 * few.total
         assert len(groups.offsets("g")) == 4_000
         await scene.end(groups)
 
     play(story)
+
+
+def recovery_of(groups_count: int, offsets_each: int) -> Steps:
+    """The steps in which groups with committed offsets are read again."""
+    found: list[Steps] = []
+
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        for number in range(groups_count):
+            await commit(groups, f"g{number}", *range(offsets_each))
+        groups.resign(0)
+        found.append(await count_steps(groups.start()))
+        assert len(groups.kept_ids()) == groups_count
+        assert len(groups.offsets("g0")) == offsets_each
+        await scene.end(groups)
+
+    play(story)
+    return found[0]
+
+
+def test_a_thousand_groups_with_ten_thousand_offsets_are_read_in_short_turns() -> None:
+    few, many = recovery_of(100, 10), recovery_of(1_000, 10)
+    assert many.most < 3 * MOST_STEPS
+    assert many.total < 10 * 1.2 * few.total, "a group costs the same among many"
+    assert many.total < 10_000 * STEPS_PER_OFFSET_READ

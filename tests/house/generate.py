@@ -1,4 +1,4 @@
-"""Prints the pages of docs/ that come from code: cli.md, configuration.md, metrics.md, protocol.md.  `make docs` writes them; a test compares.
+"""Prints the pages of docs/ that come from code: cli.md, configuration.md, groups.md, metrics.md, protocol.md.  `make docs` writes them; a test compares.
 
 Invariants: the same code gives the same bytes; no page is edited by hand.
 """
@@ -108,6 +108,31 @@ def _differences() -> str:
     )
 
 
+def groups() -> str:
+    """docs/groups.md"""
+    from hotlog.coordinators.moves import CLASSIC_GROUP, CONSUMER_GROUP, CONSUMER_MEMBER
+
+    drawn = (
+        ("A classic group", "The generation goes up when all have joined. `hotlog/coordinators/group.py`", CLASSIC_GROUP),
+        (
+            "A group of the new protocol (KIP-848)",
+            "The state follows from three epochs: the group's, its assignment's and each member's."
+            " `hotlog/coordinators/consumer/machine.py`",
+            CONSUMER_GROUP,
+        ),
+        ("One of its members", "It keeps its epoch until it gave up what it has to. `hotlog/coordinators/consumer/reconcile.py`", CONSUMER_MEMBER),
+    )  # fmt: skip
+    pages = [f"\n## {title}\n\n{words}\n\n```mermaid\nstateDiagram-v2\n{_diagram(moves)}```\n" for title, words, moves in drawn]
+    return "# States of groups\n\n" + _NOTE + "Drawn from `hotlog/coordinators/moves.py`.\n" + "".join(pages)
+
+
+def _diagram(moves: Any) -> str:
+    def name(state: Any) -> str:
+        return str(state if isinstance(state, str) else state.name.title())
+
+    return "".join(f"    {name(before)} --> {name(after)}: {why}\n" for (before, after), why in moves.items())
+
+
 def cli() -> str:
     """docs/cli.md"""
     from hotlog.cli.app import EXITS
@@ -134,10 +159,14 @@ def _commands() -> Iterator[tuple[str, Any]]:
 
     from hotlog.cli.app import VERBS
 
+    def below(words: str, command: Any) -> Iterator[tuple[str, Any]]:
+        for name, each in (getattr(command, "commands", None) or {}).items():
+            yield from below(f"{words} {name}", each)
+        if not getattr(command, "commands", None):
+            yield words, command
+
     for verb, (module, _) in VERBS.items():
-        command: Any = typer.main.get_command(importlib.import_module(f"hotlog.cli.{module}").app)
-        for name, each in (getattr(command, "commands", None) or {"": command}).items():
-            yield f"{verb} {name}".strip(), each
+        yield from below(verb, typer.main.get_command(importlib.import_module(f"hotlog.cli.{module}").app))
 
 
 def _verb(words: str, command: Any) -> str:
@@ -160,6 +189,7 @@ def _option(param: Any) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "configuration.md": configuration,
+    "groups.md": groups,
     "metrics.md": metrics,
     "protocol.md": protocol,
 }

@@ -73,6 +73,8 @@ DOCUMENTED = {
     61: {"Read Topic"},
     65: {"Describe TransactionalId"},
     66: {"Describe TransactionalId"},
+    68: {"Read Group", "Describe Topic"},
+    69: {"Describe Group"},
     75: {"Describe Topic"},
 }
 NOT_ASKED = {0: {"IdempotentWrite Cluster"}}  # since KIP-679 whoever may write to a topic may do so idempotently
@@ -201,6 +203,12 @@ CASES: list[tuple[int, Any, dict[str, list[str]]]] = [
     (24, of(24, 5, "AddPartitionsToTxnRequest", transactions=()), {"CLUSTER_ACTION CLUSTER": [CLUSTER_NAME]}),
     (66, of(66, 0, "ListTransactionsRequest", state_filters=(), producer_id_filters=()), {"DESCRIBE TRANSACTIONAL_ID": ["tx"]}),
     (60, of(60, 0, "DescribeClusterRequest", include_cluster_authorized_operations=False), {"DESCRIBE CLUSTER": [CLUSTER_NAME]}),
+    (
+        68,
+        of(68, 1, "ConsumerGroupHeartbeatRequest", group_id="g", member_id="m", member_epoch=0, topic_partitions=None, subscribed_topic_names=("t",)),
+        {"READ GROUP": ["g"], "DESCRIBE TOPIC": ["t"]},
+    ),
+    (69, of(69, 1, "ConsumerGroupDescribeRequest", group_ids=("g", "h"), include_authorized_operations=False), {"DESCRIBE GROUP": ["g", "h"]}),
 ]  # fmt: skip
 
 
