@@ -39,6 +39,7 @@ VERBS = {
     "txn": ("txn", "List, describe and abort transactions."),
     "produce": ("produce", "Write lines from standard input or a file to a topic."),
     "consume": ("consume", "Read topics to standard output."),
+    "group": ("group", "List, describe and delete consumer groups, reset their offsets."),
     "replay": ("replay", "Read a stretch of history, through the broker or straight from the bucket."),
     "export": ("export", "Write a topic as Parquet, exactly once per offset."),
     "cost": ("cost", "What the logs cost per month, by topic and tier."),

@@ -73,6 +73,17 @@ def stretches(
     ]
 
 
+def offsets_at(client: Any, topic: str, indexes: Sequence[int], place: Place) -> dict[int, int]:
+    """The offset of a place in each of these partitions, within what is there now.
+
+    Raises what `stretches` does.
+    """
+    first, ends = (_offsets(client, topic, indexes, which) for which in (OFFSET_BEGINNING, OFFSET_END))
+    check_start(topic, place, ends)
+    found = _resolved(client, topic, place, first, ends)
+    return {index: min(max(offset, first[index]), ends[index]) for index, offset in found.items()}
+
+
 def _resolved(client: Any, topic: str, place: Place, default: dict[int, int], ends: dict[int, int]) -> dict[int, int]:
     match place:
         case AtOffset(offset):

@@ -221,3 +221,12 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
     assert "82,175 records" in told
     assert "rain\t" in told
     assert "local disks alone, total" in told
+
+
+def test_a_group_is_shown_with_the_tier_that_it_reads_from(history: HotlogServer) -> None:
+    at_end = hotlog_json("group", "offsets", "reset", "reader", "-t", "events:0", "--to", "latest", "--yes", *at(history))
+    hotlog("group", "offsets", "reset", "reader", "-t", "events:1", "--to", "2013-03-01", "--yes", *at(history))
+    ahead, behind = hotlog_json("group", "describe", "reader", *at(history))["offsets"]
+    assert (ahead["tier"], ahead["lag"], ahead["committed"]) == ("hot", 0, at_end[0]["after"])
+    assert (behind["tier"], behind["lag"]) == ("cold", behind["latest"] - behind["committed"])
+    assert behind["lag"] > 0
