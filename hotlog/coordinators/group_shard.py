@@ -322,9 +322,14 @@ class GroupShard(Shard[AnyGroup, Key, Value]):
                 continue
             offsets = self.log.offsets(group_id)
             looked_at += len(offsets)
-            gone = [place for place, value in offsets.items() if place[0] not in wanted and value.commit_ms < before_ms]
+            old = [
+                OffsetKey(group_id, *place)
+                for place, value in offsets.items()
+                if place[0] not in wanted and value.commit_ms < before_ms
+            ]
+            gone: list[Entry] = [(key, None) for key in old if not self.log.is_pending(group_id, key)]
             if gone:
-                await self.log.append([(OffsetKey(group_id, *place), None) for place in gone])
+                await self.log.append(gone)
 
     def _is_in_use(self, group_id: str) -> bool:
         if self.log.has_pending(group_id):

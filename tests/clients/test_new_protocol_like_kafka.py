@@ -177,6 +177,7 @@ async def assignors_are_chosen(at: Script, g: str) -> None:
 async def a_static_member_comes_back(at: Script, g: str) -> None:
     joined = await at.beat("joins", g, "a", instance="i")
     await at.beat("another of its name", g, "b", instance="i")
+    await at.beat("it joins again itself", g, "a", instance="i")
     await at.beat("as another instance", g, "a", epoch=joined.member_epoch, instance="j")
     await at.beat("another of its name beats", g, "b", epoch=joined.member_epoch, instance="i")
     await at.beat("leaves for a while", g, "a", epoch=-2, instance="i")

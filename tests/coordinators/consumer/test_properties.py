@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,8 @@ from hotlog.coordinators.consumer.reconcile import reconciled
 from hotlog.coordinators.consumer.values import ConsumerGroup, Current, MemberState
 from hotlog.coordinators.group_types import Code, member_timer
 from tests.coordinators.consumer.stage import Client, Stage, image_of, settle, topic_id
+
+pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
 TOPICS = ("t", "u", "v")
 SUBSCRIPTIONS = st.sampled_from([("t",), ("u",), ("t", "u"), ("t", "u", "v"), ()])
@@ -94,17 +97,18 @@ class Run:
                     held.add((key, index))
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from([0, 1_000]), st.lists(STEPS, max_size=60))
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([0, 1_000]), st.lists(STEPS, max_size=40))
 def test_a_partition_is_held_by_one_client_whatever_happens(interval_ms: int, steps: list[tuple[str, ...]]) -> None:
     run = Run(interval_ms)
     for step in steps:
         run.do(*step)
         run.check()
-    for key in [key for key in run.stage.timers if isinstance(key, tuple) and key[0] == "member"]:
-        if key[1] not in {client.member_id for client in run.clients if client.is_in}:
-            run.stage.fire(key)  # who is not there any more is gone some time
-    settle(run.stage, *run.clients)
+    for _ in range(2):  # a static member that was fenced learns of it by the first round
+        for key in [key for key in run.stage.timers if isinstance(key, tuple) and key[0] == "member"]:
+            if key[1] not in {client.member_id for client in run.clients if client.is_in}:
+                run.stage.fire(key)  # who is not there any more is gone some time
+        settle(run.stage, *run.clients)
     image = run.stage.image
     wanted = {name for client in run.clients for name in client.topics if name in image.topics}
     every = {(topic_id(name), index) for name in wanted for index in range(len(image.topics[name].partitions))}
