@@ -15,7 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
-from hotlog.answers.replies import NO_OPERATIONS, NO_THROTTLE
+from hotlog.answers.replies import GROUP_OPERATIONS, NO_OPERATIONS, NO_THROTTLE
 from hotlog.answers.slices import sliced
 from hotlog.coordinators.consumer.draft import preferred
 from hotlog.coordinators.consumer.values import ConsumerGroup, Member
@@ -31,11 +31,12 @@ CLASSIC, CONSUMER = 0, 1
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Describe each group; one that is named twice once."""
-    groups = [await _group(broker, context, group_id) for group_id in dict.fromkeys(request.group_ids)]
+    operations = GROUP_OPERATIONS if request.include_authorized_operations else NO_OPERATIONS
+    groups = [await _group(broker, context, group_id, operations) for group_id in dict.fromkeys(request.group_ids)]
     return responses(KEY, context.version).ConsumerGroupDescribeResponse(throttle_time=NO_THROTTLE, groups=tuple(groups))
 
 
-async def _group(broker: Broker, context: RequestContext, group_id: str) -> Any:
+async def _group(broker: Broker, context: RequestContext, group_id: str, operations: int) -> Any:
     if not group_id:
         return _failed(context, group_id, code_of(context, Code.INVALID_GROUP_ID), None)
     try:
@@ -57,7 +58,7 @@ async def _group(broker: Broker, context: RequestContext, group_id: str) -> Any:
         assignment_epoch=group.assignment_epoch,
         assignor_name=preferred(group.members.values(), broker.settings.words("group.consumer.assignors")),
         members=tuple(members),
-        authorized_operations=NO_OPERATIONS,
+        authorized_operations=operations,
     )
 
 
@@ -111,4 +112,4 @@ def _failed(context: RequestContext, group_id: str, code: ErrorCode, message: st
     )
 
 
-API = Api(key=KEY, name="ConsumerGroupDescribe", versions=range(2), handle=handle, omits=("authorized operations",))
+API = Api(key=KEY, name="ConsumerGroupDescribe", versions=range(2), handle=handle)

@@ -111,7 +111,6 @@ class Broker:
             partition_of=lambda index: self.partition(GROUPS_TOPIC, index),
             ensure_topic=partial(self._ensure_internal_topic, GROUPS_TOPIC),
             partition_count=partial(self._topic_partitions, GROUPS_TOPIC),
-            topic_partitions=self._topic_partitions,
             image=lambda: self.image,
             hosting_version=lambda: self.hosted_places.version,
         )

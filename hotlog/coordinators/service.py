@@ -64,7 +64,7 @@ class Described(NamedTuple):
 
 class GroupCoordinator:
     """All groups of this node.  The callables reach the broker: the log of a partition of __consumer_offsets if it is led here, its
-    creation, its number of partitions, the number of partitions of any topic, the cluster, and how often what is hosted has changed."""
+    creation, its number of partitions, the cluster's topics, and how often what is hosted has changed."""
 
     def __init__(
         self,
@@ -75,7 +75,6 @@ class GroupCoordinator:
         partition_of: Callable[[int], Partition | None],
         ensure_topic: Callable[[], Awaitable[None]],
         partition_count: Callable[[], int],
-        topic_partitions: Callable[[str], int],
         image: Callable[[], ClusterImage],
         hosting_version: Callable[[], int],
     ) -> None:
@@ -83,7 +82,6 @@ class GroupCoordinator:
         self._clock = clock
         self._entropy = entropy
         self._partition_of = partition_of
-        self._topic_partitions = topic_partitions
         self._image = image
         self._regexes = Regexes(image, clock.now_ms)
         self._memory = Memory()
@@ -349,7 +347,11 @@ class GroupCoordinator:
         return shard.commit_now(group_id, commit, by, rules=self._offset_rules(), told=told)
 
     def _offset_rules(self) -> OffsetRules:
-        return OffsetRules(self._topic_partitions, self._settings().number("offset.metadata.max.bytes"), self._topic_id_of)
+        return OffsetRules(self._partitions_of, self._settings().number("offset.metadata.max.bytes"), self._topic_id_of)
+
+    def _partitions_of(self, topic: str) -> int:
+        known = self._image().topics.get(topic)
+        return len(known.partitions) if known is not None else 0
 
     def _topic_id_of(self, topic: str) -> UUID | None:
         known = self._image().topics.get(topic)

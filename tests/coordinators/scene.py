@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from uuid import UUID
 
-from controller.image import ClusterImage
+from controller.image import ClusterImage, PartitionImage, TopicImage
 from hotlog.coordinators.group_types import Code, JoinRequest
 from hotlog.coordinators.service import Commit, Committer, GroupCoordinator
 from hotlog.kernel.ids import TopicPartition
@@ -30,6 +30,21 @@ SETTINGS = Settings.resolve(
 CONFIG = TopicConfig.resolve({"cleanup.policy": "compact"}, SETTINGS.topic_defaults())
 
 
+class Everything(Mapping[str, TopicImage]):
+    """Every topic there may be, each of 10,000 partitions."""
+
+    _ALL = (PartitionImage(replicas=(), leader=0, leader_epoch=0),) * 10_000  # type: ignore[arg-type]
+
+    def __getitem__(self, name: str) -> TopicImage:
+        return TopicImage(topic_id=UUID(int=1), name=name, partitions=self._ALL, configs={}, created_ms=0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
 SIMPLE = Committer("", None, -1, 9)  # a consumer without a group
 
 
@@ -42,7 +57,7 @@ class Scene:
         self.disk = SimDisk(Machine(stream(1, "disk")), self.clock, Trace(loop), Fuse())
         self.manager: LogManager | None = None
         self.log: PartitionLog | None = None  # of the partition, while it is led here
-        self.image = ClusterImage()
+        self.image = ClusterImage(topics=Everything())
 
     async def opened_log(self) -> PartitionLog:
         """The log as a process that starts finds it."""
@@ -67,7 +82,6 @@ class Scene:
             partition_of=lambda index: hosted(self.log) if self.log is not None else None,
             ensure_topic=nothing,
             partition_count=lambda: 1,
-            topic_partitions=lambda topic: 10_000,
             image=lambda: self.image,
             hosting_version=itertools.count().__next__,  # a log may be another one at any time
         )

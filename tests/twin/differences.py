@@ -86,7 +86,6 @@ TABLE: tuple[Row, ...] = (
     Row(Key.API_VERSIONS, "api_keys[17|29|30|31|36|38|39|40|41|50|51]", "access control, SASL and delegation tokens: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[34|43|45|46|55|57|64|74|80|81]", "what administrators ask of a cluster: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[48|49]", "quotas: not yet", MISSING),
-    Row(Key.API_VERSIONS, "api_keys[68|69]", "the new group protocol (KIP-848): not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[76|77|78|79|83|84|85|86|87|90|91|92]", "share groups (KIP-932): not planned", MISSING),
     Row(Key.API_VERSIONS, "api_keys[88|89]", "streams groups (KIP-1071): not planned", MISSING),
     Row(Key.API_VERSIONS, "supported_features", "levels of what is not built, and of Kafka's own metadata log, are not told", MISSING),
