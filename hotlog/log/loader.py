@@ -93,7 +93,7 @@ def _segments(ctx: Loader, directory: str, names: list[str]) -> list[Segment]:
     segments: list[Segment] = []
     for base, suffixes in sorted(found.items()):
         if files.LOG not in suffixes:
-            for suffix in suffixes - {files.SNAPSHOT}:
+            for suffix in sorted(suffixes - {files.SNAPSHOT}):  # the same seed tells the same story
                 ctx.disk.remove(files.segment_path(directory, base, suffix))
             continue
         segment = Segment(directory, base, created_ms=ctx.now_ms)
