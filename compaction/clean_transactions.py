@@ -3,6 +3,9 @@
 Data of an aborted transaction goes at once.  A marker stays as long as a batch of its transaction was seen before it; from then on it goes as
 a tombstone does, a delete horizon later (KIP-534).  An aborted transaction stays in the index for as long as its marker is needed.
 
+What is told of aborted transactions may know of one whose marker is gone: the store's part is told by the local log, which keeps longer what it
+knows.  So a transaction ends at its last offset, marker or not.
+
 Invariants: batches come in the order of the log; what is not known to be aborted is kept.
 """
 
@@ -43,7 +46,9 @@ class CleanedTransactions:
     def _reach(self, offset: int) -> None:
         while self._ahead and self._ahead[0][0] <= offset:
             entry = heapq.heappop(self._ahead)[1]
-            self._aborted.setdefault(entry.producer_id, _Ongoing(entry))
+            ongoing = self._aborted.get(entry.producer_id)
+            if ongoing is None or ongoing.entry.last_offset < entry.first_offset:
+                self._aborted[entry.producer_id] = _Ongoing(entry)
 
     def on_batch(self, producer_id: int, last_offset: int, *, is_transactional: bool) -> bool:
         """A batch of data; whether its transaction was aborted."""
@@ -52,7 +57,7 @@ class CleanedTransactions:
             return False
         self.is_used = True
         ongoing = self._aborted.get(producer_id)
-        if ongoing is None:
+        if ongoing is None or ongoing.entry.last_offset < last_offset:  # or its marker is gone
             self._committed.add(producer_id)
             return False
         ongoing.has_batch = True
@@ -66,7 +71,7 @@ class CleanedTransactions:
             return True
         if kind == ABORT:
             ongoing = self._aborted.pop(producer_id, None)
-            if ongoing is None or not ongoing.has_batch:
+            if ongoing is None or ongoing.entry.last_offset < last_offset or not ongoing.has_batch:
                 return True
             self.kept.append(ongoing.entry)
             return False

@@ -58,3 +58,23 @@ def test_a_transaction_over_two_parts_is_told_twice() -> None:
     assert not one.on_marker(7, 19, ABORT)
     assert not data(one, 7, 25)
     assert one.kept == [ABORTED]
+
+
+def test_a_transaction_is_over_at_its_last_offset_though_its_marker_is_gone() -> None:
+    """The store may have dropped a marker that the local index still has an entry for: what the producer committed later is not aborted."""
+    one = CleanedTransactions()
+    one.expect([ABORTED, AbortedTransaction(7, 30, 39, 40)])
+    assert data(one, 7, 12)
+    assert not data(one, 7, 25), "committed, behind a marker that is gone"
+    assert not one.on_marker(7, 26, COMMIT)
+    assert data(one, 7, 33), "the next one that was aborted"
+    assert not one.on_marker(7, 39, ABORT)
+    assert one.kept == [AbortedTransaction(7, 30, 39, 40)]
+
+
+def test_an_emptied_marker_ends_its_transaction() -> None:
+    one = CleanedTransactions()
+    one.expect([ABORTED, AbortedTransaction(7, 21, 29, 30)])
+    assert one.on_marker(7, 19, None)
+    assert data(one, 7, 22) and not one.on_marker(7, 29, ABORT)
+    assert one.kept == [AbortedTransaction(7, 21, 29, 30)]
