@@ -279,6 +279,9 @@ class Cleaner:
                     if any(segment.base_offset not in here for segment in group):
                         raise NotReady(f"{upkeep.tp}: segments were dropped while they were cleaned") from refused
                     raise
+                except OSError:  # before the exchange: one that fails in it is StorageFailed
+                    is_replaced = False
+                    raise
         finally:
             if not is_replaced:
                 await self._disk.run(_remove, self._disk, run.paths())

@@ -26,7 +26,7 @@ from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.log.support import T0, TOPIC_ID, TP, new_log, opened
 from tests.partitions.hosted import hosted
 from tests.support.clocks import HandClock
-from tests.support.disks import FastDisk
+from tests.support.disks import NO_SPACE, FastDisk, FaultyDisk
 
 __all__ = ["kind"]  # a fixture
 DAY_MS = 86_400_000
@@ -481,3 +481,24 @@ def check(written: list[tuple[int, bytes, bytes | None]], found: list[Seen], *, 
             assert key not in latest or latest[key].offset == offset, "an older value must not come back"
     if whole:
         assert len(found) == len(latest), "one record a key"
+
+
+@pytest.mark.parametrize("call", ["create", "sync"])
+async def test_a_disk_that_is_full_before_the_exchange_keeps_nothing_of_it(tmp_path: Path, call: str) -> None:
+    """What was written for nothing does not stay on a disk that has no room."""
+    clock, disk = HandClock(T0), FaultyDisk()
+    async with opened(tmp_path, compacted(), clock=clock, disk=disk) as logs:
+        log = await new_log(logs, compacted())
+        cleaner = cleaner_of(log, disk=disk, clock=clock)
+        for number in range(30):
+            put(log, (b"k", b"%d" % number + b"." * 40))
+        log.roll(T0)
+        await log.flush()
+        disk.fail(call, f"*{files.INDEX}{files.CLEANED}" if call == "create" else f"*{files.LOG}{files.CLEANED}", NO_SPACE)
+        await cleaner.tick()
+        assert disk.failed and log.failed is None
+        assert not [name for name in disk.listdir(log.directory) if name.endswith(files.CLEANED)]
+        disk.heal()
+        clock.ms += 3_600_000
+        assert await cleaner.tick()
+        assert len((await seen_by_reader(log))[1]) == 1
