@@ -7,7 +7,8 @@ What the store has of a topic is not cleaned here.  So the tombstones of a tiere
 against may be in the store.
 
 Invariants: a log is cleaned once at a time; one that fails is tried again later and never stops the others; one that is damaged is named by
-the metrics, as Kafka's uncleanable partitions are; nothing is held to be old by a clock that was not confirmed (trusted_clock.py).
+the metrics, as Kafka's uncleanable partitions are; nothing is held to be old by a clock that was not confirmed (trusted_clock.py),
+and a time that begins now is counted from the wall clock, which is never behind that.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ class Cleaner:
             rules=Rules(
                 noting.latest,
                 NEVER_EXPIRES if upkeep.is_tiered else now_ms,
-                now_ms + partition.config.delete_retention_ms,
+                self._clock.now_ms() + partition.config.delete_retention_ms,  # by what is trusted it might be over already
                 dirt.end,
             ),
             piece_bytes=piece,

@@ -183,7 +183,7 @@ class ColdCleaner:
         if latest < dirt.start:
             raise Invalid(f"{target.topic}: one batch has more keys than log.cleaner.dedupe.buffer.size has room for")
         now_ms = self._now_ms()
-        run.rules = Rules(latest, now_ms, now_ms + target.config.delete_retention_ms, dirt.end)
+        run.rules = Rules(latest, now_ms, self._clock.now_ms() + target.config.delete_retention_ms, dirt.end)
         run.groups = group_rows(
             [placed for placed in rows if placed.row.base_offset <= latest], segment_bytes=target.config.segment_bytes
         )

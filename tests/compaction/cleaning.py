@@ -48,14 +48,15 @@ def put(log: PartitionLog, *pairs: Pair, now_ms: int = T0, **options: object) ->
 
 
 def cleaner_of(
-    *logs: PartitionLog, disk: Disk, clock: Clock, entropy: Entropy | None = None, metrics: Metrics | None = None, **settings: object
+    *logs: PartitionLog, disk: Disk, clock: Clock, entropy: Entropy | None = None, metrics: Metrics | None = None,
+    trusted: TrustedClock | None = None, **settings: object,
 ) -> Cleaner:  # fmt: skip
     """A cleaner that looks again at every tick."""
     given = {"log.cleaner.backoff.ms": "0"} | {name.replace("_", "."): str(value) for name, value in settings.items()}
     resolved = Settings.resolve(given)
     return Cleaner(
         lambda: [hosted(log) for log in logs], clock=clock, disk=disk, entropy=entropy or SystemEntropy(),
-        settings=lambda: resolved, metrics=metrics or Metrics(), trusted=TrustedClock(clock),
+        settings=lambda: resolved, metrics=metrics or Metrics(), trusted=trusted or TrustedClock(clock),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compaction import cleaner as cleaner_module
+from compaction.trusted_clock import TrustedClock
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
@@ -152,6 +153,20 @@ async def test_a_tombstone_stays_for_its_time_from_the_first_cleaning_on(s: Scen
     put(s.log, (b"d", b"2"))
     await s.clean()
     assert pairs_of(await s.records()) == [(1, b"b", b"1"), (3, b"c", b"1"), (5, b"d", b"2")]
+
+
+@on_a_log()
+async def test_the_time_of_a_tombstone_begins_by_the_wall_clock(s: Scene) -> None:
+    """What is trusted is behind the wall after a long downtime: a day from then would be over once the wall is confirmed."""
+    trusted = TrustedClock(s.clock, T0 - 30 * DAY_MS)
+    s.cleaner = cleaner_of(s.log, disk=FastDisk(2), clock=s.clock, trusted=trusted)
+    put(s.log, (b"a", b"1"))
+    put(s.log, (b"a", None))
+    await s.clean()
+    assert trusted.vouch(T0)
+    put(s.log, (b"b", b"1"))
+    await s.clean()
+    assert pairs_of(await s.records()) == [(1, b"a", None), (2, b"b", b"1")]
 
 
 @on_a_log()
