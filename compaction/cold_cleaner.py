@@ -5,7 +5,9 @@ rows with something out of date are written anew, oldest first, each as one obje
 far the pass came.  Objects come to a folder of their own one run at a time; it is emptied before and after.
 
 Older values go before newer ones and before tombstones, in this pass and in every later one, so no reader ever finds a value that is older than
-one that was there before.  The local log keeps its tombstones (cleaner.py): they hide nothing that the store has lost.
+one that was there before.  A tombstone's time begins with the pass that lets go what it stands against: whoever read that has delete.retention.ms
+to come to the tombstone, however long ago the local log was cleaned.  The local log keeps its tombstones (cleaner.py): they hide nothing that the
+store has lost.
 
 Invariants: bytes of an object are used only if they pass the CRC-32C of its row; fenced by the manifest's epoch and conditional commits: two at once
 waste work and harm nothing; an object that was uploaded and not committed is an orphan, which the reconciler finds.
@@ -24,13 +26,15 @@ from compaction.clean_run import CopyPass, KeyPass, Sieve, Tally
 from compaction.clean_transactions import CleanedTransactions
 from compaction.cold_plan import ColdDirt, Measured, Placed, Price, gets_of, group_rows, plan_cold_dirt, price_of
 from hotlog.kernel.errors import Corrupt, Invalid, NotFound
-from hotlog.kernel.limits import RANGE_BYTES_MAX, MiB
+from hotlog.kernel.limits import BATCH_HEADER_BYTES, RANGE_BYTES_MAX, MiB
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
 from hotlog.log.clean_view import ClosedSegment
 from hotlog.log.index import AbortedTransaction, parse_txn
-from hotlog.wire.key_map import KeyMap, Rules, key_map
+from hotlog.log.segment_reader import walk_file
+from hotlog.wire.batch import DELETE_HORIZON_MASK
+from hotlog.wire.key_map import KeyMap, Rules, key_map, made
 from hotlog.world.ports import STANDARD, Buffer, Clock, Disk, Entropy, ObjectStore
 from tiering.cost.book import Provider
 from tiering.manifest.edits import note_cleaned
@@ -296,6 +300,9 @@ class ColdCleaner:
     async def _copied(self, run: _Run, group: Sequence[Entry], transactions: CleanedTransactions) -> CopyPass:
         """Write a run of rows anew, in the folder."""
         segments = [await self._fetched(run, row) for row in group]
+        for segment in segments:
+            if segment.end_offset > run.dirt.start:
+                await self._disk.run(self._without_horizons, segment, run.dirt.start)
         copied = CopyPass(
             self._disk, self._folder, segments, Sieve(run.keys, run.rules, transactions, {}, Tally()),
             segment_bytes=max(run.target.config.segment_bytes, *(row.log_bytes for row in group)), piece_bytes=PIECE_BYTES,
@@ -324,6 +331,17 @@ class ColdCleaner:
         return ClosedSegment(
             row.base_offset, row.end_offset, row.log_bytes, 0, 0, row.max_timestamp, path, path if row.aborted else "", False
         )
+
+    def _without_horizons(self, segment: ClosedSegment, start: int) -> None:
+        """Take the delete horizons from the batches at and above `start`: the local log's time says nothing of values that are here."""
+        file = self._disk.open(segment.log_path)
+        try:
+            for position, header in walk_file(file, 0, segment.size):
+                if header.attributes & DELETE_HORIZON_MASK and header.base_offset >= start:
+                    records = memoryview(file.read_at(position, header.size))[BATCH_HEADER_BYTES:]
+                    file.write_at(position, made(header._replace(attributes=header.attributes & ~DELETE_HORIZON_MASK), records))
+        finally:
+            file.close()
 
     async def _footer(self, run: _Run, row: Entry) -> Footer:
         keys = run.target.manifests.keys
