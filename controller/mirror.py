@@ -52,6 +52,7 @@ class Mirror:
         try:
             self._disk.make_dirs(self._directory)
             self._lock = self._disk.lock(self._path(_LOCK))
+            self._disk.sync_dir(self._directory)  # what a killed process renamed is relied on from here on
         except BlockingIOError:
             raise Invalid(f"{self._directory} is in use by another process") from None
 

@@ -81,12 +81,13 @@ class DataDirectory:
         """(the names in it, whether its last owner stopped cleanly); from here on it has an owner that did not yet."""
         names = await self._disk.run(self._disk.listdir, self.path)
         is_clean = files.CLEAN_SHUTDOWN in names
-        if is_clean:
-            await self._disk.run(self._remove_marker)
+        await self._disk.run(self._take_over, is_clean)
         return names, is_clean
 
-    def _remove_marker(self) -> None:
-        self._disk.remove(f"{self.path}/{files.CLEAN_SHUTDOWN}")
+    def _take_over(self, is_clean: bool) -> None:
+        """What a killed process renamed is relied on from here on, so it must be on the device, as the end of the marker must."""
+        if is_clean:
+            self._disk.remove(f"{self.path}/{files.CLEAN_SHUTDOWN}")
         self._disk.sync_dir(self.path)
 
     async def end(self) -> None:

@@ -52,8 +52,9 @@ def recover(ctx: Loader, result: Loaded, directory: str, first: int, snapshot: i
             break
         finally:
             file.close()
-    made = _write_indexes(ctx, result.segments[first:walked])
-    if made or was_cut or result.segments[-1].end_offset > ctx.recovery_point:
+    made, last = _write_indexes(ctx, result.segments[first:walked]), result.segments[-1]
+    # The last process may have died in the very roll that made the last segment: the recovery point vouches for names below it only.
+    if made or was_cut or last.end_offset > ctx.recovery_point or last.base_offset >= ctx.recovery_point:
         ctx.disk.sync_dir(directory)
     if result.problem is None:
         result.log_end = result.readable_end = result.segments[-1].end_offset

@@ -35,6 +35,7 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _BUFFERS_MAX = 512  # well under IOV_MAX (1024)
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _advise = getattr(os, "posix_fadvise", None)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)  # a directory in which this process can have made nothing
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 THREADS_MAX = 16
 BUFFER_BYTES = 1024 * 1024 + 64 * 1024  # a fetch of one partition, usually, or one largest batch
@@ -214,6 +215,7 @@ class PosixDisk:
         self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="hotlog-disk")
         self._syncs: ThreadSyncs | KernelSyncs | None = None  # made by the first that are due
         self._temporary = itertools.count()
+        self._lasting: set[str] = set()  # directories that `make_dirs` found, their names synced since this process began
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
         flags = os.O_RDONLY if read_only else os.O_RDWR
@@ -232,15 +234,29 @@ class PosixDisk:
         return sorted(os.listdir(path))
 
     def make_dirs(self, path: str) -> None:
-        """Create `path` and its parents; each new name is on the device when this returns."""
         missing = []
         walk = os.path.abspath(path)
         while not os.path.isdir(walk):
             missing.append(walk)
             walk = os.path.dirname(walk)
-        os.makedirs(path, exist_ok=True)
-        for made in reversed(missing):
-            self.sync_dir(os.path.dirname(made))
+        if walk not in self._lasting:
+            self._sync_name(walk)
+            self._lasting.add(walk)
+        for name in reversed(missing):  # one after the other: only the last one made can be without its sync if we die here
+            try:
+                os.mkdir(name)
+            except FileExistsError:  # made meanwhile
+                if not os.path.isdir(name):
+                    raise
+            self.sync_dir(os.path.dirname(name))
+
+    def _sync_name(self, directory: str) -> None:
+        """A directory that is there may have been made by a process that was killed before it synced the name."""
+        try:
+            self.sync_dir(os.path.dirname(directory))
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
 
     def read(self, path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)

@@ -73,6 +73,11 @@ class Life:
     async def begin(self, at: int) -> None:
         await self.live(await self.open(at))
 
+    async def go_on(self, at: int) -> None:
+        logs = await self.open(at)
+        await self.check(logs)
+        await self.live(logs)
+
     async def recover(self, at: int) -> None:
         await self.check(await self.open(at))
 
@@ -211,3 +216,84 @@ def test_a_second_death_while_recovering(power: bool) -> None:
     chance = stream(5, "crash points")
     for seed in range(60):
         crash_once(seed, "fsync", chance.randrange(5, 250), power, chance.randrange(1, 40))
+
+
+def kill_then_lose_power(seed: int, at: int, again: int) -> None:
+    async def main(loop: SimLoop) -> None:
+        life = Life(loop, seed, "fsync")
+        await life.until_death(life.begin(at))
+        await life.die(power=False)
+        await life.until_death(life.go_on(again))
+        await life.die(power=True)
+        await life.check(await life.open())
+
+    try:
+        run(main)
+    except BaseException as error:
+        error.add_note(f"kill_then_lose_power({seed}, {at}, {again})")
+        raise
+
+
+def test_a_power_loss_after_the_life_that_followed_a_kill() -> None:
+    """What a killed process had made and not synced is there for the next one, and must not be trusted to stay."""
+    chance = stream(7, "crash points")
+    for seed in (1, 3):
+        for at in range(1, total_calls(seed, "fsync") + 1):
+            kill_then_lose_power(seed, at, chance.randrange(20, 90))
+
+
+async def acked(life: Life, log: PartitionLog) -> None:
+    offset = log.log_end_offset
+    life.story.values[offset:] = [b"%d" % offset]
+    append(log, batch(life.story.values[offset], producer=(3, 0, offset)), now_ms=life.clock.now_ms())
+    await log.wait_durable(log.log_end_offset)
+    life.story.acked = log.log_end_offset
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("call", range(1, 9))
+def test_what_is_acked_in_a_segment_of_a_killed_process_outlives_a_power_loss(seed: int, call: int) -> None:
+    """All before the roll is below the recovery point, so that the start has nothing to repair."""
+
+    async def main(loop: SimLoop) -> None:
+        life = Life(loop, seed, "fsync")
+        logs = await life.open()
+        log = await logs.create(TP, TOPIC_ID, life.topic)
+        await acked(life, log)
+        await logs.checkpoint()
+        life.fuse.at = life.fuse.calls + call
+
+        async def roll() -> None:
+            log.roll(life.clock.now_ms())
+            await acked(life, log)
+
+        await life.until_death(roll())
+        await life.die(power=False)
+        await acked(life, life.log_of(await life.open()))
+        await life.die(power=True)
+        await life.check(await life.open())
+
+    run(main)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("call", range(1, 12))
+def test_a_log_start_that_a_killed_process_wrote_outlives_a_power_loss_once_it_was_told(seed: int, call: int) -> None:
+    async def main(loop: SimLoop) -> None:
+        life = Life(loop, seed, "fsync")
+        logs = await life.open()
+        log = await logs.create(TP, TOPIC_ID, life.topic)
+        for _ in range(4):
+            await acked(life, log)
+        life.fuse.at = life.fuse.calls + call
+        life.story.start_asked = 3
+        log.advance_log_start(3)
+        await life.until_death(log.wait_log_start_saved())
+        await life.die(power=False)
+        log = life.log_of(await life.open())
+        await log.wait_log_start_saved()
+        life.story.start_saved = log.log_start_offset
+        await life.die(power=True)
+        await life.check(await life.open())
+
+    run(main)

@@ -99,6 +99,7 @@ class SimDisk:
         self._clock = clock
         self._trace = trace
         self._fuse = fuse
+        self._lasting: set[str] = set()  # as the real one's
 
     # -- life and death
 
@@ -178,6 +179,9 @@ class SimDisk:
             missing.append(name)
             name = parent(name)
         home = self._dir(name)
+        if name not in self._lasting:
+            self.sync_dir(parent(name))
+            self._lasting.add(name)
         for one in reversed(missing):
             made = Dir()
             self.machine.tree.change(None, (home, base(one), made))

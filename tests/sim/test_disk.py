@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -233,6 +234,20 @@ def test_directories_move_with_what_is_in_them_and_need_their_own_sync() -> None
         assert not after.exists("/e")
 
     with_disk(body)
+
+
+def test_a_directory_that_a_killed_process_made_outlives_a_power_loss_once_it_was_made_again() -> None:
+    async def body(disk: SimDisk) -> None:
+        for call in range(1, 8):
+            with suppress(Crashed):
+                SimDisk(disk.machine, disk._clock, disk._trace, Fuse(call)).make_dirs(f"/{call}/e/f")
+            after = SimDisk(disk.machine, disk._clock, disk._trace, Fuse())
+            after.make_dirs(f"/{call}/e")
+            after.make_dirs(f"/{call}/e/f")
+            assert after.lose_power(Fuse()).exists(f"/{call}/e/f")
+
+    for seed in range(10):
+        with_disk(body, seed=seed)
 
 
 def test_names_must_exist_and_be_of_the_right_kind() -> None:

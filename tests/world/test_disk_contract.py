@@ -6,6 +6,7 @@ To hold another form to it, add an entry to FORMS: (name, maker of a contract be
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -130,6 +131,32 @@ def test_directories(disk_root: tuple[Disk, str]) -> None:
     assert disk.listdir(root) == []
     with pytest.raises(FileNotFoundError):
         disk.listdir(f"{root}/moved")
+
+
+def test_posix_syncs_the_name_of_a_directory_that_it_finds_and_of_each_that_it_makes(tmp_path: Path) -> None:
+    synced: list[str] = []
+
+    class Noting(PosixDisk):
+        def sync_dir(self, path: str) -> None:
+            synced.append(path)
+            if path == str(tmp_path.parent):
+                raise PermissionError(errno.EACCES, "the home of others")
+            super().sync_dir(path)
+
+    def asked(path: Path) -> list[str]:
+        synced.clear()
+        disk.make_dirs(str(path))
+        return list(synced)
+
+    disk = Noting(1)
+    assert asked(tmp_path / "a" / "b") == [str(tmp_path.parent), str(tmp_path), str(tmp_path / "a")]
+    assert asked(tmp_path / "a") == [str(tmp_path)]
+    assert asked(tmp_path / "a") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        disk.make_dirs(str(tmp_path / "file" / "c"))
+    with pytest.raises(FileExistsError):
+        disk.make_dirs(str(tmp_path / "file"))
 
 
 def test_an_open_file_outlives_its_name(disk_root: tuple[Disk, str]) -> None:
