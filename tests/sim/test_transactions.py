@@ -7,7 +7,6 @@ again under the same transactional id.  By default every STRIDE-th call is tried
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 from kio.schema.errors import ErrorCode
@@ -25,9 +24,9 @@ from hotlog.wire.error_codes import Refused
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from tests.sim.bucket import Violation
 from tests.sim.clock import MINUTE_MS
+from tests.sim.seeds import SEEDS
 from tests.sim.world import Life, SimWorld, simulate
 
-SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
 STRIDE = 24
 TOPIC, PARTITIONS, GROUP, NAME = "story", (0, 1), "readers", "writer"
 TRANSACTIONS, STEP = 14, 3
@@ -230,7 +229,7 @@ async def die_at(world: SimWorld, at: int) -> None:
 
 
 @pytest.mark.parametrize("part", range(3))
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_death_at_any_call_leaves_whole_transactions(seed: int, part: int) -> None:
     total = simulate(0, calls_of_the_story, settings=SETTINGS)
     assert total > 300, "the story has become too short to tell anything"
