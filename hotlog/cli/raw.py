@@ -21,7 +21,7 @@ from kio.schema.types import BrokerId, TopicName
 from kio.serial import entity_reader, entity_writer
 from kio.static.primitive import i8, i32, i64
 
-from hotlog.kernel.errors import Corrupt, Retry
+from hotlog.kernel.errors import Corrupt, Invalid, Retry
 
 LIST_OFFSETS, DESCRIBE_LOG_DIRS = (2, 9), (35, 4)  # key and version, both with flexible headers
 LATEST, EARLIEST = -1, -2
@@ -93,11 +93,14 @@ def ask(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, answer: Any,
 
 
 def ask_bytes(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, *, seconds_max: float = _SECONDS) -> bytes:
-    """The same; the answer with its header of 5 bytes, for who reads it by hand.  Raises as `tier_borders`."""
+    """The same; the answer with its header of 5 bytes, for who reads it by hand.  Raises as `tier_borders`; Invalid: a word is not UTF-8."""
     host, _, port = bootstrap.split(",")[0].rpartition("://")[2].rpartition(":")
     out = io.BytesIO()
     out.write(struct.pack(">hhih", *api, 1, -1) + b"\0")
-    entity_writer(kind)(out, body)
+    try:
+        entity_writer(kind)(out, body)
+    except UnicodeEncodeError as failure:
+        raise Invalid(f"{failure.object!r} is not a text in UTF-8") from None
     try:
         address = (host.strip("[]"), int(port))
         with socket.create_connection(address, timeout=seconds_max) as connection, connection.makefile("rwb") as stream:
@@ -105,7 +108,7 @@ def ask_bytes(bootstrap: str, api: tuple[int, int], kind: Any, body: Any, *, sec
             stream.flush()
             size = struct.unpack(">i", stream.read(4))[0]
             reply = stream.read(size)
-    except (OSError, ValueError, struct.error) as failure:
+    except (OSError, ValueError, OverflowError, struct.error) as failure:
         raise Retry(f"no broker answered on {bootstrap}: {failure}") from None
     if len(reply) != size or reply[:5] != struct.pack(">ib", 1, 0):
         raise Corrupt(f"{bootstrap} answered {len(reply)} bytes that are not the reply to API {api[0]}")

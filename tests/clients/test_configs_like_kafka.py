@@ -43,7 +43,7 @@ OTHER_BROKER_DEFAULTS = OTHER_TOPIC_DEFAULTS | {
     "max.connections", "queued.max.request.bytes",  # bounded here (docs/faults.md)
     "num.recovery.threads.per.data.dir", "offsets.topic.num.partitions", "remote.log.index.file.cache.total.size.bytes",
     "remote.log.manager.copier.thread.pool.size", "remote.log.reader.max.pending.tasks", "remote.log.storage.system.enable",
-    "group.initial.rebalance.delay.ms",
+    "group.initial.rebalance.delay.ms", "transaction.state.log.num.partitions",
 }  # fmt: skip
 
 
