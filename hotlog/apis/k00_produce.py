@@ -283,7 +283,7 @@ def _must_ask(plans: list[_Plan]) -> bool:
 
 
 async def _ask(broker: Broker, version: int, transactional_id: str, plans: list[_Plan]) -> None:
-    """Ask the coordinator about batches that begin a transaction in their partition, and note what it says."""
+    """Ask the coordinator about batches that begin a transaction in their partition, and note what all are held against once they are appended."""
     found: dict[Place, Wanted] = {}
     where: dict[Place, list[_Place]] = {}
     owners: set[tuple[int, int]] = set()
@@ -324,7 +324,7 @@ async def _make_ready(
         async with broker.large_batches:
             room = alone(broker.settings.number("hotlog.batch.decompressed.bytes.max"))
             await broker.disk.run(_look_through, rest, now_ms, room)
-    if request.transactional_id is not None and _must_ask(plans):
+    if request.transactional_id is not None and (_must_ask(plans) or _must_wait(plans)):
         await _ask(broker, context.version, request.transactional_id, plans)
     if _must_wait(plans):
         await _wait_room(plans, request.timeout_ms)

@@ -93,7 +93,7 @@ async def _commit(broker: Broker, context: RequestContext, request: Any) -> dict
 
 
 def _nothing() -> None:
-    """Was asked: the transaction is open here."""
+    """Is to be checked (transaction.partition.verification.enable)."""
 
 
 API = Api(key=KEY, name="TxnOffsetCommit", versions=range(6), handle=handle)

@@ -3,7 +3,8 @@
 A client of transaction version 2 never says which partitions its transaction has: the first record in one adds it.  An older client has said it, and
 the coordinator only confirms.  Otherwise a record that comes after its transaction has ended would begin one that nobody ends.
 
-Invariants: nobody is asked where the producer's transaction is open already; what was asked before a marker came begins no transaction after it.
+Invariants: nobody is asked where the producer's transaction is open already; what was asked, or found open, before a marker came begins no transaction
+after it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Wanted(NamedTuple):
 
 
 Admitted = Guard | None | Exception
-"""What to hold against the log just before the append; None: nothing.  Or why there must be none."""
+"""What to hold against the log just before the append; None: nothing, as nobody wants it checked.  Or why there must be none."""
 
 
 async def admitted(
@@ -80,6 +81,9 @@ async def admitted(
             if code not in (TxnCode.NONE, TxnCode.CONCURRENT_TRANSACTIONS, TxnCode.COORDINATOR_NOT_AVAILABLE):
                 places[place].producers.drop(guard)
         break
+    for place, answer in outcome.items():
+        if answer is None:  # it is open; should it end before the append, that must not begin another one
+            outcome[place] = Guard(producer_id, epoch, places[place].sequence, broker.clock.now_ms())
     return outcome
 
 

@@ -1,7 +1,7 @@
 """Ends of transactions, written into the partitions that are here (WriteTxnMarkers, and the coordinator's own).
 
-Invariants: a partition counts as told once its marker is committed; one whose topic is gone, or in which a newer producer or coordinator has spoken,
-needs none any more.
+Invariants: a partition counts as told once its marker is committed; one that does not exist any more, or in which a newer producer or coordinator has
+spoken, needs none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def mark_all(broker: Home, marker: Marker, version: Version, places: Colle
     outcomes = await mark_each(broker, marker, version.level, places)
     left = []
     for place, error in outcomes.items():
-        if error is None or broker.topic(place[0]) is None:
+        if error is None or not _exists(broker, place):
             continue
         if isinstance(error, OVER):
             LOG.info("producer %d has no transaction to end in %s-%d any more: %s", marker.producer_id, *place, error)
@@ -52,6 +52,12 @@ async def mark_all(broker: Home, marker: Marker, version: Version, places: Colle
         )  # fmt: skip
         left.append(place)
     return left
+
+
+def _exists(broker: Home, place: Place) -> bool:
+    """A topic that was made anew may have fewer partitions."""
+    topic = broker.topic(place[0])
+    return topic is not None and place[1] < len(topic.partitions)
 
 
 async def mark_each(broker: Home, marker: Marker, version: int, places: Collection[Place]) -> dict[Place, Exception | None]:

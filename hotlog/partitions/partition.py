@@ -276,10 +276,12 @@ class Partition:
         return Cold(data, aborted)
 
     async def _aborted(self, cold: ColdPartition, start: int, end: int) -> list[tuple[int, int]]:
-        """(producer id, first offset) of aborted transactions in what the store has; the marker of one may lie in the local log."""
-        found = await cold.aborted_transactions(start, end)
-        if self.log.has_aborted():
-            found += await self.log.aborted_transactions(start, end)
+        """(producer id, first offset) of aborted transactions in what the store has; the marker of one may lie in the local log.
+
+        That is asked first: a segment may be copied and dropped meanwhile, and then the store knows of it.
+        """
+        found = await self.log.aborted_transactions(start, end) if self.log.has_aborted() else []
+        found += await cold.aborted_transactions(start, end)
         return list(dict.fromkeys(found))
 
     async def read(self, offset: int, bytes_max: int) -> Slice:

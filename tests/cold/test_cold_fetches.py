@@ -106,3 +106,18 @@ async def test_results_nobody_asks_for_again_are_bounded(monkeypatch: pytest.Mon
     assert 0 < len(fetches._reads) < 10
     await fetches.close()
     await world.reader.close()
+
+
+async def test_what_was_aborted_is_found_though_its_segment_is_copied_meanwhile() -> None:
+    """The marker's segment leaves the local log for the store between the two looks: one of them must see it."""
+    places = {"local": [(7, 0)], "store": []}
+
+    async def look(place: str) -> list[tuple[int, int]]:
+        found = list(places[place])
+        places["local"], places["store"] = [], [(7, 0)]
+        return found
+
+    log = SimpleNamespace(has_aborted=lambda: bool(places["local"]), aborted_transactions=lambda *_: look("local"))
+    store = SimpleNamespace(aborted_transactions=lambda *_: look("store"))
+    partition: Any = SimpleNamespace(log=log)
+    assert await Partition._aborted(partition, store, 0, 100) == [(7, 0)]  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
+from hotlog.apis import k00_produce
+from hotlog.coordinators.record_log import PartitionRecords
 from hotlog.wire import apis
 from hotlog.wire.batch import walk
 from hotlog.wire.records import decode_batch
@@ -266,6 +268,78 @@ async def test_a_late_record_begins_no_transaction(place: Place) -> None:
         {**place.served.broker.settings.given, "transaction.partition.verification.enable": "false"}
     )
     assert await producer.send(0, b"unchecked", adds=False) is ErrorCode.none
+
+
+class Held:
+    """A `room` that the first who asks for it finds only once it is `free`."""
+
+    def __init__(self) -> None:
+        self.asked, self.free = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *_: Any) -> None:
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.free.wait()
+
+
+async def test_what_waits_while_its_transaction_ends_begins_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KIP-890, where the transaction was open when the records came: they waited for a thread or the disk, and would hang for ever."""
+    producer = place.producer(1)
+    await producer.init()
+    await producer.send(0, b"in time")
+    partition = place.served.broker.partition(TOPIC, 0)
+    assert partition is not None
+    monkeypatch.setattr(k00_produce, "INLINE_APPEND_BYTES_MAX", 10)
+    large = batch_of(
+        b"late", timestamp=int(time.time() * 1000), producer_id=producer.producer_id, producer_epoch=producer.epoch,
+        base_sequence=1, is_transactional=True,
+    )  # fmt: skip
+    other = await place.served.connect()
+    request = produce(TOPIC, {0: large}, version=9, transactional_id=NAME)
+    async with partition.log._large.turn:
+        correlation = other.send(request)
+        async with asyncio.timeout(PATIENCE_S):
+            while not partition.log._large._in_turn:
+                await asyncio.sleep(0.01)
+        await producer.end(is_commit=False)
+        await place.settled()
+    ((_, code, _),) = produced(await other.answer(request, correlation))
+    assert code is ErrorCode.invalid_txn_state
+    assert await place.latest(1) == await place.latest(0) == 2
+
+
+@LEVELS
+async def test_offsets_that_wait_while_their_transaction_ends_begin_none(
+    place: Place, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = place.producer(level)
+    await producer.init()
+    assert await producer.commit_offsets(5) is ErrorCode.none
+    held = Held()
+    monkeypatch.setattr(PartitionRecords, "room", held)
+    late = Producer(await place.served.connect(), 2)  # adds nothing before
+    late.producer_id, late.epoch = producer.producer_id, producer.epoch
+    waiting = asyncio.create_task(late.commit_offsets(6, 5 if level == 2 else 4))
+    await held.asked.wait()
+    await producer.end(is_commit=True)
+    await place.settled()
+    held.free.set()
+    assert await waiting in (ErrorCode.invalid_txn_state, ErrorCode.invalid_producer_epoch)
+    assert await place.offset(is_stable=True) == (ErrorCode.none, 5)
+
+
+@LEVELS
+async def test_a_topic_made_anew_with_fewer_partitions_holds_no_transaction_up(place: Place, level: int) -> None:
+    broker = place.served.broker
+    producer = place.producer(level)
+    await producer.init()
+    assert await producer.send(0, b"x") is await producer.send(1, b"x") is ErrorCode.none
+    topic = broker.topic(TOPIC)
+    assert topic is not None
+    await broker.delete_topics([topic.topic_id])
+    await broker.create_topic(TOPIC, 1, {"remote.storage.enable": "false"})
+    assert await producer.end(is_commit=True) is ErrorCode.none
+    assert (await place.settled()).transaction_state == "CompleteCommit"
 
 
 async def test_records_of_a_transaction_need_its_id_and_nothing_else_goes_on_beside_it(place: Place) -> None:
