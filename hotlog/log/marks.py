@@ -92,6 +92,11 @@ class Marks:
         """The high watermark, or the first offset of the oldest transaction below it that is open, or whose marker is not committed."""
         return min(self.high_watermark, self.producers.first_open_transaction)
 
+    def is_in_older_segment(self, offset: int, *, committed_only: bool) -> bool:
+        """Whether a reader at `offset` reads the rest of a segment, and what it may read goes on in another: nothing comes to that rest any more."""
+        base = self.committed.base
+        return offset < base and (not committed_only or base <= self.producers.first_open_transaction)
+
     # -- moves
 
     def appended(self, end: int, base: int, position: int) -> None:

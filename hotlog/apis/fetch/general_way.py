@@ -45,11 +45,9 @@ def begin(broker: Broker, context: RequestContext, request: FetchRequest) -> Spl
     if plan.code:
         context.has_failed = True
         return spliced(context.version, [], code=plan.code)
-    limits = Limits(
-        fetches.bytes_max(request.bytes_max),
-        request.bytes_min if request.bytes_min < request.bytes_max else request.bytes_max,
-        request.isolation_level == READ_COMMITTED,
-    )
+    bytes_max = fetches.bytes_max(request.bytes_max)
+    bytes_min = request.bytes_min if request.bytes_min < bytes_max else bytes_max  # more than is given is not waited for
+    limits = Limits(bytes_max, bytes_min, request.isolation_level == READ_COMMITTED)
     is_empty = not plan.partitions and plan.session is None
     if len(plan.partitions) <= SLICE:
         seen = glance(hosted_by(broker, is_by_id=is_by_id), plan, limits)

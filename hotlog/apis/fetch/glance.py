@@ -26,7 +26,7 @@ _new = tuple.__new__  # a named tuple's own constructor is a Python call
 
 
 class Glance(NamedTuple):
-    """What was found; `is_full`: something is there that does not fit any more; `sent` is bytes by topic."""
+    """What was found; `is_full`: something is there that does not fit any more, or to which nothing comes any more; `sent` is bytes by topic."""
 
     replies: list[tuple[Key, PartitionReply]]
     size: int
@@ -43,7 +43,7 @@ def glance(hosted: Hosted, plan: Plan, limits: Limits, shared: Shared | None = N
 
 
 def _glance(hosted: Hosted, plan: Plan, limits: Limits, shared: Shared | None) -> Glance | None:
-    bytes_max, _, is_committed_only = limits
+    bytes_max, bytes_min, is_committed_only = limits
     resting = plan.session.partitions if plan.session is not None and plan.is_incremental else None
     nothing: Sequence[tuple[int, int]] | None = () if is_committed_only else None
     replies: list[tuple[Key, PartitionReply]] = []
@@ -77,6 +77,9 @@ def _glance(hosted: Hosted, plan: Plan, limits: Limits, shared: Shared | None) -
             records, aborted = found[0], found[2] or nothing
             is_full = is_full or (size > 0 and not len(records))
             size += len(records)
+            is_full = is_full or (
+                size < bytes_min and len(records) > 0 and marks.is_in_older_segment(offset, committed_only=is_committed_only)
+            )
             sent.append((partition.tp[0], len(records)))
         replies.append((key, _new(PartitionReply, (key[1], NONE, high, stable, start, aborted, records))))
     return Glance(replies, size, is_full, sent)

@@ -61,7 +61,7 @@ class Round:
         self.size = 0
         self.has_error = False
         self.shared: Shared | None = None  # what others found that look in the same turn
-        self._is_full = False  # something is there that does not fit any more
+        self._is_full = False  # something is there that does not fit any more, or to which nothing comes any more
         self._broker = broker
         is_by_id = session.has_topic_ids if session is not None else bool(wanted) and isinstance(wanted[0][0][0], UUID)
         self._hosted = hosted_by(broker, is_by_id=is_by_id)
@@ -295,6 +295,11 @@ class Round:
         part.state = ANSWERED
         self._open.pop(part, None)
         self.size += len(found.data)
+        if self.size < self.limits.bytes_min and part.partition is not None:
+            # As in Kafka, where neither the rest of an older segment nor what came from the store waits for more.
+            marks, is_committed_only = part.partition.marks, self.limits.is_committed_only
+            if marks.is_in_older_segment(part.wanted.offset, committed_only=is_committed_only) and not self.in_store():
+                self._is_full = True
         if part.aborted is None:
             part.aborted = found.aborted
 

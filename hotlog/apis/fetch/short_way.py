@@ -108,6 +108,15 @@ class Place:
                 shared[key] = found
         return found
 
+    def is_full(self, offset: int, size: int) -> bool:
+        """Whether to what was found, `size` bytes of records, nothing would come: it is all that the broker gives at once, or the rest of an older
+        segment."""
+        if not size:
+            return False
+        return size >= self._fetches.bytes_max(self.request.bytes_max) or self.partition.marks.is_in_older_segment(
+            offset, committed_only=self._is_committed_only
+        )
+
     def _read(self, offset: int, bytes_max: int, high: int, stable: int, start: int) -> Found | None:
         try:
             read = self.partition.read_now(offset, bytes_max, min_one=True, committed_only=self._is_committed_only)
@@ -157,7 +166,7 @@ class Poll(Waiter):
         found = place.find(self._offset, shared)
         if found is None:
             self.go_long()
-        elif found.record_bytes >= place.bytes_min or self.is_late:
+        elif found.record_bytes >= place.bytes_min or self.is_late or place.is_full(self._offset, found.record_bytes):
             self.waits.end(self)
             place.bytes_out.value += found.record_bytes
             self.known(found.answer(self._correlation_id))
@@ -209,7 +218,7 @@ class ShortWay:
         if found is None:
             return None
         correlation_id = _CORRELATION.unpack_from(data, start + 4)[0]
-        if found.record_bytes >= place.bytes_min or not place.wait_ms:
+        if found.record_bytes >= place.bytes_min or not place.wait_ms or place.is_full(offset, found.record_bytes):
             place.bytes_out.value += found.record_bytes
             return found.answer(correlation_id)
         if not self.waits.has_room(place.wait_ms):
