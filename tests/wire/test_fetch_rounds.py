@@ -13,10 +13,10 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis.fetch import round_way
+from hotlog.apis.fetch import round_way, waits
 from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.wire.batch import walk
-from hotlog.wire.fetch_request import FLEXIBLE_FROM
+from hotlog.wire.fetch_request import FLEXIBLE_FROM, FetchRequest
 from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import POLL_MS, Client, Serving, fetch, fetched, parsed, serving
 from tests.wire.test_fetch import without_short_ways
@@ -219,6 +219,28 @@ async def test_a_session_that_waits_goes_with_its_connection_and_its_session_sta
     append(partition_of(served), 10)
     other = await served.connect()
     assert list(fetched(await other.call(fetch("t", {}, session=(first.session_id, 2))))) == [0]
+
+
+async def test_what_a_session_forgot_meanwhile_is_no_error_of_its_fetch_that_waits(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session has no more than one client, but nothing makes that so."""
+    client = await served.connect()
+    first = await client.call(fetch("t", {0: 0, 1: 0}, session=(0, 0)))
+    request = fetch("t", {}, session=(first.session_id, 1), wait_ms=30, bytes_min=100_000)
+    correlation = client.send(request)
+    await until_waiting(served)
+    session = served.broker.kept[Fetches].sessions._sessions[first.session_id]
+    hand_over = waits.Waits.hand_over
+
+    def forgotten_next(*arguments: Any) -> None:
+        hand_over(*arguments)
+        forget = FetchRequest(0, 0, 0, 0, first.session_id, 2, {}, [("t", 0)], "")
+        session.update(forget)  # before the task begins
+
+    monkeypatch.setattr(waits.Waits, "hand_over", forgotten_next)
+    append(partition_of(served), 10)
+    assert (await client.answer(request, correlation)).error_code is ErrorCode.none
 
 
 async def test_several_partitions_wait_together(served: Serving, ways: Ways) -> None:

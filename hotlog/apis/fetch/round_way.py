@@ -166,9 +166,10 @@ class RestPoll(Waiter):
 
     def go_long(self) -> None:
         broker, context, request = self._broker, self._context, self._request
-        plan = self._session.plan_of(self._session.due)
+        session = self._session
 
         def begin() -> Any:
+            plan = session.plan_of(session.due)  # as it is then: another request of the session may have come before
             begun = look(broker, context, request, plan, self._limits)
             return begun if isinstance(begun, Spliced) else poll(broker, context, request, *begun)
 
