@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from hotlog.apis.fetch.waits import Waits
 from hotlog.wire import apis
+from tests.tools.patience import PATIENCE_S
 from tests.wire.serving import Serving, api_versions, batch_of, fetch, produce, serving
 from tests.wire.test_calls import ends, member, metadata
 
@@ -25,6 +28,8 @@ WIDE = 40
 async def served(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Serving]:
     async with serving(tmp_path, {"hotlog.durability": request.param}) as each:
         await each.broker.create_topic("t", WIDE)
+        client = await each.connect()
+        await client.call(produce("t", {WIDE - 1: batch_of(b"the first sync loads what it needs")}))
         yield each
 
 
@@ -85,6 +90,45 @@ async def test_a_fetch_that_waited_leaves_no_circle_behind(served: Serving) -> N
             await writing.call(produce("t", {0: batch_of(b"x")}))
             await reading.answer(asked, correlation)
     assert found.total() < ROUNDS, found
+
+
+@pytest.mark.parametrize("bytes_min", [1, 100_000])
+async def test_a_session_at_rest_that_waited_leaves_no_circle_behind(served: Serving, bytes_min: int) -> None:
+    """With too little to answer with, the general way goes on with it."""
+    reading, writing = await served.connect(), await served.connect()
+    first = await reading.call(fetch("t", dict.fromkeys(range(3), 0), session=(0, 0)))
+    with circles() as found:
+        for number in range(1, ROUNDS + 1):
+            asked = fetch(
+                "t", {}, session=(first.session_id, number), wait_ms=60_000 if bytes_min == 1 else 20, bytes_min=bytes_min
+            )
+            correlation = reading.send(asked)
+            await writing.call(metadata())
+            await writing.call(produce("t", {number % 3: batch_of(b"x")}))
+            await reading.answer(asked, correlation)
+    assert found.total() < ROUNDS, found
+
+
+@pytest.mark.parametrize("kind", ["one", "some", "session"])
+async def test_a_fetch_that_waited_and_was_lost_leaves_no_circle_behind(served: Serving, kind: str) -> None:
+    rest = [await served.connect() for _ in range(ROUNDS)]
+    sent = {"one": {0: 0}, "some": {0: 0, 1: 0}, "session": {0: 0, 1: 0}}[kind]
+    waiting = fetch("t", sent, wait_ms=60_000)
+    sessions = [(await each.call(fetch("t", sent, session=(0, 0)))).session_id for each in rest] if kind == "session" else []
+    for number, each in enumerate(rest):
+        each.send(fetch("t", {}, session=(sessions[number], 1), wait_ms=60_000) if sessions else waiting)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(served.broker.kept[Waits]) < ROUNDS:
+            await asyncio.sleep(0)
+    waits = served.broker.kept[Waits]
+    with circles() as found:
+        for line in list(waits._lines.values()):
+            for waiter in list(line.deadlines):
+                assert waiter.gone()
+        del line, waiter
+    assert not len(waits)
+    kinds = {name: count for name, count in found.items() if name in ("Poll", "RoundPoll", "RestPoll", "Round", "Part")}
+    assert not kinds
 
 
 async def test_a_group_member_leaves_no_circle_behind(served: Serving) -> None:
