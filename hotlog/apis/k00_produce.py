@@ -222,7 +222,7 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
     """Everything that can be told from the request and the batch header.
 
     Raises:
-        Refused, UnsupportedFormat, TooLarge, InvalidRecord
+        Refused, TooLarge, InvalidRecord
     """
     if request.acks not in ACKS_ALLOWED:
         raise Refused(ErrorCode.invalid_required_acks, f"acks={request.acks} is not allowed; 0, 1 and -1 are")

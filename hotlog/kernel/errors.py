@@ -19,10 +19,6 @@ class InvalidConfig(Invalid):
     """A configuration key or value that is refused."""
 
 
-class UnsupportedFormat(Invalid):
-    """Data in a format that is refused by design (magic 0 or 1)."""
-
-
 class TooLarge(Invalid):
     """A batch, request or object above its limit."""
 
@@ -50,7 +46,11 @@ class InvalidRecord(Corrupt):
         self.faults = faults
 
 
-class CrcMismatch(InvalidRecord):
+class MalformedBatch(InvalidRecord):
+    """A produced batch that is none: a client that sent it whole may send it again."""
+
+
+class CrcMismatch(MalformedBatch):
     """A produced batch whose CRC-32C does not match: damaged on the way, so the same batch may be sent again."""
 
 

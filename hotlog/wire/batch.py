@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, TooLarge, UnsupportedFormat
+from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, MalformedBatch, TooLarge
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES, MiB
 from hotlog.world.ports import Buffer
 
@@ -136,10 +136,9 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
     CRC_INLINE_BYTES_MAX (of larger ones hotlog.wire.inspect checks it, off the event loop).
 
     Raises:
-        UnsupportedFormat: magic 0 or 1 (KIP-724: old formats are refused).
         TooLarge: a batch above `batch_bytes_max` bytes (max.message.bytes).
-        CrcMismatch: the CRC-32C does not match.
-        InvalidRecord: everything else.
+        MalformedBatch: the CRC-32C does not match, the magic is unknown, or the length is below a header's.
+        InvalidRecord: everything else; magic 0 and 1 too (KIP-724).
     """
     headers: list[BatchHeader] = []
     position, end = 0, len(data)
@@ -150,9 +149,9 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
             raise InvalidRecord(f"{end - position} bytes at byte {position} are too few for a batch")
         magic = data[position + MAGIC_OFFSET]
         if magic in (0, 1):
-            raise UnsupportedFormat(f"message format magic {magic} is not supported; only magic 2 is")
+            raise InvalidRecord(f"message format magic {magic} is not supported; only magic 2 is")
         if magic != 2:
-            raise InvalidRecord(f"unknown magic {magic}; only magic 2 is allowed")
+            raise MalformedBatch(f"unknown magic {magic}; only magic 2 is allowed")
         if end - position < BATCH_HEADER_BYTES:
             raise InvalidRecord(f"batch at byte {position} is cut off inside its header")
         header = BatchHeader._make(HEADER.unpack_from(data, position))
@@ -174,7 +173,9 @@ def check_crc(batch: memoryview, header: BatchHeader) -> None:
 def _check_header(header: BatchHeader, size: int, position: int, end: int, batch_bytes_max: int) -> None:
     if size > batch_bytes_max and size <= end - position:
         raise TooLarge(f"batch of {size} bytes; at most {batch_bytes_max} are allowed (max.message.bytes)")
-    if header.length < BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES or position + size > end:
+    if header.length < BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES:
+        raise MalformedBatch(f"batch at byte {position} says length {header.length}; at least 49 is needed")
+    if position + size > end:
         raise InvalidRecord(f"batch at byte {position} says length {header.length}; {end - position} bytes are there")
     if header.record_count <= 0 or header.last_offset_delta != header.record_count - 1:
         raise InvalidRecord(

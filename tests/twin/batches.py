@@ -5,7 +5,10 @@ Invariants: the same words give the same bytes for both brokers; times are fixed
 
 from __future__ import annotations
 
+import gzip
 import struct
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from crc32c import crc32c
@@ -18,7 +21,14 @@ COUNT_AT, CRC_AT, ATTRIBUTES_AT = 57, 17, 21
 
 def batch(*values: bytes | None, codec: str = "none", at_ms: int = THEN, key: bytes | None = b"k", **more: Any) -> bytes:
     """A batch of these values, a ms apart, as Kafka takes it unless `more` says otherwise."""
-    return bytes(raw_batch([RawRecord(at_ms + number, key, value) for number, value in enumerate(values)], codec, **more))
+    return of_records([RawRecord(at_ms + number, key, value) for number, value in enumerate(values)], codec, **more)
+
+
+def of_records(records: Sequence[RawRecord], codec: str = "none", **more: Any) -> bytes:
+    """A batch of these records."""
+    if codec == "gzip":
+        more = {"compress": partial(gzip.compress, mtime=0), **more}  # or its bytes would say when they were made
+    return bytes(raw_batch(records, codec, **more))
 
 
 def with_crc(data: bytes | bytearray) -> bytes:

@@ -70,6 +70,22 @@ _NO_PARTITIONS = "a topic that is named without partitions is so in the answer"
 _NO_NAME = "no group is without a name, but for commits of simple consumers"
 
 TABLE: tuple[Row, ...] = (
+    Row(Key.PRODUCE, "responses.partition_responses.log_start_offset", "where the log begins is told of what was appended only", -1),
+    Row(Key.PRODUCE, "responses.partition_responses.log_append_time", "a batch that is repeated has no append time where clients set the time; Kafka tells its largest time then", None),
+    Row(Key.PRODUCE, "responses", _NO_PARTITIONS, kafka=MISSING, what="a topic without partitions"),
+    Row(Key.PRODUCE, "responses.partition_responses.*", "bytes behind a batch are refused; Kafka drops them", what="more behind it"),
+    Row(Key.PRODUCE, "responses.partition_responses.*", "attributes that only brokers set are refused", what="a delete horizon"),
+    Row(Key.PRODUCE, "responses.partition_responses.*", "attributes that nobody knows are refused", what="an attribute that nobody knows"),
+    Row(Key.PRODUCE, "responses.partition_responses.*", "offsets in a batch must be 0, 1, 2 and so on: readers rely on it", what="offset deltas that*"),
+    Row(Key.PRODUCE, "responses.partition_responses.*", "a producer id comes with an epoch", what="a producer id without its epoch"),
+    Row(Key.PRODUCE, "responses.partition_responses.error_code", "records that cannot be read are invalid ones; Kafka fails", "invalid_record", "unknown_server_error"),
+    Row(Key.FETCH, "responses.partitions.*_*", "an offset out of range is answered with where the log begins and ends", kafka=-1),
+    Row(Key.FETCH, "responses.partitions.aborted_transactions", "null where nothing is known of them", None, ()),
+    Row(Key.FETCH, "responses.partitions.**", "a size below 0 is no bytes; Kafka fails", what="*-1 bytes*"),
+    Row(Key.FETCH, "responses.partitions.**", "followers' reads are not served, so no epoch diverges", what="last read 1 later"),
+    Row(Key.FETCH, "session_id", "a fetch of nothing begins no session", 0, what="one without partitions"),
+    Row(Key.FETCH, "responses.partitions.error_code", "a topic that was deleted has an id that nobody knows", "unknown_topic_id", "unknown_topic_or_partition", stories="a_session_sees_topics_come_and_go"),
+    Row(Key.FETCH, "responses.partitions.**", "what Produce took and refused", what="after *"),
     Row(Key.LIST_OFFSETS, "topics.partitions.**", _TIERED + ": there is a first offset that waits to be copied", kafka=-1, what="special -6*"),
     Row(Key.LIST_OFFSETS, "topics.partitions.**", _TWICE, what="a partition twice"),
     Row(Key.LIST_OFFSETS, "topics", _NO_PARTITIONS, kafka=MISSING, what="no partitions"),

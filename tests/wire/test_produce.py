@@ -171,9 +171,9 @@ def with_header(offset: int, form: str, value: int) -> bytes:
 
 
 LIES: dict[str, tuple[Any, ErrorCode]] = {
-    "magic 0": (old_format(0), ErrorCode.unsupported_for_message_format),
-    "magic 1": (old_format(1), ErrorCode.unsupported_for_message_format),
-    "magic 3": (with_header(16, ">b", 3), ErrorCode.invalid_record),
+    "magic 0": (old_format(0), ErrorCode.invalid_record),
+    "magic 1": (old_format(1), ErrorCode.invalid_record),
+    "magic 3": (with_header(16, ">b", 3), ErrorCode.corrupt_message),
     "bad crc": (flipped(), ErrorCode.corrupt_message),
     "empty": (b"", ErrorCode.invalid_record),
     "cut off": (bytes(batch_of(b"value")[:-1]), ErrorCode.invalid_record),
