@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kio.schema.errors import ErrorCode
+
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.config_resources import altered, config_resource
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.wire.apis import responses
+from hotlog.wire.error_codes import Refused
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
@@ -25,6 +28,8 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
     async def alter(resource: Any) -> None:
         wanted: dict[str, str | None] = {config.name: config.value for config in resource.configs}
+        if len(wanted) < len(resource.configs):
+            raise Refused(ErrorCode.invalid_request, f"a key of {resource.resource_name!r} is given twice")
         match config_resource(broker, resource):
             case str(topic):
                 await broker.alter_configs(topic, wanted, validate_only=request.validate_only)

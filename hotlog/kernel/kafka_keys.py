@@ -1,7 +1,7 @@
 """The broker keys of Apache Kafka 4.3 that Hotlog does not act on: a server.properties may have them, and a client may ask for them.
 
 One line each: name, type, whether Kafka changes it while it runs, default (`null`: none, `""`: empty).  Sources: DescribeConfigs of a
-Kafka 4.3 (tests/clients/test_configs_like_kafka.py holds this table to one) and its DynamicConfig.
+Kafka 4.3 (tests/twin/stories/configs.py holds this table to one) and its DynamicConfig.
 
 Invariants: none of these is in hotlog.kernel.settings.BROKER_KEYS; nothing is done with their values but to parse and to tell them.
 """

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from hotlog.front.dispatch import load_apis
 from tests.twin.comparing import MISSING
 from tests.twin.differences import TABLE
-from tests.twin.keys import Key
+from tests.twin.keys import Key, shared
+from tests.twin.telling import all_stories
+
+
+@pytest.mark.parametrize("api", load_apis(), ids=lambda api: api.name)
+def test_every_version_has_a_story(api: object) -> None:
+    key = Key(api.key)  # type: ignore[attr-defined]
+    told = {versions[key] for story in all_stories().values() for versions in story.rounds if key in versions}
+    assert sorted(set(shared().get(key, ())) - told) == [], f"no story in tests/twin/stories is about {key.word}"
 
 
 def test_names_of_apis_are_those_of_the_doors() -> None:

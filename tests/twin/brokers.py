@@ -24,11 +24,8 @@ SETTINGS = {
     "log.retention.hours": "5", "log.roll.hours": "2", "log.flush.interval.ms": "1000", "log.segment.bytes": "1073741824",
     "log.cleaner.delete.retention.ms": "1000", "num.partitions": "3", "num.io.threads": "4", "foo.bar": "baz", "broker.rack": "r1",
     "compression.gzip.level": "5",
-}  # fmt: skip
-# Kafka alone: little memory, few threads, and a compiler that is soon done
-KAFKA_ONLY = {
-    "num.network.threads": "2", "background.threads": "2",
-    "log.cleaner.dedupe.buffer.size": "2097152",
+    # little memory and few threads for Kafka
+    "log.cleaner.dedupe.buffer.size": "2097152", "num.network.threads": "2", "background.threads": "2",
 }  # fmt: skip
 SMALL_JVM = ("-Xmx320m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true")
 
@@ -43,7 +40,7 @@ class Addresses(NamedTuple):
 @contextmanager
 def running(folder: Path) -> Iterator[Addresses]:
     """Both, ready.  Raises ToolMissing if there can be no Kafka here."""
-    kafka = KafkaServer(jars=kafka_jars(), folder=folder / "kafka", properties={**SETTINGS, **KAFKA_ONLY}, jvm_options=SMALL_JVM)
+    kafka = KafkaServer(jars=kafka_jars(), folder=folder / "kafka", properties=SETTINGS, jvm_options=SMALL_JVM)
     hotlog = HotlogServer(folder=folder / "hotlog", settings=SETTINGS)
     with ExitStack() as stack:
         stack.callback(kafka.stop)

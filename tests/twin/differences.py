@@ -67,6 +67,9 @@ _TIERED = "topics are tiered unless told otherwise"
 _ELR = "a new Kafka stores this as a dynamic default of the cluster (KIP-966)"
 _TWICE = "a partition that is named twice is answered twice"
 _NO_PARTITIONS = "a topic that is named without partitions is so in the answer"
+_BOUNDS = (
+    "*.topic.num.partitions|transaction.state.log.num.partitions|num.recovery.threads.*|max.connections|queued.max.*|remote.log.*"
+)
 _NO_NAME = "no group is without a name, but for commits of simple consumers"
 
 TABLE: tuple[Row, ...] = (
@@ -110,9 +113,23 @@ TABLE: tuple[Row, ...] = (
     Row(Key.CREATE_TOPICS, "topics.configs[remote.storage.enable].value", _TIERED, "true", "false"),
     Row(Key.CREATE_TOPICS, "topics.configs[min.insync.replicas].config_source", _ELR, 5, 3),
     Row(Key.CREATE_TOPICS, "topics.configs[segment.ms].config_source", "as DescribeConfigs tells it of a coarser key (log.roll.hours); Kafka tells it in two ways", 5, 4),
+    Row(Key.CREATE_TOPICS, "topics.configs.value", "values are told as they are understood, without spaces or in one spelling", stories="every_value_is_judged"),
     Row(Key.DELETE_RECORDS, "topics.partitions.**", _TWICE, what="a partition twice"),
     Row(Key.DELETE_RECORDS, "topics", _NO_PARTITIONS, kafka=MISSING, what="no partitions"),
     Row(Key.OFFSET_FOR_LEADER_EPOCH, "topics.partitions.*", "no epoch is negative", what="negative"),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs[hotlog.*|remote.copy.lag.*|log.remote.copy.lag.*]", _OWN_KEYS, kafka=MISSING),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs[remote.storage.enable|remote.log.storage.system.enable].**", _TIERED),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs[min.insync.replicas].**", _ELR),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs[advertised.listeners|listeners|log.dirs|node.id].**", "each broker was given its own, or none"),
+    Row(Key.DESCRIBE_CONFIGS, f"results.configs[{_BOUNDS}].value", "internal topics have fewer partitions, queues and connections bounds, threads follow the machine"),
+    Row(Key.DESCRIBE_CONFIGS, f"results.configs[{_BOUNDS}].synonyms.value", "the same"),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs.read_only", "can be changed while the broker runs", False, True),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs.read_only", "takes a restart", True, False),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs.documentation", "keys that do nothing here are not explained", ""),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs[log.retention.hours].value", "what the file says of a coarser key is told also while the finer one is changed", "5", "168"),
+    Row(Key.DESCRIBE_CONFIGS, "results.**", "groups, client metrics and loggers have no configurations yet", what="type *"),
+    Row(Key.DESCRIBE_CONFIGS, "results.configs", "keys that do nothing here are told only where somebody set them", MISSING),
+    Row(Key.DESCRIBE_CONFIGS, "results", "a resource that is named twice is told once: an answer is much longer than a name", MISSING, what="twice"),
     Row(Key.DESCRIBE_LOG_DIRS, "results", "bytes in the store are told as a directory of their own", kafka=MISSING),
     Row(Key.DESCRIBE_LOG_DIRS, "results.total_bytes", "the size of the volume: not yet", -1),
     Row(Key.OFFSET_DELETE, "error_code", _NO_NAME, stories="a_group_without_a_name"),
