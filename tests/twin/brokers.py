@@ -24,6 +24,8 @@ SETTINGS = {
     "log.retention.hours": "5", "log.roll.hours": "2", "log.flush.interval.ms": "1000", "log.segment.bytes": "1073741824",
     "log.cleaner.delete.retention.ms": "1000", "num.partitions": "3", "num.io.threads": "4", "foo.bar": "baz", "broker.rack": "r1",
     "compression.gzip.level": "5",
+    # a machine that is busy is not a broker that is gone
+    "broker.session.timeout.ms": "600000",
     # little memory and few threads for Kafka
     "log.cleaner.dedupe.buffer.size": "2097152", "num.network.threads": "2", "background.threads": "2",
 }  # fmt: skip

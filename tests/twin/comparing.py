@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
 from tests.twin.telling import Told
-from tests.twin.translation import FIELDS, Twins, plain, records, same
+from tests.twin.translation import FIELDS, Kind, Twins, plain, records, same
 
 NAMES = (
     "partition_index", "index", "partition", "api_key", "node_id", "broker_id", "batch_index", "name", "topic", "key", "group_id",
@@ -48,10 +48,14 @@ class Difference(NamedTuple):
         return f"{self.what}: API {self.key} version {self.version}, {self.path or 'the answer'}\n    hotlog {hotlog}\n    kafka  {kafka}"
 
 
-def compare(hotlog: Sequence[Told], kafka: Sequence[Told]) -> list[Difference]:
-    """Everything that differs between the two sides of a story."""
+def compare(
+    hotlog: Sequence[Told], kafka: Sequence[Told], ids: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+) -> list[Difference]:
+    """Everything that differs between the two sides of a story; `ids` are those of topics with the same names."""
     ours, theirs = ({(told.key, told.what): told for told in side} for side in (hotlog, kafka))
     twins = Twins()
+    for word in ids[0].keys() & ids[1].keys():
+        twins.are_one(Kind.ID, ids[0][word], ids[1][word])
     pairs = [(ours[name], told) for name, told in theirs.items() if name in ours]
     for our, their in pairs:  # ids that an answer is about, before lists in which they stand in any order
         _bind(our.answer, their.answer, twins)

@@ -70,7 +70,7 @@ async def _round(story: Story, number: int, versions: dict[Key, int], addresses:
     troubles = [trouble for trouble in await asyncio.gather(*(_tell(story, side) for side in sides)) if trouble]
     hotlog, kafka = sides
     asked = {(told.key, told.version) for told in kafka.told}
-    return Outcome(compare(hotlog.told, kafka.told), asked, troubles)
+    return Outcome(compare(hotlog.told, kafka.told, (hotlog.ids, kafka.ids)), asked, troubles)
 
 
 async def _tell(story: Story, side: Side) -> str:

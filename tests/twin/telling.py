@@ -101,6 +101,7 @@ class Side:
     def __init__(self, broker: str, address: tuple[str, int], story: Story, versions: Mapping[Key, int], number: int) -> None:
         self.broker = broker  # "hotlog" or "kafka"; nobody's business but that of what waits for a broker's own ways
         self.told: list[Told] = []
+        self.ids: dict[str, Any] = {}  # of the topics that were made: their names are the same on both sides, their ids are twins
         self.versions = versions
         self._address = address
         self._prefix = f"{story.name.replace('_', '-')}-{number}"
@@ -195,7 +196,8 @@ class Side:
         made = await self.ask_quietly(Key.CREATE_TOPICS, version=7, topics=[asked], timeout=60_000)
         assert made.topics[0].error_code.name == "none", made
         await self.ready(word, partitions)
-        return made.topics[0].topic_id
+        self.ids[word] = made.topics[0].topic_id
+        return self.ids[word]
 
     async def ready(self, word: str, partitions: int) -> None:
         """Until all partitions are served."""

@@ -97,6 +97,7 @@ async def leaders_epochs_are_fenced(at: Side) -> None:
     of = await consumer(at, t=THREE)
     found = await at.ask_quietly(Key.METADATA, topics=[dict(name=at.name("t"), topic_id=None)])
     epoch = found.topics[0].partitions[0].leader_epoch
+    await of.read("without an epoch", of.place("t"))
     if of.version >= LEADER_EPOCH_FROM:
         for shift in (0, 1, 100):
             await of.read(f"epoch {shift} later", of.place("t", current_leader_epoch=epoch + shift))
