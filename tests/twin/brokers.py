@@ -61,18 +61,23 @@ async def _both_ready(twins: Addresses) -> None:
 
 
 async def _ready(broker: str, address: tuple[str, int]) -> None:
-    """Until groups are coordinated and producers have ids."""
+    """Until groups and transactions are coordinated and producers have ids: being named as a coordinator is not being ready yet."""
     side = Side(broker, address, Story("ready", (), _nothing), {}, 0)
     try:
-        await side.until(
-            lambda answer: answer.coordinators[0].error_code.name == "none",
-            Key.FIND_COORDINATOR, key_type=0, coordinator_keys=["ready"],
-        )  # fmt: skip
+        for kind in (0, 1):
+            await side.until(
+                lambda answer: answer.coordinators[0].error_code.name == "none",
+                Key.FIND_COORDINATOR, key_type=kind, coordinator_keys=["ready"],
+            )  # fmt: skip
         await side.until(
             lambda answer: answer.groups[0].error_code.name == "none",
             Key.OFFSET_FETCH, version=9, groups=[dict(group_id="ready", topics=None)],
         )  # fmt: skip
-        await side.until(lambda answer: answer.error_code.name == "none", Key.INIT_PRODUCER_ID, transactional_id=None)
+        for transactional_id in (None, "ready"):
+            await side.until(
+                lambda answer: answer.error_code.name == "none",
+                Key.INIT_PRODUCER_ID, transactional_id=transactional_id, transaction_timeout=60_000,
+            )  # fmt: skip
     finally:
         await side.close()
 

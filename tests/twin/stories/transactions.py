@@ -209,7 +209,8 @@ async def transactions_are_told(at: Side) -> None:
         lambda answer: answer.coordinators[0].error_code.name == "none",
         Key.FIND_COORDINATOR, key_type=1, coordinator_keys=[producer.name],
     )  # fmt: skip
-    begun = await at.ask_quietly(
+    begun = await at.until(
+        lambda answer: answer.error_code.name == "none",
         Key.INIT_PRODUCER_ID, version=5, transactional_id=producer.name, transaction_timeout=TIMEOUT_MS, producer_id=-1,
         producer_epoch=-1,
     )  # fmt: skip
