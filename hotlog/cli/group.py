@@ -26,8 +26,20 @@ app = typer.Typer(
 )
 offsets_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Where a group reads on.")
 app.add_typer(offsets_app, name="offsets")
-Group = Annotated[str, typer.Argument(metavar="GROUP")]
-Groups = Annotated[list[str], typer.Argument(metavar="GROUP...")]
+
+
+def _texts(words: Any) -> Any:
+    """Refuse what is no UTF-8: the client library in C would end the process on it."""
+    for word in [words] if isinstance(words, str) else words or ():
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise typer.BadParameter(f"{word!r} is not a text in UTF-8") from None
+    return words
+
+
+Group = Annotated[str, typer.Argument(metavar="GROUP", callback=_texts)]
+Groups = Annotated[list[str], typer.Argument(metavar="GROUP...", callback=_texts)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 STATES = {state.name.lower().replace("_", "-"): state for state in ConsumerGroupState if state.name != "UNKNOWN"}
 TYPES = {kind.name.lower(): kind for kind in ConsumerGroupType if kind.name != "UNKNOWN"}
