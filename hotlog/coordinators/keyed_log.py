@@ -1,6 +1,6 @@
 """A partition that keeps the newest value of every key (__consumer_offsets, __transaction_state): replayed, appended to, kept short.
 
-There is no cleaner for it yet: when more of it is dead than alive, what is alive and stands before a mark is written once more at its
+It bounds itself, before a cleaner's pass is due: when more of it is dead than alive, what is alive and stands before a mark is written once more at its
 end, oldest first and a piece at a time, and then the log start moves to the mark.  A piece is read and appended in one turn of the loop,
 and what is written again is the newest that the log has of a key, so others append meanwhile and nothing of theirs is undone.
 

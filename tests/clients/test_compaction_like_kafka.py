@@ -29,6 +29,7 @@ from hotlog.log.producers import LastBatch
 from hotlog.wire.batch import DELETE_HORIZON_MASK, BatchHeader, header_at, walk
 from hotlog.wire.key_map import Rules, key_map
 from hotlog.wire.records import decode_batch
+from tests.clients.conftest import not_here
 from tests.clients.python_clients import PYTHON_CLIENTS
 from tests.fixtures.raw_batch import CODEC_NUMBERS, RawRecord, raw_batch
 from tests.support.disks import FastDisk
@@ -215,7 +216,7 @@ def jars_of_module() -> KafkaJars:
     try:
         return kafka_jars()
     except ToolMissing as missing:
-        pytest.skip(str(missing))
+        not_here("Apache Kafka", missing)
 
 
 def lay_out(folder: Path, log: Written) -> None:

@@ -181,10 +181,6 @@ class ConsumerGroup:
                 wanted.update(self.regexes[regex].topics)
         return wanted
 
-    def regex_count(self, regex: str) -> int:
-        """How many members have the expression."""
-        return sum(count for (_, known), count in self.subscriptions.items() if known == regex)
-
 
 class Rules(NamedTuple):
     """What the settings allow and what there is.  Times in ms; `resolved` says what expressions match in `image`,
