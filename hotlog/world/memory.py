@@ -12,6 +12,7 @@ Invariants: nothing here changes what the program computes; without glibc it doe
 from __future__ import annotations
 
 import ctypes
+import functools
 import resource
 import sys
 
@@ -88,5 +89,7 @@ class _Mallinfo(ctypes.Structure):
     ]  # fmt: skip
 
 
+@functools.cache
 def _libc() -> ctypes.CDLL | None:
+    """Opened once: each opening leaves a circle of classes to the garbage collector."""
     return ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import functools
 import logging
 import os
 import platform
@@ -186,7 +187,7 @@ class KernelSyncs:
 
 def _system_call(number: int, *kinds: Any) -> Callable[..., int]:
     """A system call that does not wait: it is made with the interpreter's lock held, which costs less than giving it away."""
-    function = ctypes.PyDLL(None, use_errno=True)["syscall"]
+    function = _libc()["syscall"]
     function.argtypes = (ctypes.c_long, *kinds)
     function.restype = ctypes.c_long
 
@@ -194,6 +195,12 @@ def _system_call(number: int, *kinds: Any) -> Callable[..., int]:
         return int(function(number, *arguments))
 
     return call
+
+
+@functools.cache
+def _libc() -> ctypes.PyDLL:
+    """Opened once: each opening leaves a circle of classes to the garbage collector."""
+    return ctypes.PyDLL(None, use_errno=True)
 
 
 def _destroy(destroy: Callable[..., int], context: int, eventfd: int) -> None:

@@ -7,6 +7,7 @@ it was a tombstone, none of that key at all.
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
@@ -20,7 +21,6 @@ from tests.sim.entropy import SimEntropy, stream
 from tests.sim.loop import SimLoop, run
 
 STEPS, STEPS_OF_SWEEP = 40, 14
-SWEPT = 2
 TOPIC = compacted(segment_bytes=1024, index_interval_bytes=100, delete_retention_ms=60_000)
 KEYS = [b"k%d" % n for n in range(6)]
 
@@ -114,14 +114,21 @@ class CleanLife(Life):
         await self.read(log)
 
 
-def total_calls(seed: int, steps: int) -> int:
-    async def main(loop: SimLoop) -> int:
+def total_calls(seed: int, steps: int) -> int | None:
+    """Calls of a life that nothing ends early.  None: a tame one, with fewer than two cleanings."""
+
+    async def main(loop: SimLoop) -> int | None:
         life = CleanLife(loop, seed, steps)
         await life.live(await life.open())
-        assert life.cleanings > 1, "the story has become too tame"
-        return life.fuse.calls + life.story.calls
+        return life.fuse.calls + life.story.calls if life.cleanings > 1 else None
 
     return run(main)
+
+
+@functools.cache
+def swept() -> tuple[int, int]:
+    """The first seed whose short story is not tame, and its calls: which one it is changes with the order of the house's own steps."""
+    return next((seed, calls) for seed in range(50) if (calls := total_calls(seed, STEPS_OF_SWEEP)) is not None)
 
 
 def crash_once(seed: int, at: int, power: bool, again: int | None = None, steps: int = STEPS) -> None:
@@ -147,8 +154,9 @@ def crash_once(seed: int, at: int, power: bool, again: int | None = None, steps:
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
 @pytest.mark.parametrize("part", range(2))
 def test_a_death_in_every_disk_call(power: bool, part: int) -> None:
-    for at in range(1 + part, total_calls(SWEPT, STEPS_OF_SWEEP) + 1, 2):
-        crash_once(SWEPT, at, power, steps=STEPS_OF_SWEEP)
+    seed, calls = swept()
+    for at in range(1 + part, calls + 1, 2):
+        crash_once(seed, at, power, steps=STEPS_OF_SWEEP)
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
