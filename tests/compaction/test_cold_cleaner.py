@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 
 import pytest
 
@@ -18,13 +17,12 @@ from hotlog.wire.error_codes import Refused
 from hotlog.wire.records import decode_batch
 from tests.compaction.cleaning import Seen, keyed
 from tests.sim.clock import HOUR_MS, MINUTE_MS
+from tests.sim.sweep import Sweep
 from tests.sim.traffic import check_settled
 from tests.sim.world import Life, SimWorld, simulate
 
 TOPIC = "changes"
 KEYS = [b"k%d" % n for n in range(8)]
-SEEDS = int(os.environ.get("HOTLOG_SIM_SEEDS", "1"))
-STRIDE = 16
 GRACE_MS = 10 * MINUTE_MS
 SETTINGS = {
     "hotlog.garbage.grace.ms": str(GRACE_MS), "hotlog.reconcile.interval.ms": str(5 * MINUTE_MS),
@@ -127,8 +125,12 @@ class Changes:
             self.rounds += 1
         await life.node.close()
 
-    async def settle(self) -> Life:
-        """Until nothing is left to do: everything is in the store, cleaned, and tidied up."""
+    async def settle(self) -> None:
+        life = await self.rest()
+        await life.end("stop")
+
+    async def rest(self) -> Life:
+        """A life until nothing is left to do: everything is in the store, cleaned, and tidied up."""
         life = await self.world.boot()
         for _ in range(14):
             partition = await self.partition(life)
@@ -150,7 +152,8 @@ async def a_life(world: SimWorld) -> None:
     life = world.begin()
     assert await life.run(story.tell)
     await life.end("kill")
-    life = await story.settle()
+    assert any(rewritten(world)), "the store is cleaned before it all settles"
+    life = await story.rest()
     partition = await story.partition(life)
     found = await story.read(partition)
     (root,) = world.manifests().values()
@@ -172,34 +175,10 @@ def test_a_changelog_in_both_tiers_ends_with_one_value_a_key() -> None:
         simulate(seed, a_life, settings=SETTINGS)
 
 
-async def calls_of_the_story(world: SimWorld) -> int:
-    life = world.begin()
-    assert await life.run(Changes(world).tell)
-    await life.end("kill")
-    assert any(rewritten(world)), "the store was cleaned in it"
-    return life.fuse.calls
-
-
-async def die_at(world: SimWorld, at: int) -> None:
-    story = Changes(world)
-    life = world.begin(at=at)
-    while not await life.run(story.tell):
-        await life.end(world.random.choice(("kill", "power")))
-        life = world.begin(at=world.random.randint(1, 300) if world.lives == 1 else None)
-    await life.end("kill")
-    life = await story.settle()
-    await life.end("stop")
+SWEEP = Sweep(Changes, SETTINGS, stride=16, parts=4, few=2)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", range(4))
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(("seed", "part"), SWEEP.cases())
 def test_a_death_at_any_call_brings_nothing_back(seed: int, part: int) -> None:
-    total = simulate(0, calls_of_the_story, settings=SETTINGS)
-    chosen = [at for at in range(1, total + 1) if at % STRIDE == seed % STRIDE]
-    for at in chosen[part::4]:
-        try:
-            simulate(seed * 100_000 + at, lambda world, at=at: die_at(world, at), settings=SETTINGS)  # type: ignore[misc]
-        except BaseException as failure:
-            failure.add_note(f"the process died at call {at} of {total}, seed {seed}")
-            raise
+    SWEEP.die(seed, part)

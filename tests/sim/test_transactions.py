@@ -1,7 +1,7 @@
 """Transactions through a death at any call to disk or store: whole or not at all, in all partitions, in both tiers, and with the group's offset.
 
 One producer writes transaction after transaction into two partitions and commits an offset with each; every third one it aborts.  Whoever died comes
-again under the same transactional id.  By default every STRIDE-th call is tried; HOTLOG_SIM_SEEDS=N tries N sets.
+again under the same transactional id.  Which calls are tried is in tests.sim.sweep.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from hotlog.wire.error_codes import Refused
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from tests.sim.bucket import Violation
 from tests.sim.clock import MINUTE_MS
-from tests.sim.seeds import SEEDS
-from tests.sim.world import Life, SimWorld, simulate
+from tests.sim.sweep import Sweep
+from tests.sim.world import Life, SimWorld
 
-STRIDE = 24
 TOPIC, PARTITIONS, GROUP, NAME = "story", (0, 1), "readers", "writer"
 TRANSACTIONS, STEP = 14, 3
 SETTINGS = {
@@ -209,34 +208,9 @@ class Story:
         await life.end("stop")
 
 
-async def calls_of_the_story(world: SimWorld) -> int:
-    life = world.begin()
-    story = Story(world)
-    assert await life.run(story.tell)
-    await life.end("kill")
-    await story.settle()
-    return life.fuse.calls
+SWEEP = Sweep(Story, SETTINGS, stride=24, parts=3, few=6)
 
 
-async def die_at(world: SimWorld, at: int) -> None:
-    story = Story(world)
-    life = world.begin(at=at)
-    while not await life.run(story.tell):
-        await life.end(world.random.choice(("kill", "power")))
-        life = world.begin(at=world.random.randint(1, 250) if world.lives == 1 else None)
-    await life.end("kill")
-    await story.settle()
-
-
-@pytest.mark.parametrize("part", range(3))
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("seed", "part"), SWEEP.cases())
 def test_a_death_at_any_call_leaves_whole_transactions(seed: int, part: int) -> None:
-    total = simulate(0, calls_of_the_story, settings=SETTINGS)
-    assert total > 300, "the story has become too short to tell anything"
-    chosen = [at for at in range(1, total + 1) if at % STRIDE == seed % STRIDE]
-    for at in chosen[part::3]:
-        try:
-            simulate(seed * 100_000 + at, lambda world, at=at: die_at(world, at), settings=SETTINGS)  # type: ignore[misc]
-        except BaseException as failure:
-            failure.add_note(f"the process died at call {at} of {total}, seed {seed}")
-            raise
+    SWEEP.die(seed, part)
