@@ -6,7 +6,8 @@ ever durable.  An append that was not fsynced may be cut short, zero from some b
 
 Verdict (plan_tail):
 - below the recovery point: it was fsynced, so it is damage, whatever it looks like;
-- one flipped bit explains it (CRC-32C finds any single bit; a field before the CRC is compared with what it must be): damage;
+- one flipped bit explains it (CRC-32C finds any single bit; a field before the CRC is compared with what it must be): damage, unless it is the
+  last bit of the file that would be set: an append that is zero from that byte on looks the same, and is by far the likelier of the two;
 - no valid batch follows: the torn tail, cut it;
 - valid batches follow: cut if the bad bytes look unwritten (zeros as a lost write leaves them), else damage.
 
@@ -88,8 +89,11 @@ def candidates(window: Buffer, leader_epoch: int) -> Iterator[int]:
             yield match.start() - 12
 
 
-def is_one_bit_off(damage: Buffer, expected_offset: int) -> bool:
-    """Whether flipping a single bit makes a valid batch at `expected_offset` of the bytes at the start of `damage`."""
+def is_one_bit_off(damage: Buffer, expected_offset: int, *, reaches_end: bool = False) -> bool:
+    """Whether flipping a single bit makes a valid batch at `expected_offset` of the bytes at the start of `damage`.
+
+    `reaches_end`: no valid batch follows in the file.  Then a bit behind which there are only zeros does not count.
+    """
     if len(damage) < BATCH_HEADER_BYTES:
         return False
     view = memoryview(damage)
@@ -100,8 +104,11 @@ def is_one_bit_off(damage: Buffer, expected_offset: int) -> bool:
         return _ones(header.base_offset ^ expected_offset) == 1 and _whole(view, header.size)
     if BATCH_HEADER_BYTES <= header.size <= len(view):
         batch = view[: header.size]
-        if _crc_is_one_bit_off(header.crc ^ crc32c(batch[ATTRIBUTES_OFFSET:]), header.size - ATTRIBUTES_OFFSET):
-            return True
+        behind = _bytes_behind_flip(header.crc ^ crc32c(batch[ATTRIBUTES_OFFSET:]), header.size - ATTRIBUTES_OFFSET)
+        if behind is not None:
+            return not (
+                reaches_end and 0 < behind < header.size - ATTRIBUTES_OFFSET and not any(view[header.size - behind - 1 :])
+            )
     sizes = (((header.length ^ (1 << bit)) & 0xFFFFFFFF) + 12 for bit in range(32))
     return any(_whole(view, size) for size in sizes)
 
@@ -127,21 +134,22 @@ def _table() -> list[int]:
     return table
 
 
-def _crc_is_one_bit_off(syndrome: int, length: int) -> bool:
-    """Whether a difference of CRCs is what one flipped bit in `length` bytes (or in the CRC itself) makes.
+def _bytes_behind_flip(syndrome: int, length: int) -> int | None:
+    """How many of `length` bytes stand behind the one in which a flipped bit makes this difference of CRCs; `length` if it is in the CRC itself,
+    None if no single bit does.
 
     The CRC is linear: the syndrome is walked back byte by byte; where the flip was it equals the table's entry of that one bit.
     """
     if syndrome == 0:
-        return False
+        return None
     if _ones(syndrome) == 1:
-        return True
+        return length
     table = _table()
     back = {entry >> 24: index for index, entry in enumerate(table)}
     single = {table[1 << bit] for bit in range(8)}
-    for _ in range(length):
+    for behind in range(length):
         if syndrome in single:
-            return True
+            return behind
         index = back[syndrome >> 24]
         syndrome = ((syndrome ^ table[index]) << 8 | index) & 0xFFFFFFFF
-    return False
+    return None

@@ -93,8 +93,9 @@ def look_behind(file: File, stop: Stop, leader_epoch: int) -> Tail:
     next_valid = find_valid(file, stop, leader_epoch)
     end = next_valid if next_valid >= 0 else file.size
     damage = file.read_at(stop.position, min(end - stop.position, 64 * MiB))
-    one_bit = len(damage) <= ONE_BIT_BYTES_MAX and is_one_bit_off(damage, stop.offset)
-    return Tail(next_valid, one_bit, looks_unwritten(damage, stop.position, reaches_end=next_valid < 0))
+    reaches_end = next_valid < 0
+    one_bit = len(damage) <= ONE_BIT_BYTES_MAX and is_one_bit_off(damage, stop.offset, reaches_end=reaches_end)
+    return Tail(next_valid, one_bit, looks_unwritten(damage, stop.position, reaches_end=reaches_end))
 
 
 def find_valid(file: File, stop: Stop, leader_epoch: int) -> int:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from crc32c import crc32c
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence
@@ -306,6 +306,29 @@ def test_every_single_flipped_bit_that_harms_is_recognised(data: st.DataObject) 
     bit = data.draw(st.integers(0, len(raw) * 8 - 1).filter(lambda number: number // 8 not in range(12, 16)))
     raw[bit // 8] ^= 1 << bit % 8
     assert is_one_bit_off(bytes(raw) + bytes(stamped(9, b"next")), 7)
+
+
+@given(st.data())
+def test_at_the_end_of_the_file_too_but_for_the_last_bit_that_was_set(data: st.DataObject) -> None:
+    raw = stamped(7, b"some value", b"another @")
+    last = max(at for at, byte in enumerate(raw) if byte)
+    assert last < len(raw) - 1, "a record ends with the number of its headers"
+    bit = data.draw(st.integers(0, len(raw) * 8 - 1).filter(lambda number: number // 8 not in range(12, 16)))
+    raw[bit // 8] ^= 1 << bit % 8
+    assert is_one_bit_off(bytes(raw), 7, reaches_end=True) == bool(any(raw[last:]))
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(0, 200), st.sampled_from([0, 1, 30]))
+@example(b"@", len(stamped(7, b"@")) - 2, 0)
+def test_a_last_append_that_is_zero_from_some_byte_on_is_cut(value: bytes, start: int, grown: int) -> None:
+    """Also where that looks like one flipped bit: the last byte that is not zero may have a single one."""
+    whole = stamped(7, value)
+    torn = bytes(whole[: min(start, len(whole))]).ljust(len(whole), b"\0") + bytes(grown)
+    if torn[: len(whole)] == whole:
+        return
+    one_bit = is_one_bit_off(torn, 7, reaches_end=True)
+    unwritten = looks_unwritten(torn, 0, reaches_end=True)
+    assert plan_tail(below_recovery_point=False, one_bit=one_bit, valid_follows=False, unwritten=unwritten) is Verdict.CUT
 
 
 @given(st.integers(0, 140), st.binary(min_size=2, max_size=40))

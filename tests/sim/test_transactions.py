@@ -64,6 +64,10 @@ class Story:
 
     async def prepare(self, life: Life) -> None:
         """Topics and coordinators are there, and the producer has begun: what its predecessor left is aborted."""
+        async with asyncio.timeout(3600):
+            await self.begin(life)
+
+    async def begin(self, life: Life) -> None:
         broker = life.broker
         while True:
             try:
