@@ -171,6 +171,27 @@ def plan_partitions(
     return PartitionsAdded(topic_id=topic.topic_id, partitions=added)
 
 
+def check_reassignment(image: ClusterImage, name: str, index: int, replicas: Sequence[int] | None) -> None:
+    """That a partition may be given these replicas, where it stays (None: that it is not given others any more).  KIP-455.
+
+    Raises:
+        NotFound, Refused
+    """
+    topic = image.topics.get(name)
+    if topic is None:
+        raise NotFound(f"topic {name!r} does not exist")
+    if not 0 <= index < len(topic.partitions):
+        raise NotFound(f"topic {name!r} has no partition {index}")
+    if replicas is None:
+        raise Refused(ErrorCode.no_reassignment_in_progress, f"topic {name!r} partition {index} is not being reassigned")
+    now = topic.partitions[index].replicas
+    if tuple(replicas) != now:
+        raise Refused(
+            ErrorCode.invalid_replica_assignment,
+            f"topic {name!r} partition {index} cannot be assigned to {list(replicas[:20])}: it stays on {list(now)}",
+        )
+
+
 def topic_by_id(image: ClusterImage, topic_id: UUID) -> TopicImage:
     """The topic of that id.
 

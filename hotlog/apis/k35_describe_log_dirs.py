@@ -1,7 +1,7 @@
 """DescribeLogDirs (35): sizes of partitions, locally and in the store (KIP-113, KIP-827).
 
 Versions 1 to 5.  The data directory is one log dir; the cold tier is told as a second one, `remote:` and the cluster id, with the committed
-bytes of each partition.  Usable are the bytes that logs may still grow by: what is free above hotlog.disk.reserve.bytes.
+bytes of each partition.  Usable are the bytes that logs may still grow by: what is free above hotlog.disk.reserve.bytes.  A store has no size.
 
 Invariants: the remote dir lists committed bytes only; a null topic list means every partition.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hotlog.partitions.partition import Partition
 
 KEY = 35
-UNKNOWN = -1
+NO_SIZE = (-1, -1)  # bytes of a volume, and those that may still be written
 Sizes = dict[str, list[tuple[int, int]]]  # topic -> (partition, bytes)
 
 
@@ -36,7 +36,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     tiered = [partition for partition in partitions if partition.stored_bytes is not None]
     if tiered:
         sizes = await _sizes(tiered, lambda partition: partition.stored_bytes or 0)
-        results.append(await _result(context, f"remote:{broker.cluster_id}", sizes, UNKNOWN, UNKNOWN))
+        results.append(await _result(context, f"remote:{broker.cluster_id}", sizes, NO_SIZE))
     return responses(KEY, context.version).DescribeLogDirsResponse(
         throttle_time=NO_THROTTLE, error_code=ErrorCode.none, results=tuple(results)
     )
@@ -44,12 +44,13 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 async def _local(broker: Broker, context: RequestContext, partitions: list[Partition]) -> Any:
     directory = broker.logs.directory
+    volume: tuple[int, int]
     try:
-        free = await broker.disk.run(broker.logs.space.usable_bytes)
+        volume = await broker.disk.run(broker.logs.space.volume)
     except OSError as problem:
         refusal(context, problem)
-        free = UNKNOWN
-    return await _result(context, directory, await _sizes(partitions, lambda each: each.local_bytes), UNKNOWN, free)
+        volume = NO_SIZE
+    return await _result(context, directory, await _sizes(partitions, lambda each: each.local_bytes), volume)
 
 
 async def _sizes(partitions: list[Partition], size_of: Callable[[Partition], int]) -> Sizes:
@@ -60,7 +61,7 @@ async def _sizes(partitions: list[Partition], size_of: Callable[[Partition], int
     return sizes
 
 
-async def _result(context: RequestContext, name: str, sizes: Sizes, total: int, usable: int) -> Any:
+async def _result(context: RequestContext, name: str, sizes: Sizes, volume: tuple[int, int]) -> Any:
     shapes = responses(KEY, context.version)
 
     def row(each: tuple[int, int]) -> Any:
@@ -74,10 +75,10 @@ async def _result(context: RequestContext, name: str, sizes: Sizes, total: int, 
         error_code=ErrorCode.none,
         log_dir=name,
         topics=tuple(topics),
-        total_bytes=total,
-        usable_bytes=usable,
+        total_bytes=volume[0],
+        usable_bytes=volume[1],
         is_cordoned=False,
     )
 
 
-API = Api(key=KEY, name="DescribeLogDirs", versions=range(1, 6), handle=handle, omits=("size of the volume",))
+API = Api(key=KEY, name="DescribeLogDirs", versions=range(1, 6), handle=handle)

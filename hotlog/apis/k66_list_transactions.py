@@ -2,11 +2,12 @@
 
 Versions 0 to 2: those whose transaction is older than a duration from 1 (KIP-994), those whose id matches a pattern from 2 (KIP-1152).
 
-Invariants: a filter that names an unknown state says so, and lets none through for it.
+Invariants: a filter that names an unknown state says so, and lets none through for it; a pattern matches a whole id.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
@@ -15,11 +16,14 @@ from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.replies import NO_THROTTLE
 from hotlog.answers.slices import slices
 from hotlog.coordinators.transaction_types import Status, Transaction
+from hotlog.kernel.errors import Invalid
+from hotlog.kernel.expressions import compiled
 from hotlog.wire import apis
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
 
+LOG = logging.getLogger(__name__)
 KEY = 66
 _NAMES = {status.value: status for status in Status}
 
@@ -27,7 +31,11 @@ _NAMES = {status.value: status for status in Status}
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Those that pass all filters."""
     shapes = apis.responses(KEY, context.version)
-    if getattr(request, "transactional_id_pattern", None):
+    pattern = getattr(request, "transactional_id_pattern", None)
+    try:
+        expression = compiled(pattern) if pattern else None
+    except Invalid as wrong:
+        LOG.debug("%r is no expression: %s", pattern, wrong)
         context.has_failed = True
         return shapes.ListTransactionsResponse(
             throttle_time=NO_THROTTLE,
@@ -42,6 +50,8 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
     def passes(txn: Transaction) -> bool:
         if (request.state_filters and txn.status not in statuses) or (ids and txn.producer_id not in ids):
+            return False
+        if expression is not None and not expression.fullmatch(txn.transactional_id):
             return False
         return older_ms < 0 or now_ms - txn.start_ms > older_ms
 
@@ -59,4 +69,4 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     )
 
 
-API = Api(key=KEY, name="ListTransactions", versions=range(3), handle=handle, omits=("patterns of ids",))
+API = Api(key=KEY, name="ListTransactions", versions=range(3), handle=handle)

@@ -191,6 +191,8 @@ def _configs_of(*kinds: int) -> Names:
 
 _TOPICS, _BROKERS = _configs_of(TOPIC_CONFIGS), _configs_of(BROKER_CONFIGS, LOGGER_CONFIGS)
 _READ_GROUP = (Need(Operation.READ, Resource.GROUP, _group),)
+_ALTER_CLUSTER = (Need(Operation.ALTER, Resource.CLUSTER, _cluster),)
+_DESCRIBE_CLUSTER = (Need(Operation.DESCRIBE, Resource.CLUSTER, _cluster),)
 _ALTER_CONFIGS = (
     Need(Operation.ALTER_CONFIGS, Resource.TOPIC, _TOPICS),
     Need(Operation.ALTER_CONFIGS, Resource.CLUSTER, _BROKERS),
@@ -251,16 +253,25 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
         Need(Operation.DESCRIBE_CONFIGS, Resource.GROUP, _configs_of(GROUP_CONFIGS)),
     ),
     33: _ALTER_CONFIGS,
-    35: (Need(Operation.DESCRIBE, Resource.CLUSTER, _cluster),),
+    34: _ALTER_CLUSTER,
+    35: _DESCRIBE_CLUSTER,
     37: (Need(Operation.ALTER, Resource.TOPIC, _topics_in("topics")),),
     42: (Need(Operation.DELETE, Resource.GROUP, _groups_in("groups_names")),),
+    43: _ALTER_CLUSTER,
     44: _ALTER_CONFIGS,
+    45: _ALTER_CLUSTER,
+    46: _DESCRIBE_CLUSTER,
     47: (Need(Operation.DELETE, Resource.GROUP, _group), Need(Operation.READ, Resource.TOPIC, _topics_in("topics"))),
-    60: (Need(Operation.DESCRIBE, Resource.CLUSTER, _cluster),),
+    48: (Need(Operation.DESCRIBE_CONFIGS, Resource.CLUSTER, _cluster),),
+    55: _DESCRIBE_CLUSTER,
+    60: _DESCRIBE_CLUSTER,
     61: (Need(Operation.READ, Resource.TOPIC, _topics_in("topics")),),
+    64: _ALTER_CLUSTER,
     65: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_in("transactional_ids")),),
     66: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_there),),
     68: (*_READ_GROUP, Need(Operation.DESCRIBE, Resource.TOPIC, _topics_subscribed)),
     69: (Need(Operation.DESCRIBE, Resource.GROUP, _groups_in("group_ids")),),
     75: (Need(Operation.DESCRIBE, Resource.TOPIC, _described),),
+    80: _ALTER_CLUSTER,
+    81: _ALTER_CLUSTER,
 }

@@ -32,12 +32,15 @@ LOG = logging.getLogger(__name__)
 
 MODULES = (
     "k00_produce", "k01_fetch", "k02_list_offsets", "k03_metadata", "k08_offset_commit", "k09_offset_fetch", "k10_find_coordinator",
-    "k11_join_group", "k12_heartbeat", "k13_leave_group", "k14_sync_group", "k15_describe_groups", "k16_list_groups",
-    "k18_api_versions", "k19_create_topics", "k20_delete_topics", "k21_delete_records", "k22_init_producer_id",
-    "k23_offset_for_leader_epoch", "k24_add_partitions_to_txn", "k25_add_offsets_to_txn", "k26_end_txn", "k27_write_txn_markers",
-    "k28_txn_offset_commit", "k32_describe_configs", "k33_alter_configs", "k35_describe_log_dirs", "k37_create_partitions", "k42_delete_groups",
-    "k44_incremental_alter_configs", "k47_offset_delete", "k60_describe_cluster", "k61_describe_producers", "k65_describe_transactions",
-    "k66_list_transactions", "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k75_describe_topic_partitions",
+    "k11_join_group", "k12_heartbeat", "k13_leave_group", "k14_sync_group", "k15_describe_groups", "k16_list_groups", "k18_api_versions",
+    "k19_create_topics", "k20_delete_topics", "k21_delete_records", "k22_init_producer_id", "k23_offset_for_leader_epoch",
+    "k24_add_partitions_to_txn", "k25_add_offsets_to_txn", "k26_end_txn", "k27_write_txn_markers", "k28_txn_offset_commit",
+    "k32_describe_configs", "k33_alter_configs", "k34_alter_replica_log_dirs", "k35_describe_log_dirs", "k37_create_partitions",
+    "k42_delete_groups", "k43_elect_leaders", "k44_incremental_alter_configs", "k45_alter_partition_reassignments",
+    "k46_list_partition_reassignments", "k47_offset_delete", "k48_describe_client_quotas", "k55_describe_quorum", "k60_describe_cluster",
+    "k61_describe_producers", "k64_unregister_broker", "k65_describe_transactions", "k66_list_transactions",
+    "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k75_describe_topic_partitions", "k80_add_raft_voter",
+    "k81_remove_raft_voter",
 )  # fmt: skip
 
 CLIENT_ID_OFFSET = 10  # in a request

@@ -7,6 +7,7 @@ the disk as well; a refusal is only given on a fresh answer; that the disk is fu
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import DiskFull
@@ -16,6 +17,13 @@ from hotlog.world.ports import Disk
 LOG = logging.getLogger(__name__)
 STEP_BYTES = 32 * MiB
 _ENOUGH_SHARE = 16  # the trouble ends once this part of the reserve is free above it (or a step): not at every byte
+
+
+class Volume(NamedTuple):
+    """Bytes of a volume: all of it, and what logs may still grow by."""
+
+    total: int
+    usable: int
 
 
 class Space:
@@ -38,13 +46,14 @@ class Space:
         if self._left < 0:
             self._ask(count)
 
-    def usable_bytes(self) -> int:
-        """Bytes that logs may still grow by, as the file system says now.
+    def volume(self) -> Volume:
+        """The volume, as the file system says now.
 
         Raises:
             OSError
         """
-        return max(0, self._disk.free_bytes(self._directory) - self._reserve)
+        usable = max(0, self._disk.free_bytes(self._directory) - self._reserve)
+        return Volume(self._disk.total_bytes(self._directory), usable)
 
     async def look(self) -> None:
         """Ask the file system now, in a disk thread: what was free may be taken by others, or be free again."""

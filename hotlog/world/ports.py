@@ -148,7 +148,13 @@ class Disk(Protocol):
 
     def sync_dir(self, path: str) -> None: ...
 
-    def free_bytes(self, path: str) -> int: ...
+    def free_bytes(self, path: str) -> int:
+        """What may still be written to the volume of `path`."""
+        ...
+
+    def total_bytes(self, path: str) -> int:
+        """The size of the volume of `path`."""
+        ...
 
     def descriptors_max(self) -> int:
         """How many files this process may have open, sockets included (RLIMIT_NOFILE)."""

@@ -304,6 +304,10 @@ class PosixDisk:
         figures = os.statvfs(path)
         return figures.f_bavail * figures.f_frsize
 
+    def total_bytes(self, path: str) -> int:
+        figures = os.statvfs(path)
+        return figures.f_blocks * figures.f_frsize
+
     def descriptors_max(self) -> int:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return DESCRIPTORS_MAX if soft == resource.RLIM_INFINITY else min(soft, DESCRIPTORS_MAX)

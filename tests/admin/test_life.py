@@ -367,7 +367,8 @@ async def test_log_dirs_tell_both_tiers(tmp_path: Path, version: int) -> None:
         assert local.topics[0].partitions[0].partition_size == 0
         assert remote.topics[0].partitions[0].partition_size > 0
         if version >= 4:
-            assert local.usable_bytes > 0
+            assert local.total_bytes > local.usable_bytes > 0
+            assert (remote.total_bytes, remote.usable_bytes) == (-1, -1)
 
 
 async def test_objects_of_a_deleted_topic_become_garbage_and_a_namesake_is_untouched(tmp_path: Path) -> None:

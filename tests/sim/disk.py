@@ -272,6 +272,10 @@ class SimDisk:
         capacity = self.machine.capacity_bytes
         return 1 << 50 if capacity is None else max(0, capacity - self.machine.used_bytes)
 
+    def total_bytes(self, path: str) -> int:
+        self._fuse.check()
+        return 1 << 50 if self.machine.capacity_bytes is None else self.machine.capacity_bytes
+
     def begin_syncs(self, syncs: Sequence[Due]) -> None:
         """Each happens at a seeded later time, and is told at a later one still."""
         self._fuse.check()

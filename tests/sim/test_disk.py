@@ -175,7 +175,7 @@ def test_a_full_disk_says_so_keeps_no_half_and_recovers() -> None:
         with pytest.raises(OSError) as failure:
             file.append([b"y" * 15, b"z" * 15])
         assert failure.value.errno == errno.ENOSPC
-        assert (file.size, disk.free_bytes("/")) == (80, 20)
+        assert (file.size, disk.free_bytes("/"), disk.total_bytes("/")) == (80, 20, 100)
         file.truncate(10)
         file.append([b"y" * 30])
         assert disk.free_bytes("/") == 60

@@ -42,7 +42,7 @@ FIELDS = {
     "leader": Kind.MEMBER, "port": Kind.PORT, "log_dir": Kind.FOLDER, "session_id": Kind.SESSION, "log_append_time": Kind.TIME,
     "timestamp": Kind.TIME, "max_timestamp": Kind.TIME, "base_timestamp": Kind.TIME, "last_timestamp": Kind.TIME,
     "transaction_start_time": Kind.TIME, "error_message": Kind.TEXT, "batch_index_error_message": Kind.TEXT,
-    "documentation": Kind.TEXT, "total_bytes": Kind.SIZE, "usable_bytes": Kind.SIZE, "finalized_features_epoch": Kind.EPOCH,
+    "documentation": Kind.TEXT, "last_fetch_timestamp": Kind.TIME, "last_caught_up_timestamp": Kind.TIME, "total_bytes": Kind.SIZE, "usable_bytes": Kind.SIZE, "finalized_features_epoch": Kind.EPOCH,
 }  # fmt: skip
 _MEMBER_ID = re.compile(r"(.*)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.DOTALL)
 

@@ -498,6 +498,17 @@ async def test_transactions_are_listed_and_described(place: Place) -> None:
     assert await listed(state_filters=("Ongoing", "Nonsense")) == [NAME]
     assert await listed(producer_id_filters=(other.producer_id,)) == ["other"]
     assert await listed(state_filters=("Ongoing",), duration_filter=3_600_000) == []
+    for pattern, found in (
+        ("oth.*", ["other"]),
+        ("oth", []),
+        ("", ["other", NAME]),
+        (".*", ["other", NAME]),
+        ("(?i)OTHER|x", ["other"]),
+    ):
+        assert await listed(2, transactional_id_pattern=pattern) == found
+    shapes = apis.requests(66, 2)
+    wrong = shapes.ListTransactionsRequest(state_filters=(), producer_id_filters=(), transactional_id_pattern="[")
+    assert (await place.client.call(wrong)).error_code is ErrorCode.invalid_regular_expression
 
 
 @pytest.mark.parametrize("version", range(5))

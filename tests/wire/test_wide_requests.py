@@ -50,6 +50,7 @@ def turns() -> Iterator[list[float]]:
 def requests(topic_id: Any) -> dict[str, Any]:
     every = range(COUNT)
     at, epochs, groups, commits = apis.requests(2, 7), apis.requests(23, 4), apis.requests(15, 5), apis.requests(8, 6)
+    elections, moves, dirs = apis.requests(43, 2), apis.requests(45, 1), apis.requests(34, 2)
 
     def offsets(timestamp: int) -> Any:
         parts = tuple(at.ListOffsetsPartition(partition_index=n, current_leader_epoch=-1, timestamp=timestamp) for n in every)
@@ -76,6 +77,17 @@ def requests(topic_id: Any) -> dict[str, Any]:
             replica_id=-1, topics=(epochs.OffsetForLeaderTopic(topic="t", partitions=ends),)
         ),
         "log dirs": apis.requests(35, 4).DescribeLogDirsRequest(topics=None),
+        "elections": elections.ElectLeadersRequest(
+            election_type=0, topic_partitions=(elections.TopicPartitions(topic="t", partitions=tuple(every)),)
+        ),
+        "reassignments": moves.AlterPartitionReassignmentsRequest(
+            topics=(moves.ReassignableTopic(name="t", partitions=tuple(
+                moves.ReassignablePartition(partition_index=n, replicas=(7,)) for n in every
+            )),),
+        ),
+        "directories": dirs.AlterReplicaLogDirsRequest(
+            dirs=(dirs.AlterReplicaLogDir(path="", topics=(dirs.AlterReplicaLogDirTopic(name="t", partitions=tuple(every)),)),),
+        ),
         "groups": groups.DescribeGroupsRequest(
             groups=tuple(f"g{n}" for n in every), include_authorized_operations=False
         ),

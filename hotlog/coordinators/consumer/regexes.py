@@ -10,20 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
-
-import re2
 
 from controller.image import ClusterImage
 from hotlog.coordinators.consumer.values import Resolved
 from hotlog.kernel.errors import Invalid
+from hotlog.kernel.expressions import Expression, compiled
 
 NAMES_AT_ONCE = 512  # in one turn of the loop
 KNOWN_MAX = 1024  # expressions that are kept
-
-
-class _Compiled(Protocol):
-    def fullmatch(self, text: str) -> Any: ...
 
 
 class _Known:
@@ -31,7 +25,7 @@ class _Known:
 
     __slots__ = ("compiled", "found", "offset")
 
-    def __init__(self, compiled: _Compiled) -> None:
+    def __init__(self, compiled: Expression) -> None:
         self.compiled = compiled
         self.found: set[str] = set()
         self.offset = -1  # of the image
@@ -84,12 +78,8 @@ class Regexes:
         known.found, known.offset = found, image.offset
 
 
-def _compiled(regex: str) -> _Compiled:
-    options = re2.Options()
-    options.log_errors = False
+def _compiled(regex: str) -> Expression:
     try:
-        compiled: _Compiled = re2.compile(regex, options)
-    except re2.error as problem:
-        why = problem.args[0].decode("utf-8", "replace") if problem.args else "it cannot be compiled"
+        return compiled(regex)
+    except Invalid as why:
         raise Invalid(f"SubscribedTopicRegex `{regex}` is not a valid regular expression: {why}.") from None
-    return compiled

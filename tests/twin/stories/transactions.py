@@ -203,6 +203,20 @@ async def transactions_are_told(at: Side) -> None:
         for filters in ({"state_filters": ["Ongoing", "Nonsense"]}, {}, {"duration_filter": 3_600_000}):
             fields = {"state_filters": [], "producer_id_filters": [producer.id], "duration_filter": -1, **filters}
             await at.ask(Key.LIST_TRANSACTIONS, f"{what}: {filters}", **fields)
+        patterns = (
+            producer.name,
+            producer.name[:-1],
+            ".*",
+            ".*-\\d+$",
+            "(?i)" + producer.name.upper(),
+            "",
+            "[",
+            "(?=x).*",
+            "\\pL.*",
+        )
+        for number, pattern in enumerate(patterns if at.version(Key.LIST_TRANSACTIONS) > 1 else ()):
+            fields = {"state_filters": [], "producer_id_filters": [producer.id], "duration_filter": -1}
+            await at.ask(Key.LIST_TRANSACTIONS, f"{what}: pattern {number}", transactional_id_pattern=pattern, **fields)
         await at.ask(Key.DESCRIBE_PRODUCERS, what, topics=parts)
 
     await producer.at.until(

@@ -1,0 +1,183 @@
+"""What administrators ask of the cluster: elections, reassignments, directories, the quorum, quotas, brokers that are gone."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from tests.twin.keys import Key
+from tests.twin.telling import Side, story
+
+DIRECTORY_ID = uuid.UUID("00000000-0000-4000-8000-00000000d1d1")
+METADATA = "__cluster_metadata"
+
+
+def parts(topic: str, *indexes: int) -> dict[str, Any]:
+    return dict(topic=topic, partitions=indexes)
+
+
+@story(Key.ELECT_LEADERS)
+async def leaders_are_elected(at: Side) -> None:
+    await at.topic("a", partitions=2)
+    a, unknown = at.name("a"), at.name("unknown")
+    kinds = (0, 1, 2, -1) if at.version(Key.ELECT_LEADERS) > 0 else (0,)
+    for kind in kinds:
+
+        async def elect(what: str, topics: list[dict[str, Any]] | None, kind: int = kind) -> None:
+            await at.ask(
+                Key.ELECT_LEADERS, f"{what}, type {kind}", election_type=kind, topic_partitions=topics, timeout=60_000
+            )  # fmt: skip
+
+        await elect("some", [parts(a, 0, 1), parts(unknown, 0)])
+        await elect("one that is not there", [parts(a, 0, 7, -1)])
+        await elect("the same twice", [parts(a, 0, 0), parts(a, 0)])
+        await elect("no partitions", [parts(a)])
+        await elect("none", [])
+        await elect("no name", [parts("", 0)])
+        await elect("all", None)
+
+
+@story(Key.ALTER_PARTITION_REASSIGNMENTS, Key.LIST_PARTITION_REASSIGNMENTS)
+async def partitions_are_reassigned(at: Side) -> None:
+    await at.topic("a", partitions=2)
+    a, unknown = at.name("a"), at.name("unknown")
+
+    async def alter(what: str, *topics: tuple[str, dict[int, list[int] | None]], **more: Any) -> None:
+        asked = [
+            dict(name=name, partitions=[dict(partition_index=index, replicas=ids) for index, ids in found.items()])
+            for name, found in topics
+        ]
+        await at.ask(Key.ALTER_PARTITION_REASSIGNMENTS, what, topics=asked, timeout=60_000, **more)
+
+    async def look(what: str, *topics: tuple[str, list[int]]) -> None:
+        asked = [dict(name=name, partition_indexes=indexes) for name, indexes in topics]
+        await at.ask(Key.LIST_PARTITION_REASSIGNMENTS, what, topics=asked or None, timeout=60_000)
+
+    await alter("to where they are", (a, {0: [1], 1: [1]}))
+    await alter("to nobody", (a, {0: []}))
+    await alter("to an unknown broker", (a, {0: [7]}))
+    await alter("to an unknown one too", (a, {0: [1, 7]}))
+    await alter("twice to the same", (a, {0: [1, 1]}))
+    await alter("to a negative one", (a, {0: [-1]}))
+    await alter("cancelled", (a, {0: None}))
+    await alter("partitions and topics that are not there", (a, {7: [1], -1: [1]}), (unknown, {0: [1], 1: None}))
+    await alter("one good, one bad", (a, {0: [1], 1: [7]}))
+    await alter("no partitions", (a, {}))
+    await alter("none")
+    await alter("no name", ("", {0: [1]}))
+    await alter("the same topic twice", (a, {0: [1]}), (a, {0: [7]}))
+    if at.version(Key.ALTER_PARTITION_REASSIGNMENTS) > 0:
+        for ids in ([1], [], [1, 7]):
+            await alter(f"to {ids} without a change of their number", (a, {0: ids}), allow_replication_factor_change=False)
+    await look("all")
+    await look("some", (a, [0, 1, 7]), (unknown, [0]))
+    await look("none of one", (a, []))
+    await at.ask(Key.LIST_PARTITION_REASSIGNMENTS, "none", topics=[], timeout=60_000)
+
+
+@story(Key.ALTER_REPLICA_LOG_DIRS)
+async def directories_are_changed(at: Side) -> None:
+    await at.topic("a", partitions=2)
+    long = "l" * 220
+    await at.ask_quietly(
+        Key.CREATE_TOPICS, version=7, topics=[dict(name=long, num_partitions=1, replication_factor=1)], timeout=60_000
+    )  # fmt: skip
+    a, unknown = at.name("a"), at.name("unknown")
+    told = await at.until(
+        lambda answer: any(topic.name == a and len(topic.partitions) == 2 for one in answer.results for topic in one.topics),
+        Key.DESCRIBE_LOG_DIRS, topics=None,
+    )  # fmt: skip
+    (own,) = [one.log_dir for one in told.results if not one.log_dir.startswith("remote:")]
+
+    async def move(what: str, *dirs: tuple[str, list[tuple[str, list[int]]]]) -> None:
+        asked = [dict(path=path, topics=[dict(name=name, partitions=ids) for name, ids in topics]) for path, topics in dirs]
+        await at.ask(Key.ALTER_REPLICA_LOG_DIRS, what, dirs=asked)
+
+    await move("to where they are", (own, [(a, [0, 1])]))
+    await move("to nowhere", ("/no/such/directory", [(a, [0, 1])]))
+    await move("to no name", ("", [(a, [0])]))
+    await move("to a path that is not written so", (own + "/", [(a, [0])]))
+    await move("what is not there", (own, [(unknown, [0]), (a, [7, -1])]))
+    await move("what is not there, to nowhere", ("/no/such/directory", [(unknown, [0])]))
+    await move("here and there", (own, [(a, [0])]), ("/no/such/directory", [(a, [1])]))
+    await move("one here and there", ("/no/such/directory", [(a, [0])]), (own, [(a, [0])]))
+    await move("a name that is too long", (own, [(long, [0])]), ("/no/such/directory", [("x" * 300, [0])]))
+    await move("the same twice", (own, [(a, [0, 0])]))
+    await move("no partitions", (own, [(a, [])]))
+    await move("no topics", (own, []))
+    await move("none")
+
+
+@story(Key.DESCRIBE_QUORUM)
+async def the_quorum(at: Side) -> None:
+    async def look(what: str, *topics: tuple[str, list[int]]) -> None:
+        asked = [dict(topic_name=name, partitions=[dict(partition_index=index) for index in ids]) for name, ids in topics]
+        await at.ask(Key.DESCRIBE_QUORUM, what, topics=asked)
+
+    await look("of the metadata", (METADATA, [0]))
+    await look("another partition", (METADATA, [1]))
+    await look("two partitions", (METADATA, [0, 1]))
+    await look("no partitions", (METADATA, []))
+    await look("another topic", ("twin", [0]))
+    await look("and another topic", (METADATA, [0]), ("twin", [0, 3]))
+    await look("the same twice", (METADATA, [0]), (METADATA, [0]))
+    await look("none")
+
+
+@story(Key.DESCRIBE_CLIENT_QUOTAS)
+async def there_are_no_quotas(at: Side) -> None:
+    async def look(what: str, *components: tuple[str, int, str | None], strict: bool = False) -> None:
+        asked = [dict(entity_type=kind, match_type=how, match=name) for kind, how, name in components]
+        await at.ask(Key.DESCRIBE_CLIENT_QUOTAS, what, components=asked, strict=strict)
+
+    for strict in (False, True):
+        await look(f"all, strict {strict}", strict=strict)
+    for kind in ("user", "client-id", "ip", "", "group", "User"):
+        await look(f"one of type {kind!r}", (kind, 0, "somebody"))
+        await look(f"the default of type {kind!r}", (kind, 1, None))
+        await look(f"any of type {kind!r}", (kind, 2, None), strict=True)
+    await look("an address", ("ip", 0, "127.0.0.1"))
+    await look("no name", ("user", 0, None))
+    await look("an empty name", ("user", 0, ""))
+    for how in (1, 2, 3, -1):
+        await look(f"type of match {how} with a name", ("user", how, "somebody"))
+        await look(f"type of match {how}", ("user", how, None))
+    await look("a user's client", ("user", 0, "somebody"), ("client-id", 2, None))
+    await look("a user's address", ("user", 0, "somebody"), ("ip", 2, None))
+    await look("an address of a client", ("ip", 2, None), ("client-id", 1, None))
+    await look("a type twice", ("user", 0, "a"), ("user", 0, "b"))
+    await look("a type twice in two ways", ("user", 0, "a"), ("user", 1, None))
+    await look("a wrong one behind a good one", ("user", 0, "a"), ("", 0, "b"))
+
+
+@story(Key.UNREGISTER_BROKER)
+async def brokers_are_forgotten(at: Side) -> None:
+    for number in (7, 0, -1, 2**31 - 1):
+        await at.ask(Key.UNREGISTER_BROKER, f"broker {number}", broker_id=number)
+
+
+@story(Key.ADD_RAFT_VOTER, Key.REMOVE_RAFT_VOTER)
+async def voters_stay(at: Side) -> None:
+    cluster = await at.ask_quietly(Key.DESCRIBE_CLUSTER)
+    listener = dict(name="CONTROLLER", host="localhost", port=9093)
+    for what, fields in {
+        "one more": {},
+        "of no cluster": dict(cluster_id=None),
+        "of another cluster": dict(cluster_id="another"),
+        "of no name": dict(cluster_id=""),
+        "with a negative id": dict(voter_id=-1),
+        "itself": dict(voter_id=1),
+        "without a directory": dict(voter_directory_id=None),
+        "without listeners": dict(listeners=[]),
+        "with a strange listener": dict(listeners=[listener | dict(name="STRANGE")]),
+        "with a negative id, of another cluster": dict(voter_id=-1, cluster_id="another"),
+    }.items():
+        asked: dict[str, Any] = {
+            "cluster_id": cluster.cluster_id, "voter_id": 7, "voter_directory_id": DIRECTORY_ID, "listeners": [listener],
+            "timeout": 60_000, **fields,
+        }  # fmt: skip
+        await at.ask(Key.ADD_RAFT_VOTER, what, **asked)
+        for name in ("listeners", "timeout"):
+            asked.pop(name)
+        if "listener" not in what:
+            await at.ask(Key.REMOVE_RAFT_VOTER, what, **asked)
