@@ -134,7 +134,7 @@ class Api:
     An error that leaves it is answered by `refuse`, or by a response that holds only the error code; where the protocol has no place for
     that, the connection is closed.  `ends_with_connection`: cancel the wait when the client is gone (a long poll).  `decodes_any_size`: bytes of a request say
     nothing about how long it takes to read (records).  `short` makes the short way of a version, where there is one.  `omits` names parts
-    of the API that are not built.
+    of the API that are not built.  Without `is_told` ApiVersions says nothing of it, though it is answered.
 
     `quick` is the short way for what is asked most: a plain function from the bytes of a request to the bytes of its response, the
     very ones that the long way makes.  For every other request, and wherever the answer has an error code, it does nothing and
@@ -152,3 +152,4 @@ class Api:
     decodes_any_size: bool = False
     short: Callable[[Broker, int], Short] | None = None
     omits: tuple[str, ...] = ()
+    is_told: bool = True

@@ -55,6 +55,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
+from hotlog.observe.client_telemetry import ClientTelemetry
 from hotlog.partitions.hosting import Hosting, Partitions
 from hotlog.partitions.partition import Partition
 from hotlog.wire.error_codes import Refused, error_for
@@ -100,6 +101,7 @@ class Broker:
         self.served: tuple[tuple[int, int, int], ...] = ()  # (API key, first version, last version); set by who dispatches
         self.reply_backlog_bytes = 0  # of replies that slow clients have not taken; kept by the connections
         self.polls = Polls()
+        self.telemetry = ClientTelemetry(clock, entropy)
         self.kept = Kept(self)
         self._lock = asyncio.Lock()
         self.ids_refused = Condition(LOG)

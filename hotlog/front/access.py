@@ -271,6 +271,8 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
     66: (Need(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, _transactions_there),),
     68: (*_READ_GROUP, Need(Operation.DESCRIBE, Resource.TOPIC, _topics_subscribed)),
     69: (Need(Operation.DESCRIBE, Resource.GROUP, _groups_in("group_ids")),),
+    71: (),
+    72: (),
     75: (Need(Operation.DESCRIBE, Resource.TOPIC, _described),),
     80: _ALTER_CLUSTER,
     81: _ALTER_CLUSTER,

@@ -3,7 +3,7 @@
 Unknown API or version: Kafka answers only for ApiVersions (error 35 in the layout of version 0, KIP-511) and closes the connection for
 everything else; so do we.
 
-Invariants: MODULES is the one list of what is served, and ApiVersions answers exactly that list; a door is entered through its guard.
+Invariants: MODULES is the one list of what is served, and ApiVersions answers exactly that list, but for what is not told of in Kafka either; a door is entered through its guard.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODULES = (
     "k42_delete_groups", "k43_elect_leaders", "k44_incremental_alter_configs", "k45_alter_partition_reassignments",
     "k46_list_partition_reassignments", "k47_offset_delete", "k48_describe_client_quotas", "k55_describe_quorum", "k60_describe_cluster",
     "k61_describe_producers", "k64_unregister_broker", "k65_describe_transactions", "k66_list_transactions",
-    "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k75_describe_topic_partitions", "k80_add_raft_voter",
+    "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k71_get_telemetry_subscriptions", "k72_push_telemetry", "k75_describe_topic_partitions", "k80_add_raft_voter",
     "k81_remove_raft_voter",
 )  # fmt: skip
 
@@ -148,8 +148,8 @@ class Dispatch:
 
     @property
     def served(self) -> tuple[tuple[int, int, int], ...]:
-        """(API key, first version, last version) of each API, by key: what ApiVersions answers."""
-        return tuple((key, api.versions.start, api.versions.stop - 1) for key, api in sorted(self.apis.items()))
+        """(API key, first version, last version) of each API that is told, by key: what ApiVersions answers."""
+        return tuple((key, api.versions.start, api.versions.stop - 1) for key, api in sorted(self.apis.items()) if api.is_told)
 
     def door(self, key: int, version: int) -> Door:
         """The door for this key and version.

@@ -110,6 +110,8 @@ _RANGES: dict[int, tuple[int, int]] = {
     81: (0, 0), 83: (0, 0), 84: (0, 0), 85: (0, 1), 86: (0, 0), 87: (0, 1), 88: (0, 0), 89: (0, 0), 90: (0, 1), 91: (0, 0), 92: (0, 0),
 }  # fmt: skip
 KAFKA = {Key(key): range(first, last + 1) for key, (first, last) in _RANGES.items()}
+# What it answers without saying so: nobody takes telemetry there either.
+UNTOLD = {Key.GET_TELEMETRY_SUBSCRIPTIONS: range(1), Key.PUSH_TELEMETRY: range(1)}
 
 
 @cache
@@ -117,7 +119,7 @@ def shared() -> dict[Key, range]:
     """Versions of each API that both brokers speak."""
     found = {}
     for api in load_apis():
-        theirs = KAFKA.get(Key(api.key), range(0))
+        theirs = (KAFKA | UNTOLD).get(Key(api.key), range(0))
         both = range(max(api.versions.start, theirs.start), min(api.versions.stop, theirs.stop))
         if both:
             found[Key(api.key)] = both

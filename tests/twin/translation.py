@@ -38,7 +38,7 @@ class Kind(Enum):
 
 
 FIELDS = {
-    "topic_id": Kind.ID, "cluster_id": Kind.ID, "producer_id": Kind.ID, "client_instance_id": Kind.ID, "member_id": Kind.MEMBER,
+    "topic_id": Kind.ID, "cluster_id": Kind.ID, "producer_id": Kind.ID, "subscription_id": Kind.ID, "client_instance_id": Kind.ID, "member_id": Kind.MEMBER,
     "leader": Kind.MEMBER, "port": Kind.PORT, "log_dir": Kind.FOLDER, "session_id": Kind.SESSION, "log_append_time": Kind.TIME,
     "timestamp": Kind.TIME, "max_timestamp": Kind.TIME, "base_timestamp": Kind.TIME, "last_timestamp": Kind.TIME,
     "transaction_start_time": Kind.TIME, "error_message": Kind.TEXT, "batch_index_error_message": Kind.TEXT,

@@ -82,6 +82,8 @@ DOCUMENTED = {
     66: {"Describe TransactionalId"},
     68: {"Read Group", "Describe Topic"},
     69: {"Describe Group"},
+    71: set(),
+    72: set(),
     75: {"Describe Topic"},
     80: {"Alter Cluster"},
     81: {"Alter Cluster"},

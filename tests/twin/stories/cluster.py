@@ -181,3 +181,49 @@ async def voters_stay(at: Side) -> None:
             asked.pop(name)
         if "listener" not in what:
             await at.ask(Key.REMOVE_RAFT_VOTER, what, **asked)
+
+
+@story(Key.GET_TELEMETRY_SUBSCRIPTIONS, Key.PUSH_TELEMETRY)
+async def telemetry_of_clients(at: Side) -> None:
+    wire = await at.connect()
+    numbers = iter(range(1, 100))
+
+    def an_id() -> uuid.UUID:
+        return uuid.UUID(int=(0xA000 + next(numbers)) << 80 | 0x4000 << 64 | 0x8000 << 48 | 7)
+
+    async def look(what: str, instance: uuid.UUID | None) -> Any:
+        return await at.ask(Key.GET_TELEMETRY_SUBSCRIPTIONS, what, on=wire, client_instance_id=instance)
+
+    async def push(what: str, told: Any, **other: Any) -> None:
+        said = {"client_instance_id": told.client_instance_id, "subscription_id": told.subscription_id, "terminating": False}
+        await at.ask(Key.PUSH_TELEMETRY, what, on=wire, **{**said, "compression_type": 0, "metrics": b"", **other})
+
+    new = await look("by a new client", None)
+    assert new.client_instance_id is not None
+    await look("too soon", new.client_instance_id)
+    await push("nothing", new)
+    await push("too soon", new)
+    await look("after a push", new.client_instance_id)
+    await push("at its end", new, terminating=True)
+    await push("behind its end", new, terminating=True)
+    await push("behind its end, as if it went on", new)
+    await look("behind its end", new.client_instance_id)
+    known = await look("by a client with an id", an_id())
+    await push("something", known, metrics=b"something")
+    for codec in (1, 4, 5, -1):
+        told = await look(f"before codec {codec}", an_id())
+        await push(f"in codec {codec}", told, metrics=b"x", compression_type=codec)
+        await look(f"after codec {codec}", told.client_instance_id)
+    told = await look("before a strange subscription", an_id())
+    await push("of a strange subscription", told, subscription_id=told.subscription_id ^ 1)
+    await look("after a strange subscription", told.client_instance_id)
+    await push("of the right one then", told)
+    told = await look("before too much", an_id())
+    await push("too much", told, metrics=bytes(1_048_577))
+    await look("after too much", told.client_instance_id)
+    told = await look("before just enough", an_id())
+    await push("just enough", told, metrics=bytes(1_048_576))
+    await push("without a question", told, client_instance_id=an_id())
+    for number in (0, 1):
+        await push(f"by client {number}", told, client_instance_id=uuid.UUID(int=number))
+    await look("by client 1", uuid.UUID(int=1))
