@@ -26,6 +26,7 @@ from controller.config_rules import (
     step_broker_configs,
     step_topic_configs,
 )
+from controller.features import FeatureUpdate, plan_features
 from controller.image import ClusterImage, Draft
 from controller.records import BrokerStarted, ProducerIdsAllocated, Record, Replicas, TopicPurged
 from controller.topic_rules import NewTopic, plan_create, plan_delete, plan_partitions, topic_by_id, topic_by_name
@@ -261,6 +262,17 @@ class IncrementalAlterConfigs(Change):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpdateFeatures(Change):
+    """Finalize levels of features: one item, all of it or nothing."""
+
+    TYPE = "update-features"
+    updates: tuple[FeatureUpdate, ...]
+
+    def plan(self, image: ClusterImage, scope: Scope) -> Plan:
+        return _planned(image, [lambda now: plan_features(now, self.updates)])
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegisterBroker(Change):
     """A broker process began.  It takes the node's place from one of `own` lives, and from no other.
 
@@ -306,7 +318,7 @@ class AllocateProducerIds(Change):
 CHANGES: dict[str, type[Change]] = {
     change.TYPE: change
     for change in (
-        CreateTopics, DeleteTopics, PurgeTopics, CreatePartitions, AlterConfigs, IncrementalAlterConfigs, RegisterBroker,
+        CreateTopics, DeleteTopics, PurgeTopics, CreatePartitions, AlterConfigs, IncrementalAlterConfigs, UpdateFeatures, RegisterBroker,
         AllocateProducerIds,
     )
 }  # fmt: skip

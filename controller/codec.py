@@ -34,7 +34,7 @@ FORMATS: dict[int, StoredFormat[Json]] = {
     MARKER: StoredFormat("cluster marker", 1),
     HEAD: StoredFormat("metadata head", 1),
     PAGE: StoredFormat("metadata page", 1),
-    SNAPSHOT: StoredFormat("metadata snapshot", 1),
+    SNAPSHOT: StoredFormat("metadata snapshot", 2, {1: lambda body: {**body, "features": [0, {}]}}),
     ENDS: StoredFormat("metadata note of ends", 1),
     CHANGE: StoredFormat("change of metadata", 1),
     ANSWER: StoredFormat("answer to a change of metadata", 1),
@@ -250,6 +250,7 @@ def encode_snapshot(image: ClusterImage, lineage: str) -> bytes:
             "doomed": [_topic_form(topic) for topic in image.doomed.values()],
             "brokers": [[broker.node_id, str(broker.incarnation), broker.rack] for broker in image.brokers.values()],
             "broker_configs": [[node, dict(configs)] for node, configs in sorted(image.broker_configs.items())],
+            "features": [image.features_epoch, dict(image.features)],
             "producer_id_next": image.producer_id_next,
         },
     )
@@ -269,10 +270,12 @@ def decode_snapshot(raw: bytes, ref: Ref) -> tuple[ClusterImage, str]:
             doomed={topic.topic_id: topic for topic in doomed},
             brokers={b[0]: BrokerImage(node_id=b[0], incarnation=UUID(b[1]), rack=b[2]) for b in body["brokers"]},
             broker_configs={int(node): dict(configs) for node, configs in body["broker_configs"]},
+            features={str(name): int(level) for name, level in body["features"][1].items()},
+            features_epoch=int(body["features"][0]),
             producer_id_next=int(body["producer_id_next"]),
         )
         lineage = str(body["lineage"])
-    except (KeyError, TypeError, ValueError, IndexError) as problem:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
         raise Corrupt(f"metadata snapshot {ref.key} cannot be read: {problem!r}") from None
     if image.offset != ref.end:
         raise Corrupt(f"metadata snapshot {ref.key} is of offset {image.offset}; {ref.end} is expected")

@@ -18,6 +18,7 @@ from controller.records import (
     BrokerConfigsChanged,
     BrokerStarted,
     ControllerClaimed,
+    FeaturesFinalized,
     PartitionsAdded,
     ProducerIdsAllocated,
     Record,
@@ -80,6 +81,8 @@ class ClusterImage:
     doomed: Mapping[UUID, TopicImage] = field(default_factory=dict)
     brokers: Mapping[int, BrokerImage] = field(default_factory=dict)
     broker_configs: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    features: Mapping[str, int] = field(default_factory=dict)  # those that were changed (controller.features)
+    features_epoch: int = 0  # rises with each change of them
     producer_id_next: int = 0
     recent: tuple[Touched, ...] = field(
         default=(), compare=False, repr=False
@@ -143,6 +146,8 @@ class Draft:
         self.doomed = dict(image.doomed)
         self.brokers = dict(image.brokers)
         self.broker_configs = dict(image.broker_configs)
+        self.features = dict(image.features)
+        self.features_epoch = image.features_epoch
         self.producer_id_next = image.producer_id_next
 
     def image(self) -> ClusterImage:
@@ -162,6 +167,8 @@ class Draft:
             doomed=self.doomed,
             brokers=self.brokers,
             broker_configs=self.broker_configs,
+            features=self.features,
+            features_epoch=self.features_epoch,
             producer_id_next=self.producer_id_next,
             recent=recent,
         )
@@ -254,6 +261,10 @@ class Draft:
         if merged:
             self.broker_configs[record.node_id] = merged
 
+    def features_finalized(self, record: FeaturesFinalized) -> None:
+        self.features.update(record.levels)
+        self.features_epoch = self.offset + 1
+
     def producer_ids_allocated(self, record: ProducerIdsAllocated) -> None:
         if record.start < self.producer_id_next or record.end <= record.start:
             raise Corrupt(f"producer ids [{record.start}, {record.end}) at {self.offset} begin below {self.producer_id_next}")
@@ -283,5 +294,6 @@ _APPLY: dict[type[Record], Callable[[Draft, Any], None]] = {
     PartitionsAdded: Draft.partitions_added,
     TopicConfigsChanged: Draft.topic_configs_changed,
     BrokerConfigsChanged: Draft.broker_configs_changed,
+    FeaturesFinalized: Draft.features_finalized,
     ProducerIdsAllocated: Draft.producer_ids_allocated,
 }

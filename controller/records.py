@@ -106,6 +106,14 @@ class BrokerConfigsChanged(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturesFinalized(Record):
+    """Levels of features, for all brokers and clients; 0: not used."""
+
+    TYPE = "features-finalized"
+    levels: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProducerIdsAllocated(Record):
     """Producer ids [start, end) are this node's to give out and nobody else's, for ever."""
 
@@ -119,7 +127,7 @@ TYPES: dict[str, type[Record]] = {
     record.TYPE: record
     for record in (
         ControllerClaimed, BrokerStarted, TopicCreated, TopicDeleted, TopicPurged, PartitionsAdded, TopicConfigsChanged,
-        BrokerConfigsChanged, ProducerIdsAllocated,
+        BrokerConfigsChanged, FeaturesFinalized, ProducerIdsAllocated,
     )
 }  # fmt: skip
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from uuid import UUID
 
 from controller.image import ALL_BROKERS, ClusterImage
-from controller.records import BrokerConfigsChanged, PartitionsAdded, Record, TopicConfigsChanged, TopicCreated, TopicDeleted
+from controller.records import (
+    BrokerConfigsChanged,
+    FeaturesFinalized,
+    PartitionsAdded,
+    Record,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicDeleted,
+)
 
 
 def words(record: Record, image: ClusterImage) -> str | None:
@@ -30,6 +38,8 @@ def words(record: Record, image: ClusterImage) -> str | None:
             whose = "all brokers" if record.node_id == ALL_BROKERS else f"broker {record.node_id}"
             changes = ", ".join(f"{name} {'taken away' if text is None else 'set'}" for name, text in record.configs.items())
             return f"{whose}: {changes}"
+        case FeaturesFinalized():
+            return "features: " + ", ".join(f"{name} is at level {level}" for name, level in record.levels.items())
         case _:
             return None
 

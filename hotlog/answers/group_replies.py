@@ -13,6 +13,7 @@ from hotlog.coordinators.group_types import Code
 from hotlog.coordinators.tenure import Loading, NotCoordinator, NotServed
 from hotlog.wire.error_codes import Refused
 
+GROUPS_ARE_OFF = "the cluster has finalized group.version 0: there are no groups of the new protocol"
 CODES: dict[Code, ErrorCode] = {code: ErrorCode[code.value] for code in Code}
 
 

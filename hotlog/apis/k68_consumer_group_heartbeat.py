@@ -2,7 +2,7 @@
 
 Versions 0 and 1: regular expressions from 1, and member ids are the members' own.
 
-Invariants: answered when what it changed is committed; a request that contradicts itself is INVALID_REQUEST and changes nothing.
+Invariants: answered only where the cluster has finalized group.version; answered when what it changed is committed; a request that contradicts itself is INVALID_REQUEST and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from controller.features import GROUP_VERSION, level_of
 from hotlog.answers.api import Api, RequestContext
-from hotlog.answers.group_replies import code_of, coordinator_error
+from hotlog.answers.group_replies import GROUPS_ARE_OFF, code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE, milliseconds
 from hotlog.coordinators.consumer.values import JOIN_EPOCH, LEAVE_EPOCH, LEAVE_STATIC_EPOCH, Beaten, BeatRequest, Owned
 from hotlog.coordinators.group_types import Code
@@ -30,6 +31,8 @@ OWN_ID_FROM = 1
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     """Hand it to the group."""
+    if not level_of(broker.image, GROUP_VERSION):
+        return _answer(context, Beaten(Code.NONE, GROUPS_ARE_OFF), code_of(context, Code.UNSUPPORTED_VERSION))
     wrong = _wrong(context.version, request)
     if wrong is not None:
         return _answer(context, Beaten(Code.INVALID_REQUEST, wrong), code_of(context, Code.INVALID_REQUEST))

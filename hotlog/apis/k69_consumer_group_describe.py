@@ -13,8 +13,9 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from controller.features import GROUP_VERSION, level_of
 from hotlog.answers.api import Api, RequestContext
-from hotlog.answers.group_replies import code_of, coordinator_error
+from hotlog.answers.group_replies import GROUPS_ARE_OFF, code_of, coordinator_error
 from hotlog.answers.replies import GROUP_OPERATIONS, NO_OPERATIONS, NO_THROTTLE
 from hotlog.answers.slices import sliced
 from hotlog.coordinators.consumer.draft import preferred
@@ -37,6 +38,8 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 
 async def _group(broker: Broker, context: RequestContext, group_id: str, operations: int) -> Any:
+    if not level_of(broker.image, GROUP_VERSION):
+        return _failed(context, group_id, code_of(context, Code.UNSUPPORTED_VERSION), GROUPS_ARE_OFF)
     if not group_id:
         return _failed(context, group_id, code_of(context, Code.INVALID_GROUP_ID), None)
     try:

@@ -33,8 +33,10 @@ from controller.changes import (
     Result,
     TopicConfigs,
     TopicSteps,
+    UpdateFeatures,
 )
 from controller.config_rules import ConfigChange, topic_config
+from controller.features import FeatureUpdate
 from controller.image import ClusterImage, TopicImage, fold
 from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANSACTIONS_TOPIC, TRANSACTIONS_TOPIC_CONFIGS
 from controller.metadata import NOT_OURS, Metadata
@@ -121,7 +123,7 @@ class Broker:
             clock=clock,
             partition_of=lambda index: self.partition(TRANSACTIONS_TOPIC, index),
             ensure_topic=partial(self._ensure_internal_topic, TRANSACTIONS_TOPIC),
-            partition_count=partial(self._topic_partitions, TRANSACTIONS_TOPIC),
+            image=lambda: self.image,
             hosting_version=lambda: self.hosted_places.version,
             allocate_id=self.allocate_producer_id,
             mark_all=partial(mark_all, self),
@@ -342,6 +344,14 @@ class Broker:
         """Change some dynamic settings of this broker, or of all."""
         change = IncrementalAlterConfigs(brokers=(BrokerSteps(node_id, tuple(steps)),))
         await self._submit_one(change, validate_only=validate_only)
+
+    async def update_features(self, updates: Sequence[FeatureUpdate], *, validate_only: bool = False) -> None:
+        """Finalize levels of features, all of them or none.
+
+        Raises:
+            Refused
+        """
+        await self._submit_one(UpdateFeatures(updates=tuple(updates)), validate_only=validate_only)
 
     async def allocate_producer_id(self) -> int:
         """A producer id that is given out once, ever.

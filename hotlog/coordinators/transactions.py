@@ -13,6 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
+from controller.features import TRANSACTION_VERSION, level_of
+from controller.image import ClusterImage
 from hotlog.coordinators.keyed_log import KeyedLog
 from hotlog.coordinators.record_log import PartitionRecords, RecordLog
 from hotlog.coordinators.shard import Memory, Shard
@@ -22,7 +24,6 @@ from hotlog.coordinators.transaction_kind import TransactionKind
 from hotlog.coordinators.transaction_records import STRING_BYTES_MAX, TransactionCodec
 from hotlog.coordinators.transaction_types import (
     NO_ID,
-    V2,
     AddPartitions,
     End,
     Ended,
@@ -47,7 +48,6 @@ from hotlog.world.ports import Clock
 LOG = logging.getLogger(__name__)
 TOPIC = "__transaction_state"
 LOOKED_AT_ONCE = 256  # ids, in one turn of the loop
-VERSION = V2  # the finalized transaction.version, which ApiVersions tells
 
 MarkAll = Callable[[Marker, Version, Collection[Place]], Awaitable[Collection[Place]]]
 """Ends a transaction in partitions; those in which it is still to be ended."""
@@ -91,11 +91,12 @@ class TransactionCoordinator:
         clock: Clock,
         partition_of: Callable[[int], Partition | None],
         ensure_topic: Callable[[], Awaitable[None]],
-        partition_count: Callable[[], int],
+        image: Callable[[], ClusterImage],
         hosting_version: Callable[[], int],
         allocate_id: Callable[[], Awaitable[int]],
         mark_all: MarkAll,
     ) -> None:
+        self._image = image
         self._settings = settings
         self._clock = clock
         self._partition_of = partition_of
@@ -109,7 +110,7 @@ class TransactionCoordinator:
             log_of=self._record_log,
             made=self._made,
             ensure_topic=ensure_topic,
-            partition_count=partition_count,
+            partition_count=self._partition_count,
             hosting_version=hosting_version,
         )
 
@@ -121,7 +122,12 @@ class TransactionCoordinator:
         return TransactionShard(log, self._kind, self._clock, self._memory, self._mark_all)
 
     def _now(self) -> Now:
-        return Now(self._clock.now_ms(), self._settings().number("transactional.id.expiration.ms"), VERSION)
+        version = Version(level_of(self._image(), TRANSACTION_VERSION))
+        return Now(self._clock.now_ms(), self._settings().number("transactional.id.expiration.ms"), version)
+
+    def _partition_count(self) -> int:
+        topic = self._image().topics.get(TOPIC)
+        return len(topic.partitions) if topic is not None else 0
 
     # Life
 

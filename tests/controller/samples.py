@@ -9,6 +9,7 @@ from controller.records import (
     BrokerConfigsChanged,
     BrokerStarted,
     ControllerClaimed,
+    FeaturesFinalized,
     PartitionsAdded,
     ProducerIdsAllocated,
     Record,
@@ -19,7 +20,7 @@ from controller.records import (
 )
 
 CLICKS, VIEWS, OLD = UUID(int=1), UUID(int=2), UUID(int=3)
-STORY: list[Record] = [
+FIRST: list[Record] = [
     ControllerClaimed(epoch=1, node_id=1),
     BrokerStarted(node_id=1, incarnation=UUID(int=9), rack="zone-a", raises_epochs=True),
     TopicCreated(
@@ -38,4 +39,8 @@ STORY: list[Record] = [
     TopicDeleted(topic_id=VIEWS),
     TopicPurged(topic_id=OLD),
 ]
+LATER: list[Record] = [
+    FeaturesFinalized(levels={"group.version": 0, "transaction.version": 1})
+]  # types that came after the golden files
+STORY: list[Record] = [*FIRST, *LATER]
 IMAGE: ClusterImage = fold(ClusterImage(), STORY)

@@ -19,6 +19,7 @@ from controller.image import ClusterImage, fold
 from controller.records import (
     TYPES,
     BrokerConfigsChanged,
+    FeaturesFinalized,
     PartitionsAdded,
     ProducerIdsAllocated,
     Record,
@@ -31,25 +32,26 @@ from controller.records import (
 )
 from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.versions import StoredFormat
-from tests.controller.samples import IMAGE, STORY
+from tests.controller.samples import FIRST, IMAGE, LATER, STORY
 
 VERSION_PLACES = (6, 7)  # no CRC covers them: another version is believed, and refused
 GOLDEN = Path(__file__).parent / "golden"
-LINEAGE = codec.chained(codec.NO_LINEAGE, STORY)
+LINEAGE = codec.chained(codec.NO_LINEAGE, FIRST)
 HEAD = Head(
     cluster_id="u4x8B2mZQ9yY0000000000",
     controller_epoch=2,
     controller_id=1,
-    next_offset=40 + len(STORY),
+    next_offset=40 + len(FIRST),
     lineage=LINEAGE,
-    inline=tuple(STORY),
+    inline=tuple(FIRST),
     pages=(Ref("c/meta/log/30", 30, 40),),
     snapshot=Ref("c/meta/snapshot/30", 0, 30),
     retired=(Retired("c/meta/log/0", 1_700_000_000_000),),
     nonces=("aa", "bb"),
 )
-PAGE = Ref("c/meta/log/0", 0, len(STORY))
-SNAPSHOT = Ref("c/meta/snapshot/15", 0, IMAGE.offset)
+PAGE = Ref("c/meta/log/0", 0, len(FIRST))
+LATER_PAGE = Ref("c/meta/log/15", len(FIRST), len(STORY))
+OLD_SNAPSHOT, SNAPSHOT = Ref("c/meta/snapshot/15", 0, len(FIRST)), Ref("c/meta/snapshot/16", 0, IMAGE.offset)
 ENDS = codec.Ends(
     directory_id="u4x8B2mZQ9yY0000000001",
     incarnation=UUID(int=9),
@@ -60,8 +62,9 @@ ENDS = codec.Ends(
 BYTES = {
     "ends-v1": codec.encode_ends(ENDS),
     "head-v1": codec.encode_head(HEAD),
-    "page-v1": codec.encode_page(0, STORY),
-    "snapshot-v1": codec.encode_snapshot(IMAGE, LINEAGE),
+    "page-v1": codec.encode_page(0, FIRST),
+    "page-v1-later": codec.encode_page(len(FIRST), LATER),
+    "snapshot-v2": codec.encode_snapshot(IMAGE, LINEAGE),
     "cluster-v1": codec.seal(
         codec.MARKER, {"cluster_id": "u4x8B2mZQ9yY0000000000", "created_ms": 1_700_000_000_000, "nonce": "aa"}
     ),
@@ -69,8 +72,9 @@ BYTES = {
 DECODERS = {
     "ends-v1": lambda raw: codec.decode_ends(raw) == ENDS,
     "head-v1": lambda raw: codec.decode_head(raw) == HEAD,
-    "page-v1": lambda raw: codec.decode_page(raw, PAGE) == tuple(STORY),
-    "snapshot-v1": lambda raw: codec.decode_snapshot(raw, SNAPSHOT) == (IMAGE, LINEAGE),
+    "page-v1": lambda raw: codec.decode_page(raw, PAGE) == tuple(FIRST),
+    "page-v1-later": lambda raw: codec.decode_page(raw, LATER_PAGE) == tuple(LATER),
+    "snapshot-v2": lambda raw: codec.decode_snapshot(raw, SNAPSHOT) == (IMAGE, LINEAGE),
     "cluster-v1": lambda raw: codec.unseal(codec.MARKER, raw)["cluster_id"] == HEAD.cluster_id,
 }
 
@@ -82,6 +86,11 @@ def test_golden_bytes_are_written_and_read(name: str) -> None:
         path.write_bytes(BYTES[name])
     assert path.read_bytes() == BYTES[name], "the format changed: that needs a new version, not a new golden file"
     assert DECODERS[name](path.read_bytes())
+
+
+def test_a_snapshot_of_before_there_were_features_is_read() -> None:
+    raw = (GOLDEN / "snapshot-v1.bin").read_bytes()
+    assert codec.decode_snapshot(raw, OLD_SNAPSHOT) == (fold(ClusterImage(), FIRST), LINEAGE)
 
 
 def test_every_record_type_is_in_the_story() -> None:
@@ -104,8 +113,9 @@ def test_any_flipped_byte_and_any_cut_is_corrupt(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(BYTES))
 def test_a_newer_version_is_refused_by_name_and_not_taken_for_damage(name: str) -> None:
     raw = bytearray(BYTES[name])
-    struct.pack_into(">H", raw, 6, 2)
-    with pytest.raises(UnknownVersion, match="version 2"):
+    newer = struct.unpack_from(">H", raw, 6)[0] + 1
+    struct.pack_into(">H", raw, 6, newer)
+    with pytest.raises(UnknownVersion, match=f"version {newer}"):
         DECODERS[name](bytes(raw))
     raw[-1] ^= 1
     with pytest.raises(Corrupt, match="CRC"):
@@ -119,7 +129,7 @@ def test_a_head_of_the_version_before_is_read_through_the_upgrade_table(monkeypa
     head = codec.decode_head(BYTES["head-v1"])
     assert head.nonces == ("aa", "bb", "upgraded")
     assert codec.decode_head(codec.encode_head(head)) == head, "what is written is version 2, and needs no upgrade"
-    assert codec.decode_page(BYTES["page-v1"], PAGE) == tuple(STORY), "the other kinds stay as they are"
+    assert codec.decode_page(BYTES["page-v1"], PAGE) == tuple(FIRST), "the other kinds stay as they are"
     raw = bytearray(BYTES["head-v1"])
     struct.pack_into(">H", raw, 6, 0)
     with pytest.raises(Corrupt, match="version 0"):
@@ -196,6 +206,7 @@ records = st.one_of(
     st.builds(PartitionsAdded, topic_id=ids, partitions=replicas),
     st.builds(TopicConfigsChanged, topic_id=ids, configs=changes),
     st.builds(BrokerConfigsChanged, node_id=st.integers(-1, 2), configs=changes),
+    st.builds(FeaturesFinalized, levels=st.dictionaries(st.text(max_size=5), st.integers(0, 3), max_size=3)),
     st.integers(0, 100).map(lambda n: ProducerIdsAllocated(node_id=1, start=n * 1000, end=n * 1000 + 1000)),
     st.sampled_from(STORY),
 )

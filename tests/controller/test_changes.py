@@ -40,9 +40,11 @@ from controller.changes import (
     RegisterBroker,
     TopicConfigs,
     TopicSteps,
+    UpdateFeatures,
 )
 from controller.codec import CHANGE, seal
 from controller.config_rules import APPEND, DELETE, SET, SUBTRACT, ConfigChange, DynamicSettings, Scope
+from controller.features import FEATURES, SAFE_DOWNGRADE, UNSAFE_DOWNGRADE, UPGRADE, FeatureUpdate, level_of
 from controller.image import ClusterImage, fold
 from controller.records import BrokerConfigsChanged, BrokerStarted, Record, TopicCreated, TopicDeleted
 from controller.topic_rules import NewTopic
@@ -87,6 +89,12 @@ def several(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(items, max_size=3).map(tuple)
 
 
+features = st.builds(
+    FeatureUpdate,
+    st.sampled_from(["group.version", "transaction.version", "metadata.version"]),
+    st.integers(-1, 3),
+    st.integers(0, 4),
+)
 changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(CreateTopics, topics=several(st.tuples(ids, new_topics))),
     st.builds(DeleteTopics, topic_ids=several(ids)),
@@ -112,6 +120,7 @@ changes: st.SearchStrategy[Change] = st.one_of(
         raises_epochs=st.booleans(),
         own=several(ids),
     ),
+    st.builds(UpdateFeatures, updates=several(features)),
     st.builds(AllocateProducerIds, node_id=st.integers(0, 2)),
 )
 images = st.integers(0, len(STORY)).map(lambda end: fold(ClusterImage(), STORY[:end]))
@@ -156,7 +165,7 @@ def test_a_change_that_names_what_it_makes_may_be_submitted_again(image: Cluster
     plan = change.plan(image, SCOPE)
     after = fold(image, plan.records)
     again = change.plan(after, SCOPE)
-    if isinstance(change, CreateTopics | RegisterBroker | PurgeTopics | AlterConfigs):
+    if isinstance(change, CreateTopics | RegisterBroker | PurgeTopics | AlterConfigs | UpdateFeatures):
         for first, second in zip(plan.results, again.results, strict=True):
             if isinstance(first, Accepted) and len(plan.results) == 1:
                 assert (second, again.records) == (Accepted(), ())
@@ -285,3 +294,23 @@ def test_a_stored_setting_that_cannot_hold_any_more_counts_as_not_said() -> None
 def test_changes_that_cannot_be_understood_are_refused(body: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         decode_change(seal(CHANGE, body))
+
+
+def test_features_are_changed_together_or_not_at_all() -> None:
+    def update(image: ClusterImage, *updates: tuple[str, int, int]) -> tuple[ErrorCode, ClusterImage]:
+        change = UpdateFeatures(updates=tuple(FeatureUpdate(*one) for one in updates))
+        plan = change.plan(image, SCOPE)
+        (result,) = plan.results
+        return (result.code if isinstance(result, Refusal) else ErrorCode.none), fold(image, plan.records)
+
+    refused, done = ErrorCode.invalid_update_version, ErrorCode.none
+    new = ClusterImage()
+    assert {feature.name: level_of(new, feature.name) for feature in FEATURES} == {"group.version": 1, "transaction.version": 2}
+    for wrong in (("nobody.knows", 1, UPGRADE), ("group.version", 2, UPGRADE), ("group.version", -1, SAFE_DOWNGRADE),
+                  ("group.version", 0, UPGRADE), ("group.version", 0, 0), ("group.version", 1, 4)):  # fmt: skip
+        assert update(new, ("transaction.version", 1, SAFE_DOWNGRADE), wrong) == (refused, new)
+    code, lower = update(new, ("group.version", 0, UNSAFE_DOWNGRADE), ("transaction.version", 1, SAFE_DOWNGRADE))
+    assert (code, lower.features, lower.features_epoch) == (done, {"group.version": 0, "transaction.version": 1}, 1)
+    assert update(lower, ("transaction.version", 2, SAFE_DOWNGRADE)) == (refused, lower)
+    assert update(lower, ("transaction.version", 1, SAFE_DOWNGRADE)) == (done, lower), "as it is"
+    assert update(lower, ("transaction.version", 2, UPGRADE))[1].features == {"group.version": 0, "transaction.version": 2}

@@ -103,7 +103,7 @@ TABLE: tuple[Row, ...] = (
     Row(Key.DESCRIBE_GROUPS, "groups", "a group that is named twice is answered once: an answer is much longer than a name", MISSING, what="several, one unknown"),
     Row(Key.API_VERSIONS, "api_keys[22].max_version", "two-phase commit (KIP-939) is not stable in Kafka 4.3, which serves it all the same when told to", 6, 5),
     Row(Key.API_VERSIONS, "api_keys[17|29|30|31|36|38|39|40|41|50|51]", "access control, SASL and delegation tokens: not yet", MISSING),
-    Row(Key.API_VERSIONS, "api_keys[57|74]", "what administrators ask of a cluster: not yet", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[74]", "what administrators ask of a cluster: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[49]", "quotas: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[76|77|78|79|83|84|85|86|87|90|91|92]", "share groups (KIP-932): not planned", MISSING),
     Row(Key.API_VERSIONS, "api_keys[88|89]", "streams groups (KIP-1071): not planned", MISSING),

@@ -75,6 +75,7 @@ DOCUMENTED = {
     47: {"Delete Group", "Read Topic"},
     48: {"DescribeConfigs Cluster"},
     55: {"Describe Cluster"},
+    57: {"Alter Cluster"},
     60: {"Describe Cluster"},
     61: {"Read Topic"},
     64: {"Alter Cluster"},

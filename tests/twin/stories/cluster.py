@@ -227,3 +227,73 @@ async def telemetry_of_clients(at: Side) -> None:
     for number in (0, 1):
         await push(f"by client {number}", told, client_instance_id=uuid.UUID(int=number))
     await look("by client 1", uuid.UUID(int=1))
+
+
+@story(Key.UPDATE_FEATURES, alone=True)
+async def features_are_finalized(at: Side) -> None:
+    upgrade, safe, unsafe = 1, 2, 3
+
+    async def update(what: str, *wanted: tuple[str, int, int], validate_only: bool = False) -> None:
+        asked = [
+            dict(feature=name, max_version_level=level, upgrade_type=kind, allow_downgrade=kind in (safe, unsafe))
+            for name, level, kind in wanted
+        ]
+        await at.ask(Key.UPDATE_FEATURES, what, feature_updates=asked, timeout=60_000, validate_only=validate_only)
+
+    def finalized(answer: Any) -> dict[str, int]:
+        told = {one.name: one.max_version_level for one in answer.finalized_features}
+        return {name: told.get(name, 0) for name in ("group.version", "transaction.version")}
+
+    async def settled(groups: int, transactions: int) -> None:
+        """Until clients are told so."""
+        wanted = {"group.version": groups, "transaction.version": transactions}
+        await at.until(
+            lambda answer: finalized(answer) == wanted,
+            Key.API_VERSIONS, version=4, client_software_name="twin", client_software_version="1",
+        )  # fmt: skip
+
+    async def heartbeat(what: str) -> None:
+        await at.ask(Key.CONSUMER_GROUP_DESCRIBE, what, version=1, group_ids=[at.name("g")])
+        await at.ask(
+            Key.CONSUMER_GROUP_HEARTBEAT, what, version=1, group_id=at.name("g"), member_id="m", member_epoch=7,
+            rebalance_timeout=-1, subscribed_topic_names=None, topic_partitions=None,
+        )  # fmt: skip
+
+    try:
+        await update("none")
+        await update("unknown", ("no.such.feature", 1, upgrade))
+        await update("unknown, to nothing", ("no.such.feature", 0, safe))
+        await update("no name", ("", 1, upgrade))
+        await update("as it is", ("transaction.version", 2, upgrade), ("group.version", 1, upgrade))
+        await update("as it is, as a downgrade", ("transaction.version", 2, safe))
+        await update("too high", ("transaction.version", 3, upgrade))
+        await update("below nothing", ("transaction.version", -1, unsafe))
+        await update("lower as an upgrade", ("transaction.version", 1, upgrade))
+        if at.version(Key.UPDATE_FEATURES) > 0:
+            for kind in (0, 4, -1):
+                await update(f"kind {kind}", ("transaction.version", 1, kind))
+            await update("lower as a trial", ("transaction.version", 1, safe), validate_only=True)
+            await update("too high as a trial", ("transaction.version", 3, upgrade), validate_only=True)
+            await settled(1, 2)
+            await update("one good, one bad", ("group.version", 0, safe), ("transaction.version", 7, upgrade))
+            await settled(1, 2)
+            await update("lower", ("transaction.version", 1, safe))
+            await settled(1, 1)
+            await update("higher as a downgrade", ("transaction.version", 2, safe))
+            await update("higher", ("transaction.version", 2, upgrade))
+            await settled(1, 2)
+            await update("both to nothing", ("transaction.version", 0, unsafe), ("group.version", 0, unsafe))
+            await settled(0, 0)
+            await heartbeat("without groups of the new protocol")
+            await update("nothing to nothing", ("group.version", 0, safe))
+            await update("a step of two", ("transaction.version", 2, upgrade))
+            await update("and the other", ("group.version", 1, upgrade))
+            await settled(1, 2)
+            await update("a feature twice", ("transaction.version", 2, upgrade), ("transaction.version", 7, upgrade))
+        else:
+            await update("lower", ("transaction.version", 1, safe))
+        await heartbeat("with groups of the new protocol")
+    finally:
+        for name, level in (("transaction.version", 2), ("group.version", 1)):
+            asked = [dict(feature=name, max_version_level=level, upgrade_type=upgrade, allow_downgrade=False)]
+            await at.ask_quietly(Key.UPDATE_FEATURES, version=1, feature_updates=asked, timeout=60_000, validate_only=False)
