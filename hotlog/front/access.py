@@ -263,6 +263,7 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
     46: _DESCRIBE_CLUSTER,
     47: (Need(Operation.DELETE, Resource.GROUP, _group), Need(Operation.READ, Resource.TOPIC, _topics_in("topics"))),
     48: (Need(Operation.DESCRIBE_CONFIGS, Resource.CLUSTER, _cluster),),
+    50: _DESCRIBE_CLUSTER,
     55: _DESCRIBE_CLUSTER,
     57: _ALTER_CLUSTER,
     60: _DESCRIBE_CLUSTER,

@@ -37,7 +37,7 @@ MODULES = (
     "k24_add_partitions_to_txn", "k25_add_offsets_to_txn", "k26_end_txn", "k27_write_txn_markers", "k28_txn_offset_commit",
     "k32_describe_configs", "k33_alter_configs", "k34_alter_replica_log_dirs", "k35_describe_log_dirs", "k37_create_partitions",
     "k42_delete_groups", "k43_elect_leaders", "k44_incremental_alter_configs", "k45_alter_partition_reassignments",
-    "k46_list_partition_reassignments", "k47_offset_delete", "k48_describe_client_quotas", "k55_describe_quorum", "k57_update_features", "k60_describe_cluster",
+    "k46_list_partition_reassignments", "k47_offset_delete", "k48_describe_client_quotas", "k50_describe_user_scram_credentials", "k55_describe_quorum", "k57_update_features", "k60_describe_cluster",
     "k61_describe_producers", "k64_unregister_broker", "k65_describe_transactions", "k66_list_transactions",
     "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k71_get_telemetry_subscriptions", "k72_push_telemetry", "k75_describe_topic_partitions", "k80_add_raft_voter",
     "k81_remove_raft_voter",

@@ -206,17 +206,21 @@ def franz_go() -> CommandClient:
 
 def java_client() -> CommandClient:
     """Apache Kafka's Java client, compiled once into the cache. Raises ToolMissing."""
+    return CommandClient(name="java", command=java_command("Client"))
+
+
+def java_command(main_class: str) -> tuple[str, ...]:
+    """What runs one of the programs in tests/clients/java, all of them compiled once into the cache. Raises ToolMissing."""
     jars = kafka_jars()
-    source = SOURCES / "java" / "Client.java"
+    sources = sorted((SOURCES / "java").glob("*.java"))
 
     def build(folder: Path) -> None:
-        javac = require_program("javac", why="the Java client's command is compiled once")
-        run_quietly([javac, "-cp", jars.classpath, "-d", str(folder), str(source)], folder=folder)
+        javac = require_program("javac", why="the Java client's commands are compiled once")
+        run_quietly([javac, "-cp", jars.classpath, "-d", str(folder), *map(str, sources)], folder=folder)
 
-    classes = built_folder(f"java-client-{digest(source.read_text(), jars.version)}", build)
+    classes = built_folder(f"java-client-{digest(*(source.read_text() for source in sources), jars.version)}", build)
     options = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-    command = (jars.java, *options, "-cp", f"{classes}:{jars.classpath}", "Client")
-    return CommandClient(name="java", command=command)
+    return (jars.java, *options, "-cp", f"{classes}:{jars.classpath}", main_class)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from tests.twin.telling import Told
 from tests.twin.translation import FIELDS, Kind, Twins, plain, records, same
 
 NAMES = (
-    "partition_index", "index", "partition", "partition_id", "replica_id", "api_key", "node_id", "broker_id", "batch_index", "name", "topic", "key", "group_id",
-    "resource_name", "topic_name", "group_instance_id", "member_id", "topic_id", "transactional_id", "base_offset", "producer_id", "log_dir",
+    "partition_index", "index", "partition", "partition_id", "replica_id", "api_key", "node_id", "broker_id", "batch_index", "name", "topic", "user", "feature", "topic_name", "key", "group_id",
+    "resource_name", "group_instance_id", "member_id", "topic_id", "transactional_id", "base_offset", "producer_id", "log_dir",
 )  # fmt: skip
 ORDERED = {(75, "topics"), (75, "partitions"), (32, "synonyms"), (1, "batches")}
 

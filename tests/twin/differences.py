@@ -102,7 +102,7 @@ TABLE: tuple[Row, ...] = (
     Row(Key.SYNC_GROUP, "error_code", _NO_NAME, stories="a_group_without_a_name"),
     Row(Key.DESCRIBE_GROUPS, "groups", "a group that is named twice is answered once: an answer is much longer than a name", MISSING, what="several, one unknown"),
     Row(Key.API_VERSIONS, "api_keys[22].max_version", "two-phase commit (KIP-939) is not stable in Kafka 4.3, which serves it all the same when told to", 6, 5),
-    Row(Key.API_VERSIONS, "api_keys[17|29|30|31|36|38|39|40|41|50|51]", "access control, SASL and delegation tokens: not yet", MISSING),
+    Row(Key.API_VERSIONS, "api_keys[17|29|30|31|36|38|39|40|41|51]", "access control, SASL and delegation tokens: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[74]", "what administrators ask of a cluster: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[49]", "quotas: not yet", MISSING),
     Row(Key.API_VERSIONS, "api_keys[76|77|78|79|83|84|85|86|87|90|91|92]", "share groups (KIP-932): not planned", MISSING),
@@ -135,5 +135,7 @@ TABLE: tuple[Row, ...] = (
     Row(Key.DESCRIBE_QUORUM, "topics.partitions.*_*", "each has a metadata log of its own", what="of the metadata"),
     Row(Key.DESCRIBE_QUORUM, "topics.partitions.current_voters.log_end_offset", "the same"),
     Row(Key.DESCRIBE_QUORUM, "nodes.listeners", "controllers have no listeners of their own: those of the broker are told"),
+    Row(Key.UPDATE_FEATURES, "results.error_message", "no words where nothing is wrong", None, "NONE"),
+    Row(Key.PUSH_TELEMETRY, "error_code", "what is pushed is dropped unread", "none", "invalid_record"),
     Row(Key.DESCRIBE_TOPIC_PARTITIONS, "topics.**", "an empty name is an unknown topic; Kafka fails", what="no name"),
 )  # fmt: skip

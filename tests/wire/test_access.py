@@ -74,6 +74,7 @@ DOCUMENTED = {
     46: {"Describe Cluster"},
     47: {"Delete Group", "Read Topic"},
     48: {"DescribeConfigs Cluster"},
+    50: {"Describe Cluster"},
     55: {"Describe Cluster"},
     57: {"Alter Cluster"},
     60: {"Describe Cluster"},
