@@ -3,6 +3,9 @@
 Data of an aborted transaction goes at once.  A marker stays as long as a batch of its transaction was seen before it; from then on it goes as
 a tombstone does, a delete horizon later (KIP-534).  An aborted transaction stays in the index for as long as its marker is needed.
 
+Where there is more than what the pass sees (`has_more`: a topic's history may be in the store), an aborted transaction is needed though nothing of it
+is seen: its data may have been copied before the topic was compacted, and whoever reads that there is told of its end by the log that has the marker.
+
 What is told of aborted transactions may know of one whose marker is gone: the store's part is told by the local log, which keeps longer what it
 knows.  So a transaction ends at its last offset, marker or not.
 
@@ -32,6 +35,7 @@ class _Ongoing:
 class CleanedTransactions:
     """Where one pass over a log is."""
 
+    has_more: bool = False  # data of transactions that end here may lie elsewhere
     kept: list[AbortedTransaction] = field(default_factory=list)  # their markers stay; taken by who writes indexes
     is_used: bool = False  # there were transactions
     _committed: set[int] = field(default_factory=set)  # producers of which a batch was seen that is not aborted, as far as known
@@ -71,7 +75,7 @@ class CleanedTransactions:
             return True
         if kind == ABORT:
             ongoing = self._aborted.pop(producer_id, None)
-            if ongoing is None or ongoing.entry.last_offset < last_offset or not ongoing.has_batch:
+            if ongoing is None or ongoing.entry.last_offset < last_offset or not (ongoing.has_batch or self.has_more):
                 return True
             self.kept.append(ongoing.entry)
             return False

@@ -4,7 +4,7 @@ A cleaning notes the keys of the dirty part, writes everything below its end ane
 in between leaves some runs cleaned and others not, which is a log like any other: no newer value of a key goes before an older one.
 
 What the store has of a topic is not cleaned here.  So the tombstones of a tiered topic stay in the local log: an older value that they stand
-against may be in the store.
+against may be in the store.  So do the ends of aborted transactions, whose data may be there.
 
 Invariants: a log is cleaned once at a time; one that fails is tried again later and never stops the others; one that is damaged is named by
 the metrics, as Kafka's uncleanable partitions are; nothing is held to be old by a clock that was not confirmed (trusted_clock.py),
@@ -72,8 +72,8 @@ class Cleaning:
     rules: Rules
     piece_bytes: int
     last_batches: dict[int, LastBatch]
+    transactions: CleanedTransactions
     tally: Tally = field(default_factory=Tally)
-    transactions: CleanedTransactions = field(default_factory=CleanedTransactions)
 
 
 class Cleaner:
@@ -183,21 +183,24 @@ class Cleaner:
             await self._clean(partition, each.dirt)
         except (Corrupt, InvalidRecord, TooLarge, Invalid) as damage:
             LOG.error("cleaning of %s stops, it is not cleaned for now: %s", partition.tp, damage)
-            self._fail(partition, is_damaged=True)
+            self._fail(partition, str(damage))
         except (HotlogError, OSError) as failure:
             LOG.warning("cleaning of %s failed and is tried again: %s", partition.tp, failure)
-            self._fail(partition, is_damaged=False)
-        except Exception:  # of one log: the others go on
+            self._fail(partition)
+        except Exception as bug:  # of one log: the others go on
             LOG.exception("cleaning of %s failed", partition.tp)
-            self._fail(partition, is_damaged=True)
+            self._fail(partition, f"{type(bug).__name__}: {bug}")
         else:
             self._failed.pop(partition.tp, None)
+            Upkeep(partition).clean.trouble = ""
             self._metrics.cleaner_seconds.set(self._clock.monotonic() - began)
             cleaned.append(each)
 
-    def _fail(self, partition: Partition, *, is_damaged: bool) -> None:
-        until = self._clock.monotonic() + (RETRY_DAMAGED_S if is_damaged else RETRY_S)
-        self._failed[partition.tp] = Failed(until, is_damaged, partition.local_bytes)
+    def _fail(self, partition: Partition, trouble: str = "") -> None:
+        """It is tried again; after long, and named until then, if `trouble` says that it cannot be cleaned."""
+        until = self._clock.monotonic() + (RETRY_DAMAGED_S if trouble else RETRY_S)
+        self._failed[partition.tp] = Failed(until, bool(trouble), partition.local_bytes)
+        Upkeep(partition).clean.trouble = trouble
 
     def _tell_failed(self) -> None:
         here = {partition.tp for partition in self._hosted()} if self._failed else set()
@@ -229,19 +232,20 @@ class Cleaner:
         end = noting.latest + 1
         if end <= dirt.start:
             raise Invalid(f"one batch has more keys than the {keys.keys_max} that log.cleaner.dedupe.buffer.size has room for")
-        now_ms = self._trusted.now_ms()
+        now_ms, is_tiered = self._trusted.now_ms(), upkeep.is_tiered
         cleaning = Cleaning(
             upkeep=upkeep,
             dirt=dirt,
             keys=keys,
             rules=Rules(
                 noting.latest,
-                NEVER_EXPIRES if upkeep.is_tiered else now_ms,
+                NEVER_EXPIRES if is_tiered else now_ms,
                 self._clock.now_ms() + partition.config.delete_retention_ms,  # by what is trusted it might be over already
                 dirt.end,
             ),
             piece_bytes=piece,
             last_batches=await self._disk.run(view.last_batches()),
+            transactions=CleanedTransactions(has_more=is_tiered),
         )
         groups = group_segments(
             [segment for segment in segments if segment.base_offset < end],

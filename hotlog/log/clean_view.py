@@ -37,7 +37,7 @@ class ClosedSegment(NamedTuple):
 
 
 class CleanView:
-    """A log as its cleaner sees it."""
+    """A log as its cleaner sees it.  `trouble` is why it cannot be cleaned, for people; "" as far as is known."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class CleanView:
         save: Callable[[], Awaitable[None]],
     ) -> None:
         self.directory = directory
+        self.trouble = ""
         self.replace_segments = replace
         self._disk = disk
         self._reader = reader

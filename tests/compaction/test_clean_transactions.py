@@ -78,3 +78,13 @@ def test_an_emptied_marker_ends_its_transaction() -> None:
     assert one.on_marker(7, 19, None)
     assert data(one, 7, 22) and not one.on_marker(7, 29, ABORT)
     assert one.kept == [AbortedTransaction(7, 21, 29, 30)]
+
+
+def test_where_its_data_may_lie_elsewhere_the_end_of_an_aborted_transaction_stays() -> None:
+    for number in range(2):
+        one = CleanedTransactions(has_more=True)
+        one.expect([ABORTED])
+        assert not one.on_marker(7, 19, ABORT), number
+        assert one.kept == [ABORTED]
+        assert one.on_marker(7, 29, ABORT), "one that nobody is told of"
+        assert one.on_marker(7, 39, COMMIT)

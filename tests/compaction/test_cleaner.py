@@ -232,6 +232,7 @@ async def test_one_batch_with_more_keys_than_fit_is_told(tmp_path: Path) -> None
         put(s.log, *((b"k%d" % n, b"v") for n in range(9)))
         assert await s.clean() == 0
         assert s.metrics.uncleanable_bytes.rows == {("clicks", "0"): float(s.log.size)}
+        assert "log.cleaner.dedupe.buffer.size has room for" in s.log.clean.trouble
         assert len(await s.records()) == 9
 
 
@@ -312,12 +313,13 @@ async def test_a_damaged_log_is_not_cleaned_but_named(s: Scene) -> None:
     assert await s.clean() == 0
     assert [each.base_offset for each in s.log.segments()] == before
     assert s.metrics.uncleanable_bytes.rows and s.metrics.uncleanable_count._value.get() == 1
+    assert f"{info.log_path}: a batch that cannot be read" in s.log.clean.trouble
     raw[100] ^= 1
     Path(info.log_path).write_bytes(raw)
     assert await s.clean() == 0, "not before an hour"
     s.clock.ms += 3_600_000
     assert await s.clean() == 1
-    assert s.metrics.uncleanable_bytes.rows == {}
+    assert s.metrics.uncleanable_bytes.rows == {} and s.log.clean.trouble == ""
     assert not [name for name in s.logs._disk.listdir(s.log.directory) if files.CLEANED in name]
 
 
