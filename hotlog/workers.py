@@ -193,6 +193,7 @@ WORKERS = (
     Worker("broker", lambda parts: parts.broker.tick, every(5.0)),
     Worker("groups", lambda parts: parts.broker.groups.tick, every(5.0)),
     Worker("transactions", lambda parts: parts.broker.transactions.tick, every(5.0)),
+    Worker("hanging-transactions", lambda parts: parts.broker.hanging.tick, every(5.0)),
     Worker("store", lambda parts: StoreProbe(parts.world.store, parts.store_health).tick, every(5.0)),
     Worker("group-lag", lambda parts: GroupLag(parts.broker, parts.metrics).tick, every(10.0)),
     Worker("ends", lambda parts: EndsNotes(parts.broker).tick, every(5.0)),

@@ -43,9 +43,9 @@ from controller.metadata import NOT_OURS, Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
 from hotlog.broker.auto_creation import AutoCreation
+from hotlog.broker.hanging import HangingTransactions
 from hotlog.broker.image_effects import ImageEffects
 from hotlog.broker.kept import Kept
-from hotlog.broker.markers import mark_all
 from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
 from hotlog.coordinators.transactions import TransactionCoordinator
@@ -105,6 +105,7 @@ class Broker:
         self.polls = Polls()
         self.telemetry = ClientTelemetry(clock, entropy)
         self.kept = Kept(self)
+        self.hanging = HangingTransactions(self)
         self._lock = asyncio.Lock()
         self.ids_refused = Condition(LOG)
         self._auto_creation = AutoCreation(clock, self.topic, self._auto_create)
@@ -126,7 +127,7 @@ class Broker:
             image=lambda: self.image,
             hosting_version=lambda: self.hosted_places.version,
             allocate_id=self.allocate_producer_id,
-            mark_all=partial(mark_all, self),
+            mark_all=self.hanging.mark_all,
         )
         self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier)
         self.hosted_places: Partitions = (
@@ -187,6 +188,7 @@ class Broker:
                 await self._reconcile()
         await self.groups.start()
         await self.transactions.start()
+        await self.hanging.tick()
         led_elsewhere = sum(part.leader != self.node_id for topic in self.image.topics.values() for part in topic.partitions)
         if led_elsewhere:
             LOG.warning(

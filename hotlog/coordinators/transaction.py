@@ -83,6 +83,17 @@ def verified(txn: Transaction, producer_id: int, epoch: int, partitions: Iterabl
     return {place: TxnCode.NONE if place in txn.partitions else TxnCode.TRANSACTION_ABORTABLE for place in partitions}
 
 
+def may_be_open(txn: Transaction | None, epoch: int, place: Place) -> bool:
+    """Whether a partition may still have records of a producer open: `txn` is what its coordinator has, `epoch` that of the records."""
+    if txn is None or place not in txn.partitions:
+        return False
+    if txn.status is Status.PREPARE_ABORT:
+        return True
+    if txn.status is Status.PREPARE_COMMIT and txn.version.bumps_epoch:
+        return epoch == txn.epoch - 1 or txn.epoch == EPOCH_MAX
+    return epoch == txn.epoch
+
+
 # InitProducerId
 
 

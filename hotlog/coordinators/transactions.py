@@ -265,6 +265,11 @@ class TransactionCoordinator:
         txn = self._shards.of(transactional_id).state(transactional_id)
         return txn if txn is not None and _is_listed(txn) else None
 
+    def going_on(self) -> dict[int, Transaction]:
+        """Transactions that are open or ending, by producer id, as far as they are read."""
+        found = (txn for shard in self._shards for txn in shard.states().values())
+        return {txn.producer_id: txn for txn in found if txn.partitions}
+
     async def listed(self) -> list[Transaction]:
         """ListTransactions: every id that is known here, once all that is here is read."""
         if not self._shards.is_settled:

@@ -122,6 +122,10 @@ class Producers:
         """All of them, by id."""
         return list(self._states.items())
 
+    def open_transactions(self) -> list[tuple[int, Producer]]:
+        """Producers whose transactions are open, the oldest transaction first."""
+        return [(producer_id, self._states[producer_id]) for producer_id in self._open]
+
     # Guards
 
     def is_open(self, producer_id: int, epoch: int) -> bool:

@@ -96,7 +96,9 @@ async def an_end_that_is_cleaned(world: SimWorld) -> None:
         await check(f"cleaned in the store {number + 1} times")
     (root,) = world.manifests().values()
     assert root.cleaned_end == root.end_offset
-    assert (root.totals.aborted, root.totals.records) == (0, 5), "nothing is left of it: four keys, and the marker of what was committed"
+    assert (root.totals.aborted, root.totals.records) == (0, 5), (
+        "nothing is left of it: four keys, and the marker of what was committed"
+    )
     await life.end("stop")
 
 
