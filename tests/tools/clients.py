@@ -275,5 +275,10 @@ FOREIGN_CLIENTS: Mapping[str, Callable[[], CommandClient]] = {
 }
 
 if __name__ == "__main__":  # fetch and build all of them, before tests with time limits need them
+    from tests.tools.applications import PREPARATIONS
+
     for make in FOREIGN_CLIENTS.values():
         print(make().name)
+    for name, prepare in PREPARATIONS.items():
+        prepare()
+        print(name)

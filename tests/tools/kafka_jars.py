@@ -79,16 +79,32 @@ def kafka_jars(version: str = KAFKA_VERSION) -> KafkaJars:
         ("org.apache.kafka", "kafka-tools", version),
         ("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J_SLF4J_VERSION),
     )
-    pom = _POM.format(dependencies="".join(_DEPENDENCY.format(*each) for each in wanted))
+    pom = _pom(*wanted)
 
     def fetch(folder: Path) -> None:
-        maven = require_program("mvn", why="Maven fetches Apache Kafka's jars")
-        (folder / "pom.xml").write_text(pom)
         (folder / "log4j2.properties").write_text(_LOG4J)
-        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
-        run_patiently([maven, "-q", "-B", *goal], folder=folder)
+        _copy_jars(folder, pom)
 
     return KafkaJars(java=java, version=version, folder=built_folder(f"kafka-{version}-{digest(pom, _LOG4J)}", fetch))
+
+
+def more_jars(artifact: str, jars: Sequence[str], version: str = KAFKA_VERSION) -> Path:
+    """A folder whose `jars` has those of a Kafka artifact that are not among `kafka_jars`. Raises ToolMissing."""
+    pom = _pom(("org.apache.kafka", artifact, version))
+    return built_folder(f"{artifact}-{version}-{digest(pom, *jars)}", lambda folder: _copy_jars(folder, pom, only=jars))
+
+
+def _pom(*wanted: tuple[str, str, str]) -> str:
+    return _POM.format(dependencies="".join(_DEPENDENCY.format(*each) for each in wanted))
+
+
+def _copy_jars(folder: Path, pom: str, only: Sequence[str] = ()) -> None:
+    """Fetch what the pom depends on, or the artifacts `only` of that, into `jars`."""
+    maven = require_program("mvn", why="Maven fetches Apache Kafka's jars")
+    (folder / "pom.xml").write_text(pom)
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
+    chosen = [f"-DincludeArtifactIds={','.join(only)}"] if only else []
+    run_patiently([maven, "-q", "-B", *goal, *chosen], folder=folder)
 
 
 def _check_java(java: str) -> None:
