@@ -115,22 +115,20 @@ class MetadataBytes:
 
     # Whole answers
 
-    def answer(self, key: Hashable, stamp: Stamp) -> bytes | None:
-        """The answer to the request `key`, if it was made of what is in `stamp`."""
-        return self._answers.get(key) if self._is_current(stamp) else None
+    def answer(self, key: Hashable) -> bytes | None:
+        """The answer to the request `key`; only where `is_current`."""
+        return self._answers.get(key)
 
     def keep_answer(self, key: Hashable, stamp: Stamp, data: bytes, key_bytes: int) -> None:
         """Answer `key` so as long as nothing in `stamp` has changed."""
-        if not self._is_current(stamp):
+        if not self.is_current(*stamp):
             self._answers, self._stamp = _Recent(ANSWERS_BYTES_MAX), stamp
         self._answers.put(key, data, len(data) + key_bytes + ENTRY_BYTES)
 
-    def _is_current(self, stamp: Stamp) -> bool:
+    def is_current(self, image: ClusterImage, hosting: int, settings: object, advertised: object) -> bool:
+        """Whether the answers that are kept were made of these (a Stamp's fields: nothing is made at each request to compare it)."""
         kept = self._stamp
-        if kept is None:
-            return False
-        image, hosting, settings, advertised = kept
-        return image is stamp[0] and hosting == stamp[1] and settings is stamp[2] and advertised is stamp[3]
+        return kept is not None and kept[0] is image and kept[1] == hosting and kept[2] is settings and kept[3] is advertised
 
     # Topics
 

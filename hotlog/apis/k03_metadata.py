@@ -47,16 +47,15 @@ def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, posit
         return None
     body, kept = bytes(frame[position:]), broker.kept[MetadataBytes]
     key = (version, caller.listener, body)
-    stamp = Stamp(broker.metadata.image, broker.hosted_places.version, broker.settings, broker.advertised)
-    found = kept.answer(key, stamp)
-    if found is not None:
+    image, hosting, settings, advertised = broker.metadata.image, broker.hosted_places.version, broker.settings, broker.advertised
+    if kept.is_current(image, hosting, settings, advertised) and (found := kept.answer(key)) is not None:
         return found
     topics = _quickly(broker, version, decode_request(KEY, version, frame, position))
     if topics is None:
         return None
     tag = b"\0" if is_flexible(KEY, version) else b""
     found = tag + _body(broker, caller.listener, version, topics)
-    kept.keep_answer(key, stamp, found, len(body))
+    kept.keep_answer(key, Stamp(image, hosting, settings, advertised), found, len(body))
     return found
 
 

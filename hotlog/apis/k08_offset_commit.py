@@ -8,13 +8,16 @@ Invariants: answered after the record is durable; each partition gets a code of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
 from hotlog.answers.api import Api, Caller, Pending, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
+from hotlog.answers.seen import Seen
+from hotlog.coordinators.group_handles import Commits
 from hotlog.coordinators.group_types import Code
 from hotlog.coordinators.service import Commit, Committer
 from hotlog.kernel.errors import HotlogError
@@ -29,7 +32,11 @@ KEY = 8
 GROUP_NOT_FOUND_FROM = 9
 BY_ID_FROM = 10
 THROTTLE_FROM, FLEXIBLE_FROM = 3, 8
+EPOCH_FROM = 6
 QUICK_BYTES_MAX = 1024
+_PLAIN = struct.Struct(">qih")  # how a commit of one partition without metadata ends: offset, leader epoch, length
+_PLAIN_TAGGED = struct.Struct(">qiBBBB")  # the same, and tags of partition, topic and request
+NO_METADATA = ([0], [-1], [0, 0, 0, 0], [1, 0, 0, 0])  # empty or null
 
 
 async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
@@ -119,36 +126,70 @@ class _Committing(Pending):
         self.known(b"".join((self._frame[:at], int(code).to_bytes(2), self._frame[at + 2 :])), has_failed=True)
 
 
+class _Known(NamedTuple):
+    """A partition that somebody commits to again and again, and the answer behind its correlation id."""
+
+    commits: Commits
+    rest: bytes
+
+
+class KnownCommits(Seen[_Known]):
+    """By the bytes in front of the offset, which are the same from commit to commit."""
+
+
 def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | Pending | None:
     """A commit of one partition that nothing speaks against."""
     if len(frame) > QUICK_BYTES_MAX:
         return None
-    asked = short_bodies.offset_commit(version, bytes(frame[position:]))
+    body = bytes(frame[position:])
+    plain = _PLAIN_TAGGED if version >= FLEXIBLE_FROM else _PLAIN
+    end = len(body) - plain.size
+    kept, key = broker.kept[KnownCommits], (version, body[:end])
+    known = kept.find(key)
+    if known is not None:
+        offset, leader_epoch, *nothing = plain.unpack_from(body, end)
+        if nothing in NO_METADATA:
+            answer = _committed(caller, version, frame, known, offset, leader_epoch, "")
+            if answer is not None:
+                return answer
+    asked = short_bodies.offset_commit(version, body)
     topic = asked.topic
     if isinstance(topic, bytes):
-        known = broker.image.topics_by_id.get(uuid_of(topic))
-        if known is None:
+        found = broker.image.topics_by_id.get(uuid_of(topic))
+        if found is None:
             return None
-        topic = known.name
-    place = asked.partition.to_bytes(4, signed=True)
-    if version >= FLEXIBLE_FROM:  # tags of the header, throttle time, one topic, one partition, no error; tags of all three
-        rest = b"".join((b"\0\0\0\0\0\2", asked.echo, b"\2", place, b"\0\0\0\0\0"))
-    else:
-        throttled = bytes(4) if version >= THROTTLE_FROM else b""
-        rest = b"".join((throttled, b"\0\0\0\1", asked.echo, b"\0\0\0\1", place, b"\0\0"))
-    committing = _Committing(caller, version, bytes(frame[4:8]), rest)
+        topic = found.name
+    by = Committer(asked.member_id, asked.instance_id, asked.generation, version)
+    commits = broker.groups.commits_of(asked.group_id, by, topic, asked.partition)
+    if commits is None:
+        return None
+    known = _Known(commits, _rest(version, asked))
+    answer = _committed(caller, version, frame, known, asked.offset, asked.leader_epoch, asked.metadata or "")
+    if answer is not None and not asked.metadata and version >= EPOCH_FROM:
+        kept.keep(key, known)
+    return answer
+
+
+def _committed(
+    caller: Caller, version: int, frame: memoryview, known: _Known, offset: int, leader_epoch: int, metadata: str
+) -> bytes | Pending | None:
+    committing = _Committing(caller, version, bytes(frame[4:8]), known.rest)
     try:
-        is_done = broker.groups.commit_now(
-            asked.group_id,
-            Commit(topic, asked.partition, asked.offset, asked.leader_epoch, asked.metadata),
-            Committer(asked.member_id, asked.instance_id, asked.generation, version),
-            committing.told,
-        )
+        is_done = known.commits.add(offset, leader_epoch, metadata, committing.told)
     except (HotlogError, OSError):  # nothing was done; the long way meets the same, and says so
         return None
     if is_done is None:
         return None
-    return rest if is_done else committing
+    return known.rest if is_done else committing
+
+
+def _rest(version: int, asked: short_bodies.OneCommit) -> bytes:
+    """The answer behind its correlation id."""
+    place = asked.partition.to_bytes(4, signed=True)
+    if version >= FLEXIBLE_FROM:  # tags of the header, throttle time, one topic, one partition, no error; tags of all three
+        return b"".join((b"\0\0\0\0\0\2", asked.echo, b"\2", place, b"\0\0\0\0\0"))
+    throttled = bytes(4) if version >= THROTTLE_FROM else b""
+    return b"".join((throttled, b"\0\0\0\1", asked.echo, b"\0\0\0\1", place, b"\0\0"))
 
 
 API = Api(key=KEY, name="OffsetCommit", versions=range(2, 11), handle=handle, quick=quick)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hotlog.answers.api import Api, Caller, RequestContext
 from hotlog.answers.group_replies import code_of, coordinator_error
 from hotlog.answers.replies import NO_THROTTLE
+from hotlog.answers.seen import Seen
+from hotlog.coordinators.group_handles import Session
 from hotlog.wire import short_bodies
 from hotlog.wire.apis import responses
 
@@ -33,10 +35,21 @@ def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
     return responses(KEY, context.version).HeartbeatResponse(throttle_time=NO_THROTTLE, error_code=code)
 
 
+class Sessions(Seen[Session]):
+    """Of members: their heartbeats are the same from one rebalance to the next."""
+
+
 def quick(broker: Broker, caller: Caller, version: int, frame: memoryview, position: int) -> bytes | None:
     """The same where the answer is yes."""
-    group_id, generation, member_id, instance_id = short_bodies.heartbeat(version, bytes(frame[position:]))
-    return YES[version] if broker.groups.is_alive(group_id, member_id, instance_id, generation) else None
+    sessions, key = broker.kept[Sessions], (version, bytes(frame[position:]))
+    session = sessions.find(key)
+    if session is None or not session.begins_anew():
+        group_id, generation, member_id, instance_id = short_bodies.heartbeat(*key)
+        session = broker.groups.session_of(group_id, member_id, instance_id, generation)
+        if session is None or not session.begins_anew():
+            return None
+        sessions.keep(key, session)
+    return YES[version]
 
 
 API = Api(key=KEY, name="Heartbeat", versions=range(5), handle=handle, quick=quick)

@@ -17,6 +17,7 @@ from hotlog.coordinators.consumer.machine import AnyGroup
 from hotlog.coordinators.consumer.records import FORGOTTEN_IN, ConsumerKey
 from hotlog.coordinators.consumer.values import ConsumerGroup
 from hotlog.coordinators.group_checks import commit_code, heartbeat_code, transactional_commit_code, who_lives
+from hotlog.coordinators.group_handles import Commits, Session
 from hotlog.coordinators.group_kind import GroupKind, is_empty, is_unused
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Code, CommitCheck, Group, State
@@ -71,15 +72,14 @@ class GroupShard(Shard[AnyGroup, Key, Value]):
 
     # Members
 
-    def is_alive(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> bool:
-        """As a Heartbeat that is answered NONE; False if it is not, or not at once: then nothing was done."""
+    def session_of(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Session | None:
+        """Of a member whose Heartbeat is answered NONE; None if it is not, or not at once."""
         live = self._live.get(group_id)
-        if live is None or live.left or not isinstance(live.state, Group):
-            return False
+        if live is None or not isinstance(live.state, Group):
+            return None
         if heartbeat_code(live.state, member_id, instance_id, generation) is not Code.NONE:
-            return False
-        live.timers.arm(*live.state.members[member_id].session)
-        return True
+            return None
+        return Session(live, live.state.members[member_id].session)
 
     # Offsets
 
@@ -138,38 +138,24 @@ class GroupShard(Shard[AnyGroup, Key, Value]):
             await self.log.append(entries, producer)
         return codes
 
-    def commit_now(
-        self,
-        group_id: str,
-        commit: Commit,
-        by: Committer,
-        *,
-        rules: OffsetRules,
-        told: Told,
-    ) -> bool | None:
-        """An OffsetCommit of one partition that is answered NONE, without a task.  True: it is committed.  False: `told` says when it is, or why
-        it cannot be.  None: it is answered otherwise, or not at once; nothing was done.
-
-        Raises:
-            StorageFailed, DiskFull, NotReady: nothing was done.
-        """
-        live, metadata = self._live.get(group_id), commit.metadata or ""
-        if live is None or live.left or _commit_code(live.state, by, (commit,), rules) is not Code.NONE:
+    def commits_of(self, group_id: str, by: Committer, topic: str, partition: int, rules: OffsetRules) -> Commits | None:
+        """Of one partition, where an OffsetCommit is answered NONE; None if it is not, or not at once."""
+        live = self._live.get(group_id)
+        if live is None or _commit_code(live.state, by, (Commit(topic, partition, 0, -1, None),), rules) is not Code.NONE:
             return None
-        if not 0 <= commit.partition < rules.partitions_of(commit.topic):
-            return None
-        if len(metadata.encode("utf-8", "replace")) > min(rules.metadata_bytes_max, STRING_BYTES_MAX):
-            return None
-        now_ms = self._clock.now_ms()
-        value = OffsetValue(commit.offset, commit.leader_epoch, metadata, now_ms)
-        is_done = self.log.append_now(OffsetKey(group_id, commit.topic, commit.partition), value, told)
-        if is_done is None:
+        if not 0 <= partition < rules.partitions_of(topic):
             return None
         member = who_lives(live.state, by.member_id, Code.NONE) if isinstance(live.state, Group) else None
-        if member is not None:
-            live.timers.arm(*member.session)
-        self.make(group_id)
-        self.log.ages.put(group_id, now_ms)
+        metadata_bytes_max = min(rules.metadata_bytes_max, STRING_BYTES_MAX)
+        return Commits(self, live, OffsetKey(group_id, topic, partition), member.session if member else None, metadata_bytes_max)
+
+    def commit_now(self, key: OffsetKey, offset: int, leader_epoch: int, metadata: str, told: Told) -> bool | None:
+        """Write one offset; see `Commits.add`."""
+        now_ms = self._clock.now_ms()
+        is_done = self.log.append_now(key, OffsetValue(offset, leader_epoch, metadata, now_ms), told)
+        if is_done is not None:
+            self.make(key.group_id)
+            self.log.ages.put(key.group_id, now_ms)
         return is_done
 
     def _commit_refusal(self, group_id: str, by: Committer, commits: Sequence[Commit], rules: OffsetRules) -> Code:

@@ -19,6 +19,7 @@ from hotlog.coordinators.consumer import checks
 from hotlog.coordinators.consumer.machine import AnyGroup
 from hotlog.coordinators.consumer.regexes import Regexes
 from hotlog.coordinators.consumer.values import JOIN_EPOCH, Beat, Beaten, BeatRequest, ConsumerGroup, Rules
+from hotlog.coordinators.group_handles import Commits, Session
 from hotlog.coordinators.group_kind import GroupKind
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_shard import Commit, Committer, GroupShard, OffsetRules, all_groups
@@ -36,7 +37,7 @@ from hotlog.coordinators.group_types import (
     Synced,
     protocol_bytes,
 )
-from hotlog.coordinators.keyed_log import Producer, Told
+from hotlog.coordinators.keyed_log import Producer
 from hotlog.coordinators.offset_records import OffsetKey, OffsetValue
 from hotlog.coordinators.record_log import PartitionRecords, RecordLog
 from hotlog.coordinators.shard import Memory
@@ -258,10 +259,10 @@ class GroupCoordinator:
         code: Code = shard.ask_now(group_id, token, event)
         return code
 
-    def is_alive(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> bool:
-        """Heartbeat of a member that has nothing to learn by it: its session begins anew.  False: nothing was done, ask `heartbeat`."""
+    def session_of(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> Session | None:
+        """Of a member that has nothing to learn by its Heartbeat; None: ask `heartbeat`."""
         shard = self._shards.get(group_id)
-        return shard is not None and shard.is_alive(group_id, member_id, instance_id, generation)
+        return None if shard is None else shard.session_of(group_id, member_id, instance_id, generation)
 
     async def leave(self, group_id: str, members: tuple[tuple[str, str | None], ...]) -> Left:
         """LeaveGroup."""
@@ -339,12 +340,10 @@ class GroupCoordinator:
         """
         return self._shards.exist and self._shards.of(group_id).log.is_pending(group_id, OffsetKey(group_id, topic, partition))
 
-    def commit_now(self, group_id: str, commit: Commit, by: Committer, told: Told) -> bool | None:
-        """OffsetCommit of one partition by a group that is there, where nothing is wrong with it; see GroupShard.commit_now."""
+    def commits_of(self, group_id: str, by: Committer, topic: str, partition: int) -> Commits | None:
+        """Of one partition by a group that is there, where nothing is wrong with it; see GroupShard.commits_of."""
         shard = self._shards.get(group_id)
-        if shard is None:
-            return None
-        return shard.commit_now(group_id, commit, by, rules=self._offset_rules(), told=told)
+        return None if shard is None else shard.commits_of(group_id, by, topic, partition, self._offset_rules())
 
     def _offset_rules(self) -> OffsetRules:
         return OffsetRules(self._partitions_of, self._settings().number("offset.metadata.max.bytes"), self._topic_id_of)

@@ -65,12 +65,12 @@ class Memory:
         self.total = 0
 
 
-class _Live(Generic[S]):
+class Live(Generic[S]):
     """A machine with what drives it."""
 
-    __slots__ = ("left", "order", "owner", "reverted", "size", "state", "timers")
+    __slots__ = ("is_over", "left", "order", "owner", "reverted", "size", "state", "timers")
 
-    def __init__(self, owner: str, state: S, due: Callable[[_Live[S], Any], None]) -> None:
+    def __init__(self, owner: str, state: S, due: Callable[[Live[S], Any], None]) -> None:
         self.owner = owner
         self.state = state
         self.timers = Timers(lambda event: due(self, event))
@@ -80,6 +80,7 @@ class _Live(Generic[S]):
             deque()
         )  # effects not carried out yet; what one step asked for, and what came since
         self.size = 0
+        self.is_over = False  # it is not the owner's machine any more
 
 
 class Shard(Generic[S, K, V]):
@@ -90,7 +91,7 @@ class Shard(Generic[S, K, V]):
         self._kind = kind
         self._clock = clock
         self._memory = memory
-        self._live: dict[str, _Live[S]] = {}
+        self._live: dict[str, Live[S]] = {}
         self._waiting: dict[Token, asyncio.Future[Any]] = {}
         self._tokens = itertools.count()
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -109,7 +110,7 @@ class Shard(Generic[S, K, V]):
             found = self._kind.revived(owner, self.log)
             if found is not None:
                 state, effects = found
-                live = self._live[owner] = _Live(owner, state, self._step)
+                live = self._live[owner] = Live(owner, state, self._step)
                 self._note_size(live)
                 self._perform(live, list(effects))
             if at % CARRIED_OUT_AT_ONCE == 0:
@@ -157,7 +158,7 @@ class Shard(Generic[S, K, V]):
     def make(self, owner: str) -> None:
         """Have a machine for the owner, one that nothing happened to if there is none."""
         if owner not in self._live:
-            self._live[owner] = _Live(owner, self._kind.fresh(owner), self._step)
+            self._live[owner] = Live(owner, self._kind.fresh(owner), self._step)
         self._changed[owner] = None
 
     def note_records_gone(self, owner: str) -> None:
@@ -180,15 +181,16 @@ class Shard(Generic[S, K, V]):
                 self.drop(owner, live.state)
         return bool(self._changed)
 
-    def _is_nothing(self, live: _Live[S]) -> bool:
+    def _is_nothing(self, live: Live[S]) -> bool:
         is_idle = not live.timers and not live.left
         return is_idle and self._kind.is_at_rest(live.state) and not self.log.has(live.owner)
 
-    def _let_go(self, live: _Live[S]) -> None:
+    def _let_go(self, live: Live[S]) -> None:
         live.timers.clear()
         live.left.clear()
         self._memory.total -= live.size
         live.size = 0
+        live.is_over = True
 
     # Steps
 
@@ -230,10 +232,10 @@ class Shard(Generic[S, K, V]):
         assert answer is not None, f"{type(event).__name__} is answered at once"
         return answer
 
-    def _step(self, live: _Live[S], event: Any) -> None:
+    def _step(self, live: Live[S], event: Any) -> None:
         self._perform(live, self._stepped(live, event))
 
-    def _stepped(self, live: _Live[S], event: Any) -> Sequence[Effect]:
+    def _stepped(self, live: Live[S], event: Any) -> Sequence[Effect]:
         before = live.state
         live.state, effects = self._kind.step(before, event)
         if live.state is not before:
@@ -241,14 +243,14 @@ class Shard(Generic[S, K, V]):
         self._changed[live.owner] = None
         return effects
 
-    def _note_size(self, live: _Live[S]) -> None:
+    def _note_size(self, live: Live[S]) -> None:
         size = self._kind.size(live.state)
         self._memory.total += size - live.size
         live.size = size
 
     # Effects
 
-    def _perform(self, live: _Live[S], effects: Sequence[Effect]) -> None:
+    def _perform(self, live: Live[S], effects: Sequence[Effect]) -> None:
         if live.left:
             live.left.extend(effects)
             return
@@ -259,7 +261,7 @@ class Shard(Generic[S, K, V]):
                 return
             self._carry_out(live, effect)
 
-    def _go_on(self, live: _Live[S]) -> None:
+    def _go_on(self, live: Live[S]) -> None:
         """Carry out a slice of what is left."""
         for _ in range(CARRIED_OUT_AT_ONCE):
             effect = _next(live.left)
@@ -268,7 +270,7 @@ class Shard(Generic[S, K, V]):
             self._carry_out(live, effect)
         asyncio.get_running_loop().call_soon(self._go_on, live)
 
-    def _carry_out(self, live: _Live[S], effect: Effect) -> None:
+    def _carry_out(self, live: Live[S], effect: Effect) -> None:
         match effect:
             case Reply(token, result):
                 future = self._waiting.pop(token, None)
@@ -287,7 +289,7 @@ class Shard(Generic[S, K, V]):
             case Write():
                 self._spawn(self._write(live, effect, live.reverted))
 
-    async def _store(self, live: _Live[S], state: S, is_awaited: bool) -> None:
+    async def _store(self, live: Live[S], state: S, is_awaited: bool) -> None:
         is_ok = True
         async with live.order:
             try:
@@ -300,7 +302,7 @@ class Shard(Generic[S, K, V]):
         if is_awaited:
             self._step(live, self._kind.stored(state, is_ok))
 
-    async def _do(self, live: _Live[S], what: Any) -> None:
+    async def _do(self, live: Live[S], what: Any) -> None:
         event = await self.done(what)
         if not self.log.tenure.is_over:
             self._step(live, event)
@@ -309,7 +311,7 @@ class Shard(Generic[S, K, V]):
         """Do what a machine asked for by a `Do`; the event that tells it the outcome.  A kind that asks for anything overrides this."""
         raise NotImplementedError(what)
 
-    async def _write(self, live: _Live[S], write: Write, reverted: int) -> None:
+    async def _write(self, live: Live[S], write: Write, reverted: int) -> None:
         answer = write.refusal
         async with live.order:
             if live.reverted == reverted:  # what it was made from is what the log says, or will say
@@ -323,7 +325,7 @@ class Shard(Generic[S, K, V]):
                     self._revert(live)
         self._carry_out(live, Reply(write.token, answer))
 
-    def _revert(self, live: _Live[S]) -> None:
+    def _revert(self, live: Live[S]) -> None:
         """What the log did not take never was: the machine is what was stored of it."""
         live.reverted += 1
         _, told = self._kind.step(live.state, Reverted())

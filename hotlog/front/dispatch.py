@@ -130,21 +130,7 @@ class Dispatch:
                 if make is not None:
                     self.short_doors[key] = door, make(broker, version)
                 elif door.quick is not None:
-                    self.short_doors[key] = door, self._short_by_quick(broker, door)
-
-    def _short_by_quick(self, broker: Broker, door: Door) -> Short:
-        """A quick way as a short one: the heads of request and answer are dealt with here."""
-
-        def short(caller: Caller, data: memoryview, start: int, end: int) -> bytes | Pending | None:
-            frame = data[start:end]
-            length = _SHORT.unpack_from(frame, CLIENT_ID_OFFSET - 2)[0]
-            position = CLIENT_ID_OFFSET + max(length, 0)
-            if length < -1 or position > len(frame) or not is_text(frame[CLIENT_ID_OFFSET:position]):
-                return None
-            rest = self.quick(door, broker, caller, door.version, frame, position)
-            return b"".join((_SIZE.pack(4 + len(rest)), frame[4:8], rest)) if isinstance(rest, bytes) else rest
-
-        return short
+                    self.short_doors[key] = door, short_by_quick(broker, door)
 
     @property
     def served(self) -> tuple[tuple[int, int, int], ...]:
@@ -170,21 +156,6 @@ class Dispatch:
         door = self._doors[key, version] = Door(api, version, self._guard, self._metrics)
         return door
 
-    def quick(
-        self, door: Door, broker: Broker, caller: Caller, version: int, frame: memoryview, position: int
-    ) -> bytes | Pending | None:
-        """All of the response behind its correlation id, by the door's short way; `position` is after the client id of the header.  None: the
-        request goes the long way."""
-        assert door.quick is not None
-        if door.is_flexible:
-            if position >= len(frame) or frame[position]:  # tags that nobody here knows
-                return None
-            position += 1
-        try:
-            return door.quick(broker, caller, version, frame, position)
-        except (*NOT_SHORT, Invalid):  # the long way says what is wrong with it
-            return None
-
     def refuse(self, door: Door, context: RequestContext, request: Any, error: BaseException) -> Any:
         """A response for an error that left the handler, or None where the protocol has no place for it."""
         if not is_expected(error):
@@ -205,13 +176,31 @@ class Dispatch:
         return apis.encode_response(apis.API_VERSIONS_KEY, 0, correlation_id, response)
 
 
-def is_text(data: memoryview) -> bool:
-    """Whether these bytes are UTF-8."""
-    try:
-        str(data, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def short_by_quick(broker: Broker, door: Door) -> Short:
+    """A quick way as a short one: the heads of request and answer are dealt with here."""
+    quick, version, is_flexible = door.quick, door.version, door.is_flexible
+    assert quick is not None
+
+    def short(caller: Caller, data: memoryview, start: int, end: int) -> bytes | Pending | None:
+        frame = data[start:end]
+        try:
+            length = _SHORT.unpack_from(frame, CLIENT_ID_OFFSET - 2)[0]
+            position = CLIENT_ID_OFFSET
+            if length > 0:
+                position += length
+                str(frame[CLIENT_ID_OFFSET:position], "utf-8")
+            if length < -1 or position > len(frame):
+                return None
+            if is_flexible:
+                if frame[position]:  # tags that nobody here knows
+                    return None
+                position += 1
+            rest = quick(broker, caller, version, frame, position)
+        except (*NOT_SHORT, Invalid):  # the long way says what is wrong with it
+            return None
+        return _SIZE.pack(4 + len(rest)) + frame[4:8] + rest if type(rest) is bytes else rest
+
+    return short
 
 
 def is_slow_to_write(response: Any) -> bool:

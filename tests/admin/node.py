@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import struct
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from controller.peers import ALONE, Peers
 from hotlog.answers.api import Caller, Later, Pending, RequestContext
 from hotlog.broker.broker import Broker
 from hotlog.compose import Instruments, open_node
-from hotlog.front.dispatch import Dispatch
+from hotlog.front.dispatch import Dispatch, short_by_quick
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.wire import apis
@@ -117,17 +118,18 @@ class Door:
             entity_writer(type(request))(buffer, request)
             body = buffer.getvalue()
         door, caller = self.dispatch.door(key, version), Caller(("127.0.0.1", 1), 1)
-        quick = None
+        short = None
         if door.quick is not None:
-            tagged = memoryview(b"\0" + body if apis.is_flexible(key, version) else body)
-            quick = self.dispatch.quick(door, self.broker, caller, version, tagged, 0)
-        if isinstance(quick, Pending):
+            tag = b"\0" if apis.is_flexible(key, version) else b""
+            asked = memoryview(b"".join((struct.pack(">hhih", key, version, 0, -1), tag, body)))
+            short = short_by_quick(self.broker, door)(caller, asked, 0, len(asked))
+        if isinstance(short, Pending):
             async with asyncio.timeout(PATIENCE_S):
-                while quick.buffers is None:
+                while short.buffers is None:
                     await asyncio.sleep(0.001)
-            quick = bytes(quick.buffers[0])[8:]
-        frame = await self._long(key, version, body, caller) if quick is None or key != COMMIT else bytes(8) + quick
-        assert quick is None or quick == frame[8:], "the short way says what the long way says"
+            short = bytes(short.buffers[0])
+        frame = await self._long(key, version, body, caller) if short is None or key != COMMIT else short
+        assert short is None or short[8:] == frame[8:], "the short way says what the long way says"
         head = 9 if apis.has_flexible_response_header(key, version) else 8
         response, size = entity_reader(apis.response_type(key, version))(frame, head)
         assert head + size == len(frame), "the response is exactly its frame"

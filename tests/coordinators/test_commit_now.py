@@ -37,7 +37,12 @@ def short(
     place: Commit | None = None,
 ) -> bool | None:
     by = Committer(member.member_id, member.instance_id, member.generation if generation is None else generation, 9)
-    return groups.commit_now(member.group, place or Commit(*PLACE, offset, -1, "x"), by, told)
+    return add(groups, member.group, place or Commit(*PLACE, offset, -1, "x"), by, told)
+
+
+def add(groups: GroupCoordinator, group_id: str, commit: Commit, by: Committer, told: Told) -> bool | None:
+    commits = groups.commits_of(group_id, by, commit.topic, commit.partition)
+    return None if commits is None else commits.add(commit.offset, commit.leader_epoch, commit.metadata or "", told)
 
 
 def test_a_commit_is_told_when_it_is_committed_and_shown_then() -> None:
@@ -73,14 +78,14 @@ def test_what_would_be_answered_otherwise_is_left_to_the_long_way_and_nothing_is
         assert short(groups, member, 1, told, generation=member.generation - 1) is None
         assert short(groups, member, 1, told, place=Commit("clicks", 10_000, 1, -1, None)) is None
         assert short(groups, member, 1, told, place=Commit("clicks", 0, 1, -1, "x" * 5000)) is None
-        assert groups.commit_now("strange", Commit(*PLACE, 1, -1, None), SIMPLE, told) is None
-        assert groups.commit_now("g", Commit(*PLACE, 1, -1, None), SIMPLE, told) is None
-        assert not groups.is_alive("g", "nobody", None, member.generation)
-        assert not groups.is_alive("g", member.member_id, None, member.generation + 1)
-        assert not groups.is_alive("g", member.member_id, "instance", member.generation)
-        assert not groups.is_alive("strange", member.member_id, None, member.generation)
+        assert add(groups, "strange", Commit(*PLACE, 1, -1, None), SIMPLE, told) is None
+        assert add(groups, "g", Commit(*PLACE, 1, -1, None), SIMPLE, told) is None
+        assert not groups.session_of("g", "nobody", None, member.generation)
+        assert not groups.session_of("g", member.member_id, None, member.generation + 1)
+        assert not groups.session_of("g", member.member_id, "instance", member.generation)
+        assert not groups.session_of("strange", member.member_id, None, member.generation)
         assert scene.log.log_end_offset == end
-        assert groups.commit_now("simple", Commit(*PLACE, 9, -1, None), SIMPLE, told) is False
+        assert add(groups, "simple", Commit(*PLACE, 9, -1, None), SIMPLE, told) is False
         await scene.end(groups)
 
     play(story)
@@ -92,17 +97,44 @@ def test_a_member_that_only_shows_so_that_it_is_alive_stays(sign: str) -> None:
         groups = await scene.life()
         member, told = Member(groups, session_ms=10_000), Told()
         await member.join()
+        session = groups.session_of("g", member.member_id, None, member.generation)
+        assert session is not None
         for offset in range(100):  # sixty sessions
             await asyncio.sleep(6)
             if sign == "commit":
                 assert short(groups, member, offset, told) is not None
             else:
-                assert groups.is_alive("g", member.member_id, None, member.generation)
+                assert session.begins_anew()
         assert list(groups.describe("g").group.members) == [member.member_id]
         await asyncio.sleep(10.1)
-        assert not groups.is_alive("g", member.member_id, None, member.generation)
+        assert not groups.session_of("g", member.member_id, None, member.generation)
+        assert not session.begins_anew()
         assert short(groups, member, 1, told) is None
         await scene.end(groups)
+
+    play(story)
+
+
+def test_a_session_that_was_known_is_not_after_a_rebalance_nor_after_the_shard_was_unloaded() -> None:
+    async def story(scene: Scene) -> None:
+        groups = await scene.life()
+        member = Member(groups)
+        await member.join()
+        before = groups.session_of("g", member.member_id, None, member.generation)
+        by = Committer(member.member_id, None, member.generation, 9)
+        commits, told = groups.commits_of("g", by, *PLACE), Told()
+        assert before is not None and before.begins_anew()
+        assert commits is not None and commits.add(1, -1, "", told) is False
+        await member.join()
+        assert not before.begins_anew()
+        assert commits.add(2, -1, "", told) is None
+        after = groups.session_of("g", member.member_id, None, member.generation)
+        assert after is not None and after.begins_anew()
+        commits = groups.commits_of("g", by._replace(generation=member.generation), *PLACE)
+        assert commits is not None
+        await scene.end(groups)
+        assert not after.begins_anew()
+        assert commits.add(2, -1, "", told) is None
 
     play(story)
 

@@ -103,19 +103,20 @@ async def served(tmp_path: Path) -> AsyncIterator[Serving]:
 async def frames(served: Serving, client: Client, request: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
     """The answers of both ways; the short one must be taken."""
     key, version = type(request).__api_key__, type(request).__version__
-    dispatch = served.connections.dispatch
-    asked: list[bytes | None] = []
+    doors, kind = served.connections.dispatch.short_doors, (key << 16) + version
+    assert kind in doors, f"API {key} version {version} has no short way"
+    door, way = doors[kind]
+    answered: list[Any] = []
 
-    def quick(*arguments: Any) -> bytes | None:
-        asked.append(type(dispatch).quick(dispatch, *arguments))
-        return asked[-1]
+    def watched(*arguments: Any) -> Any:
+        answered.append(way(*arguments))
+        return answered[-1]
 
-    monkeypatch.setattr(dispatch, "quick", quick)
+    monkeypatch.setitem(doors, kind, (door, watched))
     client.writer.write(frame_of(request, 77))
     short = await client.frame()
-    assert asked, f"API {key} version {version} has no short way"
-    assert asked[-1] is not None, f"API {key} version {version} went the long way"
-    monkeypatch.setattr(dispatch, "quick", lambda *arguments: None)
+    assert answered[-1] is not None, f"API {key} version {version} went the long way"
+    monkeypatch.delitem(doors, kind)
     client.writer.write(frame_of(request, 77))
     long = await client.frame()
     monkeypatch.undo()
@@ -196,10 +197,42 @@ async def test_commits_of_a_member_are_answered_alike_both_ways(served: Serving,
         assert served.broker.groups.offsets("g")["t", 2].offset == 100 + version
 
 
-def one_commit(member: Member, version: int, topic_id: UUID, offset: int) -> Any:
+@pytest.mark.parametrize("version", served_versions(8))
+async def test_commits_again_and_again_are_what_is_fetched(served: Serving, version: int) -> None:
+    """What one looked up is found by the next, unless it ends otherwise, or everything has changed meanwhile."""
+    made = await served.broker.create_topic("t", 3)
+    await served.broker.create_topic("__consumer_offsets", 2)
+    await served.broker.groups.ensure()
+    member = Member(served.broker)
+    assert await member.join() is ErrorCode.none
+    assert (await member.sync())[0] is ErrorCode.none
+    client = await served.connect()
+
+    async def commit(offset: int, epoch: int, metadata: str | None, wanted: ErrorCode = ErrorCode.none) -> None:
+        answer = await client.call(one_commit(member, version, made.topic_id, offset, epoch, metadata))
+        assert answer.topics[0].partitions[0].error_code is wanted
+
+    for offset, (epoch, metadata) in enumerate([(0, None), (5, ""), (6, None), (-1, "x"), (7, ""), (8, "0" * 5000), (9, None)]):
+        is_kept = len(metadata or "") < 5000
+        await commit(offset, epoch, metadata, ErrorCode.none if is_kept else ErrorCode.offset_metadata_too_large)
+        found = served.broker.groups.offsets("g")["t", 2]
+        wanted = (offset, epoch if version >= 6 else -1, metadata or "")
+        assert ((found.offset, found.leader_epoch, found.metadata) == wanted) == is_kept
+    before = member.generation
+    assert await member.join() is ErrorCode.none
+    assert (await member.sync())[0] is ErrorCode.none
+    now, member.generation = member.generation, before
+    await commit(100, 0, None, ErrorCode.illegal_generation)
+    member.generation = now
+    await commit(101, 0, None)
+    await served.broker.delete_topics([made.topic_id])
+    await commit(102, 0, None, ErrorCode.unknown_topic_id if version >= 10 else ErrorCode.unknown_topic_or_partition)
+
+
+def one_commit(member: Member, version: int, topic_id: UUID, offset: int, epoch: int = 0, metadata: str | None = "x") -> Any:
     shapes = apis.requests(8, version)
     part = shapes.OffsetCommitRequestPartition(
-        partition_index=2, committed_offset=offset, committed_leader_epoch=0, committed_metadata="x"
+        partition_index=2, committed_offset=offset, committed_leader_epoch=epoch, committed_metadata=metadata
     )
     return shapes.OffsetCommitRequest(
         group_id=member.group, generation_id_or_member_epoch=member.generation, member_id=member.member_id, group_instance_id=None,

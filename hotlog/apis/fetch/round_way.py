@@ -19,10 +19,11 @@ from hotlog.apis.fetch.parts import AT_REST, Limits, Part, hosted_by
 from hotlog.apis.fetch.replies import answer, answer_of
 from hotlog.apis.fetch.sessions import Cached, Session
 from hotlog.apis.fetch.shared import Shared
+from hotlog.apis.fetch.still import KnownFetches
 from hotlog.apis.fetch.waits import WAIT_MS_MAX, Waiter, Waits, refused
 from hotlog.kernel.limits import KiB
 from hotlog.wire.apis import response_head
-from hotlog.wire.fetch_request import FLEXIBLE_FROM, FetchRequest, decode
+from hotlog.wire.fetch_request import FLEXIBLE_FROM, TOPIC_ID_FROM, FetchRequest, decode
 from hotlog.wire.fetch_short import KEY, NOT_SHORT, behind_client_id
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from hotlog.partitions.partition import Partition
 
 REQUEST_BYTES_MAX = 8 * KiB  # about 250 partitions
+KNOWN_BYTES_MIN = 256  # the size from which it pays to know a request by its bytes
+NOTHING_NEW = 2  # buffers of an answer without records: its head and one more
+_HEAD = struct.Struct(">i")  # size
 _CORRELATION = struct.Struct(">i")
 
 
@@ -185,12 +189,36 @@ class RoundWay:
         self._is_flexible = version >= FLEXIBLE_FROM
         self._sessions = broker.kept[Fetches].sessions
         self._waits = broker.kept[Waits]
+        self._known = broker.kept[KnownFetches]
+        self._hosted = broker.hosted_places
 
     def answer(self, caller: Caller, data: memoryview, start: int, end: int) -> Answer | Pending | None:
         """A `Short` (hotlog.answers.api)."""
-        request = self._read(data, start, end)
-        if request is None:
+        position = self._body(data, start, end)
+        if position is None:
             return None
+        if end - position < KNOWN_BYTES_MIN:
+            request = self._read(data, position, end)
+            return None if request is None else self._answer(caller, data, start, request)
+        key = (self._version, bytes(data[position:end]))
+        known = self._known.find(key)
+        if known is None:
+            request = self._read(data, position, end)
+            if request is None:
+                return None
+            self._known.keep(key, request)
+            return self._answer(caller, data, start, request)
+        still = known.still
+        if still is not None and still.is_true_at(self._hosted.version):
+            return _HEAD.pack(len(still.rest) + _CORRELATION.size) + data[start + 4 : start + 8] + still.rest
+        answer = self._answer(caller, data, start, known.request)
+        if type(answer) is list and len(answer) == NOTHING_NEW and _is_asked_again(known.request):
+            hosted = hosted_by(self._broker, is_by_id=self._version >= TOPIC_ID_FROM)
+            rest = b"".join(answer)[_HEAD.size + _CORRELATION.size :]  # type: ignore[arg-type]
+            self._known.keep_answer(known, rest, [hosted[each] for each in known.request.partitions])
+        return answer
+
+    def _answer(self, caller: Caller, data: memoryview, start: int, request: FetchRequest) -> Answer | Pending | None:
         broker, correlation_id = self._broker, _CORRELATION.unpack_from(data, start + 4)[0]
         if len(request.partitions) + self._sessions.due(request.session_id) > SLICE:
             return None
@@ -219,16 +247,25 @@ class RoundWay:
         assert session is not None, "only a session's partitions are at rest"
         return RestPoll(self._waits, self._broker, context, request, session, begun.limits)
 
-    def _read(self, data: memoryview, start: int, end: int) -> FetchRequest | None:
-        """What the request says; None: it is large, or the general way has something to say about it."""
+    def _body(self, data: memoryview, start: int, end: int) -> int | None:
+        """Where the request's body begins; None: it is large, or the general way has something to say about it."""
         if end - start > REQUEST_BYTES_MAX:
             return None
         try:
             position = behind_client_id(data, start)
-            if self._is_flexible:
-                if data[position]:
-                    return None
-                position += 1
+            if not self._is_flexible:
+                return position
+            return None if data[position] else position + 1
+        except NOT_SHORT:
+            return None
+
+    def _read(self, data: memoryview, position: int, end: int) -> FetchRequest | None:
+        try:
             return decode(self._version, data[:end], position)
         except NOT_SHORT:
             return None
+
+
+def _is_asked_again(request: FetchRequest) -> bool:
+    """Whether the same bytes are answered alike as long as nothing moves: they belong to no session, and never wait."""
+    return request.session_id == 0 and request.session_epoch == -1 and (request.wait_ms_max <= 0 or request.bytes_min <= 0)
