@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from hotlog.coordinators.consumer.values import Beaten, BeatRequest, ConsumerGroup
+from hotlog.coordinators.consumer.values import LEAVE_EPOCH, Beaten, BeatRequest, ConsumerGroup
 from hotlog.coordinators.group_types import Code
 from hotlog.coordinators.service import Commit, Committer, GroupCoordinator
 from hotlog.kernel.settings import Settings
@@ -25,15 +25,22 @@ T = topic_id("t")
 class Client:
     """A member of the new protocol; it gives up at once what it has to."""
 
-    def __init__(self, groups: GroupCoordinator, member_id: str, group: str = "g", topics: tuple[str, ...] = ("t",)) -> None:
-        self.groups, self.member_id, self.group, self.topics = groups, member_id, group, topics
+    def __init__(
+        self,
+        groups: GroupCoordinator,
+        member_id: str,
+        group: str = "g",
+        topics: tuple[str, ...] = ("t",),
+        instance_id: str | None = None,
+    ) -> None:
+        self.groups, self.member_id, self.group, self.topics, self.instance_id = groups, member_id, group, topics, instance_id
         self.epoch, self.held = 0, dict[UUID, frozenset[int]]()
         self.regex: str | None = None
 
     async def beat(self) -> Beaten:
         is_joining = self.epoch == 0
         asked = BeatRequest(
-            member_id=self.member_id, epoch=self.epoch, instance_id=None, rack_id=None, rebalance_ms=30_000 if is_joining else -1,
+            member_id=self.member_id, epoch=self.epoch, instance_id=self.instance_id, rack_id=None, rebalance_ms=30_000 if is_joining else -1,
             topics=self.topics if is_joining else None, regex=self.regex if is_joining else None, assignor=None,
             owned={} if is_joining else dict(self.held), client_id="c", client_host="/h",
         )  # fmt: skip
@@ -47,9 +54,9 @@ class Client:
                 self.held = {key: frozenset(indexes) for key, indexes in answer.assignment.items()}
         return answer
 
-    async def leave(self) -> None:
+    async def leave(self, epoch: int = LEAVE_EPOCH) -> None:
         asked = BeatRequest(
-            member_id=self.member_id, epoch=-1, instance_id=None, rack_id=None, rebalance_ms=-1, topics=None, regex=None, assignor=None,
+            member_id=self.member_id, epoch=epoch, instance_id=self.instance_id, rack_id=None, rebalance_ms=-1, topics=None, regex=None, assignor=None,
             owned=None, client_id="c", client_host="/h",
         )  # fmt: skip
         await self.groups.beat(self.group, asked)
