@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +28,9 @@ from tests.tools.kafka_server import KafkaServer
 
 CLIENT_NAMES = (*PYTHON_CLIENTS, *FOREIGN_CLIENTS)
 BROKER_SETTINGS = {"group.initial.rebalance.delay.ms": "0", "log.segment.bytes": "1048576"}
+KAFKA_SETTINGS = {  # what Hotlog does at once
+    "log.initial.task.delay.ms": "100", "transaction.abort.timed.out.transaction.cleanup.interval.ms": "100",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,18 +43,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HotlogServer | KafkaServer]:
     """The running broker; `.bootstrap` is its address and `.folder` holds its data."""
-    folder = tmp_path_factory.mktemp("broker")
-    server: HotlogServer | KafkaServer
-    if os.environ.get("HOTLOG_CLIENTS_AGAINST") == "kafka":
-        server = KafkaServer(jars=kafka_jars(), folder=folder, properties=BROKER_SETTINGS)
-        server.format()
-        server.start()
-        server.wait_ready()
-    else:
-        server = HotlogServer(folder=folder, settings=BROKER_SETTINGS)
-        server.start()
+    server = started_broker(tmp_path_factory.mktemp("broker"), BROKER_SETTINGS)
     yield server
     server.stop()
+
+
+def started_broker(folder: Path, settings: Mapping[str, str]) -> HotlogServer | KafkaServer:
+    """A running broker of the kind that is tested."""
+    if os.environ.get("HOTLOG_CLIENTS_AGAINST") != "kafka":
+        hotlog = HotlogServer(folder=folder, settings=settings)
+        hotlog.start()
+        return hotlog
+    kafka = KafkaServer(jars=kafka_jars(), folder=folder, properties={**KAFKA_SETTINGS, **settings})
+    kafka.format()
+    kafka.start()
+    kafka.wait_ready()
+    return kafka
 
 
 @pytest.fixture

@@ -20,11 +20,12 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.clients.conftest import not_here
+from tests.clients.conftest import not_here, started_broker
 from tests.clients.python_clients import PYTHON_CLIENTS
 from tests.tools.applications import Application, quix_word_count, streams_word_count
 from tests.tools.cache import ToolMissing
 from tests.tools.hotlog_server import HotlogServer
+from tests.tools.kafka_server import KafkaServer
 from tests.tools.patience import PATIENCE_S
 
 SOURCE, SINK, GROUP = "lines", "counts", "word-count"
@@ -42,9 +43,8 @@ OUTLIVE_BROKERS = {"kafka-streams"}
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[HotlogServer]:
-    server = HotlogServer(folder=tmp_path / "broker", settings=SETTINGS)
-    server.start()
+def server(tmp_path: Path) -> Iterator[HotlogServer | KafkaServer]:
+    server = started_broker(tmp_path / "broker", SETTINGS)
     yield server
     server.stop()
 
@@ -131,7 +131,7 @@ def wait_cleaned(bootstrap: str, updates: int) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_words_are_counted_once_through_deaths(name: str, server: HotlogServer, tmp_path: Path) -> None:
+def test_words_are_counted_once_through_deaths(name: str, server: HotlogServer | KafkaServer, tmp_path: Path) -> None:
     reference, state = PYTHON_CLIENTS["confluent-kafka"], tmp_path / "state"
     for topic in (SOURCE, SINK):
         reference.create_topic(server.bootstrap, topic, partitions=PARTITIONS, configs={})
