@@ -28,7 +28,8 @@ from controller.config_rules import (
 )
 from controller.features import FeatureUpdate, plan_features
 from controller.image import ClusterImage, Draft
-from controller.records import BrokerStarted, ProducerIdsAllocated, Record, Replicas, TopicPurged
+from controller.named_config_rules import plan_named_configs, step_named_configs
+from controller.records import BrokerStarted, NamedKind, ProducerIdsAllocated, Record, Replicas, TopicPurged
 from controller.topic_rules import NewTopic, plan_create, plan_delete, plan_partitions, topic_by_id, topic_by_name
 from hotlog.kernel.errors import HotlogError
 from hotlog.wire.error_codes import Refused, code_for
@@ -261,6 +262,50 @@ class IncrementalAlterConfigs(Change):
         return _planned(image, [*map(of_topic, self.topics), *map(of_broker, self.brokers)])
 
 
+class NamedConfigs(NamedTuple):
+    """All settings of a group or a subscription of client metrics."""
+
+    kind: NamedKind
+    name: str
+    configs: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlterNamedConfigs(Change):
+    """Replace settings of what has them by name."""
+
+    TYPE = "alter-named-configs"
+    resources: tuple[NamedConfigs, ...]
+
+    def plan(self, image: ClusterImage, scope: Scope) -> Plan:
+        def rule(wanted: NamedConfigs) -> Rule:
+            return lambda now: plan_named_configs(now, wanted.kind, wanted.name, wanted.configs, scope)
+
+        return _planned(image, map(rule, self.resources))
+
+
+class NamedSteps(NamedTuple):
+    """Some settings of a group or a subscription of client metrics."""
+
+    kind: NamedKind
+    name: str
+    steps: tuple[ConfigChange, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNamedConfigs(Change):
+    """Change some settings of what has them by name (KIP-339)."""
+
+    TYPE = "step-named-configs"
+    resources: tuple[NamedSteps, ...]
+
+    def plan(self, image: ClusterImage, scope: Scope) -> Plan:
+        def rule(wanted: NamedSteps) -> Rule:
+            return lambda now: step_named_configs(now, wanted.kind, wanted.name, wanted.steps, scope)
+
+        return _planned(image, map(rule, self.resources))
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpdateFeatures(Change):
     """Finalize levels of features: one item, all of it or nothing."""
@@ -318,7 +363,7 @@ class AllocateProducerIds(Change):
 CHANGES: dict[str, type[Change]] = {
     change.TYPE: change
     for change in (
-        CreateTopics, DeleteTopics, PurgeTopics, CreatePartitions, AlterConfigs, IncrementalAlterConfigs, UpdateFeatures, RegisterBroker,
-        AllocateProducerIds,
+        CreateTopics, DeleteTopics, PurgeTopics, CreatePartitions, AlterConfigs, IncrementalAlterConfigs, AlterNamedConfigs,
+        StepNamedConfigs, UpdateFeatures, RegisterBroker, AllocateProducerIds,
     )
 }  # fmt: skip

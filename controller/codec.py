@@ -21,7 +21,7 @@ from crc32c import crc32c
 
 from controller.forms import Json
 from controller.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
-from controller.records import Record, form, parse
+from controller.records import NamedKind, Record, form, parse
 from hotlog.kernel.errors import Corrupt
 from hotlog.kernel.limits import KiB, MiB
 from hotlog.kernel.versions import StoredFormat
@@ -34,7 +34,7 @@ FORMATS: dict[int, StoredFormat[Json]] = {
     MARKER: StoredFormat("cluster marker", 1),
     HEAD: StoredFormat("metadata head", 1),
     PAGE: StoredFormat("metadata page", 1),
-    SNAPSHOT: StoredFormat("metadata snapshot", 2, {1: lambda body: {**body, "features": [0, {}]}}),
+    SNAPSHOT: StoredFormat("metadata snapshot", 2, {1: lambda body: {**body, "features": [0, {}], "named_configs": []}}),
     ENDS: StoredFormat("metadata note of ends", 1),
     CHANGE: StoredFormat("change of metadata", 1),
     ANSWER: StoredFormat("answer to a change of metadata", 1),
@@ -251,6 +251,11 @@ def encode_snapshot(image: ClusterImage, lineage: str) -> bytes:
             "brokers": [[broker.node_id, str(broker.incarnation), broker.rack] for broker in image.brokers.values()],
             "broker_configs": [[node, dict(configs)] for node, configs in sorted(image.broker_configs.items())],
             "features": [image.features_epoch, dict(image.features)],
+            "named_configs": [
+                [kind.value, name, dict(configs)]
+                for kind in NamedKind
+                for name, configs in sorted(image.named_configs(kind).items())
+            ],
             "producer_id_next": image.producer_id_next,
         },
     )
@@ -262,6 +267,9 @@ def decode_snapshot(raw: bytes, ref: Ref) -> tuple[ClusterImage, str]:
     try:
         topics = [_topic_parse(topic) for topic in body["topics"]]
         doomed = [_topic_parse(topic) for topic in body["doomed"]]
+        named: dict[NamedKind, dict[str, dict[str, str]]] = {kind: {} for kind in NamedKind}
+        for kind, name, configs in body["named_configs"]:
+            named[NamedKind(kind)][str(name)] = dict(configs)
         image = ClusterImage(
             offset=int(body["offset"]),
             controller_epoch=int(body["controller"][0]),
@@ -272,6 +280,8 @@ def decode_snapshot(raw: bytes, ref: Ref) -> tuple[ClusterImage, str]:
             broker_configs={int(node): dict(configs) for node, configs in body["broker_configs"]},
             features={str(name): int(level) for name, level in body["features"][1].items()},
             features_epoch=int(body["features"][0]),
+            group_configs=named[NamedKind.GROUP],
+            client_metrics_configs=named[NamedKind.CLIENT_METRICS],
             producer_id_next=int(body["producer_id_next"]),
         )
         lineage = str(body["lineage"])

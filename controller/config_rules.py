@@ -51,7 +51,7 @@ def topic_config(configs: Mapping[str, str | None], settings: Settings) -> Topic
     Raises:
         InvalidConfig
     """
-    _check_sizes(configs)
+    check_sizes(configs)
     return TopicConfig.resolve(configs, settings.topic_defaults(), is_tiering=settings.flag("remote.log.storage.system.enable"))
 
 
@@ -63,8 +63,12 @@ def check_tiering(wanted: Mapping[str, str | None], before: Mapping[str, str], s
         raise InvalidConfig(f"{key}=true is refused while remote.log.storage.system.enable=false on this broker")
 
 
-def _check_sizes(configs: Mapping[str, str | None]) -> None:
-    """Values are kept as they were given, in an object of bounded size."""
+def check_sizes(configs: Mapping[str, str | None]) -> None:
+    """Values are kept as they were given, in an object of bounded size.
+
+    Raises:
+        InvalidConfig: one is too long.
+    """
     for name, text in configs.items():
         if text is not None and len(text) > CONFIG_CHARS_MAX:
             raise InvalidConfig(f"{name[:100]} has a value of {len(text)} characters; at most {CONFIG_CHARS_MAX} are allowed")
@@ -76,7 +80,7 @@ def plan_topic_configs(topic: TopicImage, wanted: Mapping[str, str | None], scop
     Raises:
         InvalidConfig
     """
-    wanted = _given(wanted)
+    wanted = given_values(wanted)
     check_tiering(wanted, topic.configs, scope.settings)
     before, after = topic_config(topic.configs, scope.settings), topic_config(wanted, scope.settings)
     if before.remote_enabled and not after.remote_enabled and "remote.storage.enable" not in wanted:
@@ -85,7 +89,7 @@ def plan_topic_configs(topic: TopicImage, wanted: Mapping[str, str | None], scop
     check_change(before, after)
     if topic.name == GROUPS_TOPIC and (not after.is_compacted or after.is_deleted or after.remote_enabled):
         raise InvalidConfig(f"topic {topic.name!r} must keep cleanup.policy=compact and remote.storage.enable=false")
-    changes = _difference(topic.configs, after.overrides)
+    changes = difference(topic.configs, after.overrides)
     return TopicConfigsChanged(topic_id=topic.topic_id, configs=changes) if changes else None
 
 
@@ -100,8 +104,8 @@ def plan_broker_configs(image: ClusterImage, node_id: int, wanted: Mapping[str, 
     """
     if node_id != ALL_BROKERS and node_id not in image.brokers:
         raise Refused(ErrorCode.invalid_request, f"broker {node_id} is not registered; registered are {sorted(image.brokers)}")
-    _check_sizes(wanted)
-    own = _given(wanted)
+    check_sizes(wanted)
+    own = given_values(wanted)
     try:
         for name, text in own.items():
             _check_broker_key(name, text)
@@ -109,7 +113,7 @@ def plan_broker_configs(image: ClusterImage, node_id: int, wanted: Mapping[str, 
         Settings.resolve({**scope.settings.given, **acting})  # relations hold as well
     except InvalidConfig as wrong:
         raise Refused(ErrorCode.invalid_request, str(wrong)) from None
-    changes = _difference(image.broker_configs.get(node_id, {}), own)
+    changes = difference(image.broker_configs.get(node_id, {}), own)
     return BrokerConfigsChanged(node_id=node_id, configs=changes) if changes else None
 
 
@@ -146,15 +150,20 @@ def _check_broker_key(name: str, text: str) -> None:
         key.parse(text)
 
 
-def _given(wanted: Mapping[str, str | None]) -> dict[str, str]:
-    """The values of a change; null is none (Kafka's ConfigurationControlManager)."""
+def given_values(wanted: Mapping[str, str | None]) -> dict[str, str]:
+    """The values of a change; null is none (Kafka's ConfigurationControlManager).
+
+    Raises:
+        Refused: one is null.
+    """
     empty = sorted(name for name, text in wanted.items() if text is None)
     if empty:
         raise Refused(ErrorCode.invalid_request, f"null is no value for {', '.join(empty)}")
     return {name: text for name, text in wanted.items() if text is not None}
 
 
-def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+def difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """What makes settings those of `after`; None takes one away."""
     changes: dict[str, str | None] = {name: None for name in before if name not in after}
     changes.update({name: text for name, text in after.items() if before.get(name) != text})
     return dict(sorted(changes.items()))
@@ -184,11 +193,11 @@ def stepped(
 
 
 def _listed(change: ConfigChange, current: str | None, keys: Mapping[str, ConfigKey]) -> str:
+    if change.operation not in (APPEND, SUBTRACT):
+        raise Refused(ErrorCode.invalid_request, f"operation {change.operation} on {change.name}; 0 to 3 are known")
     key = keys.get(change.name)
     if key is None:
         raise InvalidConfig(f"unknown configuration {change.name!r}")
-    if change.operation not in (APPEND, SUBTRACT):
-        raise Refused(ErrorCode.invalid_request, f"operation {change.operation} on {change.name}; 0 to 3 are known")
     if key.kind != "list":
         raise InvalidConfig(f"{change.name} is not a list: only SET and DELETE are allowed")
     now = [part.strip() for part in (current or "").split(",") if part.strip()]

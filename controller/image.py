@@ -19,6 +19,8 @@ from controller.records import (
     BrokerStarted,
     ControllerClaimed,
     FeaturesFinalized,
+    NamedConfigsChanged,
+    NamedKind,
     PartitionsAdded,
     ProducerIdsAllocated,
     Record,
@@ -83,10 +85,16 @@ class ClusterImage:
     broker_configs: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     features: Mapping[str, int] = field(default_factory=dict)  # those that were changed (controller.features)
     features_epoch: int = 0  # rises with each change of them
+    group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    client_metrics_configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     producer_id_next: int = 0
     recent: tuple[Touched, ...] = field(
         default=(), compare=False, repr=False
     )  # the last folds that it was made by, without a gap
+
+    def named_configs(self, kind: NamedKind) -> Mapping[str, Mapping[str, str]]:
+        """Settings by name, of those that have any."""
+        return self.group_configs if kind is NamedKind.GROUP else self.client_metrics_configs
 
     @cached_property
     def topics_by_id(self) -> Mapping[UUID, TopicImage]:
@@ -148,6 +156,7 @@ class Draft:
         self.broker_configs = dict(image.broker_configs)
         self.features = dict(image.features)
         self.features_epoch = image.features_epoch
+        self.named_configs = {kind: dict(image.named_configs(kind)) for kind in NamedKind}
         self.producer_id_next = image.producer_id_next
 
     def image(self) -> ClusterImage:
@@ -169,6 +178,8 @@ class Draft:
             broker_configs=self.broker_configs,
             features=self.features,
             features_epoch=self.features_epoch,
+            group_configs=self.named_configs[NamedKind.GROUP],
+            client_metrics_configs=self.named_configs[NamedKind.CLIENT_METRICS],
             producer_id_next=self.producer_id_next,
             recent=recent,
         )
@@ -265,6 +276,12 @@ class Draft:
         self.features.update(record.levels)
         self.features_epoch = self.offset + 1
 
+    def named_configs_changed(self, record: NamedConfigsChanged) -> None:
+        table = self.named_configs[record.kind]
+        merged = _merged(table.pop(record.name, {}), record.configs)
+        if merged:
+            table[record.name] = merged
+
     def producer_ids_allocated(self, record: ProducerIdsAllocated) -> None:
         if record.start < self.producer_id_next or record.end <= record.start:
             raise Corrupt(f"producer ids [{record.start}, {record.end}) at {self.offset} begin below {self.producer_id_next}")
@@ -295,5 +312,6 @@ _APPLY: dict[type[Record], Callable[[Draft, Any], None]] = {
     TopicConfigsChanged: Draft.topic_configs_changed,
     BrokerConfigsChanged: Draft.broker_configs_changed,
     FeaturesFinalized: Draft.features_finalized,
+    NamedConfigsChanged: Draft.named_configs_changed,
     ProducerIdsAllocated: Draft.producer_ids_allocated,
 }

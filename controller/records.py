@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -105,6 +106,23 @@ class BrokerConfigsChanged(Record):
     configs: Mapping[str, str | None]
 
 
+class NamedKind(Enum):
+    """What has configurations by a name alone: it need not be there."""
+
+    GROUP = "group"
+    CLIENT_METRICS = "client-metrics"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedConfigsChanged(Record):
+    """Settings of a group or of a subscription of client metrics; None takes one away."""
+
+    TYPE = "named-configs-changed"
+    kind: NamedKind
+    name: str
+    configs: Mapping[str, str | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeaturesFinalized(Record):
     """Levels of features, for all brokers and clients; 0: not used."""
@@ -127,7 +145,7 @@ TYPES: dict[str, type[Record]] = {
     record.TYPE: record
     for record in (
         ControllerClaimed, BrokerStarted, TopicCreated, TopicDeleted, TopicPurged, PartitionsAdded, TopicConfigsChanged,
-        BrokerConfigsChanged, FeaturesFinalized, ProducerIdsAllocated,
+        BrokerConfigsChanged, NamedConfigsChanged, FeaturesFinalized, ProducerIdsAllocated,
     )
 }  # fmt: skip
 

@@ -5,12 +5,14 @@ Invariants: pure; a broker's setting is named without its value, which may be a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from controller.image import ALL_BROKERS, ClusterImage
 from controller.records import (
     BrokerConfigsChanged,
     FeaturesFinalized,
+    NamedConfigsChanged,
     PartitionsAdded,
     Record,
     TopicConfigsChanged,
@@ -30,10 +32,9 @@ def words(record: Record, image: ClusterImage) -> str | None:
         case PartitionsAdded():
             return f"topic {_name(record.topic_id, image)} has {len(record.partitions)} partitions more"
         case TopicConfigsChanged():
-            changes = ", ".join(
-                f"{name} taken away" if text is None else f"{name}={text}" for name, text in record.configs.items()
-            )
-            return f"topic {_name(record.topic_id, image)}: {changes}"
+            return f"topic {_name(record.topic_id, image)}: {_changes(record.configs)}"
+        case NamedConfigsChanged():
+            return f"{record.kind.value} {record.name!r}: {_changes(record.configs)}"
         case BrokerConfigsChanged():
             whose = "all brokers" if record.node_id == ALL_BROKERS else f"broker {record.node_id}"
             changes = ", ".join(f"{name} {'taken away' if text is None else 'set'}" for name, text in record.configs.items())
@@ -42,6 +43,10 @@ def words(record: Record, image: ClusterImage) -> str | None:
             return "features: " + ", ".join(f"{name} is at level {level}" for name, level in record.levels.items())
         case _:
             return None
+
+
+def _changes(configs: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} taken away" if text is None else f"{name}={text}" for name, text in configs.items())
 
 
 def _name(topic_id: UUID, image: ClusterImage) -> str:

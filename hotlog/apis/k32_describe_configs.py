@@ -1,4 +1,4 @@
-"""DescribeConfigs (32): topics and brokers (KIP-133, KIP-226, KIP-524, KIP-569).
+"""DescribeConfigs (32): topics, brokers and their loggers, groups and client metrics (KIP-133, KIP-226, KIP-412, KIP-524, KIP-569, KIP-714, KIP-848).
 
 Versions 1 to 4: source and synonyms from 1, type and documentation from 3.  A broker is named by its id; the empty name is what is set
 for all brokers.
@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from kio.schema.errors import ErrorCode
 
+from controller.records import NamedKind
 from controller.topic_rules import check_name
 from hotlog.answers.api import Api, RequestContext
-from hotlog.answers.config_entries import Entry, broker_entries, topic_entries
-from hotlog.answers.config_resources import config_resource
+from hotlog.answers.config_entries import (
+    Entry,
+    broker_entries,
+    client_metrics_entries,
+    group_entries,
+    logger_entries,
+    topic_entries,
+)
+from hotlog.answers.config_resources import BrokerResource, NamedResource, Resource, TopicResource, config_resource
 from hotlog.answers.replies import NO_THROTTLE, refusal
 from hotlog.answers.slices import breathe
 from hotlog.wire.apis import responses
@@ -56,17 +64,27 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
 
 
 def _entries(broker: Broker, resource: Any) -> list[Entry]:
-    found = config_resource(broker, resource)
-    if isinstance(found, int):
-        entries = broker_entries(broker, found)
-    else:
-        topic = broker.topic(found)
-        if topic is None:
-            check_name(found)
-            raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {found!r} does not exist")
-        entries = topic_entries(broker, topic)
+    entries = _all_entries(broker, config_resource(broker, resource))
     asked = resource.configuration_keys
     return entries if asked is None or not asked else [entry for entry in entries if entry.name in asked]
+
+
+def _all_entries(broker: Broker, resource: Resource) -> list[Entry]:
+    match resource:
+        case TopicResource(name):
+            topic = broker.topic(name)
+            if topic is None:
+                check_name(name)
+                raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {name!r} does not exist")
+            return topic_entries(broker, topic)
+        case BrokerResource(node_id):
+            return broker_entries(broker, node_id)
+        case NamedResource(NamedKind.GROUP, name):
+            return group_entries(broker, name)
+        case NamedResource(_, name):
+            return client_metrics_entries(broker, name)
+        case _:
+            return logger_entries()
 
 
 def _result(shapes: Any, entry: Entry, with_synonyms: bool, with_docs: bool) -> Any:
@@ -83,6 +101,4 @@ def _result(shapes: Any, entry: Entry, with_synonyms: bool, with_docs: bool) -> 
     )
 
 
-API = Api(
-    key=KEY, name="DescribeConfigs", versions=range(1, 5), handle=handle, omits=("broker loggers", "client metrics", "groups")
-)
+API = Api(key=KEY, name="DescribeConfigs", versions=range(1, 5), handle=handle)

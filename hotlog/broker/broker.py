@@ -21,21 +21,17 @@ from kio.schema.errors import ErrorCode
 
 from controller.changes import (
     AlterConfigs,
-    BrokerConfigs,
-    BrokerSteps,
     Change,
     CreatePartitions,
     CreateTopics,
     DeleteTopics,
-    IncrementalAlterConfigs,
     MorePartitions,
     Refusal,
     Result,
     TopicConfigs,
-    TopicSteps,
     UpdateFeatures,
 )
-from controller.config_rules import ConfigChange, topic_config
+from controller.config_rules import topic_config
 from controller.features import FeatureUpdate
 from controller.image import ClusterImage, TopicImage, fold
 from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANSACTIONS_TOPIC, TRANSACTIONS_TOPIC_CONFIGS
@@ -241,8 +237,12 @@ class Broker:
             await self._reconcile()
         return answer.results
 
-    async def _submit_one(self, change: Change, *, validate_only: bool = False) -> None:
-        """A change of one item; with `validate_only` nothing is changed.  Raises why it is refused."""
+    async def submit_one(self, change: Change, *, validate_only: bool = False) -> None:
+        """Have a change of one item committed, as `submit`; with `validate_only` nothing is changed.
+
+        Raises:
+            Refused, InvalidConfig, NotFound: why it is not done.  OutcomeUnknown.
+        """
         (result,) = self.metadata.plan(change).results if validate_only else await self.submit(change)
         if isinstance(result, Refusal):
             raise error_for(result.code, result.message)
@@ -319,7 +319,7 @@ class Broker:
             NotFound, Refused
         """
         wanted = MorePartitions(name, count, tuple(assigned) if assigned is not None else None)
-        await self._submit_one(CreatePartitions(topics=(wanted,)), validate_only=validate_only)
+        await self.submit_one(CreatePartitions(topics=(wanted,)), validate_only=validate_only)
 
     async def alter_configs(self, name: str, configs: Mapping[str, str | None], *, validate_only: bool = False) -> None:
         """Replace a topic's own settings by `configs`.
@@ -327,25 +327,7 @@ class Broker:
         Raises:
             NotFound, InvalidConfig
         """
-        await self._submit_one(AlterConfigs(topics=(TopicConfigs(name, configs),)), validate_only=validate_only)
-
-    async def step_configs(self, name: str, steps: Sequence[ConfigChange], *, validate_only: bool = False) -> None:
-        """Change some of a topic's own settings (KIP-339)."""
-        change = IncrementalAlterConfigs(topics=(TopicSteps(name, tuple(steps)),))
-        await self._submit_one(change, validate_only=validate_only)
-
-    async def alter_broker_configs(self, node_id: int, configs: Mapping[str, str | None], *, validate_only: bool = False) -> None:
-        """Replace the dynamic settings of this broker, or of all (ALL_BROKERS).
-
-        Raises:
-            InvalidConfig, Refused
-        """
-        await self._submit_one(AlterConfigs(brokers=(BrokerConfigs(node_id, configs),)), validate_only=validate_only)
-
-    async def step_broker_configs(self, node_id: int, steps: Sequence[ConfigChange], *, validate_only: bool = False) -> None:
-        """Change some dynamic settings of this broker, or of all."""
-        change = IncrementalAlterConfigs(brokers=(BrokerSteps(node_id, tuple(steps)),))
-        await self._submit_one(change, validate_only=validate_only)
+        await self.submit_one(AlterConfigs(topics=(TopicConfigs(name, configs),)), validate_only=validate_only)
 
     async def update_features(self, updates: Sequence[FeatureUpdate], *, validate_only: bool = False) -> None:
         """Finalize levels of features, all of them or none.
@@ -353,7 +335,7 @@ class Broker:
         Raises:
             Refused
         """
-        await self._submit_one(UpdateFeatures(updates=tuple(updates)), validate_only=validate_only)
+        await self.submit_one(UpdateFeatures(updates=tuple(updates)), validate_only=validate_only)
 
     async def allocate_producer_id(self) -> int:
         """A producer id that is given out once, ever.

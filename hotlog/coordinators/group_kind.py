@@ -1,7 +1,7 @@
 """Groups as a kind of machine that a shard drives (hotlog.coordinators.shard.Kind): classic ones, those of the new protocol, and how one becomes
 the other.
 
-Invariants: pure, but for the limits and rules, which are the broker's at that moment.
+Invariants: pure, but for the limits and rules, which are the broker's and the group's at that moment.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CONSUMER_TIMERS = (RevokeDue, RejoinDue, MemberSyncDue)
 class GroupKind:
     """A group of either protocol."""
 
-    def __init__(self, limits: Callable[[], Limits], rules: Callable[[], Rules]) -> None:
+    def __init__(self, limits: Callable[[], Limits], rules: Callable[[str], Rules]) -> None:
         self._limits = limits
         self._rules = rules
 
@@ -63,7 +63,7 @@ class GroupKind:
         if isinstance(value, GroupValue):
             return step(value.group, Revived(), self._limits())
         keys = stored.keys(owner)
-        return revived_group(owner, {key: stored.value(owner, key) for key in keys}, self._rules())
+        return revived_group(owner, {key: stored.value(owner, key) for key in keys}, self._rules(owner))
 
     def step(self, state: AnyGroup, event: Any) -> tuple[AnyGroup, Sequence[Effect]]:
         if isinstance(state, ConsumerGroup):
@@ -81,12 +81,12 @@ class GroupKind:
                 return state, effects
             return group, [Write(forgotten(state), None, None, None), *effects]
         if isinstance(event, CLASSIC_REQUESTS):
-            return classic_members.step(state, event, self._rules())
-        return machine.step(state, event, self._rules())
+            return classic_members.step(state, event, self._rules(state.group_id))
+        return machine.step(state, event, self._rules(state.group_id))
 
     def _met(self, group: Group, event: Beat) -> tuple[AnyGroup, Sequence[Effect]]:
         """A member of the new protocol asks for a classic group, or one that is not there yet."""
-        met = Machine(ConsumerGroup(group_id=group.group_id), self._rules())
+        met = Machine(ConsumerGroup(group_id=group.group_id), self._rules(group.group_id))
         try:
             if event.epoch != JOIN_EPOCH:
                 raise Refused(Code.GROUP_ID_NOT_FOUND, f"Group {group.group_id} is not a consumer group.")

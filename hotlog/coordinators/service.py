@@ -44,6 +44,7 @@ from hotlog.coordinators.shard import Memory
 from hotlog.coordinators.shards import Shards
 from hotlog.coordinators.tenure import Loading
 from hotlog.kernel.errors import HotlogError, Invalid
+from hotlog.kernel.group_config import group_times
 from hotlog.kernel.settings import Settings
 from hotlog.partitions.partition import Partition
 from hotlog.wire.markers import Marker
@@ -143,14 +144,20 @@ class GroupCoordinator:
             self._limits_of = (settings, limits)
         return self._limits_of[1]
 
-    def _rules(self) -> Rules:
+    def _rules(self, group_id: str) -> Rules:
+        """What holds for a group now: the broker's settings, and over them the group's own (KIP-848)."""
+        image, rules = self._image(), self._broker_rules()
+        own = image.group_configs.get(group_id)
+        if own is not None:
+            rules = rules._replace(**group_times(own, self._settings())._asdict())
+        return rules._replace(image=image, now_ms=self._clock.now_ms())
+
+    def _broker_rules(self) -> Rules:
         settings = self._settings()
         if self._rules_of is None or self._rules_of[0] is not settings:
             policy = settings.text("group.consumer.migration.policy")
             rules = Rules(
-                session_ms=settings.number("group.consumer.session.timeout.ms"),
-                heartbeat_ms=settings.number("group.consumer.heartbeat.interval.ms"),
-                assignment_interval_ms=settings.number("group.consumer.assignment.interval.ms"),
+                **group_times({}, settings)._asdict(),
                 members_max=settings.number("group.consumer.max.size"),
                 assignors=settings.words("group.consumer.assignors"),
                 may_upgrade=policy in ("bidirectional", "upgrade"),
@@ -161,7 +168,7 @@ class GroupCoordinator:
                 now_ms=0,
             )
             self._rules_of = (settings, rules)
-        return self._rules_of[1]._replace(image=self._image(), now_ms=self._clock.now_ms())
+        return self._rules_of[1]
 
     # Membership
 
@@ -176,8 +183,8 @@ class GroupCoordinator:
         if asked.epoch != JOIN_EPOCH and group is None:
             what = "Consumer group" if asked.epoch > JOIN_EPOCH else "Group"
             return Beaten(Code.GROUP_ID_NOT_FOUND, f"{what} {group_id} not found.")
-        if asked.assignor is not None and asked.assignor not in self._rules().assignors:
-            known = ", ".join(self._rules().assignors)
+        if asked.assignor is not None and asked.assignor not in self._broker_rules().assignors:
+            known = ", ".join(self._broker_rules().assignors)
             message = f"ServerAssignor {asked.assignor} is not supported. Supported assignors: {known}."
             return Beaten(Code.UNSUPPORTED_ASSIGNOR, message)
         regexes = list(group.regexes) if isinstance(group, ConsumerGroup) else []

@@ -20,7 +20,7 @@ from hotlog.kernel.errors import HotlogError
 
 CLUSTER_NAME = "kafka-cluster"  # the one resource of its kind
 GROUP_KEYS, TRANSACTION_KEYS = 0, 1  # FindCoordinatorRequest.key_type
-TOPIC_CONFIGS, BROKER_CONFIGS, LOGGER_CONFIGS, GROUP_CONFIGS = 2, 4, 8, 32  # ConfigResource.Type
+TOPIC_CONFIGS, BROKER_CONFIGS, LOGGER_CONFIGS, CLIENT_METRICS, GROUP_CONFIGS = 2, 4, 8, 16, 32  # ConfigResource.Type
 
 
 class Operation(IntEnum):
@@ -189,7 +189,7 @@ def _configs_of(*kinds: int) -> Names:
     return names
 
 
-_TOPICS, _BROKERS = _configs_of(TOPIC_CONFIGS), _configs_of(BROKER_CONFIGS, LOGGER_CONFIGS)
+_TOPICS, _BROKERS = _configs_of(TOPIC_CONFIGS), _configs_of(BROKER_CONFIGS, LOGGER_CONFIGS, CLIENT_METRICS)
 _READ_GROUP = (Need(Operation.READ, Resource.GROUP, _group),)
 _ALTER_CLUSTER = (Need(Operation.ALTER, Resource.CLUSTER, _cluster),)
 _DESCRIBE_CLUSTER = (Need(Operation.DESCRIBE, Resource.CLUSTER, _cluster),)
@@ -275,6 +275,7 @@ NEEDS: Mapping[int, tuple[Need, ...]] = {
     69: (Need(Operation.DESCRIBE, Resource.GROUP, _groups_in("group_ids")),),
     71: (),
     72: (),
+    74: (Need(Operation.DESCRIBE_CONFIGS, Resource.CLUSTER, _cluster),),
     75: (Need(Operation.DESCRIBE, Resource.TOPIC, _described),),
     80: _ALTER_CLUSTER,
     81: _ALTER_CLUSTER,

@@ -39,7 +39,8 @@ MODULES = (
     "k42_delete_groups", "k43_elect_leaders", "k44_incremental_alter_configs", "k45_alter_partition_reassignments",
     "k46_list_partition_reassignments", "k47_offset_delete", "k48_describe_client_quotas", "k50_describe_user_scram_credentials", "k55_describe_quorum", "k57_update_features", "k60_describe_cluster",
     "k61_describe_producers", "k64_unregister_broker", "k65_describe_transactions", "k66_list_transactions",
-    "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k71_get_telemetry_subscriptions", "k72_push_telemetry", "k75_describe_topic_partitions", "k80_add_raft_voter",
+    "k68_consumer_group_heartbeat", "k69_consumer_group_describe", "k71_get_telemetry_subscriptions", "k72_push_telemetry", "k74_list_config_resources",
+    "k75_describe_topic_partitions", "k80_add_raft_voter",
     "k81_remove_raft_voter",
 )  # fmt: skip
 

@@ -30,7 +30,7 @@ KIND_UNKNOWN = 0
 @dataclass(frozen=True, kw_only=True)
 class ConfigKey:
     """One key.  `minimum`/`maximum` bound numbers, `also` is allowed outside of them; `choices` bounds strings and list elements,
-    `pattern` the whole of a list; `unit` is for the docs.
+    `pattern` the whole of a string or list; `unit` is for the docs.
 
     `acts` is False for a key that is accepted and told, but changes nothing (yet).  `is_open`: unset it has no value of its own (Kafka's
     default is null), what holds then comes from elsewhere.
@@ -89,7 +89,7 @@ class ConfigKey:
             case "double":
                 return float(text)
             case "list":
-                return tuple(part.strip() for part in text.split(",") if part.strip())
+                return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
             case _:
                 return text
 
@@ -100,8 +100,8 @@ class ConfigKey:
             bad = (bad and value != self.also) or value != value
         elif self.choices:
             bad = any(part not in self.choices for part in (value if isinstance(value, tuple) else (value,)))
-        elif self.pattern and isinstance(value, tuple):
-            bad = re.fullmatch(self.pattern, ",".join(value)) is None
+        elif self.pattern:
+            bad = re.fullmatch(self.pattern, self.text(value) or "") is None
         if bad:
             raise InvalidConfig(f"{self.name}={text!r} is not allowed; expected {self.allowed}")
 

@@ -53,12 +53,6 @@ early.start.listeners list static null
 fetch.purgatory.purge.interval.requests int static 1000
 follower.fetch.last.tiered.offset.enable boolean dynamic false
 follower.replication.throttled.rate long dynamic null
-group.consumer.max.assignment.interval.ms int static 15000
-group.consumer.max.heartbeat.interval.ms int static 15000
-group.consumer.max.session.timeout.ms int static 60000
-group.consumer.min.assignment.interval.ms int static 0
-group.consumer.min.heartbeat.interval.ms int static 5000
-group.consumer.min.session.timeout.ms int static 45000
 group.coordinator.append.linger.ms int static -1
 group.coordinator.background.threads int static 2
 group.coordinator.cached.buffer.max.bytes int dynamic 1048588

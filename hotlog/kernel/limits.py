@@ -22,6 +22,10 @@ RANGE_BYTES_MAX = 16 * MiB  # one GET reads at most this much (a request costs 0
 PARTITIONS_PER_TOPIC_MAX = 10_000
 PARTITIONS_PER_BROKER_MAX = 50_000
 
+NAMED_CONFIGS_MAX = (
+    10_000  # groups and subscriptions of client metrics that have configurations: they need not be there otherwise
+)
+
 # Fetch sessions (KIP-227): about 400 bytes each
 FETCH_SESSION_PARTITIONS_MAX = 250_000
 

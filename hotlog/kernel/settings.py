@@ -8,11 +8,13 @@ Invariants: Settings is frozen and was checked as a whole, relations included; c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from hotlog.kernel.addresses import listener_name
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey, Value, table
 from hotlog.kernel.errors import InvalidConfig
+from hotlog.kernel.group_bounds import GROUP_BOUNDS
 from hotlog.kernel.kafka_keys import KAFKA_KEYS
 from hotlog.kernel.limits import DECOMPRESSED_BATCH_BYTES_MAX, DECOMPRESSED_READ_BYTES_MAX, FETCH_SESSION_PARTITIONS_MAX, GiB, MiB
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
@@ -84,6 +86,18 @@ _OWN = [
               doc="A member that is not heard of for this long is gone."),
     ConfigKey(name="group.consumer.heartbeat.interval.ms", kind="int", default=5_000, dynamic=False, minimum=1, unit="ms",
               doc="How often members are told to be heard of."),
+    ConfigKey(name="group.consumer.min.session.timeout.ms", kind="int", default=45_000, dynamic=False, minimum=1, unit="ms",
+              doc="Shortest session timeout that a group may be given."),
+    ConfigKey(name="group.consumer.max.session.timeout.ms", kind="int", default=60_000, dynamic=False, minimum=1, unit="ms",
+              doc="Longest session timeout that a group may be given."),
+    ConfigKey(name="group.consumer.min.heartbeat.interval.ms", kind="int", default=5_000, dynamic=False, minimum=1, unit="ms",
+              doc="Shortest heartbeat interval that a group may be given."),
+    ConfigKey(name="group.consumer.max.heartbeat.interval.ms", kind="int", default=15_000, dynamic=False, minimum=1, unit="ms",
+              doc="Longest heartbeat interval that a group may be given."),
+    ConfigKey(name="group.consumer.min.assignment.interval.ms", kind="int", default=0, dynamic=False, minimum=0, unit="ms",
+              doc="Shortest assignment interval that a group may be given."),
+    ConfigKey(name="group.consumer.max.assignment.interval.ms", kind="int", default=15_000, dynamic=False, minimum=0, unit="ms",
+              doc="Longest assignment interval that a group may be given."),
     ConfigKey(name="group.consumer.max.size", kind="int", default=INT_MAX, dynamic=False, minimum=1, doc="Members of one group."),
     ConfigKey(name="group.consumer.assignors", kind="list", default=("uniform", "range"), dynamic=False, choices=("uniform", "range"),
               doc="Assignors that members may ask for; the first is for those that ask for none."),
@@ -252,6 +266,14 @@ class Settings:
             found.setdefault(listener_name(text), (host.strip("[]"), int(port)))
         return found
 
+    def told(self, name: str) -> Value | None:
+        """What a broker key is worth, also one that is only told (what cannot be read of it counts as not given); None: it has no value."""
+        if name in BROKER_KEYS:
+            return self.values.get(name)
+        with suppress(KeyError, InvalidConfig):
+            return KAFKA_KEYS[name].parse(self.others[name])
+        return KAFKA_KEYS[name].default
+
     def number(self, name: str) -> int:
         value = self.values[name]
         assert isinstance(value, int), name
@@ -292,3 +314,8 @@ def _check_relations(settings: Settings) -> None:
         raise InvalidConfig("group.consumer.assignors must name one at least")
     if settings.number("group.consumer.heartbeat.interval.ms") >= settings.number("group.consumer.session.timeout.ms"):
         raise InvalidConfig("group.consumer.heartbeat.interval.ms must be below group.consumer.session.timeout.ms")
+    for name, (least, most) in GROUP_BOUNDS.items():
+        if settings.number(least) > settings.number(most):
+            raise InvalidConfig(f"{least} must not be above {most}")
+        if not settings.number(least) <= settings.number(name) <= settings.number(most):
+            raise InvalidConfig(f"{name}={settings.number(name)} must be from {least} to {most}")

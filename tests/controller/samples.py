@@ -1,4 +1,4 @@
-"""One record of every type, and an image that holds something of everything."""
+"""One record of every type, and images that hold something of everything: of what version 1 of the formats had, and of what there is now."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from controller.records import (
     BrokerStarted,
     ControllerClaimed,
     FeaturesFinalized,
+    NamedConfigsChanged,
+    NamedKind,
     PartitionsAdded,
     ProducerIdsAllocated,
     Record,
@@ -40,7 +42,12 @@ FIRST: list[Record] = [
     TopicPurged(topic_id=OLD),
 ]
 LATER: list[Record] = [
-    FeaturesFinalized(levels={"group.version": 0, "transaction.version": 1})
+    FeaturesFinalized(levels={"group.version": 0, "transaction.version": 1}),
+    NamedConfigsChanged(kind=NamedKind.GROUP, name="g", configs={"consumer.session.timeout.ms": "50000"}),
+    NamedConfigsChanged(kind=NamedKind.CLIENT_METRICS, name="g", configs={"metrics": "*", "interval.ms": "1000"}),
+    NamedConfigsChanged(kind=NamedKind.CLIENT_METRICS, name="g", configs={"metrics": None}),
+    NamedConfigsChanged(kind=NamedKind.GROUP, name="h", configs={"consumer.heartbeat.interval.ms": "6000"}),
+    NamedConfigsChanged(kind=NamedKind.GROUP, name="h", configs={"consumer.heartbeat.interval.ms": None}),
 ]  # types that came after the golden files
 STORY: list[Record] = [*FIRST, *LATER]
 IMAGE: ClusterImage = fold(ClusterImage(), STORY)

@@ -1,4 +1,4 @@
-"""Bytes that outlive us: golden files of version 1, round trips, and what is refused.  `HOTLOG_WRITE_GOLDEN=1` writes them anew."""
+"""Bytes that outlive us: golden files of every version, round trips, and what is refused.  `HOTLOG_WRITE_GOLDEN=1` writes them anew."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from controller.records import (
     TYPES,
     BrokerConfigsChanged,
     FeaturesFinalized,
+    NamedConfigsChanged,
+    NamedKind,
     PartitionsAdded,
     ProducerIdsAllocated,
     Record,
@@ -51,7 +53,7 @@ HEAD = Head(
 )
 PAGE = Ref("c/meta/log/0", 0, len(FIRST))
 LATER_PAGE = Ref("c/meta/log/15", len(FIRST), len(STORY))
-OLD_SNAPSHOT, SNAPSHOT = Ref("c/meta/snapshot/15", 0, len(FIRST)), Ref("c/meta/snapshot/16", 0, IMAGE.offset)
+OLD_SNAPSHOT, SNAPSHOT = Ref("c/meta/snapshot/15", 0, len(FIRST)), Ref("c/meta/snapshot/21", 0, IMAGE.offset)
 ENDS = codec.Ends(
     directory_id="u4x8B2mZQ9yY0000000001",
     incarnation=UUID(int=9),
@@ -207,6 +209,7 @@ records = st.one_of(
     st.builds(TopicConfigsChanged, topic_id=ids, configs=changes),
     st.builds(BrokerConfigsChanged, node_id=st.integers(-1, 2), configs=changes),
     st.builds(FeaturesFinalized, levels=st.dictionaries(st.text(max_size=5), st.integers(0, 3), max_size=3)),
+    st.builds(NamedConfigsChanged, kind=st.sampled_from(NamedKind), name=names, configs=changes),
     st.integers(0, 100).map(lambda n: ProducerIdsAllocated(node_id=1, start=n * 1000, end=n * 1000 + 1000)),
     st.sampled_from(STORY),
 )

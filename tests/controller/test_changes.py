@@ -26,6 +26,7 @@ from controller.changes import (
     Accepted,
     AllocateProducerIds,
     AlterConfigs,
+    AlterNamedConfigs,
     BrokerConfigs,
     BrokerSteps,
     Change,
@@ -35,9 +36,12 @@ from controller.changes import (
     IdsAllocated,
     IncrementalAlterConfigs,
     MorePartitions,
+    NamedConfigs,
+    NamedSteps,
     PurgeTopics,
     Refusal,
     RegisterBroker,
+    StepNamedConfigs,
     TopicConfigs,
     TopicSteps,
     UpdateFeatures,
@@ -46,7 +50,7 @@ from controller.codec import CHANGE, seal
 from controller.config_rules import APPEND, DELETE, SET, SUBTRACT, ConfigChange, DynamicSettings, Scope
 from controller.features import FEATURES, SAFE_DOWNGRADE, UNSAFE_DOWNGRADE, UPGRADE, FeatureUpdate, level_of
 from controller.image import ClusterImage, fold
-from controller.records import BrokerConfigsChanged, BrokerStarted, Record, TopicCreated, TopicDeleted
+from controller.records import BrokerConfigsChanged, BrokerStarted, NamedKind, Record, TopicCreated, TopicDeleted
 from controller.topic_rules import NewTopic
 from hotlog.kernel.errors import Corrupt, UnknownVersion
 from hotlog.kernel.settings import Settings
@@ -82,6 +86,14 @@ new_topics = st.builds(
 )
 steps = st.lists(
     st.builds(ConfigChange, keys, st.sampled_from([SET, DELETE, APPEND, SUBTRACT, 9]), st.none() | texts), max_size=3
+).map(tuple)
+
+group_names = st.sampled_from(["g", "h", ""])
+group_keys = st.sampled_from(["consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "metrics", "interval.ms", "match"])
+group_texts = st.sampled_from(["45000", "60000", "5000", "100", "client_id=a", "x", ""])
+group_configs = st.dictionaries(group_keys, st.none() | group_texts, max_size=3)
+group_steps = st.lists(
+    st.builds(ConfigChange, group_keys, st.sampled_from([SET, DELETE, APPEND, SUBTRACT, 9]), st.none() | group_texts), max_size=3
 ).map(tuple)
 
 
@@ -121,6 +133,10 @@ changes: st.SearchStrategy[Change] = st.one_of(
         own=several(ids),
     ),
     st.builds(UpdateFeatures, updates=several(features)),
+    st.builds(
+        AlterNamedConfigs, resources=several(st.builds(NamedConfigs, st.sampled_from(NamedKind), group_names, group_configs))
+    ),
+    st.builds(StepNamedConfigs, resources=several(st.builds(NamedSteps, st.sampled_from(NamedKind), group_names, group_steps))),
     st.builds(AllocateProducerIds, node_id=st.integers(0, 2)),
 )
 images = st.integers(0, len(STORY)).map(lambda end: fold(ClusterImage(), STORY[:end]))
@@ -153,7 +169,7 @@ def test_a_plan_has_a_result_for_each_item_and_records_that_can_follow(image: Cl
     plan = change.plan(image, SCOPE)
     after = fold(image, plan.records)  # raises if they cannot
     assert plan == change.plan(image, SCOPE), "pure"
-    items = [getattr(change, name) for name in ("topics", "topic_ids", "brokers") if hasattr(change, name)]
+    items = [getattr(change, name) for name in ("topics", "topic_ids", "brokers", "resources") if hasattr(change, name)]
     assert len(plan.results) == (sum(map(len, items)) if items else 1)
     assert len(plan.records) <= sum(not isinstance(result, Refusal) for result in plan.results)
     assert after.offset == image.offset + len(plan.records)
@@ -165,7 +181,7 @@ def test_a_change_that_names_what_it_makes_may_be_submitted_again(image: Cluster
     plan = change.plan(image, SCOPE)
     after = fold(image, plan.records)
     again = change.plan(after, SCOPE)
-    if isinstance(change, CreateTopics | RegisterBroker | PurgeTopics | AlterConfigs | UpdateFeatures):
+    if isinstance(change, CreateTopics | RegisterBroker | PurgeTopics | AlterConfigs | AlterNamedConfigs | UpdateFeatures):
         for first, second in zip(plan.results, again.results, strict=True):
             if isinstance(first, Accepted) and len(plan.results) == 1:
                 assert (second, again.records) == (Accepted(), ())

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hotlog.kernel.client_metrics_config import CLIENT_METRICS_KEYS
 from hotlog.kernel.configdef import INT_MAX, LONG_MAX, ConfigKey
+from hotlog.kernel.group_config import GROUP_KEYS
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import BROKER_KEYS
 from hotlog.kernel.topic_config import TOPIC_KEYS
@@ -56,6 +58,12 @@ def configuration() -> str:
         + "\n## Broker-wide defaults of topic keys\n\nEach is what a topic gets that does not set its own. Times may also be given in Kafka's coarser "
         "forms (`log.retention.hours`, `log.retention.minutes`, `log.roll.hours`, `log.roll.jitter.hours`); the finest given wins.\n\n"
         + _keys(defaults)
+        + "\n## Groups\n\nSet with `kafka-configs --entity-type groups`, also before there is such a group. A default is what the broker key of the same name "
+        "with `group.` before it says. What was given counts within the broker's bounds (`group.consumer.min.*`, `group.consumer.max.*`), from each member's "
+        "next heartbeat on.\n\n"
+        + _keys(list(GROUP_KEYS.values()))
+        + "\n## Client metrics\n\nSubscriptions (KIP-714), set with `kafka-configs --entity-type client-metrics`.\n\n"
+        + _keys(list(CLIENT_METRICS_KEYS.values()))
     )
 
 

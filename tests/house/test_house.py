@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hotlog.kernel import topic_config
+from hotlog.kernel import group_config, topic_config
+from hotlog.kernel.group_config import GROUP_KEYS
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import BROKER_KEYS, Settings
 from hotlog.kernel.topic_config import TOPIC_KEYS, TopicConfig
@@ -96,6 +97,8 @@ def test_every_key_that_acts_is_read_somewhere() -> None:
     unread += [name for name in fields if not re.search(rf"[.]{name}\b", text + inspect.getsource(topic_config.check_change))]
     resolved = inspect.getsource(topic_config._build)
     unread += [name for name, key in TOPIC_KEYS.items() if key.acts and name not in resolved]
+    holding = inspect.getsource(group_config.group_times)
+    unread += [name for name, key in GROUP_KEYS.items() if key.acts and name not in holding]
     assert unread == []
 
 

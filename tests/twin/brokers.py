@@ -19,6 +19,9 @@ from tests.twin.telling import Side, Story
 
 SETTINGS = {
     "group.initial.rebalance.delay.ms": "0", "group.min.session.timeout.ms": "1000", "group.max.size": "4",
+    "group.consumer.assignment.interval.ms": "0", "group.consumer.max.size": "4", "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.session.timeout.ms": "20000", "group.consumer.min.heartbeat.interval.ms": "100",
+    "group.consumer.heartbeat.interval.ms": "500",
     "offsets.topic.num.partitions": "1", "transaction.state.log.num.partitions": "1", "log.retention.ms": "-1",
     # each kind of source: a coarse form, one key of two names, a value equal to the default, one that nobody acts on, one nobody knows
     "log.retention.hours": "5", "log.roll.hours": "2", "log.flush.interval.ms": "1000", "log.segment.bytes": "1073741824",

@@ -19,6 +19,29 @@ from tests.twin.telling import Side
 PROTOCOLS = (("range", b"r"), ("sticky", b"s"))
 
 
+Parts = Mapping[str, tuple[int, ...]]  # of topics by the words of the story
+
+
+def _parts_shown(assignment: Any, *, counts_only: bool) -> Any:
+    """An assignment whose partitions stand in order, or only their number."""
+    return dataclasses.replace(
+        assignment,
+        topic_partitions=tuple(
+            dataclasses.replace(part, partitions=(len(part.partitions),) if counts_only else tuple(sorted(part.partitions)))
+            for part in assignment.topic_partitions
+        ),
+    )
+
+
+def _member_shown(member: Any) -> Any:
+    return dataclasses.replace(
+        member,
+        subscribed_topic_names=tuple(sorted(member.subscribed_topic_names)),
+        assignment=_parts_shown(member.assignment, counts_only=True),
+        target_assignment=_parts_shown(member.target_assignment, counts_only=True),
+    )
+
+
 def subscription(*topics: str) -> bytes:
     """What a consumer says in its protocols (ConsumerProtocolSubscription version 1)."""
     named = b"".join(struct.pack(">h", len(topic)) + topic.encode() for topic in topics)
@@ -35,6 +58,7 @@ class Groups:
     async def _ask(self, key: Key, what: str, version: int | None = None, /, **fields: Any) -> Any:
         if what:
             return await self.at.ask(key, what, version=version, **fields)
+        fields.pop("only", None)
         return await self.at.ask_quietly(key, version=version, **fields)
 
     def _topic(self, word: str) -> dict[str, Any]:
@@ -105,7 +129,7 @@ class Groups:
 
     async def fetch(
         self, what: str, *groups: str, topics: Mapping[str, tuple[int, ...]] | None = None, version: int | None = None,
-        stable: bool = False,
+        stable: bool = False, member: str | None = None, epoch: int = -1,
     ) -> Any:  # fmt: skip
         asked = self.at.version(Key.OFFSET_FETCH) if version is None else version
         wanted: list[dict[str, Any]] | None = None
@@ -115,7 +139,7 @@ class Groups:
             wanted = [self._topic(word) | dict(partition_indexes=(0, 1)) for word in self.ids]
         return await self._ask(
             Key.OFFSET_FETCH, what, version, group_id=groups[0], topics=wanted, require_stable=stable,
-            groups=[dict(group_id=group, member_id=None, member_epoch=-1, topics=wanted) for group in groups],
+            groups=[dict(group_id=group, member_id=member, member_epoch=epoch, topics=wanted) for group in groups],
         )  # fmt: skip
 
     async def delete_offsets(self, what: str, group: str, topics: Mapping[str, tuple[int, ...]]) -> Any:
@@ -142,6 +166,58 @@ class Groups:
 
     async def delete(self, what: str, *groups: str) -> Any:
         return await self._ask(Key.DELETE_GROUPS, what, groups_names=groups)
+
+    # The new protocol (KIP-848)
+
+    async def beat(
+        self, what: str, group: str, member: str = "m", epoch: int = 0, *, instance: str | None = None, rack: str | None = None,
+        topics: tuple[str, ...] | None = None, regex: str | None = None, assignor: str | None = None, rebalance_ms: int | None = None,
+        owned: Parts | None = None, counts_only: bool = False,
+    ) -> Any:  # fmt: skip
+        """A heartbeat; one at epoch 0 says all there is to say.  `counts_only`: which partitions come is the broker's choice."""
+        if epoch == 0:
+            topics = ("t",) if topics is None and regex is None else topics
+            owned = {} if owned is None else owned
+            rebalance_ms = 60_000 if rebalance_ms is None else rebalance_ms
+        parts = None if owned is None else [dict(topic_id=self.ids[word], partitions=indexes) for word, indexes in owned.items()]
+
+        def shown(answer: Any) -> Any:
+            if answer.assignment is None:
+                return answer
+            return dataclasses.replace(answer, assignment=_parts_shown(answer.assignment, counts_only=counts_only))
+
+        return await self._ask(
+            Key.CONSUMER_GROUP_HEARTBEAT, what, group_id=group, member_id=member, member_epoch=epoch, instance_id=instance, rack_id=rack,
+            rebalance_timeout=-1 if rebalance_ms is None else rebalance_ms, subscribed_topic_regex=regex, server_assignor=assignor,
+            subscribed_topic_names=None if topics is None else [self.at.name(word) for word in topics], topic_partitions=parts, only=shown,
+        )  # fmt: skip
+
+    def parts(self, answer: Any) -> Parts:
+        """What a heartbeat was answered that the member has."""
+        words = {topic_id: word for word, topic_id in self.ids.items()}
+        return {words[part.topic_id]: tuple(sorted(part.partitions)) for part in answer.assignment.topic_partitions}
+
+    async def describe_new(self, what: str, *groups: str) -> Any:
+        """ConsumerGroupDescribe; how many partitions each member has, not which."""
+
+        def shown(answer: Any) -> Any:
+            return dataclasses.replace(
+                answer,
+                groups=tuple(
+                    dataclasses.replace(group, members=tuple(map(_member_shown, group.members))) for group in answer.groups
+                ),
+            )
+
+        return await self._ask(
+            Key.CONSUMER_GROUP_DESCRIBE, what, group_ids=groups, include_authorized_operations=False, only=shown
+        )
+
+    async def until_new(self, group: str, members: int) -> None:
+        """Until a group of the new protocol has so many members."""
+        await self.at.until(
+            lambda answer: len(answer.groups[0].members) == members,
+            Key.CONSUMER_GROUP_DESCRIBE, version=1, group_ids=(group,),
+        )  # fmt: skip
 
     # Longer moves
 

@@ -27,7 +27,7 @@ class Kind(Enum):
     """How a value is translated."""
 
     ID = "an id that a broker makes"
-    MEMBER = "a member id: the client's id and then something random"
+    MEMBER = "a member id: the client's id and then something random, or that alone"
     PORT = "a port"
     FOLDER = "a directory"
     SESSION = "a fetch session, 0 for none"
@@ -45,6 +45,7 @@ FIELDS = {
     "documentation": Kind.TEXT, "last_fetch_timestamp": Kind.TIME, "last_caught_up_timestamp": Kind.TIME, "total_bytes": Kind.SIZE, "usable_bytes": Kind.SIZE, "finalized_features_epoch": Kind.EPOCH,
 }  # fmt: skip
 _MEMBER_ID = re.compile(r"(.*)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.DOTALL)
+_KAFKA_ID = re.compile(r"[A-Za-z0-9_-]{22}")  # as it gives one to a classic member of a group of the new protocol
 
 
 class Twins:
@@ -82,6 +83,8 @@ def same(name: str, ours: Any, theirs: Any, twins: Twins) -> bool:
 
 def _members(kind: Kind, ours: Any, theirs: Any, twins: Twins) -> bool:
     forms = _MEMBER_ID.fullmatch(ours), _MEMBER_ID.fullmatch(theirs)
+    if forms[0] is not None and _KAFKA_ID.fullmatch(theirs):
+        return twins.are_one(kind, ours, theirs)
     if forms[0] is None or forms[1] is None:
         return False  # somebody else's word, which is the same for both
     return forms[0][1] == forms[1][1] and twins.are_one(kind, ours, theirs)

@@ -86,6 +86,7 @@ DOCUMENTED = {
     69: {"Describe Group"},
     71: set(),
     72: set(),
+    74: {"DescribeConfigs Cluster"},
     75: {"Describe Topic"},
     80: {"Alter Cluster"},
     81: {"Alter Cluster"},

@@ -52,7 +52,7 @@ class Stage:
         self.writes_fail = False
         self._tokens = 0
 
-    def rules(self) -> Rules:
+    def rules(self, group_id: str) -> Rules:
         rules = Rules(
             session_ms=45_000, heartbeat_ms=5_000, assignment_interval_ms=0, members_max=100, assignors=("uniform", "range"),
             may_upgrade=True, may_downgrade=True, limits=LIMITS, image=self.image, resolved=self.resolved, now_ms=self.now_ms,
@@ -138,7 +138,7 @@ class Stage:
                 assert GroupKey("g") in self.log or self.group.generation == 0 or self.group.state.value != "Stable"
             return
         group = self.group
-        found = revived_group("g", self.log, self.rules())
+        found = revived_group("g", self.log, self.rules("g"))
         assert found is not None or group.epoch == 0
         if found is not None:
             again = found[0]

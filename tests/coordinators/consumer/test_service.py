@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -112,6 +113,29 @@ def test_a_member_that_is_silent_is_gone_and_one_that_beats_stays() -> None:
         assert group_of(groups).members.keys() == {"loud"}
         await settled(loud)
         assert loud.count == 4
+        await scene.end(groups)
+
+    play(story, OFTEN)
+
+
+def test_what_a_group_was_given_holds_from_the_next_heartbeat_on() -> None:
+    """Its own session and heartbeat, within the bounds of the broker; another group has the broker's."""
+
+    async def story(scene: Scene) -> None:
+        scene.image = image_of(1, t=4)
+        groups = await scene.life()
+        own, other = Client(groups, "own"), Client(groups, "other", group="h")
+        assert [(await client.beat()).heartbeat_ms for client in (own, other)] == [5_000, 5_000]
+        given = {"consumer.session.timeout.ms": "50000", "consumer.heartbeat.interval.ms": "1"}
+        scene.image = replace(scene.image, offset=2, group_configs={"g": given})
+        assert [(await client.beat()).heartbeat_ms for client in (own, other)] == [5_000, 5_000], (
+            "1 ms is below what the broker allows"
+        )
+        await asyncio.sleep(47)
+        assert group_of(groups).members.keys() == {"own"}
+        assert not groups.describe("h").group.members
+        await asyncio.sleep(4)
+        assert not group_of(groups).members
         await scene.end(groups)
 
     play(story, OFTEN)

@@ -75,22 +75,6 @@ def _hold_table(told: Sequence[Any]) -> None:
     assert {name for name in theirs if broker_key(name) is None} == set()
 
 
-@story(Key.DESCRIBE_CONFIGS)
-async def what_else_has_configurations(at: Side) -> None:
-    for kind, name in (
-        (GROUP, "g"),
-        (GROUP, ""),
-        (CLIENT_METRICS, "m"),
-        (CLIENT_METRICS, ""),
-        (LOGGER, "1"),
-        (LOGGER, "7"),
-        (0, "x"),
-        (1, "x"),
-        (99, "x"),
-    ):
-        await describe(at, f"type {kind}, {name!r}", (kind, name), keys=["consumer.session.timeout.ms", "root"])
-
-
 async def step(at: Side, what: str, kind: int, name: str, *changes: Change, validate_only: bool = False) -> Any:
     given = [dict(name=key, config_operation=how, value=value) for key, how, value in changes]
     resources = [dict(resource_type=kind, resource_name=name, configs=given)]

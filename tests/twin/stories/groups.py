@@ -16,19 +16,30 @@ ALL = (
 )  # fmt: skip
 
 
-def told(*over: Key) -> Callable[[Callable[[Groups, str], Awaitable[None]]], None]:
-    """A story of groups whose names begin with `g`; in the newest versions, as static members and reasons are not in the older ones."""
+Told = Callable[[Groups, str], Awaitable[None]]
 
-    def make(tell: Callable[[Groups, str], Awaitable[None]]) -> None:
-        async def with_groups(at: Side) -> None:
-            groups = Groups(at)
-            groups.ids["t"] = await at.topic("t", partitions=2)
-            await tell(groups, at.name("g"))
 
-        with_groups.__name__ = tell.__name__
-        story(*over, once=True)(with_groups)
+def told_over(*topics: str) -> Callable[..., Callable[[Told], None]]:
+    """Makes stories of groups whose names begin with `g`, over `topics` of two partitions each; in the newest versions, as static members and
+    reasons are not in the older ones."""
 
-    return make
+    def told(*over: Key) -> Callable[[Told], None]:
+        def make(tell: Told) -> None:
+            async def with_groups(at: Side) -> None:
+                groups = Groups(at)
+                for word in topics:
+                    groups.ids[word] = await at.topic(word, partitions=2)
+                await tell(groups, at.name("g"))
+
+            with_groups.__name__ = tell.__name__
+            story(*over, once=True)(with_groups)
+
+        return make
+
+    return told
+
+
+told = told_over("t")
 
 
 @story(*ALL)
