@@ -44,7 +44,7 @@ from hotlog.broker.image_effects import ImageEffects
 from hotlog.broker.kept import Kept
 from hotlog.broker.polls import Polls
 from hotlog.coordinators.service import GroupCoordinator
-from hotlog.coordinators.transactions import TransactionCoordinator
+from hotlog.coordinators.transactions import Needs, TransactionCoordinator
 from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.kernel.condition import Condition
 from hotlog.kernel.errors import AlreadyExists, Fenced, HotlogError, NotFound, Retry
@@ -118,12 +118,12 @@ class Broker:
         self.transactions = TransactionCoordinator(
             settings=lambda: self.settings,
             clock=clock,
+            entropy=entropy,
             partition_of=lambda index: self.partition(TRANSACTIONS_TOPIC, index),
             ensure_topic=partial(self._ensure_internal_topic, TRANSACTIONS_TOPIC),
             image=lambda: self.image,
             hosting_version=lambda: self.hosted_places.version,
-            allocate_id=self.allocate_producer_id,
-            mark_all=self.hanging.mark_all,
+            needs=Needs(self.allocate_producer_id, self.hanging.mark_all),
         )
         self._hosting = Hosting(logs=logs, metadata=metadata, tier=tier)
         self.hosted_places: Partitions = (

@@ -13,7 +13,7 @@ from hotlog.coordinators.keyed_log import KeyedLog
 from hotlog.coordinators.keyed_table import Record
 from hotlog.coordinators.offset_records import GroupCodec, GroupKey, GroupValue, Key, OffsetKey, OffsetValue, Value
 from hotlog.coordinators.record_log import RecordLog
-from hotlog.world.ports import Clock
+from hotlog.world.ports import Clock, Entropy
 
 
 class GroupOffsets(Mapping[tuple[str, int], OffsetValue]):
@@ -41,8 +41,8 @@ class GroupOffsets(Mapping[tuple[str, int], OffsetValue]):
 class GroupLog(KeyedLog[Key, Value]):
     """The records of one partition by group."""
 
-    def __init__(self, log: RecordLog, clock: Clock) -> None:
-        super().__init__(log, GroupCodec(), clock)
+    def __init__(self, log: RecordLog, clock: Clock, entropy: Entropy) -> None:
+        super().__init__(log, GroupCodec(), clock, entropy)
         self.ages = Ages()
         self._is_read = False
 

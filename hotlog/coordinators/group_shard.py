@@ -271,7 +271,7 @@ class GroupShard(Shard[AnyGroup, Key, Value]):
         has_swept = self.sweep(LOOKED_AT_ONCE)
         has_expired = await self._expire(now_ms, now_ms - retention_ms)
         await self._expire_unwanted(now_ms, now_ms - retention_ms)
-        return await self.log.checkpoint_some() or has_expired or has_swept
+        return self.log.keep_short() or has_expired or has_swept
 
     async def _expire(self, now_ms: int, before_ms: int) -> bool:
         """Look at the groups that may be past retention, a bounded number of them."""

@@ -1,42 +1,40 @@
 """A partition that keeps the newest value of every key (__consumer_offsets, __transaction_state): replayed, appended to, kept short.
 
-It bounds itself, before a cleaner's pass is due: when more of it is dead than alive, what is alive and stands before a mark is written once more at its
-end, oldest first and a piece at a time, and then the log start moves to the mark.  A piece is read and appended in one turn of the loop,
-and what is written again is the newest that the log has of a key, so others append meanwhile and nothing of theirs is undone.
+It is an ordinary compacted log: the cleaner takes out what is out of date of its closed segments.  So that it comes to that, and a start has little to read,
+the active segment is closed once it is large and more of the log is dead than alive.
 
 Records of a transaction are pending until its marker (TxnOffsetCommit: offsets that a producer commits with its records); then they are noted where
 they stand, unless something newer was noted since, or forgotten if it was aborted.
 
-Invariants: memory shows a record only after it is committed, one of a transaction only after the marker is; the newest record of a key wins, by offset; nothing is given up before all
-that is alive stands beyond it, on the device; after the tenure's end nothing is appended, and whoever waits is told.
+Invariants: memory shows a record only after it is committed, one of a transaction only after the marker is; the newest record of a key wins, by offset; after the tenure's end nothing is appended, and whoever waits is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from hotlog.coordinators.keyed_pending import Pending, PendingRecords
+from hotlog.coordinators.keyed_replay import SEED_BYTES, replay_alive
 from hotlog.coordinators.keyed_table import KeyedTable, Record
 from hotlog.coordinators.record_log import RecordLog
 from hotlog.coordinators.tenure import Tenure
-from hotlog.kernel.errors import Corrupt, StorageFailed
+from hotlog.kernel.errors import StorageFailed
 from hotlog.kernel.limits import KiB, MiB
-from hotlog.wire.batch import crc_ok, header_at, walk
-from hotlog.wire.markers import MARKER_BYTES, Marker, marker_of
+from hotlog.wire.batch import header_at
+from hotlog.wire.markers import Marker, marker_of
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
-from hotlog.world.ports import Clock
+from hotlog.world.ports import Clock, Entropy
 
-READ_BYTES = 128 * KiB
 REPLAYED_AT_ONCE = 64  # records, in one turn of the loop
 RECORDS_PER_BATCH_MAX = 500
 BATCH_BYTES_MAX = 512 * KiB
 WHOLE_BYTES_MAX = 1_000_000  # of what is to be in one batch; max.message.bytes is a little more
 ENCODED_AT_ONCE = 16 * KiB  # of one value, in one turn of the loop
-CHECKPOINT_BYTES = 16 * MiB  # no checkpoint before this much is dead
+SEGMENT_BYTES = 16 * MiB  # closed from then on, if it pays
 ENCODED_RECORDS_AT_ONCE = 257  # in one turn of the loop; a slice of a wide commit is less
-PIECE_RECORDS = 250  # of a checkpoint, in one turn of the loop
 RECORD_OVERHEAD_BYTES = 32
 
 K = TypeVar("K")
@@ -64,20 +62,17 @@ class Codec(Protocol[K, V]):
 class KeyedLog(Generic[K, V]):
     """The newest records of one partition, and the log behind them."""
 
-    def __init__(self, log: RecordLog, codec: Codec[K, V], clock: Clock) -> None:
+    def __init__(self, log: RecordLog, codec: Codec[K, V], clock: Clock, entropy: Entropy) -> None:
         self.log = log
         self.tenure = Tenure(log.name)
         self._codec = codec
         self._clock = clock
+        self._entropy = entropy
         self._table: KeyedTable[K, V] = KeyedTable(codec.owner)
         # Not shown yet, by the offset that must be committed first: a record, or a transaction that ends there; bounded by who waits for them.
         self._noted: deque[tuple[int, Record[K, V] | Ended[K], V | None]] = deque()
-        self._open: dict[int, dict[K, Pending[V]]] = {}  # by producer id: the newest of each key in its transaction
-        self._pending: dict[str, Counter[K]] = {}  # by owner: keys of transactions whose end is not shown yet
-        self._bytes = 0  # of the log, from its start
+        self._pending: PendingRecords[K, V] = PendingRecords(codec.owner)
         self._replayed = 0  # records
-        self._mark: int | None = None  # where the checkpoint under way began
-        self._bytes_below_mark = 0
 
     # What is there
 
@@ -99,11 +94,11 @@ class KeyedLog(Generic[K, V]):
 
     def is_pending(self, owner: str, key: K) -> bool:
         """Whether a transaction has a record of the key, and its end is not shown yet."""
-        return key in self._pending.get(owner, ())
+        return self._pending.has_key(owner, key)
 
     def has_pending(self, owner: str) -> bool:
         """Whether a transaction has a record of the owner's, and its end is not shown yet."""
-        return owner in self._pending
+        return self._pending.has(owner)
 
     # Replay
 
@@ -124,23 +119,7 @@ class KeyedLog(Generic[K, V]):
 
     async def _replay_from(self, position: int) -> int:
         """Replay the committed records; where that ended."""
-        while position < self.log.committed_end:
-            data = memoryview(await self.log.read(position, READ_BYTES))
-            if not data:  # lost with the power before it was durable, as a gap in a compacted log may be
-                return self.log.end_offset
-            start = position
-            for at, header in walk(data):
-                whole = data[at : at + header.size]
-                if len(whole) < header.size:
-                    break
-                if not crc_ok(whole):
-                    raise Corrupt(f"{self.log.name}: batch at offset {header.base_offset} fails its CRC")
-                await self._replay_batch(whole)
-                self._bytes += header.size
-                position = header.next_offset
-            if position == start:
-                raise Corrupt(f"{self.log.name}: nothing can be read at offset {start}, the log ends at {self.log.committed_end}")
-        return position
+        return await replay_alive(self.log, position, self._entropy.bytes(SEED_BYTES), self._replay_batch)
 
     async def _replay_batch(self, whole: memoryview) -> None:
         header = header_at(whole)
@@ -160,7 +139,7 @@ class KeyedLog(Generic[K, V]):
                 value = self._codec.decode_value(key, found.value) if found.value is not None else None
                 size = _size(raw, found.value)
                 if header.is_transactional:
-                    self._note_pending(header.producer_id, key, Pending(found.offset, value, size))
+                    self._pending.note(header.producer_id, key, Pending(found.offset, value, size))
                 else:
                     self._show(self._table.note(key, value, found.offset, size), value)
 
@@ -196,9 +175,8 @@ class KeyedLog(Generic[K, V]):
         producer.check()
         batch = encode_batch(records, producer_id=producer.id, producer_epoch=producer.epoch, is_transactional=True)
         end = self.log.append(batch, now_ms)
-        self._bytes += len(batch)
         for at, (key, value, raw_key, raw_value) in enumerate(run, end - len(run)):
-            self._note_pending(producer.id, key, Pending(at, value, _size(raw_key, raw_value)))
+            self._pending.note(producer.id, key, Pending(at, value, _size(raw_key, raw_value)))
         return end
 
     async def end_transaction(self, marker: Marker, version: int) -> None:
@@ -212,27 +190,19 @@ class KeyedLog(Generic[K, V]):
         with self.tenure:
             await self.log.room()
             end = self.log.append_marker(marker, self._clock.now_ms(), version)
-            self._bytes += MARKER_BYTES
             self._note_end(marker, end - 1)
             await self._wait_shown(end)
 
-    def _note_pending(self, producer_id: int, key: K, pending: Pending[V]) -> None:
-        records = self._open.setdefault(producer_id, {})
-        if key not in records:
-            self._pending.setdefault(self._codec.owner(key), Counter())[key] += 1
-        records[key] = pending
-
     def _note_end(self, marker: Marker, at: int) -> None:
         """The log has the end of a transaction at offset `at`."""
-        records = self._open.pop(marker.producer_id, None)
+        records = self._pending.end(marker.producer_id)
         if not records:
             return
         if marker.is_commit:
             for key, (offset, value, size) in records.items():
                 known = self._table.of(self._codec.owner(key)).get(key)
                 if known is None or known.newest_at < offset:
-                    is_first = self._mark is not None and offset < self._mark
-                    self._noted.append((at, self._table.note(key, value, offset, size, is_first=is_first), value))
+                    self._noted.append((at, self._table.note(key, value, offset, size), value))
         self._noted.append((at, Ended(tuple(records)), None))
 
     def _write(self, run: Sequence[Encoded[K, V]]) -> int:
@@ -240,7 +210,6 @@ class KeyedLog(Generic[K, V]):
         now_ms = self._clock.now_ms()
         batch = encode_batch([NewRecord(now_ms, raw_key, raw_value) for _, _, raw_key, raw_value in run])
         end = self.log.append(batch, now_ms)
-        self._bytes += len(batch)
         for at, (key, value, raw_key, raw_value) in enumerate(run, end - len(run)):
             self._noted.append((at, self._table.note(key, value, at, _size(raw_key, raw_value)), value))
         return end
@@ -278,61 +247,25 @@ class KeyedLog(Generic[K, V]):
             if isinstance(what, Record):
                 self._show(what, value)
             else:
-                self._forget_pending(what.keys)
-
-    def _forget_pending(self, keys: Sequence[K]) -> None:
-        for key in keys:
-            owner = self._codec.owner(key)
-            pending = self._pending[owner]
-            pending[key] -= 1
-            if not pending[key]:
-                del pending[key]
-                if not pending:
-                    del self._pending[owner]
+                self._pending.forget(what.keys)
 
     def _show(self, record: Record[K, V], value: V | None) -> None:
         """A record is committed; what is built from records follows it here."""
         self._table.show(record, value)
 
-    # Checkpoint
+    # Upkeep
 
-    @property
-    def _is_due(self) -> bool:
-        """Whether writing what is alive once more frees more than it writes."""
-        dead = self._bytes - self._table.alive_bytes
-        return dead >= CHECKPOINT_BYTES and dead > self._table.alive_bytes
-
-    async def checkpoint_some(self) -> bool:
-        """One piece of a checkpoint, if one is due or under way; whether it goes on.
+    def keep_short(self) -> bool:
+        """Close the active segment if the cleaner would take more of the log than it leaves; whether that was done.
 
         Raises:
-            StorageFailed, DiskFull: it goes on with the next call.  NotCoordinator
+            StorageFailed, DiskFull, NotReady: it goes on as it is.
         """
-        if self._mark is None and not self._is_due:
+        log = self.log
+        if self.tenure.is_over or not log.has_room or log.active_bytes < SEGMENT_BYTES or log.size < 2 * self._table.alive_bytes:
             return False
-        with self.tenure:
-            await self.log.room()
-            if self._mark is None:
-                self._mark, self._bytes_below_mark = self.log.cut(self._clock.now_ms()), self._bytes
-                await self.log.room()
-            records = self._table.oldest(self._mark, PIECE_RECORDS, BATCH_BYTES_MAX)
-            # What is written again is newer in the log than what a transaction has of its key by now: that must be decided first.
-            free = [record for record in records if not self.is_pending(self._codec.owner(record.key), record.key)]
-            if free:
-                await self._wait_shown(self._write([self._encoded_again(record.key, record.newest) for record in free]))
-                return True
-            if records or any(pending.at < self._mark for open_ in self._open.values() for pending in open_.values()):
-                return False  # it goes on when their transactions have ended
-            await self.log.drop_before(self._mark)
-            self._mark = None
-            self._bytes -= self._bytes_below_mark
-            return False
-
-    def _encoded_again(self, key: K, value: V | None) -> Encoded[K, V]:
-        raw = self._codec.encode_value(value) if value is not None else None
-        if raw is not None and not isinstance(raw, bytes):
-            raw = b"".join(raw)
-        return key, value, self._codec.encode_key(key), raw
+        log.roll(self._clock.now_ms())
+        return True
 
 
 class Producer(NamedTuple):
@@ -341,14 +274,6 @@ class Producer(NamedTuple):
     id: int
     epoch: int
     check: Callable[[], None]
-
-
-class Pending(NamedTuple, Generic[V]):
-    """A record of a transaction: its offset, value and bytes."""
-
-    at: int
-    value: V | None
-    size: int
 
 
 class Ended(NamedTuple, Generic[K]):

@@ -73,11 +73,20 @@ class RecordLog(Protocol):
     def when_committed(self, end_offset: int, told: Callable[[Exception | None], None]) -> None:
         """Call `told` with None once everything below `end_offset` is committed, or with what `committed` would raise."""
 
-    def cut(self, now_ms: int) -> int:
-        """Make what was appended so far droppable as a whole; the offset behind it."""
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
 
-    async def drop_before(self, offset: int) -> None:
-        """Give up what stands below a `cut`, once all that was appended is on the device."""
+    @property
+    def active_bytes(self) -> int:
+        """Bytes of the segment that is appended to, which no cleaner looks at."""
+
+    def roll(self, now_ms: int) -> None:
+        """Close that segment.
+
+        Raises:
+            StorageFailed, DiskFull, NotReady: it goes on.
+        """
 
 
 @dataclass(frozen=True)
@@ -128,9 +137,13 @@ class PartitionRecords:
     def when_committed(self, end_offset: int, told: Callable[[Exception | None], None]) -> None:
         self.partition.when_committed(end_offset, told)
 
-    def cut(self, now_ms: int) -> int:
-        self.partition.roll(now_ms)
-        return self.partition.log_end_offset
+    @property
+    def size(self) -> int:
+        return self.partition.local_bytes
 
-    async def drop_before(self, offset: int) -> None:
-        await self.partition.drop_before(offset)
+    @property
+    def active_bytes(self) -> int:
+        return self.partition.active_bytes
+
+    def roll(self, now_ms: int) -> None:
+        self.partition.roll(now_ms)

@@ -106,7 +106,7 @@ class GroupCoordinator:
         return PartitionRecords(partition) if partition is not None else None
 
     def _made(self, log: RecordLog) -> GroupShard:
-        return GroupShard(GroupLog(log, self._clock), self._kind, self._clock, self._memory)
+        return GroupShard(GroupLog(log, self._clock, self._entropy), self._kind, self._clock, self._memory)
 
     # Life
 

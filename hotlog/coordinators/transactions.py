@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from controller.features import TRANSACTION_VERSION, level_of
 from controller.image import ClusterImage
@@ -43,7 +43,7 @@ from hotlog.kernel.errors import HotlogError
 from hotlog.kernel.settings import Settings
 from hotlog.partitions.partition import Partition
 from hotlog.wire.markers import Marker
-from hotlog.world.ports import Clock
+from hotlog.world.ports import Clock, Entropy
 
 LOG = logging.getLogger(__name__)
 TOPIC = "__transaction_state"
@@ -53,11 +53,20 @@ MarkAll = Callable[[Marker, Version, Collection[Place]], Awaitable[Collection[Pl
 """Ends a transaction in partitions; those in which it is still to be ended."""
 
 
+class Needs(NamedTuple):
+    """What transactions need of the broker: a producer id that was never given, and a way to end one in partitions."""
+
+    allocate_id: Callable[[], Awaitable[int]]
+    mark_all: MarkAll
+
+
 class TransactionShard(Shard[Transaction, str, Transaction]):
     """The transactional ids of one partition."""
 
-    def __init__(self, log: RecordLog, kind: TransactionKind, clock: Clock, memory: Memory, mark_all: MarkAll) -> None:
-        super().__init__(KeyedLog(log, TransactionCodec(), clock), kind, clock, memory)
+    def __init__(
+        self, log: RecordLog, kind: TransactionKind, clock: Clock, entropy: Entropy, memory: Memory, mark_all: MarkAll
+    ) -> None:
+        super().__init__(KeyedLog(log, TransactionCodec(), clock, entropy), kind, clock, memory)
         self._mark_all = mark_all
 
     async def done(self, what: Mark) -> Marked:
@@ -77,31 +86,30 @@ class TransactionShard(Shard[Transaction, str, Transaction]):
             StorageFailed, DiskFull: tried again by the next call.
         """
         has_swept = self.sweep(LOOKED_AT_ONCE)
-        return await self.log.checkpoint_some() or has_swept
+        return self.log.keep_short() or has_swept
 
 
 class TransactionCoordinator:
-    """All transactional ids of this node.  The callables reach the broker, as those of the group coordinator do; `allocate_id` gives a producer id that
-    was never given, `mark_all` ends transactions."""
+    """All transactional ids of this node.  The callables reach the broker, as those of the group coordinator do."""
 
     def __init__(
         self,
         *,
         settings: Callable[[], Settings],
         clock: Clock,
+        entropy: Entropy,
         partition_of: Callable[[int], Partition | None],
         ensure_topic: Callable[[], Awaitable[None]],
         image: Callable[[], ClusterImage],
         hosting_version: Callable[[], int],
-        allocate_id: Callable[[], Awaitable[int]],
-        mark_all: MarkAll,
+        needs: Needs,
     ) -> None:
         self._image = image
         self._settings = settings
         self._clock = clock
+        self._entropy = entropy
         self._partition_of = partition_of
-        self._allocate_id = allocate_id
-        self._mark_all = mark_all
+        self._allocate_id, self._mark_all = needs
         self._memory = Memory()
         self._kind = TransactionKind(self._now)
         self._shards: Shards[TransactionShard] = Shards(
@@ -119,7 +127,7 @@ class TransactionCoordinator:
         return PartitionRecords(partition) if partition is not None else None
 
     def _made(self, log: RecordLog) -> TransactionShard:
-        return TransactionShard(log, self._kind, self._clock, self._memory, self._mark_all)
+        return TransactionShard(log, self._kind, self._clock, self._entropy, self._memory, self._mark_all)
 
     def _now(self) -> Now:
         version = Version(level_of(self._image(), TRANSACTION_VERSION))

@@ -201,6 +201,11 @@ class Partition:
         return self.log.size
 
     @property
+    def active_bytes(self) -> int:
+        """Bytes of the segment that is appended to."""
+        return self.log.active.size
+
+    @property
     def stored_bytes(self) -> int | None:
         """Committed log bytes in the store; None without a cold tier."""
         return self.cold.size_bytes if self.cold is not None else None
@@ -385,22 +390,12 @@ class Partition:
     # For coordinators
 
     def roll(self, now_ms: int) -> None:
-        """Close the active segment if it holds anything, so that what was appended so far can be dropped as a whole.
+        """Close the active segment if it holds anything.
 
         Raises:
             DiskFull, StorageFailed, NotReady: a thread is writing to it.
         """
         self.log.roll(now_ms)
-
-    async def drop_before(self, offset: int) -> None:
-        """Move the log start up to `offset`, where a segment begins, and drop what lies before it, once all that was appended is on the device.
-
-        Raises:
-            StorageFailed, DiskFull: nothing was dropped.
-        """
-        await self.log.flush()  # whatever the topic's durability
-        self.log.advance_log_start(offset)
-        await self.log.drop_local_before(offset)
 
 
 COLD_WAIT_MS = 30_000  # how long one read of the store may go on by itself; the store's own deadlines are around it

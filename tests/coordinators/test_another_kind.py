@@ -18,6 +18,7 @@ from hotlog.coordinators.shards import Shards
 from hotlog.coordinators.tenure import NotCoordinator
 from tests.coordinators.scene import Scene, play
 from tests.partitions.hosted import hosted
+from tests.sim.entropy import SimEntropy
 
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
@@ -105,7 +106,7 @@ def test_another_kind_of_coordinator_is_a_codec_and_a_step() -> None:
             return
 
         def made(log: PartitionRecords) -> Shard[Producer, str, int]:
-            return Shard(KeyedLog(log, ProducerCodec(), scene.clock), ProducerKind(), scene.clock, Memory())
+            return Shard(KeyedLog(log, ProducerCodec(), scene.clock, SimEntropy(3)), ProducerKind(), scene.clock, Memory())
 
         shards: Shards[Shard[Producer, str, int]] = Shards(
             topic="__transaction_state", clock=scene.clock, made=made, ensure_topic=nothing, partition_count=lambda: 1,

@@ -1,4 +1,4 @@
-"""Committed offsets through a crash at every call of the disk, with and without loss of power, commits beside checkpoints included."""
+"""Committed offsets through a crash at every call of the disk, with and without loss of power, commits beside cleanings included."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from compaction.cleaner import Cleaner
 from hotlog.coordinators import keyed_log
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_types import Group
@@ -17,6 +18,7 @@ from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log.manager import LogManager
+from tests.compaction.cleaning import cleaner_of
 from tests.partitions.hosted import hosted
 from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
@@ -34,12 +36,18 @@ QUIET_EVERY = 25  # deaths, and then a life that ends by itself
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
 
+async def kept_short(table: GroupLog, cleaner: Cleaner) -> None:
+    if table.keep_short():
+        await cleaner.tick()
+
+
 async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict[int, int]) -> None:
     """One process: replay, hold what was acked against it, commit some more."""
     manager = LogManager(clock, disk, SimEntropy(1), SETTINGS, Metrics(), "/data")
     await manager.open(config_of=lambda tp: CONFIG)
     log = manager.get(TP) or await manager.create(TP, UUID(int=1), CONFIG)
-    table = GroupLog(PartitionRecords(hosted(log)), clock)
+    table = GroupLog(PartitionRecords(hosted(log)), clock, SimEntropy(2))
+    cleaner = cleaner_of(log, disk=disk, clock=clock, entropy=SimEntropy(3))
     await table.replay()
     if not table.has("quiet"):
         assert not acked, "it was acked before the first commit"
@@ -52,7 +60,7 @@ async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict
         partition = number % PARTITIONS
         said[partition] = offset = said.get(partition, 0) + 1
         commit = table.append([(OffsetKey("g", "clicks", partition), OffsetValue(offset, -1, "m" * 200, clock.now_ms()))])
-        await asyncio.gather(commit, table.checkpoint_some())
+        await asyncio.gather(commit, kept_short(table, cleaner))
         assert table.offsets("g")["clicks", partition].offset == offset
         acked[partition] = offset
     assert table.group("quiet") is not None, "a group without a commit is written again as well"
@@ -63,8 +71,7 @@ async def life(disk: SimDisk, clock: SimClock, said: dict[int, int], acked: dict
 @pytest.mark.parametrize("is_power_lost", [False, True])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_crash_at_every_call_loses_no_acked_commit(seed: int, is_power_lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 900)
-    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 2)
+    monkeypatch.setattr(keyed_log, "SEGMENT_BYTES", 900)
 
     async def main(loop: SimLoop) -> None:
         clock, trace = SimClock(loop), Trace(loop)

@@ -1,4 +1,4 @@
-"""One partition of __consumer_offsets: what is shown and when, checkpoints beside commits, and that work ends and yields."""
+"""One partition of __consumer_offsets: what is shown and when, what a start reads, and when a segment is closed for the cleaner."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from hotlog.coordinators import keyed_log
+from hotlog.coordinators import group_log, keyed_log
 from hotlog.coordinators.group_log import GroupLog
 from hotlog.coordinators.group_shard import Entry
 from hotlog.coordinators.group_types import Group
-from hotlog.coordinators.offset_records import GroupKey, GroupValue, OffsetKey, OffsetValue
+from hotlog.coordinators.offset_records import GroupCodec, GroupKey, GroupValue, Key, OffsetKey, OffsetValue, Value
 from hotlog.coordinators.record_log import PartitionRecords
 from hotlog.kernel.ids import TopicPartition
 from hotlog.world.ports import Disk
+from hotlog.world.posix import SystemEntropy
+from tests.compaction.cleaning import cleaner_of
 from tests.log.support import T0, config, new_log, opened
 from tests.partitions.hosted import hosted
 from tests.support.clocks import HandClock
 from tests.support.disks import FastDisk, FaultyDisk
-from tests.tools.steps import count_steps
 
 TP = TopicPartition("__consumer_offsets", 0)
 CONFIG = config(cleanup_policy="compact", file_delete_delay_ms=0)
@@ -38,7 +39,7 @@ def stored(group: str, generation: int) -> Entry:
 @asynccontextmanager
 async def table_at(path: Path, disk: Disk | None = None) -> AsyncIterator[GroupLog]:
     async with opened(path, CONFIG, disk=disk or FastDisk(2)) as logs:
-        table = GroupLog(PartitionRecords(hosted(logs.get(TP) or await new_log(logs, CONFIG, TP))), HandClock())
+        table = GroupLog(PartitionRecords(hosted(logs.get(TP) or await new_log(logs, CONFIG, TP))), HandClock(), SystemEntropy())
         await table.replay()
         yield table
 
@@ -47,12 +48,14 @@ def shown(table: GroupLog, *, group: str = "g") -> dict[int, int]:
     return {partition: value.offset for (_, partition), value in table.offsets(group).items()}
 
 
-async def checkpointed(table: GroupLog) -> int:
-    """Checkpoint to the end; how many pieces it took."""
-    for pieces in range(1_000):
-        if not await table.checkpoint_some():
-            return pieces
-    raise AssertionError("a checkpoint goes on for ever")
+async def cleaned(table: GroupLog) -> int:
+    """Clean what is closed; how many cleanings it took."""
+    log = table.log.partition.log
+    await log.flush()
+    cleaner, count = cleaner_of(log, disk=FastDisk(2), clock=HandClock()), 0
+    while await cleaner.tick():
+        count += 1
+    return count
 
 
 async def test_a_record_is_shown_only_when_it_is_durable(tmp_path: Path) -> None:
@@ -118,117 +121,80 @@ async def test_tombstones_and_commits_of_one_key_in_one_flush_end_as_a_replay_en
         assert not table.has("g")
 
 
-@pytest.mark.parametrize("piece", [4, 50])
-async def test_a_commit_during_a_checkpoint_is_not_undone_by_the_older_value(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
-) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
-    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", piece)
-    disk = FaultyDisk()
-    async with table_at(tmp_path, disk) as table:
-        for offset in range(12):
-            await table.append([committed(offset, partition=partition) for partition in range(12)])
-        disk.hold()  # commits before, between and after the pieces, none of them durable while the pieces are read
-        late = [asyncio.create_task(table.append([committed(100 + p, partition=p)])) for p in (0, 5)]
-        await disk.is_holding()
-        checkpoint = asyncio.create_task(checkpointed(table))
-        for partition in (0, 1, 6, 11):
-            await asyncio.sleep(0)
-            late.append(asyncio.create_task(table.append([committed(200 + partition, partition=partition)])))
-        await asyncio.sleep(0)
-        disk.let_go()
-        await asyncio.gather(*late)
-        await table.append([committed(300, partition=2)])
-        assert await checkpoint == -(-12 // piece)
-        assert table.log.partition.log.log_start_offset >= 144
-        wanted = {p: 11 for p in range(12)} | {0: 200, 1: 201, 2: 300, 5: 105, 6: 206, 11: 211}
+async def test_a_segment_is_closed_for_the_cleaner_when_that_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed_log, "SEGMENT_BYTES", 4_000)
+    async with table_at(tmp_path) as table:
+        log = table.log.partition.log
+        everything = [committed(1, partition=partition, metadata="m" * 40) for partition in range(300)]
+        await table.append(everything)
+        assert not table.keep_short(), "all of it is alive"
+        await table.append([committed(2, partition=partition, metadata="m" * 40) for partition in range(60)])
+        assert not table.keep_short(), "more is alive than dead"
+        for offset in (3, 4):
+            await table.append([committed(offset, partition=partition, metadata="m" * 40) for partition in range(300)])
+        assert table.keep_short()
+        assert not table.keep_short(), "nothing was appended since"
+        size = log.size
+        assert await cleaned(table) == 1
+        assert log.size < size / 2
+        await table.append([committed(5, partition=partition, metadata="m" * 40) for partition in range(60)])
+        assert not table.keep_short(), "most of it is alive now"
+        wanted = {partition: 5 if partition < 60 else 4 for partition in range(300)}
         assert shown(table) == wanted
     async with table_at(tmp_path) as table:
         assert shown(table) == wanted
 
 
-async def test_a_checkpoint_keeps_groups_that_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
+async def test_what_was_cleaned_is_read_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed_log, "SEGMENT_BYTES", 2_000)
     async with table_at(tmp_path) as table:
         await table.append([stored("quiet", 3)])
         for offset in range(50):
-            await table.append([committed(offset)])
-        await checkpointed(table)
-        assert table.log.partition.log.log_start_offset > 40
+            await table.append([committed(offset), committed(offset, partition=offset)])
+        await table.append([(OffsetKey("g", "clicks", 7), None)])
+        assert table.keep_short()
+        assert await cleaned(table)
+        await table.append([committed(100, partition=8)])
+        wanted = shown(table)
     async with table_at(tmp_path) as table:
         value = table.group("quiet")
-        assert value is not None
-        assert value.group.generation == 3
-        assert shown(table) == {0: 49}
+        assert value is not None and value.group.generation == 3
+        assert shown(table) == wanted
+        assert 7 not in wanted and wanted[8] == 100
 
 
-async def test_what_is_alive_alone_is_never_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More alive than CHECKPOINT_BYTES: one checkpoint when as much is dead, then none until as much is dead again."""
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 4_000)
-    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 50)
+class CountingCodec(GroupCodec):
+    """Counts the values that are decoded."""
+
+    decoded = 0
+
+    def decode_value(self, key: Key, raw: bytes) -> Value:
+        self.decoded += 1
+        return super().decode_value(key, raw)
+
+
+async def test_a_start_decodes_what_is_alive_however_much_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand groups with ten offsets each, all of which were committed again and again, here and there in a transaction."""
+    codecs: list[CountingCodec] = []
+
+    def made() -> CountingCodec:
+        codecs.append(CountingCodec())
+        return codecs[-1]
+
+    monkeypatch.setattr(group_log, "GroupCodec", made)
+    groups, commits = 1_000, 5
     async with table_at(tmp_path) as table:
-        everything = [committed(1, partition=partition, metadata="m" * 40) for partition in range(300)]
-        await table.append(everything)
-        assert await checkpointed(table) == 0, "all of it is alive"
-        await table.append([committed(2, partition=partition, metadata="m" * 40) for partition in range(60)])
-        assert await checkpointed(table) == 0, "4,000 bytes are dead, but far more is alive"
-        for offset in (3, 4):
-            await table.append([committed(offset, partition=partition, metadata="m" * 40) for partition in range(300)])
-        end = table.log.partition.log.log_end_offset
-        assert await checkpointed(table) == 6, "300 records in pieces of 50"
-        assert table.log.partition.log.log_end_offset == end + 300
-        assert await checkpointed(table) == 0, "what a checkpoint wrote is alive"
-        size = table.log.partition.log.size
-    async with table_at(tmp_path) as table:
-        assert await checkpointed(table) == 0, "also after a restart"
-        assert table.log.partition.log.size == size
-        assert len(shown(table)) == 300
-
-
-async def test_a_checkpoint_that_was_interrupted_goes_on_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
-    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 10)
-    disk = FaultyDisk()
-    async with table_at(tmp_path, disk) as table:
-        for offset in range(5):
-            await table.append([committed(offset, partition=partition) for partition in range(50)])
-        for _ in range(3):
-            assert await table.checkpoint_some()
-        start = table.log.partition.log.log_start_offset
-        assert start == 0, "nothing is given up before all of it is written again"
-    async with table_at(tmp_path) as table:
-        assert shown(table) == {partition: 4 for partition in range(50)}
-        assert await checkpointed(table) >= 5
-        assert table.log.partition.log.log_start_offset > 250
-    async with table_at(tmp_path) as table:
-        assert shown(table) == {partition: 4 for partition in range(50)}
-
-
-async def test_what_goes_was_written_again_on_the_device_whatever_the_durability(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 2_000)
-    disk = FaultyDisk()
-    lazy = config(cleanup_policy="compact", hotlog_durability="page-cache", flush_messages=1 << 40)
-    async with opened(tmp_path, lazy, disk=disk) as logs:
-        table = GroupLog(PartitionRecords(hosted(await new_log(logs, lazy, TP))), HandClock())
-        for offset in range(60):
-            await table.append([committed(offset)])
+        await table.append([stored(f"g{number}", 3) for number in range(groups)])
+        for offset in range(commits):
+            for number in range(groups):
+                entries = [committed(offset, group=f"g{number}", partition=partition) for partition in range(10)]
+                table._write(
+                    [(key, value, table._codec.encode_key(key), table._codec.encode_value(value)) for key, value in entries]
+                )
         await table.log.partition.log.flush()
-        await checkpointed(table)
-        assert table.log.partition.log.log_start_offset >= 60
-        assert table.log.partition.log.durable_end == table.log.partition.log.log_end_offset
-
-
-async def test_a_checkpoint_is_pieces_and_commits_go_on_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 10_000)
-    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 20)
     async with table_at(tmp_path) as table:
-        for offset in range(3):
-            await table.append([committed(offset, partition=partition) for partition in range(400)])
-        few = await count_steps(table.append([committed(3, partition=partition) for partition in range(20)]))
-        steps = await count_steps(checkpointed(table))
-        assert steps.total > 10 * few.total
-        assert steps.most < 2 * few.total, "a piece is about as much as writing PIECE_RECORDS records"
+        alive = groups * 11
+        assert alive <= codecs[-1].decoded <= alive * 1.01, (
+            f"{codecs[-1].decoded} values were decoded; {groups * (commits * 10 + 1)} are in the log"
+        )
+        assert all(shown(table, group=f"g{number}") == dict.fromkeys(range(10), commits - 1) for number in range(groups))

@@ -191,8 +191,7 @@ def test_a_log_that_failed_and_was_opened_again_is_read_anew() -> None:
 def test_no_acked_commit_is_lost_wherever_the_disk_fails_and_the_log_is_opened_again(
     call: str, is_power_lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyed_log, "CHECKPOINT_BYTES", 900)
-    monkeypatch.setattr(keyed_log, "PIECE_RECORDS", 2)
+    monkeypatch.setattr(keyed_log, "SEGMENT_BYTES", 900)
 
     async def story(scene: Scene) -> None:
         acked: dict[int, int] = {}

@@ -123,7 +123,9 @@ class Story:
 
     async def expire(self, partition: Partition) -> None:
         partition.roll(0)
-        await partition.drop_before(partition.committed_end)
+        await partition.log.flush()
+        partition.log.advance_log_start(partition.committed_end)
+        await partition.log.drop_local_before(partition.committed_end)
 
     async def lead(self, partition: Partition) -> None:
         partition.lead(partition.leader_epoch + 1)
