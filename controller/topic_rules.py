@@ -139,7 +139,10 @@ def plan_delete(topic: TopicImage, scope: Scope) -> TopicDeleted:
     if not scope.settings.flag("delete.topic.enable"):
         raise Refused(ErrorCode.topic_deletion_disabled, "topic deletion is disabled: delete.topic.enable=false")
     if topic.name in INTERNAL_TOPICS:
-        raise Refused(ErrorCode.policy_violation, f"topic {topic.name!r} is internal: deleting it would lose all groups' offsets")
+        raise Refused(
+            ErrorCode.policy_violation,
+            f"topic {topic.name!r} is internal: with it would go what all groups, or all transactions, have come to",
+        )
     return TopicDeleted(topic_id=topic.topic_id)
 
 

@@ -73,4 +73,13 @@ def _found(broker: Broker, name: str | None, topic_id: UUID | None, times: int) 
     return topic or Refused(ErrorCode.unknown_topic_or_partition, f"topic {name!r} does not exist")
 
 
-API = Api(key=KEY, name="DeleteTopics", versions=range(1, 7), handle=handle, omits=("timeout: the answer comes when it is done",))
+API = Api(
+    key=KEY,
+    name="DeleteTopics",
+    versions=range(1, 7),
+    handle=handle,
+    omits=(
+        "timeout: the answer comes when it is done",
+        "internal topics (Kafka deletes them with all groups' offsets, and with what is to become of transactions; here POLICY_VIOLATION)",
+    ),
+)

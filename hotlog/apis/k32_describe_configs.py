@@ -26,6 +26,7 @@ from hotlog.answers.config_entries import (
 from hotlog.answers.config_resources import BrokerResource, NamedResource, Resource, TopicResource, config_resource
 from hotlog.answers.replies import NO_THROTTLE, refusal
 from hotlog.answers.slices import breathe
+from hotlog.answers.uncleanable import uncleanable_entries
 from hotlog.wire.apis import responses
 from hotlog.wire.error_codes import Refused
 
@@ -48,7 +49,7 @@ async def handle(broker: Broker, context: RequestContext, request: Any) -> Any:
         code, message = ErrorCode.none, None
         entries: list[Entry] = []
         try:
-            entries = _entries(broker, resource)
+            entries = _entries(broker, resource) + uncleanable_entries(broker, resource)
         except Exception as problem:
             code, message = refusal(context, problem)
         results.append(

@@ -7,11 +7,14 @@ Invariants: one connection, one request, one answer; nothing is retried.
 from __future__ import annotations
 
 import io
+import json
 import socket
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from kio.schema.describe_configs.v4.request import DescribeConfigsRequest, DescribeConfigsResource
+from kio.schema.describe_configs.v4.response import DescribeConfigsResponse
 from kio.schema.describe_log_dirs.v4.request import DescribableLogDirTopic, DescribeLogDirsRequest
 from kio.schema.describe_log_dirs.v4.response import DescribeLogDirsResponse
 from kio.schema.errors import ErrorCode
@@ -23,7 +26,8 @@ from kio.static.primitive import i8, i32, i64
 
 from hotlog.kernel.errors import Corrupt, Invalid, Retry
 
-LIST_OFFSETS, DESCRIBE_LOG_DIRS = (2, 9), (35, 4)  # key and version, both with flexible headers
+LIST_OFFSETS, DESCRIBE_CONFIGS, DESCRIBE_LOG_DIRS = (2, 9), (32, 4), (35, 4)  # key and version, all with flexible headers
+UNCLEANABLE = "hotlog.uncleanable"
 LATEST, EARLIEST = -1, -2
 EARLIEST_LOCAL = -4  # KIP-405
 LATEST_TIERED = -5  # KIP-1005
@@ -69,6 +73,16 @@ def tier_sizes(bootstrap: str, topic: str, partitions: Sequence[int]) -> dict[in
         for part in (part for one in directory.topics if one.name == topic for part in one.partitions):
             sizes[part.partition_index] = sizes.get(part.partition_index, 0) + part.partition_size
     return {index: TierSizes(found[False].get(index, 0), found[True].get(index)) for index in partitions}
+
+
+def uncleanable(bootstrap: str, topic: str) -> dict[int, str]:
+    """Partitions whose log cannot be cleaned, and why (hotlog.answers.uncleanable); empty where a broker does not tell.  Raises as `tier_borders`."""
+    wanted = DescribeConfigsResource(resource_type=i8(2), resource_name=topic, configuration_keys=(UNCLEANABLE,))
+    answer = ask(
+        bootstrap, DESCRIBE_CONFIGS, DescribeConfigsRequest, DescribeConfigsRequest(resources=(wanted,)), DescribeConfigsResponse
+    )
+    values = [entry.value for result in answer.results for entry in result.configs if entry.name == UNCLEANABLE]
+    return {int(index): why for index, why in json.loads(values[0] or "{}").items()} if values else {}
 
 
 def full_disks(bootstrap: str) -> list[str]:

@@ -35,7 +35,7 @@ from hotlog.cli.options import (
     parse_pairs,
 )
 from hotlog.cli.output import say, show_json, show_rows
-from hotlog.cli.raw import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders, tier_sizes
+from hotlog.cli.raw import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, tier_borders, tier_sizes, uncleanable
 from hotlog.kernel.errors import HotlogError, Invalid, Retry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create, list, describe, alter, roll and delete topics.")
@@ -96,7 +96,8 @@ def list_topics(
 
 @app.command()
 def describe(topic: Topic, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_DEFAULT, extra: ClientPairs = None) -> None:
-    """Partitions with their offsets and bytes in both tiers, leader and replicas, and every configuration that is not a default."""
+    """Partitions with their offsets and bytes in both tiers, leader and replicas, what cannot be cleaned and why, and every configuration that is not a
+    default."""
     client = admin(bootstrap, client_pairs(extra))
     indexes = sorted(topic_meta(client, topic, bootstrap).partitions)
     found = _description(client, topic, bootstrap)
@@ -117,6 +118,9 @@ def describe(topic: Topic, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_
         }
         for part in sorted(found.partitions, key=lambda part: part.id)
     ]
+    stuck = uncleanable(bootstrap, topic)
+    for row in rows:
+        row["uncleanable"] = stuck.get(row["partition"])
     entries = _configs(client, topic, bootstrap)
     topic_id = str(found.topic_id)
     if json:
@@ -127,7 +131,9 @@ def describe(topic: Topic, json: Json = False, bootstrap: Bootstrap = BOOTSTRAP_
         ["topic", "id", "partitions", "replicas"], [[topic, topic_id, len(rows), max(len(row["replicas"]) for row in rows)]]
     )
     columns = ["partition", "earliest", "tiered", "local", "latest", "local bytes", "tiered bytes", "leader", "replicas", "isr"]
-    show_rows(columns, [[_cell(value) for value in row.values()] for row in rows], numeric=columns[:8])
+    show_rows(columns, [[_cell(value) for value in list(row.values())[: len(columns)]] for row in rows], numeric=columns[:8])
+    if stuck:
+        show_rows(["partition", "cannot be cleaned"], sorted(stuck.items()), numeric=["partition"])
     changed = {e.name: e.value for e in entries.values() if e.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value}
     show_rows(["configuration", "value"], sorted(changed.items()))
 

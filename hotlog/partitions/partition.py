@@ -206,6 +206,11 @@ class Partition:
         return self.log.active.size
 
     @property
+    def uncleanable(self) -> str:
+        """Why its log cannot be cleaned, for people; "" as far as is known."""
+        return self.log.clean.trouble
+
+    @property
     def stored_bytes(self) -> int | None:
         """Committed log bytes in the store; None without a cold tier."""
         return self.cold.size_bytes if self.cold is not None else None

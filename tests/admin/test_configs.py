@@ -305,3 +305,17 @@ async def test_delete_records_needs_a_policy_that_deletes(tmp_path: Path) -> Non
     async with running(tmp_path) as broker:
         await broker.create_topic("clicks", 1, {"cleanup.policy": "compact"})
         assert await delete_records(broker, 0) == (-1, ErrorCode.policy_violation)
+
+
+async def test_what_cannot_be_cleaned_is_told_to_who_asks_for_it_by_name(tmp_path: Path) -> None:
+    async with running(tmp_path) as broker:
+        await broker.create_topic("changes", 2, {"cleanup.policy": "compact"})
+        key = "hotlog.uncleanable"
+        assert key not in {found.name for found in (await describe(broker, TOPIC, "changes")).configs}
+        partition = broker.partition("changes", 1)
+        assert partition is not None
+        for trouble, told in (("", "{}"), ("a batch that cannot be read", '{"1": "a batch that cannot be read"}')):
+            partition.log.clean.trouble = trouble
+            (found,) = (await describe(broker, TOPIC, "changes", keys=(key,))).configs
+            assert (found.value, found.read_only) == (told, True)
+        assert (await describe(broker, BROKER, str(broker.node_id), keys=(key,))).configs == ()

@@ -26,6 +26,18 @@ def test_describe_shows_sizes_leader_isr_and_id(broker: HotlogServer, run: Run) 
     assert "retention.ms\t-1" in table
 
 
+def test_describe_names_what_cannot_be_cleaned_and_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = made(run, "-p", "2", "-c", "cleanup.policy=compact")
+    shown = json.loads(run("topic", "describe", topic, "--json").out)
+    assert [part["uncleanable"] for part in shown["partitions"]] == [None, None]
+    assert "cannot be cleaned" not in run("topic", "describe", topic).out
+    monkeypatch.setattr("hotlog.cli.topic.uncleanable", lambda bootstrap, topic: {1: "a batch that cannot be read"})
+    shown = json.loads(run("topic", "describe", topic, "--json").out)
+    assert [part["uncleanable"] for part in shown["partitions"]] == [None, "a batch that cannot be read"]
+    table = run("topic", "describe", topic).out
+    assert "cannot be cleaned" in table and "1\ta batch that cannot be read" in table
+
+
 def test_replication_factor_is_asked_for(run: Run) -> None:
     said = run("topic", "create", "too-many", "-r", "3")
     assert (said.code, "eplication" in said.err) == (1, True)
