@@ -63,6 +63,8 @@ async def replicas_are_assigned(at: Side) -> None:
         word = at.name(what.replace(" ", "-"))
         await create(at, what, new(word, -1, -1, assignments=assignments))
         await create(at, f"{what}, and a number of partitions", new(f"{word}-n", 1, -1, assignments=assignments))
+        if what in ("one", "two", "a gap", "an unknown broker"):
+            await create(at, f"{what}, as a trial", new(f"{word}-t", -1, -1, assignments=assignments), validate_only=True)
     await create(at, "and a number of replicas", new(at.name("replicas"), -1, 1, assignments=assigned(p0=[1])))
 
 
@@ -132,6 +134,8 @@ async def topics_are_widened(at: Side) -> None:
     for count in (0, -1):
         await widen(f"to {count}", (a, count, None))
     await widen("to fewer as a trial", (a, 1, None), validate_only=True)
+    await widen("where, as a trial", (b, 3, [[1]]), validate_only=True)
+    await widen("on an unknown broker, as a trial", (b, 3, [[7]]), validate_only=True)
     await widen("where", (b, 3, [[1]]))
     await at.ready("b", 3)
     await widen("on an unknown broker", (b, 4, [[7]]))
