@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis import k00_produce
+from hotlog.apis.produce import readiness
 from hotlog.kernel.limits import ZSTD_WINDOW_BYTES_MAX
 from hotlog.wire import frame as frames
 from hotlog.wire.inspect import Room
@@ -44,7 +44,7 @@ async def test_a_large_request_is_looked_into_and_written_by_threads(
     """50 MB on the event loop held up everybody for a quarter of a second."""
     await served.broker.create_topic("wide", 2, {"max.message.bytes": str(100 * 1024 * 1024)})
     looks, writes = [], []
-    look, write = k00_produce.inspect, PosixFile.append
+    look, write = readiness.inspect, PosixFile.append
 
     def looked(*args: Any) -> Any:
         found = look(*args)
@@ -55,7 +55,7 @@ async def test_a_large_request_is_looked_into_and_written_by_threads(
         writes.append((sum(map(len, buffers)), threading.current_thread() is threading.main_thread()))
         return write(self, buffers)
 
-    monkeypatch.setattr(k00_produce, "inspect", looked)
+    monkeypatch.setattr(readiness, "inspect", looked)
     monkeypatch.setattr(PosixFile, "append", written)
     large, small = batch_of(b"x" * 5 * 1024 * 1024), batch_of(b"y")
     requests = [produce("wide", {0: large, 1: small}), produce("wide", {0: small})]
@@ -100,7 +100,7 @@ async def test_what_needs_much_memory_is_opened_one_at_a_time(served: Serving, m
     """Java's levels 20 to 22 ask for a window of 128 MiB each."""
     await served.broker.create_topic("many", 4)
     clients = [await served.connect() for _ in range(4)]
-    look, seen = k00_produce.inspect, threading.Semaphore(1)
+    look, seen = readiness.inspect, threading.Semaphore(1)
     rooms: list[bool] = []
 
     def looked(batch: Any, header: Any, rules: Any, now_ms: int, room: Room) -> Any:
@@ -113,7 +113,7 @@ async def test_what_needs_much_memory_is_opened_one_at_a_time(served: Serving, m
         finally:
             seen.release()
 
-    monkeypatch.setattr(k00_produce, "inspect", looked)
+    monkeypatch.setattr(readiness, "inspect", looked)
     batch = raw_batch([RawRecord(value=b"x" * 1000)], "zstd", compress=lambda data: zstd(data, 27))
     answers = await asyncio.gather(*(client.call(produce("many", {at: batch})) for at, client in enumerate(clients)))
     assert [produced(answer)[0][1] for answer in answers] == [NONE] * 4

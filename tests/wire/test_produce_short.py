@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis import k00_produce
-from hotlog.apis.produce import short_way
+from hotlog.apis.produce import plan, short_way
 from hotlog.apis.produce.short_way import ShortWay
 from hotlog.kernel.errors import HotlogError
 from hotlog.log.partition_log import PartitionLog
@@ -277,7 +276,7 @@ async def test_a_client_sees_no_difference(tmp_path: Path, durability: str, monk
         return found
 
     monkeypatch.setattr(ShortWay, "answer", counted)
-    taken, append_plain, slow_ones = 0, k00_produce._append_plain, list[Partition]()
+    taken, append_plain, slow_ones = 0, plan._append_plain, list[Partition]()
 
     def of_several(request: general.ProduceRequest, partition: Partition, *rest: object) -> Appended | None:
         """The short way of one batch of many, which one of the two brokers does not have."""
@@ -288,7 +287,7 @@ async def test_a_client_sees_no_difference(tmp_path: Path, durability: str, monk
         taken += found is not None
         return found
 
-    monkeypatch.setattr(k00_produce, "_append_plain", of_several)
+    monkeypatch.setattr(plan, "_append_plain", of_several)
     choices = {"hotlog.durability": durability}
     async with serving(tmp_path / "a", choices) as quick, serving(tmp_path / "b", choices) as slow:
         slow.connections.dispatch.short_doors.clear()

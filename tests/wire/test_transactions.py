@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from kio.schema.errors import ErrorCode
 
-from hotlog.apis import k00_produce
+from hotlog.apis.produce import readiness
 from hotlog.coordinators.record_log import PartitionRecords
 from hotlog.wire import apis
 from hotlog.wire.batch import walk
@@ -289,7 +289,7 @@ async def test_what_waits_while_its_transaction_ends_begins_none(place: Place, m
     await producer.send(0, b"in time")
     partition = place.served.broker.partition(TOPIC, 0)
     assert partition is not None
-    monkeypatch.setattr(k00_produce, "INLINE_APPEND_BYTES_MAX", 10)
+    monkeypatch.setattr(readiness, "INLINE_APPEND_BYTES_MAX", 10)
     large = batch_of(
         b"late", timestamp=int(time.time() * 1000), producer_id=producer.producer_id, producer_epoch=producer.epoch,
         base_sequence=1, is_transactional=True,
