@@ -21,7 +21,8 @@ from hotlog.log.large_appends import LargeAppends
 from hotlog.log.loaded import Loaded
 from hotlog.log.marks import CommitRule, Marks, Watermark, when_appended, when_durable
 from hotlog.log.parts import Parts
-from hotlog.log.producers import Producers, parse_snapshot
+from hotlog.log.producer_snapshot import parse_snapshot
+from hotlog.log.producers import Producers
 from hotlog.log.reader import Reader
 from hotlog.log.repair import rebuild_indexes, rebuild_producers
 from hotlog.log.reshape import Reshaper

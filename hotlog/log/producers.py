@@ -4,10 +4,6 @@ Rules (ProducerAppendInfo, ProducerStateEntry in Kafka): the last five batches o
 their old offsets; an older epoch is refused; a new epoch starts at sequence 0; a producer we know nothing of (never seen, expired, or
 its records were deleted) may start anywhere; else the sequence follows the last one, wrapping to 0 after 2^31-1.
 
-The snapshot file is Kafka's (ProducerSnapshot schema, version 1): version i16, CRC-32C u32 over what follows it, count i32, then for
-each producer: id i64, epoch i16, last sequence i32, last offset i64, offset delta i32, timestamp i64, coordinator epoch i32, first
-offset of the open transaction i64 (-1: none).
-
 What it costs does not grow with the producers that are known: an append looks up one, expiry looks at those that are due.
 
 A transaction is open from its first batch to its marker, and unstable until the marker is committed: until then its end may be lost again.
@@ -21,16 +17,14 @@ with batches that `check` let pass, or that were accepted before (replay); a bat
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from crc32c import crc32c
-
-from hotlog.kernel.errors import CoordinatorFenced, Corrupt, InvalidProducerEpoch, InvalidTxnState, OutOfOrderSequence
+from hotlog.kernel.errors import CoordinatorFenced, InvalidProducerEpoch, InvalidTxnState, OutOfOrderSequence
 from hotlog.log.index import AbortedTransaction
+from hotlog.log.producer_snapshot import Entry, parse_snapshot, print_snapshot
 from hotlog.wire.batch import TRANSACTIONAL_MASK, BatchHeader
 from hotlog.wire.markers import Marker
 from hotlog.world.ports import Buffer
@@ -40,10 +34,6 @@ SEQUENCE_MAX = 2**31 - 1
 EPOCH_MAX = 2**15 - 1
 EPOCH_PER_TRANSACTION = 2  # transaction.version from which each transaction has an epoch of its own (KIP-890)
 NO_TRANSACTION = 2**63 - 1  # an offset above all
-_HEAD = struct.Struct(">hIi")
-_ENTRY = struct.Struct(">qhiqiqiq")
-_VERSION = 1
-_CRC_FROM = 6
 _new = tuple.__new__  # a named tuple's own constructor is a Python call
 
 
@@ -332,11 +322,11 @@ class Producers:
 
     def encode(self) -> bytes:
         """The snapshot file's bytes."""
-        return encode_states(self._states)
+        return _encoded(self._states)
 
     def encoded_later(self) -> Callable[[], bytes]:
         """What `encode` would say now, for a thread to ask: of a hundred thousand producers it takes a while."""
-        return partial(encode_states, self._states.copy())
+        return partial(_encoded, self._states.copy())
 
     def last_batches_later(self) -> Callable[[], dict[int, LastBatch]]:
         """The last batch of every producer as of now, for a thread to ask."""
@@ -366,19 +356,17 @@ def _last_batches(states: Mapping[int, Producer]) -> dict[int, LastBatch]:
     }
 
 
-def encode_states(states: Mapping[int, Producer]) -> bytes:
+def _encoded(states: Mapping[int, Producer]) -> bytes:
     """The snapshot file's bytes of these producers by id."""
-    parts = []
-    for producer_id, state in states.items():
-        last = state.batches[-1] if state.batches else Batch(-1, -1, 0, state.last_timestamp)
-        parts.append(
-            _ENTRY.pack(
-                producer_id, state.epoch, last.last_sequence, last.last_offset, last.offset_delta, last.timestamp,
-                state.coordinator_epoch, state.transaction_start,
-            )
-        )  # fmt: skip
-    body = struct.pack(">i", len(parts)) + b"".join(parts)
-    return struct.pack(">hI", _VERSION, crc32c(body)) + body
+    return print_snapshot(_entry(producer_id, state) for producer_id, state in states.items())
+
+
+def _entry(producer_id: int, state: Producer) -> Entry:
+    last = state.batches[-1] if state.batches else Batch(-1, -1, 0, state.last_timestamp)
+    return (
+        producer_id, state.epoch, last.last_sequence, last.last_offset, last.offset_delta, last.timestamp,
+        state.coordinator_epoch, state.transaction_start,
+    )  # fmt: skip
 
 
 def _check_epoch(header: BatchHeader, state: Producer | None) -> None:
@@ -399,22 +387,3 @@ def _check_sequence(header: BatchHeader, epoch: int, last_sequence: int) -> None
         raise OutOfOrderSequence(
             f"{who} sent sequence {header.base_sequence} after {last_sequence}; {(last_sequence + 1) & SEQUENCE_MAX} is expected"
         )
-
-
-def parse_snapshot(raw: Buffer) -> Iterable[tuple[int, int, int, int, int, int, int, int]]:
-    """Entries of a snapshot file in file order: the fields of the schema above.
-
-    Raises:
-        Corrupt: wrong version, CRC or length.
-    """
-    if len(raw) < _HEAD.size:
-        raise Corrupt(f"producer snapshot has {len(raw)} bytes; at least {_HEAD.size} are needed")
-    version, crc, count = _HEAD.unpack_from(raw)
-    if version != _VERSION:
-        raise Corrupt(f"producer snapshot has version {version}; only {_VERSION} is known")
-    if crc != crc32c(memoryview(raw)[_CRC_FROM:]):
-        raise Corrupt("producer snapshot fails its CRC-32C")
-    if count < 0 or len(raw) != _HEAD.size + count * _ENTRY.size:
-        raise Corrupt(f"producer snapshot says {count} producers and has {len(raw)} bytes")
-    entries: Iterable[tuple[int, int, int, int, int, int, int, int]] = _ENTRY.iter_unpack(memoryview(raw)[_HEAD.size :])
-    return entries

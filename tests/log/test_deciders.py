@@ -17,7 +17,8 @@ from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequen
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log import checkpoints, files, index
 from hotlog.log.epochs import LeaderEpochs
-from hotlog.log.producers import SEQUENCE_MAX, Producer, Producers, parse_snapshot
+from hotlog.log.producer_snapshot import parse_snapshot
+from hotlog.log.producers import SEQUENCE_MAX, Producer, Producers
 from hotlog.log.recovery import Verdict, is_one_bit_off, looks_unwritten, plan_tail
 from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
 from hotlog.wire.batch import BatchHeader, header_at

@@ -12,7 +12,7 @@ import pytest
 from hotlog.kernel.errors import Corrupt, InvalidProducerEpoch, OutOfOrderSequence, OutOfRange, TooLarge
 from hotlog.kernel.ids import TopicPartition
 from hotlog.log.index import AbortedTransaction, encode_txn
-from hotlog.log.producers import parse_snapshot
+from hotlog.log.producer_snapshot import parse_snapshot
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import check_produced, crc_ok, header_at, walk
 from hotlog.wire.markers import Marker

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hotlog.kernel.ids import PartitionId, TopicPartition
-from hotlog.log.producers import parse_snapshot
+from hotlog.log.producer_snapshot import parse_snapshot
 from tests.log.support import T0, append, batch
 from tests.support.clocks import HandClock
 from tests.tiering.proofs import proven, read_cold
