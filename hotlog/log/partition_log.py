@@ -26,6 +26,7 @@ from hotlog.log.producers import Producers
 from hotlog.log.reader import Reader
 from hotlog.log.repair import rebuild_indexes, rebuild_producers
 from hotlog.log.reshape import Reshaper
+from hotlog.log.roller import Roller
 from hotlog.log.scrub_view import ScrubView
 from hotlog.log.segment import IndexPart, Segment
 from hotlog.log.segments import Segments
@@ -68,7 +69,8 @@ class PartitionLog:
         marks.failed = loaded.problem
         state = LogState(tp, directory, segments, marks, loaded.epochs, loaded.producers)
         self._syncer = syncer = Syncer(parts, state, config)
-        self._writer = writer = Writer(parts, state, syncer, config)
+        self._roller = roller = Roller(parts, state, syncer, config)
+        self._writer = writer = Writer(parts, state, syncer, roller, config)
         self._large = large = LargeAppends(parts.disk, state, syncer, writer)
         self._condemned = Condemned(parts.disk, parts.pool, directory)
         self._reshaper = reshaper = Reshaper(parts, state, syncer, large, self._condemned)
@@ -87,7 +89,7 @@ class PartitionLog:
         self.append_marker, self.has_aborted = writer.append_marker, segments.has_aborted
         self.append_as_follower = writer.append_as_follower
         self.truncate, self.replace_segments = reshaper.truncate, reshaper.replace_segments
-        self.roll, self.maybe_roll = writer.roll, writer.maybe_roll
+        self.roll, self.maybe_roll = roller.roll, roller.maybe_roll
         self.wait_durable, self.flush, self.wait_room = syncer.wait_durable, syncer.flush, syncer.wait_room
         self.read, self.read_blocking = reader.read, reader.read_blocking
         self.aborted_transactions = reader.aborted_blocking
@@ -397,7 +399,7 @@ class PartitionLog:
         is_dirty = marks.durable_end < marks.log_end_offset
         if is_dirty or syncer.file is not None or syncer.rolled or syncer.has_small_files:
             return now_ms
-        return min(due_ms, self._writer.idle_roll_ms(now_ms))
+        return min(due_ms, self._roller.idle_roll_ms(now_ms))
 
     async def _repair(self, segment: Segment) -> None:
         """Write the index files of a closed segment anew."""

@@ -1,8 +1,8 @@
-"""Appends to one log: checks, roll, one gathered write.
+"""Appends to one log: checks, a roll where one is due (roller.py), one gathered write.
 
 A leader's append gives out offsets and stamps its epoch; a follower's keeps what the leader gave.
 
-Invariants: a refused append changed nothing; after a failed write or fsync nothing is appended again; a segment with bytes has offsets.
+Invariants: a refused append changed nothing; after a failed write or fsync nothing is appended again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from typing import NamedTuple
 from hotlog.kernel.errors import CrcMismatch, DiskFull, NotReady, TooLarge
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
-from hotlog.log.awake import NEVER
 from hotlog.log.following import check_follows
-from hotlog.log.index import OFFSET_BYTES, RELATIVE_OFFSET_MAX, TIME_BYTES, entry_count_max
+from hotlog.log.index import RELATIVE_OFFSET_MAX
 from hotlog.log.parts import Parts
 from hotlog.log.producers import Batch
-from hotlog.log.roll import Bounds, Roll, Tail, plan_idle_roll, plan_roll
-from hotlog.log.segment import Segment
+from hotlog.log.roller import Roller
 from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
 from hotlog.wire.batch import BatchHeader, crc_ok, header_at, stamp, stamp_append_time, stamp_head, walk
@@ -51,30 +49,20 @@ class Begun(NamedTuple):
 class Writer:
     """The writing half of a log; `leader_epoch` is what its appends are stamped with, `blocked` why they are refused for now."""
 
-    def __init__(self, parts: Parts, state: LogState, syncer: Syncer, config: TopicConfig) -> None:
+    def __init__(self, parts: Parts, state: LogState, syncer: Syncer, roller: Roller, config: TopicConfig) -> None:
         self.leader_epoch = max(state.epochs.latest, 0)
         self.blocked: str | None = None
         self.last_append_ms = 0
         self._parts = parts
         self._tp, self._directory, self._segments, self._marks, self._epochs, self._producers = state
         self._syncer = syncer
-        self.reconfigure(config)
+        self._roller = roller
+        self._config = config
 
     def reconfigure(self, config: TopicConfig) -> None:
         """Take over changed topic settings."""
         self._config = config
-        self._roomy: Segment | None = None  # the active segment, if only bytes, time and offsets can be a reason to roll it
-        self._bounds = Bounds(
-            config.segment_bytes,
-            self._jittered_ms(),
-            entry_count_max(config.segment_index_bytes, OFFSET_BYTES),
-            entry_count_max(config.segment_index_bytes, TIME_BYTES),
-        )
-
-    def _jittered_ms(self) -> int:
-        config = self._config
-        jitter = min(config.segment_jitter_ms, config.segment_ms)
-        return config.segment_ms - int(self._parts.entropy.uniform(0, jitter)) if jitter else config.segment_ms
+        self._roller.reconfigure(config)
 
     # -- leader
 
@@ -89,7 +77,7 @@ class Writer:
             OutOfOrderSequence, InvalidProducerEpoch: idempotent producers (hotlog.log.producers).
             NotReady: a thread is writing: ask again, or use append_in_turn.
         """
-        syncer, marks, config = self._syncer, self._marks, self._config
+        syncer, marks, config, roller = self._syncer, self._marks, self._config, self._roller
         if syncer.is_writing:
             raise NotReady(f"{self._tp}: a large batch is being written")
         if len(headers) > 1 or config.is_log_append_time:
@@ -105,18 +93,18 @@ class Writer:
         self._parts.space.use_bytes(size)
         active = self._segments.all[-1]
         if (
-            active is not self._roomy
+            active is not roller.roomy
             or active.size + size > config.segment_bytes
-            or timestamp - active.first_timestamp > self._bounds.segment_ms
+            or timestamp - active.first_timestamp > roller.bounds.segment_ms
             or last - active.base_offset > RELATIVE_OFFSET_MAX
         ):
-            active = self._segment_for(size, timestamp, last, now_ms)
+            active = roller.segment_for(size, timestamp, last, now_ms)
         stamp_head(data, 0, base, length, self.leader_epoch)
         self._write(data)
         if self.leader_epoch > self._epochs.latest:
             self._begin_epoch(base)
         if active.note_one(size, last, timestamp, config.index_interval_bytes):
-            self._index_grew(active)
+            roller.index_grew(active)
         if producer_id >= 0:
             self._producers.note(producer_id, producer_epoch, sequence, last, delta, timestamp, attributes, now_ms)
         self.last_append_ms = now_ms
@@ -144,7 +132,7 @@ class Writer:
         self._producers.check_marker(marker, version)
         data = memoryview(encode_marker(marker, now_ms))
         base, headers = self._marks.log_end_offset, [header_at(data)]
-        self._roll_if_due(len(data), now_ms, base, now_ms)
+        self._roller.roll_if_due(len(data), now_ms, base, now_ms)
         headers = stamp(data, headers, base, self.leader_epoch)
         if self._config.is_log_append_time:
             headers = stamp_append_time(data, headers, now_ms)
@@ -175,14 +163,14 @@ class Writer:
 
         Raises as `append`; `data` is then as it was.
         """
-        marks, syncer, config, active = self._marks, self._syncer, self._config, self._segments.all[-1]
+        marks, syncer, roller, config, active = self._marks, self._syncer, self._roller, self._config, self._segments.all[-1]
         file, base, size = syncer.file, marks.log_end_offset, len(data)
         last, timestamp = base + fields[6], fields[8]
         if (
             file is None
-            or active is not self._roomy
+            or active is not roller.roomy
             or active.size + size > config.segment_bytes
-            or timestamp - active.first_timestamp > self._bounds.segment_ms
+            or timestamp - active.first_timestamp > roller.bounds.segment_ms
             or last - active.base_offset > RELATIVE_OFFSET_MAX
             or not self._is_plain(fields)
         ):
@@ -195,7 +183,7 @@ class Writer:
             stamp_head(data, 0, *fields[:3])
             syncer.refuse_after(error, "append to", file.path)
         if active.note_one(size, last, timestamp, config.index_interval_bytes):
-            self._index_grew(active)
+            roller.index_grew(active)
         if fields[9] >= 0:
             self._producers.note(fields[9], fields[10], fields[11], last, fields[6], timestamp, fields[5], now_ms)
         self.last_append_ms = now_ms
@@ -225,7 +213,7 @@ class Writer:
         end = base + sum(header.last_offset_delta for header in headers) + len(headers)
         largest = max(header.max_timestamp for header in headers)
         self._parts.space.use_bytes(size)
-        self._roll_if_due(size, now_ms if config.is_log_append_time else largest, end - 1, now_ms)
+        self._roller.roll_if_due(size, now_ms if config.is_log_append_time else largest, end - 1, now_ms)
         headers = stamp(data, headers, base, self.leader_epoch)
         if config.is_log_append_time:
             headers = stamp_append_time(data, headers, now_ms)
@@ -305,7 +293,7 @@ class Writer:
         marks = self._marks
         self._parts.space.use_bytes(len(data))
         end = headers[-1].next_offset
-        self._roll_if_due(len(data), max(header.max_timestamp for header in headers), end - 1, now_ms)
+        self._roller.roll_if_due(len(data), max(header.max_timestamp for header in headers), end - 1, now_ms)
         self._write(data)
         before = self._epochs.latest
         for header in headers:
@@ -340,7 +328,7 @@ class Writer:
                     self._end_transaction(marker, header, now_ms)
             position += header.size
         self.last_append_ms = now_ms
-        self._index_grew(active)
+        self._roller.index_grew(active)
         marks.appended(end, active.base_offset, active.size)
         if config.is_fsynced or end - marks.durable_end >= config.flush_messages:
             syncer.want(end)
@@ -351,100 +339,6 @@ class Writer:
             self._segments.note_aborted(aborted)
             self._syncer.note_aborted()
 
-    def _index_grew(self, active: Segment) -> None:
-        syncer, bounds = self._syncer, self._bounds
-        if len(active.offsets.pending) >= syncer.index_pending_max:
-            syncer.write_indexes(active)
-        if active.offset_entries >= bounds.offset_entries_max or active.time_entries >= bounds.time_entries_max - 1:
-            self._roomy = None
-
     def note_epochs(self) -> None:
         """Write the leader epochs with the next flush."""
         self._syncer.write_soon(f"{self._directory}/{files.EPOCHS_FILE}", checkpoints.print_epochs(self._epochs.entries))
-
-    # -- roll
-
-    def roll(self, now_ms: int) -> None:
-        """Close the active segment if it holds anything.  Raises DiskFull, StorageFailed, NotReady (a thread is writing to it)."""
-        if self._syncer.is_writing:
-            raise NotReady(f"{self._tp}: a large batch is being written")
-        self._check_open()
-        if self._segments.active.size:
-            self._roll(now_ms, self._marks.log_end_offset)
-
-    def maybe_roll(self, now_ms: int) -> bool:
-        """Close a segment that segment.ms or a roll that was asked for has passed over, by wall time of its first append; whether it did."""
-        active, marks = self._segments.active, self._marks
-        due = plan_idle_roll(
-            size=active.size,
-            first_append_ms=active.first_append_ms,
-            now_ms=now_ms,
-            segment_ms=self._bounds.segment_ms,
-            roll_before_ms=self._config.roll_before_ms,
-        )
-        if due is Roll.NOT_YET or marks.failed is not None or marks.is_closed or self._syncer.is_writing:
-            return False
-        self._roll(now_ms, marks.log_end_offset)
-        return True
-
-    def _segment_for(self, size: int, largest: int, last_offset: int, now_ms: int) -> Segment:
-        """The active segment that takes such an append: another one, if the old one is full."""
-        self._roll_if_due(size, largest, last_offset, now_ms)
-        active = self._segments.all[-1]
-        if active.size == 0:
-            active.first_append_ms = now_ms
-        return active
-
-    def idle_roll_ms(self, now_ms: int) -> int:
-        """When `maybe_roll` will close the active segment if nothing is appended; NEVER if it is empty."""
-        active, before_ms = self._segments.active, self._config.roll_before_ms
-        if not active.size:
-            return NEVER
-        due_ms = active.first_append_ms + self._bounds.segment_ms + 1
-        return min(due_ms, before_ms) if before_ms > max(active.first_append_ms, now_ms) else due_ms
-
-    def _roll_if_due(self, size: int, largest: int, last_offset: int, now_ms: int) -> None:
-        """Roll before an append of `size` bytes with that largest timestamp and last offset, if it is time."""
-        active = self._segments.all[-1]
-        tail = Tail(
-            active.base_offset, active.size, active.first_timestamp, active.created_ms, active.offset_entries, active.time_entries
-        )
-        due = plan_roll(
-            tail,
-            self._bounds,
-            append_bytes=size,
-            append_timestamp=largest,
-            last_offset=last_offset,
-            now_ms=now_ms,
-        )
-        if due is not Roll.NOT_YET:
-            self._roll(now_ms, self._marks.log_end_offset)
-        elif active.size and active.first_timestamp >= 0:
-            self._roomy = active
-
-    def _roll(self, now_ms: int, base_offset: int) -> None:
-        old, pool, disk, syncer = self._segments.active, self._parts.pool, self._parts.disk, self._syncer
-        fresh = Segment(self._directory, base_offset, created_ms=now_ms)
-        assert fresh.base_offset > old.base_offset or not old.size, "a segment with bytes has offsets"
-        try:
-            if syncer.file is None:
-                syncer.file = pool.pin(old.log_path)
-                self._parts.writers.opened(syncer)
-            old.note_time()
-            syncer.write_indexes(old, force=True)
-            file = pool.pin(fresh.log_path, create=True)
-            if file.size:
-                file.truncate(0)
-            for suffix in (files.INDEX, files.TIME_INDEX):
-                index = disk.open(fresh.path(suffix), create=True)
-                index.truncate(0)
-                index.close()
-        except OSError as error:
-            pool.forget(fresh.log_path)
-            syncer.refuse_after(error, "roll", old.log_path)
-        old.closed_ms = now_ms
-        snapshot = files.segment_path(self._directory, fresh.base_offset, files.SNAPSHOT)
-        self._producers.expire(now_ms)  # a snapshot is as large as what is alive
-        syncer.rolled_over(old, file, (snapshot, self._producers.encoded_later()))
-        self._segments.add(fresh)
-        self._bounds = self._bounds._replace(segment_ms=self._jittered_ms())
