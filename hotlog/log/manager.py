@@ -326,12 +326,12 @@ class LogManager:
             log = self._round.pop()
             looked_at += 1 + log.segment_count
             try:
-                await log.tick(now_ms)
+                await log.upkeep.tick(now_ms)
             except (HotlogError, OSError) as error:
                 self._report("tick", f"{log.tp}: {error}")
                 continue
             if self._logs.get(log.tp) is log:
-                until_ms = log.next_look_ms(now_ms)
+                until_ms = log.upkeep.next_look_ms(now_ms)
                 if until_ms > now_ms:
                     self._awake.sleep(log.tp, until_ms)
         if self._round:

@@ -14,7 +14,6 @@ from hotlog.kernel.errors import Corrupt, Invalid, OutOfRange
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
-from hotlog.log.awake import NEVER
 from hotlog.log.clean_view import CleanView
 from hotlog.log.condemned import Condemned
 from hotlog.log.large_appends import LargeAppends
@@ -24,18 +23,17 @@ from hotlog.log.parts import Parts
 from hotlog.log.producer_snapshot import parse_snapshot
 from hotlog.log.producers import Producers
 from hotlog.log.reader import Reader
-from hotlog.log.repair import rebuild_indexes, rebuild_producers
+from hotlog.log.repair import rebuild_producers
 from hotlog.log.reshape import Reshaper
 from hotlog.log.roller import Roller
 from hotlog.log.scrub_view import ScrubView
-from hotlog.log.segment import IndexPart, Segment
+from hotlog.log.segment import Segment
 from hotlog.log.segments import Segments
 from hotlog.log.state import LogState
 from hotlog.log.syncer import Syncer
+from hotlog.log.upkeep import LogUpkeep
 from hotlog.log.waiters import Told
 from hotlog.log.writer import Writer
-
-WRITER_IDLE_MS = 60_000  # a writer without appends for this long gives back its descriptor
 
 
 class PartitionLog:
@@ -56,7 +54,6 @@ class PartitionLog:
         self._parts = parts
         self._clean_end = loaded.snapshot_offset  # the newest producer snapshot stands for this end
         self._commit_rule: CommitRule | None = None
-        self._is_whole = True  # no index was broken when a tick looked
         self._segments = segments = Segments(loaded.segments)
         self.marks = marks = Marks(
             log_start=log_start,
@@ -69,12 +66,15 @@ class PartitionLog:
         marks.failed = loaded.problem
         state = LogState(tp, directory, segments, marks, loaded.epochs, loaded.producers)
         self._syncer = syncer = Syncer(parts, state, config)
-        self._roller = roller = Roller(parts, state, syncer, config)
+        roller = Roller(parts, state, syncer, config)
         self._writer = writer = Writer(parts, state, syncer, roller, config)
         self._large = large = LargeAppends(parts.disk, state, syncer, writer)
         self._condemned = Condemned(parts.disk, parts.pool, directory)
         self._reshaper = reshaper = Reshaper(parts, state, syncer, large, self._condemned)
         self._reader = reader = Reader(tp, parts.disk, parts.reader, segments=segments, marks=marks)
+        self.upkeep = LogUpkeep(
+            parts, state, syncer=syncer, roller=roller, writer=writer, reshaper=reshaper, condemned=self._condemned,
+        )  # fmt: skip
         self.scrub = ScrubView(segments=segments, marks=marks, syncer=syncer, epochs=loaded.epochs, save=parts.save_damage)
         self.clean = CleanView(
             parts.disk, parts.reader, directory, segments=segments, marks=marks, producers=loaded.producers,
@@ -358,62 +358,9 @@ class PartitionLog:
             rebuild_producers(self._parts.reader, self._segments.all, producers, end_offset)
             return producers.encode()
 
-    # -- ticks
-
-    async def tick(self, now_ms: int) -> None:
-        """Time roll, flush.ms, idle writers, removal of dropped files, repair of indexes.  One bounded step each."""
-        marks, syncer = self.marks, self._syncer
-        if marks.is_closed:
-            return
-        if marks.failed is None:
-            self.maybe_roll(now_ms)
-            is_dirty = marks.durable_end < marks.log_end_offset
-            is_idle = now_ms - self._writer.last_append_ms >= WRITER_IDLE_MS and not syncer.is_writing
-            is_due = is_idle or now_ms - syncer.last_flush_ms >= self.config.flush_ms
-            if (is_dirty and is_due) or syncer.has_small_files:
-                await syncer.flush()
-            if is_idle:
-                syncer.give_back_writer()
-        await self._condemned.remove_due(now_ms)
-        broken = [one for one in self._segments.all[:-1] if one.index_broken and not one.damage]  # damaged batches make no index
-        self._is_whole = not broken
-        for segment in broken:
-            async with self._reshaper.lock:
-                if segment in self._segments.all[:-1]:
-                    await self._repair(segment)
-
     def touch(self) -> None:
         """Have upkeep look at this log: something about it changed elsewhere."""
         self._syncer.wake()
-
-    def next_look_ms(self, now_ms: int) -> int:
-        """When a tick is needed though nothing happens: `now_ms` if something is left to do, NEVER if nothing will be."""
-        marks, syncer = self.marks, self._syncer
-        if marks.is_closed:
-            return NEVER
-        if not self._is_whole:  # was not: it is looked at once more
-            return now_ms
-        due_ms = self._condemned.due_ms
-        if marks.failed is not None:
-            return due_ms
-        is_dirty = marks.durable_end < marks.log_end_offset
-        if is_dirty or syncer.file is not None or syncer.rolled or syncer.has_small_files:
-            return now_ms
-        return min(due_ms, self._roller.idle_roll_ms(now_ms))
-
-    async def _repair(self, segment: Segment) -> None:
-        """Write the index files of a closed segment anew."""
-        offsets, times = await self._parts.disk.run(self._rebuild, segment)
-        segment.offsets, segment.times = IndexPart(offsets, bytearray()), IndexPart(times, bytearray())
-        segment.index_broken = False
-
-    def _rebuild(self, segment: Segment) -> tuple[int, int]:
-        parts = self._parts
-        offsets, times, *_ = rebuild_indexes(parts.reader, segment, self.config.index_interval_bytes)
-        for suffix, entries in ((files.INDEX, offsets), (files.TIME_INDEX, times)):
-            parts.disk.write_atomic(segment.path(suffix), entries)
-        parts.reader.forget_indexes(segment)
-        return len(offsets), len(times)
 
     # -- end
 

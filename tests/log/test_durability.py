@@ -134,10 +134,10 @@ async def test_flush_messages_and_flush_ms(tmp_path: Path) -> None:
         assert log.durable_end == 3
         append(log, batch(b"x"))
         clock.ms += 999
-        await log.tick(clock.ms)
+        await log.upkeep.tick(clock.ms)
         assert log.durable_end == 3
         clock.ms += 2
-        await log.tick(clock.ms)
+        await log.upkeep.tick(clock.ms)
         assert log.durable_end == 4
 
 
@@ -174,7 +174,7 @@ async def test_after_a_failed_fsync_nothing_is_acked_again(tmp_path: Path) -> No
         await log.wait_durable(2)
     with pytest.raises(StorageFailed):
         await log.flush()
-    await log.tick(T0 + 10**9)
+    await log.upkeep.tick(T0 + 10**9)
     assert log.high_watermark == 1 and [h.base_offset for h in await read_all(log)] == [0]
     await logs.close()
     assert disk.syncs == [] and not (tmp_path / ".kafka_cleanshutdown").exists()
@@ -253,7 +253,7 @@ async def test_index_and_snapshot_writes_wait_for_space(tmp_path: Path) -> None:
         disk.heal()
         log.roll(T0)
         await log.flush()
-        await log.tick(T0)
+        await log.upkeep.tick(T0)
         assert (tmp_path / "clicks-0" / "00000000000000001500.snapshot").exists()
         assert (tmp_path / "clicks-0" / "00000000000000000000.index").stat().st_size == 8 * 1499
     async with opened(tmp_path, topic) as logs:

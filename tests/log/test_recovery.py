@@ -234,7 +234,7 @@ async def test_what_can_be_rebuilt_is_rebuilt(tmp_path: Path, harm: str, clean: 
         assert append(log, batch(b"%06d" % 119 + b"v" * 100, timestamp=T0 + 119, producer=(9, 0, 119))).is_duplicate
         append(log, batch(b"next", timestamp=T0 + 120, producer=(9, 0, 120)))
         await log.wait_durable(121)
-        await log.tick(T0)
+        await log.upkeep.tick(T0)
     async with opened(tmp_path, SMALL) as logs:
         assert await offsets_of(logs) == list(range(121))
         assert logs.damage == []  # mended for good
@@ -257,7 +257,7 @@ async def test_every_flipped_bit_of_a_live_index_is_survived(tmp_path: Path) -> 
                 for offset in range(0, 60, 3):
                     assert (await read_all(log, offset))[0].base_offset == offset
                     assert await log.offset_for_timestamp(T0 + offset) == (offset, T0 + offset, 3)
-                await log.tick(T0)
+                await log.upkeep.tick(T0)
                 path.write_bytes(good)
 
 

@@ -299,7 +299,7 @@ async def test_a_run_is_replaced_and_readers_go_on(tmp_path: Path) -> None:
             found = logs._parts.reader.locate(segment, segment.base_offset + 2, segment.size, wait=True)
             assert found is not None and found.base_offset == segment.base_offset + 2
         assert [offset for offset, _ in await values_of(log)] == list(range(60))
-        await log.tick(T0 + 1)
+        await log.upkeep.tick(T0 + 1)
         assert logs.damage == []
         assert not [path for path in Path(log.directory).iterdir() if path.suffix in (".deleted", ".swap", ".cleaned")]
     async with opened(tmp_path, SMALL) as logs:
@@ -337,7 +337,7 @@ async def test_files_of_replaced_segments_are_not_held_open_once_they_are_gone(t
                 run = [sent(o, 1, v) for o, v in wanted if info.base_offset <= o < info.end_offset]
                 await log.replace_segments([info.base_offset], [cleaned(log, info.base_offset, *run)])
             assert [offset for offset, _ in await values_of(log)] == list(range(60))
-        await log.tick(T0 + 1)
+        await log.upkeep.tick(T0 + 1)
         held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
         assert not [path for path in held if str(tmp_path) in path and path.endswith("(deleted)")]
 
@@ -366,7 +366,7 @@ async def test_readers_that_read_all_the_time_see_old_or_new(tmp_path: Path) -> 
                 for info in closed
             ]
             await log.replace_segments(old, new)
-            await log.tick(T0 + 1)  # removes the old files at once
+            await log.upkeep.tick(T0 + 1)  # removes the old files at once
         stop = True
         assert min(await asyncio.gather(*readers)) > 0
         assert logs.damage == [] and not any(segment.index_broken for segment in log._segments.all)

@@ -258,10 +258,10 @@ async def test_a_wrong_index_is_made_anew_but_not_from_damaged_batches(tmp_path:
         assert scrub(want).is_index_wrong
         log.scrub.note_index_broken(want.base_offset)
         log.scrub.note_damage(want.base_offset, [Damage(0, 1, 0, 1, "x")], is_all=True)
-        await log.tick(T0)
+        await log.upkeep.tick(T0)
         assert Path(want.indexes[0].path).read_bytes() == bytes(len(good))
         log.scrub.note_damage(want.base_offset, [], is_all=True)
-        await log.tick(T0)
+        await log.upkeep.tick(T0)
         assert Path(want.indexes[0].path).read_bytes() == good
         assert not scrub(log.scrub.scrub_ranges()[0]).is_index_wrong
 
