@@ -18,7 +18,7 @@ from kio.schema.errors import ErrorCode
 from hotlog.answers.api import Api, RequestContext
 from hotlog.answers.slices import SLICE, breathe, gathered
 from hotlog.broker.leaders import led_here
-from hotlog.partitions.partition import UNKNOWN_EPOCH
+from hotlog.partitions.answers import UNKNOWN_EPOCH
 from hotlog.wire import apis
 from hotlog.wire.error_codes import code_for, is_expected
 

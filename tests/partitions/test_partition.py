@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotlog.kernel.errors import Corrupt, NotReady, OutOfRange, StorageFailed, StoreUnavailable
-from hotlog.partitions.partition import Found, Partition, Place, Ranges
+from hotlog.partitions.answers import Found, Place, Ranges
+from hotlog.partitions.partition import Partition
 from hotlog.partitions.upkeep import Upkeep
 from hotlog.wire.batch import walk
 from tests.log.support import append, batch

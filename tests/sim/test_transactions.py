@@ -18,7 +18,8 @@ from hotlog.coordinators.service import Commit
 from hotlog.coordinators.transaction_types import V2, TxnCode
 from hotlog.kernel.errors import Retry
 from hotlog.log.producers import Guard
-from hotlog.partitions.partition import Partition, Place
+from hotlog.partitions.answers import Place
+from hotlog.partitions.partition import Partition
 from hotlog.wire.batch import header_at, walk
 from hotlog.wire.error_codes import Refused
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch

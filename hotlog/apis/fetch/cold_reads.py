@@ -21,7 +21,8 @@ from hotlog.wire.batch import header_at
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
-    from hotlog.partitions.partition import Cold, Partition
+    from hotlog.partitions.answers import Cold
+    from hotlog.partitions.partition import Partition
 
 RESULTS_MAX = 256
 RESULT_BYTES_MAX = 64 * MiB

@@ -25,7 +25,7 @@ from hotlog.apis.fetch.shared import Shared, read_shared
 from hotlog.broker.leaders import NOT_HERE, epoch_code
 from hotlog.kernel.errors import Corrupt, HotlogError, NotReady, OutOfRange, StorageFailed, StoreUnavailable
 from hotlog.log.reader import Slice, Stretch
-from hotlog.partitions.partition import Place
+from hotlog.partitions.answers import Place
 from hotlog.wire.batch import header_at
 from hotlog.wire.error_codes import code_for, is_expected
 from hotlog.wire.fetch_reply import PartitionReply
@@ -33,7 +33,8 @@ from hotlog.wire.fetch_request import Key, Wanted
 
 if TYPE_CHECKING:
     from hotlog.broker.broker import Broker
-    from hotlog.partitions.partition import Cold, Partition
+    from hotlog.partitions.answers import Cold
+    from hotlog.partitions.partition import Partition
 
 LOG = logging.getLogger(__name__)
 
