@@ -1,7 +1,6 @@
 """All logs of one data directory (data_directory.py): open, create, delete, tick, close; and the checkpoint files they share.
 
-Order that matters: a partition's directory gets its partition.metadata last, so a directory without one was never handed out; recovery points
-are written after what they promise is on the device.
+Order that matters: recovery points are written after what they promise is on the device.
 
 Invariants: a log is in `all()` from the moment its files are durable until its directory is renamed for deletion.
 """
@@ -9,7 +8,7 @@ Invariants: a log is in `all()` from the moment its files are durable until its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from hotlog.kernel.errors import AlreadyExists, Corrupt, HotlogError, Invalid, NotFound, StorageFailed
@@ -19,13 +18,11 @@ from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import checkpoints, files
 from hotlog.log.awake import Awake, Follower
-from hotlog.log.cut_off import cut_off
 from hotlog.log.damaged_segments import DamagedSegment, DamagedSegments
 from hotlog.log.data_directory import DataDirectory
-from hotlog.log.loaded import Loaded, Loader
-from hotlog.log.loader import load
-from hotlog.log.offset_files import OffsetFiles, Offsets
+from hotlog.log.offset_files import OffsetFiles
 from hotlog.log.open_writers import OPEN_SHARE, READ_SHARE, OpenWriters
+from hotlog.log.opener import ConfigOf, Opener
 from hotlog.log.partition_log import PartitionLog
 from hotlog.log.parts import Parts
 from hotlog.log.pool import OPEN_FILES_MAX, FilePool, IndexCache
@@ -35,11 +32,10 @@ from hotlog.log.space import Space
 from hotlog.log.sync_rounds import SyncRounds
 from hotlog.world.ports import Clock, Disk, Entropy
 
-LOADED_AT_ONCE = 64
+CLOSED_AT_ONCE = 64
 TICKED_AT_ONCE = 256  # logs and segments that are looked at in one turn of the loop
 SWEEP_MS = 10 * 60 * 1000  # all logs are looked at so often
 ROTTEN_BITS_MAX = 8
-ConfigOf = Callable[[TopicPartition], TopicConfig]
 
 
 class LogManager:
@@ -70,6 +66,9 @@ class LogManager:
             self._offsets.save_log_starts, self._offsets.save_recovery_points, self._offsets.save_cleaned_ends, self._damaged.save,
             self._awake.wake,
         )  # fmt: skip
+        self._opener = Opener(
+            self._parts, settings, saved=self._files, damaged=self._damaged, failed=self.failures, report=self._report
+        )
         self._home = DataDirectory(disk, entropy, directory, settings.number("node.id"))
         self._round: list[PartitionLog] = []
         self._condemned: list[tuple[int, str]] = []  # (due, directory)
@@ -105,92 +104,17 @@ class LogManager:
                 self._condemned.append((0, f"{self.directory}/{name}"))
             elif (tp := files.parse_partition_directory(name)) is not None:
                 found.append((tp, f"{self.directory}/{name}"))
-        await self._load_all(found, clean, config_of or (lambda tp: defaults))
+        for log in await self._opener.load_all(found, clean, config_of or (lambda tp: defaults)):
+            self._take(log)
         await self._damaged.save()
         if not self._files.has(files.RECOVERY_POINTS):
             await self._offsets.save_recovery_points()  # from here on a point that is not there is lost
         self._checkpointed_ms = self._clock.now_ms()
         self._metrics.partitions.set_function(lambda: len(self._logs))
 
-    async def _load_all(self, found: list[tuple[TopicPartition, str]], clean: bool, config_of: ConfigOf) -> None:
-        """Load the logs in `found` directories, several at a time."""
-        points, starts = self._files.saved(files.RECOVERY_POINTS), self._files.saved(files.LOG_STARTS)
-        pieces = [found[start : start + LOADED_AT_ONCE] for start in range(0, len(found), LOADED_AT_ONCE)]
-        threads = self._settings.number("num.recovery.threads.per.data.dir")
-        for start in range(0, len(pieces), threads):
-            work = []
-            for piece in pieces[start : start + threads]:
-                given = [(tp, path, config_of(tp)) for tp, path in piece]
-                work.append(self._disk.run(self._load_piece, given, clean, points, starts))
-            for logs in await asyncio.gather(*work):
-                for log in logs:
-                    self._take(log)
-
     async def bind_cluster(self, cluster_id: str) -> None:
         """Mark the directory as this cluster's, once the cluster's id is known.  Raises Invalid if it is another's."""
         await self._home.bind_cluster(cluster_id)
-
-    def _load_piece(
-        self,
-        piece: list[tuple[TopicPartition, str, TopicConfig]],
-        clean: bool,
-        points: Offsets,
-        starts: Offsets,
-    ) -> list[PartitionLog]:
-        logs = []
-        for tp, path, config in piece:
-            try:
-                if self._is_unfinished(path):
-                    self._disk.remove_tree(path)
-                    continue
-                cleaned_end = self._files.saved(files.CLEANER_OFFSETS).get(tp, -1)
-                logs.append(self._load(tp, path, config, clean, points.get(tp, 0), starts.get(tp), cleaned_end))
-            except (HotlogError, OSError) as error:
-                self._report("log", f"{path} cannot be opened: {error}")
-                self.failures[tp] = error
-        return logs
-
-    def _is_unfinished(self, path: str) -> bool:
-        """Whether a crash came while the partition was being created: nothing was ever appended to it."""
-        names = self._disk.listdir(path)
-        if files.METADATA_FILE in names:
-            return False
-        return all(self._disk.size(f"{path}/{name}") == 0 for name in names if name.endswith(files.LOG))
-
-    def _load(
-        self,
-        tp: TopicPartition,
-        path: str,
-        config: TopicConfig,
-        clean: bool,
-        point: int,
-        start: int | None,
-        cleaned_end: int = -1,
-    ) -> PartitionLog:
-        ctx = Loader(
-            disk=self._disk,
-            reader=self._parts.reader,
-            report=self._report,
-            clean=clean,
-            recovery_point=point,
-            log_start=start,
-            now_ms=self._clock.now_ms(),
-            interval_bytes=config.index_interval_bytes,
-            producer_expiry_ms=self._settings.number("producer.id.expiration.ms"),
-            gaps_allowed=config.is_compacted or cleaned_end >= 0,
-            is_point_known=self._files.has(files.RECOVERY_POINTS),
-            suspects=self._damaged.of(tp),
-        )
-        loaded: Loaded = load(ctx, path, tp)
-        first = loaded.segments[0].base_offset
-        # Only a log start above 0 is ever written, and before files go.  History may lie in the store, below the first local segment,
-        # also of a topic that is not tiered by today's defaults; only its own `remote.storage.enable=false` gives that up.
-        log_start = min(start or 0, loaded.readable_end)
-        if config.is_local_only:
-            log_start = max(log_start, first)
-        log = PartitionLog(self._parts, tp, path, config, loaded, log_start)
-        log.marks.cleaned_end = min(cleaned_end, loaded.log_end)
-        return log
 
     # -- what is here
 
@@ -232,9 +156,9 @@ class LogManager:
         path = f"{self.directory}/{files.partition_directory(tp)}"
         try:
             await self._offsets.forget(tp, self._logs)
-            await self._disk.run(self._make, path, topic_id, start_offset)
+            await self._disk.run(self._opener.make, path, topic_id, start_offset)
             start = start_offset if log_start_offset is None else log_start_offset
-            log = await self._disk.run(self._load, tp, path, config, True, start_offset, start)
+            log = await self._disk.run(self._opener.load, tp, path, config, True, start_offset, start)
         except OSError as error:
             raise StorageFailed(f"{tp}: cannot create {path}: {error}") from error
         log.set_leader_epoch(leader_epoch)
@@ -248,13 +172,6 @@ class LogManager:
     def follow(self) -> Follower:
         """Who wants to hear of logs in which something happened, instead of looking at all."""
         return self._awake.follow()
-
-    def _make(self, path: str, topic_id: UUID, start_offset: int) -> None:
-        disk = self._disk
-        disk.make_dirs(path)
-        for suffix in (files.LOG, files.INDEX, files.TIME_INDEX):
-            disk.open(files.segment_path(path, start_offset, suffix), create=True).close()
-        disk.write_atomic(f"{path}/{files.METADATA_FILE}", checkpoints.print_metadata(topic_id))  # syncs the directory
 
     async def mend_topic_id(self, tp: TopicPartition, topic_id: UUID) -> bool:
         """Write `topic_id` to partition.metadata if what stands there is that id with a few rotten bits; whether it was.
@@ -282,16 +199,11 @@ class LogManager:
         log = self._logs[tp]
         assert not isinstance(log.failed, Corrupt), "what follows damage may have been acknowledged: it is not cut off"
         await log.discard()
-        fresh = await self._disk.run(self._load_again, log)
+        fresh = await self._disk.run(self._opener.load_again, log)
         fresh.set_leader_epoch(log.leader_epoch)
         fresh.set_tiered_end(log.tiered_end_offset)
         self._take(fresh)
         return fresh
-
-    def _load_again(self, log: PartitionLog) -> PartitionLog:
-        cut_off(self._disk, self._parts.pool, log.directory, log.marks.committed)
-        point = min(log.recovery_point, log.high_watermark)
-        return self._load(log.tp, log.directory, log.config, False, point, log.log_start_offset, log.cleaned_end)
 
     async def delete(self, tp: TopicPartition) -> None:
         """Delete a log: its directory is renamed now and removed after file.delete.delay.ms."""
@@ -393,9 +305,9 @@ class LogManager:
         """Flush and close all logs; write checkpoints and, if every log closed well, the clean-shutdown marker."""
         logs = self.all()
         is_clean = True
-        for start in range(0, len(logs), LOADED_AT_ONCE):
+        for start in range(0, len(logs), CLOSED_AT_ONCE):
             outcomes = await asyncio.gather(
-                *(log.close() for log in logs[start : start + LOADED_AT_ONCE]), return_exceptions=True
+                *(log.close() for log in logs[start : start + CLOSED_AT_ONCE]), return_exceptions=True
             )
             for log, outcome in zip(logs[start:], outcomes, strict=False):
                 if isinstance(outcome, BaseException):
