@@ -7,12 +7,16 @@ that is away must not hold up the fetches behind one that waits; at most CREATIO
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
+from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANSACTIONS_TOPIC, TRANSACTIONS_TOPIC_CONFIGS
+from controller.topic_rules import NewTopic
+from hotlog.kernel.errors import AlreadyExists, HotlogError
+from hotlog.kernel.settings import Settings
 from hotlog.wire.error_codes import Refused
 from hotlog.world.ports import Clock
 
@@ -22,12 +26,18 @@ CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
 class AutoCreation:
-    """`find` has the topic if it is there, `create` makes it."""
+    """`find` has the topic if it is there, `create` makes topics."""
 
     def __init__(
-        self, clock: Clock, find: Callable[[str], TopicImage | None], create: Callable[[str], Coroutine[Any, Any, TopicImage]]
+        self,
+        clock: Clock,
+        *,
+        settings: Callable[[], Settings],
+        find: Callable[[str], TopicImage | None],
+        create: Callable[[Sequence[NewTopic]], Coroutine[Any, Any, list[TopicImage | HotlogError]]],
     ) -> None:
         self._clock = clock
+        self._settings = settings
         self._find = find
         self._create = create
         self._under_way: dict[str, asyncio.Task[TopicImage]] = {}
@@ -54,13 +64,35 @@ class AutoCreation:
                 raise Refused(
                     ErrorCode.request_timed_out, f"topic {name!r} cannot be created now: the object store did not answer"
                 )
-            creation, wait_s = asyncio.get_running_loop().create_task(self._create(name)), CREATE_WAIT_S
+            creation, wait_s = asyncio.get_running_loop().create_task(self._made(name)), CREATE_WAIT_S
             self._under_way[name] = creation
             creation.add_done_callback(lambda task: self._ended(name, task))
         await asyncio.wait([creation], timeout=wait_s)
         if not creation.done():
             raise Refused(ErrorCode.request_timed_out, f"topic {name!r} is being created; the object store has not answered yet")
         return creation.result()
+
+    async def _made(self, name: str) -> TopicImage:
+        """The topic, with what it needs.  Raises as `ensure`."""
+        try:
+            (outcome,) = await self._create([self._wanted(name)])
+            if isinstance(outcome, HotlogError):
+                raise outcome
+        except (Refused, AlreadyExists):
+            topic = self._find(name)  # somebody else was first
+            if topic is None:
+                raise
+            return topic
+        return outcome
+
+    def _wanted(self, name: str) -> NewTopic:
+        settings = self._settings()
+        if name == GROUPS_TOPIC:
+            return NewTopic(name, settings.number("offsets.topic.num.partitions"), 1, GROUPS_TOPIC_CONFIGS)
+        if name == TRANSACTIONS_TOPIC:
+            configs = {**TRANSACTIONS_TOPIC_CONFIGS, "segment.bytes": str(settings.number("transaction.state.log.segment.bytes"))}
+            return NewTopic(name, settings.number("transaction.state.log.num.partitions"), 1, configs)
+        return NewTopic(name, -1, 1, {})
 
     def _ended(self, name: str, creation: asyncio.Task[TopicImage]) -> None:
         self._under_way.pop(name, None)

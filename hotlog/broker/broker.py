@@ -34,7 +34,7 @@ from controller.changes import (
 from controller.config_rules import topic_config
 from controller.features import FeatureUpdate
 from controller.image import ClusterImage, TopicImage, fold
-from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANSACTIONS_TOPIC, TRANSACTIONS_TOPIC_CONFIGS
+from controller.internal_topics import GROUPS_TOPIC, TRANSACTIONS_TOPIC
 from controller.metadata import NOT_OURS, Metadata
 from controller.records import Replicas
 from controller.topic_rules import NewTopic
@@ -47,7 +47,7 @@ from hotlog.coordinators.service import GroupCoordinator
 from hotlog.coordinators.transactions import Needs, TransactionCoordinator
 from hotlog.kernel.addresses import PLAINTEXT
 from hotlog.kernel.condition import Condition
-from hotlog.kernel.errors import AlreadyExists, Fenced, HotlogError, NotFound, Retry
+from hotlog.kernel.errors import Fenced, HotlogError, NotFound, Retry
 from hotlog.kernel.ids import TopicPartition
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
@@ -104,7 +104,7 @@ class Broker:
         self.hanging = HangingTransactions(self)
         self._lock = asyncio.Lock()
         self.ids_refused = Condition(LOG)
-        self._auto_creation = AutoCreation(clock, self.topic, self._auto_create)
+        self._auto_creation = AutoCreation(clock, settings=lambda: self.settings, find=self.topic, create=self.create_topics)
         self.groups = GroupCoordinator(
             settings=lambda: self.settings,
             clock=clock,
@@ -385,22 +385,6 @@ class Broker:
             Refused (REQUEST_TIMED_OUT when it takes longer than a moment; it goes on), InvalidConfig
         """
         return await self._auto_creation.ensure(name)
-
-    async def _auto_create(self, name: str) -> TopicImage:
-        count, configs = -1, {}
-        if name == GROUPS_TOPIC:
-            count, configs = self.settings.number("offsets.topic.num.partitions"), GROUPS_TOPIC_CONFIGS
-        elif name == TRANSACTIONS_TOPIC:
-            segment_bytes = str(self.settings.number("transaction.state.log.segment.bytes"))
-            count = self.settings.number("transaction.state.log.num.partitions")
-            configs = {**TRANSACTIONS_TOPIC_CONFIGS, "segment.bytes": segment_bytes}
-        try:
-            return await self.create_topic(name, count, configs, replication_factor=1)
-        except (Refused, AlreadyExists):
-            topic = self.topic(name)  # somebody else was first
-            if topic is None:
-                raise
-            return topic
 
 
 def _created(image: ClusterImage, topic_id: UUID, name: str) -> TopicImage | HotlogError:
