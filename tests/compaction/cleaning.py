@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from compaction.cleaner import Cleaner
@@ -10,13 +11,16 @@ from compaction.trusted_clock import TrustedClock
 from hotlog.kernel.metrics import Metrics
 from hotlog.kernel.settings import Settings
 from hotlog.kernel.topic_config import TopicConfig
+from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import BatchHeader, check_produced, walk
 from hotlog.wire.records import NewRecord, decode_batch, encode_batch
 from hotlog.world.ports import Clock, Disk, Entropy
 from hotlog.world.posix import SystemEntropy
-from tests.log.support import T0, config
+from tests.log.support import T0, config, new_log, opened
 from tests.partitions.hosted import hosted
+from tests.support.clocks import HandClock
+from tests.support.disks import FastDisk
 
 Pair = tuple[bytes | None, bytes | None]
 
@@ -91,3 +95,53 @@ async def seen_by_reader(log: PartitionLog, bytes_max: int = 600) -> tuple[list[
 
 def newest(records: Sequence[Seen]) -> dict[bytes | None, Seen]:
     return {record.key: record for record in records}
+
+
+class Scene:
+    """A log, its cleaner, and the time."""
+
+    def __init__(self, logs: LogManager, log: PartitionLog, clock: HandClock, disk: FastDisk, **settings: object) -> None:
+        self.logs, self.log, self.clock = logs, log, clock
+        self.metrics = Metrics()
+        self.cleaner = cleaner_of(log, disk=disk, clock=clock, metrics=self.metrics, **settings)
+
+    async def clean(self) -> int:
+        """Close the active segment and clean until nothing is left to do; how many cleanings there were."""
+        self.log.roll(self.clock.now_ms())
+        await self.log.flush()
+        count = 0
+        while await self.cleaner.tick():
+            count += 1
+            assert count < 50
+        return count
+
+    async def records(self) -> list[Seen]:
+        return (await seen_by_reader(self.log))[1]
+
+
+async def scene(logs: LogManager, clock: HandClock, disk: FastDisk, topic: object = None, **settings: object) -> Scene:
+    log = await new_log(logs, topic or compacted())  # type: ignore[arg-type]
+    return Scene(logs, log, clock, disk, **settings)
+
+
+Body = Callable[[Scene], Awaitable[None]]
+
+
+def on_a_log(topic: TopicConfig | None = None, **settings: object) -> Callable[[Body], Callable[[Path, object], Awaitable[None]]]:
+    """A test with a scene, for each kind of map."""
+
+    def decorate(body: Body) -> Callable[[Path, object], Awaitable[None]]:
+        async def test(tmp_path: Path, kind: object) -> None:
+            clock, disk = HandClock(T0), FastDisk(2)
+            config = topic or compacted()
+            async with opened(tmp_path, config, clock=clock, disk=disk) as logs:
+                await body(await scene(logs, clock, disk, config, **settings))
+
+        test.__doc__ = body.__doc__
+        return test
+
+    return decorate
+
+
+def pairs_of(records: list[Seen]) -> list[tuple[int, bytes | None, bytes | None]]:
+    return [(record.offset, record.key, record.value) for record in records]

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from compaction import cleaner as cleaner_module
 from compaction.trusted_clock import TrustedClock
-from hotlog.kernel.metrics import Metrics
-from hotlog.kernel.topic_config import TopicConfig
 from hotlog.log import files
 from hotlog.log.index import AbortedTransaction, encode_txn, parse_txn
-from hotlog.log.manager import LogManager
-from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import DELETE_HORIZON_MASK
 from hotlog.wire.key_map import KEY_BYTES
-from tests.compaction.cleaning import Pair, Seen, cleaner_of, compacted, newest, put, seen_by_reader
+from tests.compaction.cleaning import (
+    Pair,
+    Scene,
+    cleaner_of,
+    compacted,
+    newest,
+    on_a_log,
+    pairs_of,
+    put,
+    scene,
+    seen_by_reader,
+)
 from tests.fixtures.key_maps import kind
 from tests.fixtures.raw_batch import RawRecord, raw_batch
 from tests.log.support import T0, TOPIC_ID, TP, new_log, opened
@@ -31,56 +35,6 @@ from tests.support.disks import NO_SPACE, FastDisk, FaultyDisk
 
 __all__ = ["kind"]  # a fixture
 DAY_MS = 86_400_000
-
-
-class Scene:
-    """A log, its cleaner, and the time."""
-
-    def __init__(self, logs: LogManager, log: PartitionLog, clock: HandClock, disk: FastDisk, **settings: object) -> None:
-        self.logs, self.log, self.clock = logs, log, clock
-        self.metrics = Metrics()
-        self.cleaner = cleaner_of(log, disk=disk, clock=clock, metrics=self.metrics, **settings)
-
-    async def clean(self) -> int:
-        """Close the active segment and clean until nothing is left to do; how many cleanings there were."""
-        self.log.roll(self.clock.now_ms())
-        await self.log.flush()
-        count = 0
-        while await self.cleaner.tick():
-            count += 1
-            assert count < 50
-        return count
-
-    async def records(self) -> list[Seen]:
-        return (await seen_by_reader(self.log))[1]
-
-
-async def scene(logs: LogManager, clock: HandClock, disk: FastDisk, topic: object = None, **settings: object) -> Scene:
-    log = await new_log(logs, topic or compacted())  # type: ignore[arg-type]
-    return Scene(logs, log, clock, disk, **settings)
-
-
-Body = Callable[[Scene], Awaitable[None]]
-
-
-def on_a_log(topic: TopicConfig | None = None, **settings: object) -> Callable[[Body], Callable[[Path, object], Awaitable[None]]]:
-    """A test with a scene, for each kind of map."""
-
-    def decorate(body: Body) -> Callable[[Path, object], Awaitable[None]]:
-        async def test(tmp_path: Path, kind: object) -> None:
-            clock, disk = HandClock(T0), FastDisk(2)
-            config = topic or compacted()
-            async with opened(tmp_path, config, clock=clock, disk=disk) as logs:
-                await body(await scene(logs, clock, disk, config, **settings))
-
-        test.__doc__ = body.__doc__
-        return test
-
-    return decorate
-
-
-def pairs_of(records: list[Seen]) -> list[tuple[int, bytes | None, bytes | None]]:
-    return [(record.offset, record.key, record.value) for record in records]
 
 
 @on_a_log()
@@ -421,83 +375,6 @@ async def test_transactions(tmp_path: Path, kind: object) -> None:
         headers, records = await seen_by_reader(log)
         assert not [h for h in headers if h.is_control]
         assert pairs_of(records) == [(8, b"a", b"3"), (9, b"b", b"3"), (11, b"z", b"2")]
-
-
-# Any story
-
-_KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f", b"g"])
-_PAIR = st.tuples(_KEYS, st.none() | st.binary(max_size=60))
-_STEP = st.one_of(
-    st.tuples(
-        st.just("put"), st.lists(_PAIR, min_size=1, max_size=4), st.sampled_from([0, 0, 1, 3]), st.sampled_from([-1, 5, 6])
-    ),
-    st.tuples(st.just("clean")),
-    st.tuples(st.just("wait"), st.sampled_from([1000, DAY_MS])),
-    st.tuples(st.just("restart")),
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(_STEP, min_size=3, max_size=25), keys_max=st.sampled_from([4, 5, 100]))
-def test_any_story_keeps_the_newest_of_every_key(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple], keys_max: int
-) -> None:  # type: ignore[type-arg]
-    with pytest.MonkeyPatch.context() as patch:
-        real = cleaner_module.key_map
-        patch.setattr(
-            cleaner_module,
-            "key_map",
-            lambda size, wanted, seed, load: real(keys_max * KEY_BYTES * 2, min(wanted, keys_max), seed, 0.9),
-        )
-        asyncio.run(tell(tmp_path_factory.mktemp("story"), steps))
-
-
-async def tell(folder: Path, steps: list[tuple]) -> None:  # type: ignore[type-arg]
-    topic, clock, disk = compacted(), HandClock(T0), FastDisk(2)
-    written: list[tuple[int, bytes, bytes | None]] = []
-    sequences: dict[int, int] = {}
-    remaining = iter(steps)
-    step: tuple | None = ("begin",)  # type: ignore[type-arg]
-    while step is not None:
-        async with opened(folder, topic, clock=clock, disk=disk) as logs:
-            assert logs.damage == []
-            log = logs.get(TP) or await new_log(logs, topic)
-            s = Scene(logs, log, clock, disk)
-            for step in remaining:
-                if step[0] == "put":
-                    pairs, codec, producer = step[1:]
-                    given_ = (-1, -1, -1)
-                    if producer >= 0:
-                        given_ = (producer, 0, sequences.get(producer, 0))
-                        sequences[producer] = given_[2] + len(pairs)
-                    base = put(log, *pairs, codec=codec, producer=given_, now_ms=clock.ms)
-                    written += [(base + n, *pair) for n, pair in enumerate(pairs)]
-                    await log.flush()
-                elif step[0] == "clean":
-                    await s.clean()
-                    check(written, await s.records(), whole=True)
-                elif step[0] == "wait":
-                    clock.ms += step[1]
-                elif step[0] == "restart":
-                    break
-                if step[0] != "clean":
-                    check(written, await s.records(), whole=False)
-            else:
-                step = None
-
-
-def check(written: list[tuple[int, bytes, bytes | None]], found: list[Seen], *, whole: bool) -> None:
-    seen = pairs_of(found)
-    assert set(seen) <= set(written)
-    last = {key: (offset, key, value) for offset, key, value in written}
-    latest = newest(found)
-    for key, (offset, _, value) in last.items():
-        if value is not None:
-            assert latest[key].offset == offset
-        else:
-            assert key not in latest or latest[key].offset == offset, "an older value must not come back"
-    if whole:
-        assert len(found) == len(latest), "one record a key"
 
 
 @pytest.mark.parametrize("call", ["create", "sync"])

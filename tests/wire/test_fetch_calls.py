@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from hotlog.wire.batch import header_at
+from tests.wire.polling import until_waiting
 from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, frame_of, serving
 from tests.wire.test_calls import calls_of, counting
-from tests.wire.test_fetch_short import until_waiting
 
 WIDE = 100
 SESSIONS = (2, 400)  # partitions

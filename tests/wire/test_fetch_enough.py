@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from tests.tools.patience import PATIENCE_S
+from tests.wire.polling import append, is_left_alone, partition_of, until_waiting
 from tests.wire.serving import POLL_MS, Serving, fetch, fetched, serving
 from tests.wire.test_fetch import Tiered, tiered, without_short_ways
-from tests.wire.test_fetch_short import append, is_left_alone, partition_of, until_waiting
 
 __all__ = ["tiered"]  # a fixture
 GIVEN_MAX = 4_096

@@ -18,18 +18,10 @@ from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.wire.batch import walk
 from hotlog.wire.fetch_request import FLEXIBLE_FROM, FetchRequest
 from tests.tools.patience import PATIENCE_S
+from tests.wire.polling import Ways, append, is_left_alone, partition_of, until_waiting
 from tests.wire.serving import POLL_MS, Client, Serving, fetch, fetched, parsed, serving
 from tests.wire.test_fetch import without_short_ways
-from tests.wire.test_fetch_short import (
-    MIB,
-    Ways,
-    append,
-    is_left_alone,
-    partition_of,
-    served,
-    until_waiting,
-    ways,
-)
+from tests.wire.test_fetch_short import MIB, served, ways
 
 __all__ = ["served", "ways"]  # fixtures
 PARTITIONS = 4

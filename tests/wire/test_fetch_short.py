@@ -1,4 +1,4 @@
-"""The short way of Fetch against the general one: what is read, what is answered, and what becomes of a fetch that waits."""
+"""The short way of Fetch against the general one: what clients are answered, and what becomes of a fetch that waits."""
 
 from __future__ import annotations
 
@@ -6,164 +6,29 @@ import asyncio
 import random
 import struct
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch import short_way, waits
-from hotlog.apis.fetch.short_way import Places, ShortWay
-from hotlog.partitions.partition import Partition
-from hotlog.wire.apis import parse_header, response_head, skip_tags
-from hotlog.wire.batch import TRANSACTIONAL_MASK, header_at
-from hotlog.wire.fetch_reply import PartitionReply, encode
-from hotlog.wire.fetch_request import FLEXIBLE_FROM, SESSIONS_FROM, TOPIC_ID_FROM, VERSIONS, FetchRequest, decode
-from hotlog.wire.fetch_short import NOT_SHORT, OFFSET_BYTES, Answers, asked, offset_at, split_of
+from hotlog.apis.fetch.short_way import Places
+from hotlog.wire.batch import header_at
+from hotlog.wire.fetch_request import VERSIONS
 from tests.tools.patience import PATIENCE_S
-from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, fetched, frame_of, parsed, produce, serving
+from tests.wire.polling import Ways, append, is_left_alone, partition_of, sent_poll, until_waiting, waiting
+from tests.wire.serving import POLL_MS, Serving, batch_of, fetch, fetched, frame_of, parsed, produce, serving
 from tests.wire.test_produce_short import held_syncs
 
-NAMES = st.text(min_size=1, max_size=40)
 NONE = ErrorCode.none
 MIB = 1 << 20
-
-
-# What is read
-
-
-def request_frame(version: int, client: str | None, name: str = "t", index: int = 0, offset: int = 0, **options: Any) -> bytes:
-    """A request without its size."""
-    return frame_of(fetch(name, {index: offset}, version=version, **options), 7, client)[4:]
-
-
-def read_generally(version: int, frame: memoryview) -> FetchRequest:
-    _, position = parse_header(frame)
-    return decode(version, frame, skip_tags(frame, position) if version >= FLEXIBLE_FROM else position)
-
-
-def known_by(version: int, data: memoryview, start: int, end: int) -> bytes:
-    """The bytes that a request is known by."""
-    behind, at = split_of(version)(data, start, end)
-    return bytes(data[behind:at]) + bytes(data[at + OFFSET_BYTES : end])
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=25, deadline=None)
-@given(
-    name=NAMES, topic_id=st.uuids(), index=st.integers(0, 2**31 - 1), offset=st.integers(-(2**63), 2**63 - 1), wait_ms=st.integers(0, 2**31 - 1),
-    bytes_min=st.integers(0, 2**31 - 1), isolation=st.integers(0, 1), epoch=st.integers(-1, 2**31 - 1),
-    client=st.none() | st.text(st.characters(max_codepoint=127), max_size=20), before=st.integers(0, 9),
-)  # fmt: skip
-def test_a_request_is_known_by_all_of_its_bytes_but_the_offset(
-    version: int, name: str, topic_id: UUID, index: int, offset: int, wait_ms: int, bytes_min: int, isolation: int, epoch: int,
-    client: str | None, before: int,
-) -> None:  # fmt: skip
-    """Wherever it lies in a larger buffer."""
-    options = {"wait_ms": wait_ms, "bytes_min": bytes_min, "isolation": isolation, "leader_epoch": epoch, "topic_id": topic_id}
-    frame, other = (request_frame(version, client, name, index, each, **options) for each in (offset, offset ^ 77))
-    if len(name.encode()) > 126 and FLEXIBLE_FROM <= version < TOPIC_ID_FROM:
-        return
-    data, end = memoryview(b"b" * before + frame + b"after"), before + len(frame)
-    _, at = split_of(version)(data, before, end)
-    assert offset_at(data, at) == offset
-    assert asked(version, data, before, end, at) == read_generally(version, memoryview(frame))
-    assert known_by(version, data, before, end) == known_by(version, memoryview(other), 0, len(other))
-
-
-JUNK = st.binary(min_size=1, max_size=3) | st.sampled_from([b"\0", b"\1", b"\2", b"\3", b"\x80", b"\x80\0", b"\xff", b"\xff\xff"])
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=80, deadline=None)
-@given(
-    name=st.text(min_size=1, max_size=5), topic_id=st.uuids(), at=st.integers(0, 110), junk=JUNK, is_put_in=st.booleans(),
-    session=st.sampled_from([(0, -1), (0, -1), (0, 0), (5, 1)]), forgotten=st.sampled_from([(), (), (1,)]), more=st.sampled_from([b"", b"", b"\0\0"]),
-)  # fmt: skip
-def test_what_is_bent_is_known_as_the_general_way_reads_it_or_not_at_all(
-    version: int, name: str, topic_id: UUID, at: int, junk: bytes, is_put_in: bool, session: tuple[int, int], forgotten: tuple[int, ...], more: bytes
-) -> None:  # fmt: skip
-    gone = forgotten if version >= SESSIONS_FROM else ()
-    straight = request_frame(version, "c", name, topic_id=topic_id, session=session, forgotten=gone)
-    at = min(at + 8, len(straight))
-    frame = straight[:at] + junk + straight[at if is_put_in else at + len(junk) :] + more
-    data = memoryview(frame)
-    with suppress(*NOT_SHORT):
-        _, position = split_of(version)(data, 0, len(frame))
-        request = asked(version, data, 0, len(frame), position)
-        read = read_generally(version, data)
-        assert request == read
-        assert (read.session_id, read.session_epoch) == (0, -1)
-        assert [wanted.offset for wanted in read.partitions.values()] == [offset_at(data, position)]
-        changed = bytearray(frame)
-        struct.pack_into(">q", changed, position, 99)
-        (wanted,) = read_generally(version, memoryview(changed)).partitions.values()
-        assert wanted.offset == 99
-    with suppress(*NOT_SHORT):  # who has the same bytes asks for the same
-        if known_by(version, data, 0, len(frame)) == known_by(version, memoryview(straight), 0, len(straight)):
-            ours, theirs = read_generally(version, data), read_generally(version, memoryview(straight))
-            assert ours.partitions.keys() == theirs.partitions.keys()
-            assert ours._replace(partitions={}) == theirs._replace(partitions={})
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=20, deadline=None)
-@given(
-    name=NAMES, topic_id=st.uuids(), index=st.integers(0, 2**31 - 1), high=st.integers(0, 2**63 - 1), stable=st.integers(0, 2**63 - 1),
-    start=st.integers(0, 2**63 - 1), correlation=st.integers(-(2**31), 2**31 - 1), is_committed_only=st.booleans(),
-    size=st.sampled_from([0, 1, 126, 127, 128, 8_192, 16_383, 16_384]),
-)  # fmt: skip
-def test_answers_are_those_of_the_general_way(
-    version: int, name: str, topic_id: UUID, index: int, high: int, stable: int, start: int, correlation: int, is_committed_only: bool, size: int
-) -> None:  # fmt: skip
-    topic = topic_id if version >= TOPIC_ID_FROM else name
-    answers = Answers(version, topic, index, is_committed_only=is_committed_only)
-    records = b"r" * size
-    reply = PartitionReply(index, NONE, high, stable, start, () if is_committed_only else None, records)
-    buffers, length = encode(version, [(topic, [reply])])
-    theirs = response_head(1, version, correlation, length) + b"".join(buffers)  # type: ignore[arg-type]
-    assert answers.head(high, stable, start, size) + records + answers.end == theirs[8:]
-
-
-# What clients see
-
-
-class Ways:
-    """How many fetches went the short way."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.short = 0
-        answer = ShortWay.answer
-
-        def counted(way: ShortWay, *arguments: Any) -> Any:
-            found = answer(way, *arguments)
-            self.short += found is not None
-            return found
-
-        monkeypatch.setattr(ShortWay, "answer", counted)
 
 
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
     return Ways(monkeypatch)
-
-
-def append(partition: Partition, size: int, *, producer: int = -1) -> None:
-    data = batch_of(b"x" * size, **({"producer_id": producer, "producer_epoch": 0, "base_sequence": 0} if producer >= 0 else {}))
-    if producer >= 0:
-        data[22] |= TRANSACTIONAL_MASK
-    partition.append(memoryview(data), [header_at(data)], now_ms=0)
-
-
-def partition_of(served: Serving, index: int = 0) -> Partition:
-    found = served.broker.partition("t", index)
-    assert found is not None
-    return found
 
 
 async def test_a_client_sees_no_difference(tmp_path: Path, ways: Ways) -> None:
@@ -222,31 +87,6 @@ async def served(tmp_path: Path, ways: Ways) -> AsyncIterator[Serving]:
     async with serving(tmp_path, {"hotlog.durability": "page-cache"}) as each:
         await each.broker.create_topic("t", 2)
         yield each
-
-
-def waiting(served: Serving) -> int:
-    return len(served.broker.kept[waits.Waits])
-
-
-async def until_waiting(served: Serving, count: int = 1) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while waiting(served) < count:
-            await asyncio.sleep(0)
-
-
-def is_left_alone(served: Serving) -> bool:
-    """Whether nothing that waited left anything behind."""
-    kept = served.broker.kept[waits.Waits]
-    return not (len(kept) or kept._woken or served.connections.working or partition_of(served).marks._ears)
-
-
-async def sent_poll(served: Serving, client: Client, **options: Any) -> tuple[Any, int]:
-    """A poll that waits: the request and its correlation id."""
-    options.setdefault("wait_ms", POLL_MS)
-    request = fetch("t", {0: 0}, **options)
-    correlation, before = client.send(request), waiting(served)
-    await until_waiting(served, before + 1)
-    return request, correlation
 
 
 @pytest.mark.parametrize("version", VERSIONS)
