@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -15,10 +17,10 @@ from compaction.cleaner import Cleaner
 from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from tests.compaction.cleaning import cleaner_of, compacted, put, seen_by_reader
+from tests.log.dying import Story, die_once, undisturbed
 from tests.log.support import TOPIC_ID, TP
-from tests.log.test_crash import Life
 from tests.sim.entropy import SimEntropy, stream
-from tests.sim.loop import SimLoop, run
+from tests.sim.loop import SimLoop
 
 STEPS, STEPS_OF_SWEEP = 40, 14
 TOPIC = compacted(segment_bytes=1024, index_interval_bytes=100, delete_retention_ms=60_000)
@@ -27,14 +29,12 @@ KEYS = [b"k%d" % n for n in range(6)]
 pytestmark = pytest.mark.timeout(300)  # many deaths, and no waiting
 
 
-class CleanLife(Life):
+class Cleaned(Story):
     """See the module's head.  The steps are given by the seed."""
 
     def __init__(self, loop: SimLoop, seed: int, steps: int = STEPS) -> None:
-        super().__init__(loop, seed, "fsync")
-        self.topic = TOPIC
+        super().__init__(loop, seed, TOPIC, "cleaner")
         self.steps = steps
-        self.random = stream(seed, "cleaner")
         self.tried: dict[int, tuple[bytes, bytes | None]] = {}  # by offset, as written last
         self.known: dict[bytes, int] = {}  # the newest offset of a key that was acknowledged, or read
         self.cleanings = self.sequence = 0
@@ -114,41 +114,15 @@ class CleanLife(Life):
         await self.read(log)
 
 
-def total_calls(seed: int, steps: int) -> int | None:
-    """Calls of a life that nothing ends early.  None: a tame one, with fewer than two cleanings."""
-
-    async def main(loop: SimLoop) -> int | None:
-        life = CleanLife(loop, seed, steps)
-        await life.live(await life.open())
-        return life.fuse.calls + life.story.calls if life.cleanings > 1 else None
-
-    return run(main)
+def story(seed: int, steps: int = STEPS) -> Callable[[SimLoop], Cleaned]:
+    return partial(Cleaned, seed=seed, steps=steps)
 
 
 @functools.cache
 def swept() -> tuple[int, int]:
     """The first seed whose short story is not tame, and its calls: which one it is changes with the order of the house's own steps."""
-    return next((seed, calls) for seed in range(50) if (calls := total_calls(seed, STEPS_OF_SWEEP)) is not None)
-
-
-def crash_once(seed: int, at: int, power: bool, again: int | None = None, steps: int = STEPS) -> None:
-    async def main(loop: SimLoop) -> None:
-        life = CleanLife(loop, seed, steps)
-        await life.until_death(life.begin(at))
-        await life.die(power)
-        if again is not None:
-            await life.until_death(life.recover(again))
-            await life.die(power)
-        logs = await life.open()
-        await life.check(logs)
-        await life.live(logs)  # and it goes on
-        await life.check(await life.open())
-
-    try:
-        run(main)
-    except BaseException as error:
-        error.add_note(f"crash_once({seed}, {at}, {power}, {again}, {steps})")
-        raise
+    told = (undisturbed(story(seed, STEPS_OF_SWEEP)) for seed in range(50))
+    return next((each.seed, each.fuse.calls) for each in told if each.cleanings > 1)
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
@@ -156,11 +130,11 @@ def crash_once(seed: int, at: int, power: bool, again: int | None = None, steps:
 def test_a_death_in_every_disk_call(power: bool, part: int) -> None:
     seed, calls = swept()
     for at in range(1 + part, calls + 1, 2):
-        crash_once(seed, at, power, steps=STEPS_OF_SWEEP)
+        die_once(story(seed, STEPS_OF_SWEEP), at, power=power)
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
 def test_deaths_in_many_stories_and_once_more_while_recovering(power: bool) -> None:
     chance = stream(11, "crash points")
     for seed in range(20, 44):
-        crash_once(seed, chance.randrange(20, 900), power, chance.randrange(1, 60) if seed % 2 else None)
+        die_once(story(seed), chance.randrange(20, 900), power=power, again=chance.randrange(1, 60) if seed % 2 else None)

@@ -23,15 +23,16 @@ from tests.partitions.hosted import hosted
 from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
-from tests.sim.fuse import Crashed, Fuse
-from tests.sim.loop import SimLoop, cancel_tasks, run
+from tests.sim.fuse import Fuse
+from tests.sim.lives import die_in_every_call
+from tests.sim.loop import SimLoop, run
 from tests.sim.trace import Trace
 
 TP = TopicPartition("__consumer_offsets", 0)
 SETTINGS = Settings.resolve({"hotlog.disk.reserve.bytes": "0"})
 CONFIG = TopicConfig.resolve({"cleanup.policy": "compact", "file.delete.delay.ms": "0"}, SETTINGS.topic_defaults())
 PARTITIONS = 3
-QUIET_EVERY = 25  # deaths, and then a life that ends by itself
+QUIET_EVERY = 25  # deaths: else each life leaves one more segment to walk, and none comes any further
 
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
@@ -78,24 +79,12 @@ def test_a_crash_at_every_call_loses_no_acked_commit(seed: int, is_power_lost: b
         disk = SimDisk(Machine(stream(seed, "disk")), clock, trace, Fuse())
         said: dict[int, int] = {}
         acked: dict[int, int] = {}
-        at = 1
-        while True:
-            fuse = Fuse(at)
-            disk = disk.lose_power(fuse) if is_power_lost else disk.kill(fuse)
-            living = asyncio.create_task(life(disk, clock, said, acked))
-            dying = asyncio.create_task(fuse.wait())
-            await asyncio.wait([living, dying], return_when=asyncio.FIRST_COMPLETED)
-            if not fuse.blown:
-                living.result()
-                break
-            if living.done() and not isinstance(living.exception(), (Crashed, type(None))):
-                living.result()
-            await cancel_tasks(loop)
-            at += 1
-            if at % QUIET_EVERY == 0:  # else each life leaves one more segment to walk, and none comes any further
-                disk = disk.lose_power(Fuse()) if is_power_lost else disk.kill(Fuse())
-                await life(disk, clock, said, acked)
-        assert at > 100, "there were many places to die"
+
+        async def live(disk: SimDisk) -> None:
+            await life(disk, clock, said, acked)
+
+        deaths = await die_in_every_call(loop, disk, live, power=is_power_lost, quiet_every=QUIET_EVERY)
+        assert deaths > 100, "there were many places to die"
         assert min(acked.values()) > 10
 
     run(main)

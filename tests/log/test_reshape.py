@@ -20,7 +20,7 @@ from hotlog.wire.batch import walk
 from hotlog.wire.markers import Marker
 from hotlog.wire.records import decode_batch
 from tests.log.support import T0, TP, append, batch, closed_segments, config, new_log, opened, read_all
-from tests.log.test_reshape_crash import FollowerLife
+from tests.log.test_reshape_crash import Following
 from tests.sim.loop import SimLoop, run
 from tests.support.disks import IO, FastDisk, FaultyDisk
 from tests.tools.patience import SOON_S
@@ -456,7 +456,7 @@ def test_any_life_of_a_follower_holds_a_beginning_of_its_leaders_history(seed: i
     """Follows, cuts, replacements and restarts in any order; what is there is compared after each."""
 
     async def main(loop: SimLoop) -> None:
-        life = FollowerLife(loop, seed, topic)
+        life = Following(loop, seed, topic)
         await life.live(await life.open())
         await life.check(await life.open())
 

@@ -8,7 +8,9 @@ as they were or as they are to be, nothing between.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -17,10 +19,10 @@ from hotlog.log.manager import LogManager
 from hotlog.log.partition_log import PartitionLog
 from hotlog.wire.batch import walk
 from hotlog.wire.records import decode_batch
+from tests.log.dying import Story, die_once, undisturbed
 from tests.log.support import TOPIC_ID, TP, batch, closed_segments, config
-from tests.log.test_crash import Life
 from tests.sim.entropy import stream
-from tests.sim.loop import SimLoop, run
+from tests.sim.loop import SimLoop
 
 STEPS = 40
 STEPS_OF_SWEEP = 18
@@ -55,16 +57,14 @@ class Followed:
     end: int = 0  # the leader's
 
 
-class FollowerLife(Life):
+class Following(Story):
     """See the module's head.  The steps are given by the seed."""
 
     def __init__(self, loop: SimLoop, seed: int, topic: str, steps: int = STEPS) -> None:
-        super().__init__(loop, seed, "fsync")
+        super().__init__(loop, seed, TOPICS[topic], "follower")
         self.steps = steps
         self.cut_segments = self.replaced_segments = 0
-        self.topic = TOPICS[topic]
         self.followed = Followed()
-        self.random = stream(seed, "follower")
 
     async def live(self, logs: LogManager) -> None:
         log = logs.get(TP) or await logs.create(TP, TOPIC_ID, self.topic)
@@ -209,41 +209,17 @@ async def contents(log: PartitionLog) -> list[Sent]:
     return found
 
 
-def total_calls(seed: int, topic: str, steps: int = STEPS) -> int:
-    async def main(loop: SimLoop) -> int:
-        life = FollowerLife(loop, seed, topic, steps)
-        await life.live(await life.open())
-        assert life.cut_segments > 1 and life.replaced_segments > 2, "the story has become too tame"
-        return life.fuse.calls + life.story.calls
-
-    return run(main)
-
-
-def crash_once(seed: int, topic: str, at: int, power: bool, again: int | None = None, steps: int = STEPS) -> None:
-    async def main(loop: SimLoop) -> None:
-        life = FollowerLife(loop, seed, topic, steps)
-        await life.until_death(life.begin(at))
-        await life.die(power)
-        if again is not None:
-            await life.until_death(life.recover(again))
-            await life.die(power)
-        logs = await life.open()
-        await life.check(logs)
-        await life.live(logs)  # and it goes on
-        await life.check(await life.open())
-
-    try:
-        run(main)
-    except BaseException as error:
-        error.add_note(f"crash_once({seed}, {topic!r}, {at}, {power}, {again}, {steps})")
-        raise
+def story(seed: int, topic: str, steps: int = STEPS) -> Callable[[SimLoop], Following]:
+    return partial(Following, seed=seed, topic=topic, steps=steps)
 
 
 @pytest.mark.parametrize(("topic", "power"), [("fsync", False), ("fsync", True), ("compact", True)])
 def test_a_death_in_every_disk_call(topic: str, power: bool) -> None:
-    seed = SWEPT[topic]
-    for at in range(1, total_calls(seed, topic, STEPS_OF_SWEEP) + 1):
-        crash_once(seed, topic, at, power, steps=STEPS_OF_SWEEP)
+    swept = story(SWEPT[topic], topic, STEPS_OF_SWEEP)
+    whole = undisturbed(swept)
+    assert whole.cut_segments > 1 and whole.replaced_segments > 2, "the story has become too tame"
+    for at in range(1, whole.fuse.calls + 1):
+        die_once(swept, at, power=power)
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
@@ -251,4 +227,4 @@ def test_deaths_in_many_stories_and_once_more_while_recovering(power: bool) -> N
     chance = stream(7, "crash points")
     for seed in range(10, 60):
         topic = list(TOPICS)[seed % len(TOPICS)]
-        crash_once(seed, topic, chance.randrange(20, 500), power, chance.randrange(1, 40) if seed % 2 else None)
+        die_once(story(seed, topic), chance.randrange(20, 500), power=power, again=chance.randrange(1, 40) if seed % 2 else None)

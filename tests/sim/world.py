@@ -26,6 +26,7 @@ from tests.sim.clock import SimClock
 from tests.sim.disk import Machine, SimDisk
 from tests.sim.entropy import SimEntropy, stream
 from tests.sim.fuse import Crashed, Fuse
+from tests.sim.lives import lived
 from tests.sim.loop import SimLoop, cancel_tasks, run
 from tests.sim.network import SimNet
 from tests.sim.store import SimStore
@@ -198,21 +199,7 @@ class Life:
 
     async def run(self, body: Callable[[Life], Awaitable[None]]) -> bool:
         """Run `body` in this life; False if the process died meanwhile (its `at` was reached)."""
-        task = self.world.loop.create_task(_quietly(body(self)), name="body")
-        death = self.world.loop.create_task(self.fuse.wait(), name="death")
-        await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
-        if self.fuse.blown:
-            return False
-        death.cancel()
-        await task
-        return True
-
-
-async def _quietly(body: Awaitable[None]) -> None:
-    try:
-        await body
-    except Crashed:
-        return
+        return await lived(self.fuse, body(self))
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from hotlog.coordinators.service import Commit, Committer, GroupCoordinator
 from hotlog.kernel.settings import Settings
 from tests.coordinators.consumer.stage import image_of, topic_id
 from tests.coordinators.scene import SETTINGS, SIMPLE, Member, Scene, all_work, play
-from tests.sim.fuse import Crashed, Fuse
-from tests.sim.loop import SimLoop, cancel_tasks, run
+from tests.sim.disk import SimDisk
+from tests.sim.lives import die_in_every_call
+from tests.sim.loop import SimLoop, run
 
 pytestmark = pytest.mark.timeout(300)  # virtual time or many examples: it ends by itself
 
@@ -328,21 +329,13 @@ def test_a_crash_at_every_call_leaves_each_partition_with_one_client(is_power_lo
         scene = Scene(loop, OFTEN)
         scene.image = image_of(1, t=6)
         clients = [Client(None, f"m{number}") for number in range(3)]  # type: ignore[arg-type]
-        at = 1
-        while True:
-            fuse = Fuse(at)
-            scene.disk = scene.disk.lose_power(fuse) if is_power_lost else scene.disk.kill(fuse)
-            living = asyncio.create_task(life(scene, clients))
-            dying = asyncio.create_task(fuse.wait())
-            await asyncio.wait([living, dying], return_when=asyncio.FIRST_COMPLETED)
-            if not fuse.blown:
-                living.result()
-                break
-            if living.done() and not isinstance(living.exception(), (Crashed, type(None))):
-                living.result()
-            await cancel_tasks(loop)
-            at += 1
-        assert at > 30, "there were many places to die"
+
+        async def live(disk: SimDisk) -> None:
+            scene.disk = disk
+            await life(scene, clients)
+
+        deaths = await die_in_every_call(loop, scene.disk, live, power=is_power_lost)
+        assert deaths > 30, "there were many places to die"
 
     run(main)
 
