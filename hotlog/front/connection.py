@@ -14,14 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable
 from typing import Any
 
 from hotlog.answers.api import Answer, Later, Pending, Short, Spliced
 from hotlog.front.connections import Connections
-from hotlog.front.dispatch import Door, UnknownApi, is_slow_to_write
+from hotlog.front.dispatch import Door, UnknownApi, count_together, is_slow_to_write
 from hotlog.front.large_frames import mapping_of
 from hotlog.front.sending import ANSWERS_BYTES_MAX, Sending
 from hotlog.front.slots import Slot
@@ -174,7 +173,7 @@ class Connection(Sending):
         finally:
             self._is_working = False
         if ran:
-            self._count(ran, arrived)
+            count_together(ran, self._all.clock.monotonic() - arrived)
         self.flush()  # what waited may have been answered meanwhile, too
         return at
 
@@ -182,15 +181,6 @@ class Connection(Sending):
         """Whether more replies may be made, once those that are ready were written."""
         self.flush()
         return self._can_send
-
-    def _count(self, doors: list[Door], arrived: float) -> None:
-        """Account for requests that came together and are answered together, each at its door."""
-        seconds = self._all.clock.monotonic() - arrived
-        for door in set(doors) if len(doors) > 1 else doors:
-            times, spread = doors.count(door), door.seconds
-            door.requests.value += times
-            spread.counts[bisect_left(spread.bounds, seconds)] += times  # as `observe`
-            spread.sum += seconds * times
 
     def _queue(self, answer: Answer | Pending, door: Door, arrived: float, frame_bytes: int) -> None:
         """Put a reply behind those that are waited for, if there are any."""
@@ -205,7 +195,7 @@ class Connection(Sending):
             else:
                 self._ready += buffers
                 self._ready_bytes += size
-            self._count([door], arrived)
+            count_together([door], self._all.clock.monotonic() - arrived)
             return
         answer.door, answer.arrived, answer.frame_bytes = door, arrived, frame_bytes
         self._slots.append(answer)

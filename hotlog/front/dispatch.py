@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -100,6 +101,15 @@ class Door:
         if self.is_tagged:
             return [_TAGGED_HEAD.pack(size + 5, correlation_id, 0), *buffers]
         return [_RESPONSE_HEAD.pack(size + 4, correlation_id), *buffers]
+
+
+def count_together(doors: list[Door], seconds: float) -> None:
+    """Account for requests that came together and are answered together after so many seconds, each at its door."""
+    for door in set(doors) if len(doors) > 1 else doors:
+        times, spread = doors.count(door), door.seconds
+        door.requests.value += times
+        spread.counts[bisect_left(spread.bounds, seconds)] += times  # as `observe`
+        spread.sum += seconds * times
 
 
 @cache
