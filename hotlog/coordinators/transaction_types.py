@@ -44,10 +44,6 @@ class Status(Enum):
         """Whether its end is decided, and not yet told to all partitions."""
         return self is Status.PREPARE_COMMIT or self is Status.PREPARE_ABORT
 
-    @property
-    def may_expire(self) -> bool:
-        return self in (Status.EMPTY, Status.COMPLETE_COMMIT, Status.COMPLETE_ABORT)
-
 
 _NUMBERS = {status: number for number, status in enumerate(Status)}
 STATUSES = tuple(Status)  # by their numbers

@@ -439,7 +439,7 @@ class AnyStory(RuleBasedStateMachine):
     def at_rest_nothing_is_owed(self) -> None:
         txn = self.life.txn
         assert (txn.coming is None) == (txn.waiting is None) or txn.coming is not None
-        if txn.status is Status.EMPTY or txn.status.may_expire:
+        if txn.status in (Status.EMPTY, Status.COMPLETE_COMMIT, Status.COMPLETE_ABORT):
             assert not txn.partitions
         assert txn.is_known or not self.life.log or txn.coming is None
 

@@ -25,7 +25,6 @@ from tiering.manifest.edits import (
     clear_garbage,
     mark_deleted,
     mark_garbage,
-    move_class,
     replace_range,
     stamped,
 )
@@ -280,16 +279,6 @@ def test_replace_range_swaps_exactly_and_dooms_the_old() -> None:
     assert same.garbage == (), "the same object is not garbage"
 
 
-def test_move_class_changes_only_the_class() -> None:
-    built = Built(4)
-    built.append(5)
-    rows = built.rows
-    moved = move_class(built.manifest, rows[1].base_offset, rows[3].end_offset, "GLACIER_IR", epoch=0)
-    assert [one.storage_class for one in moved.entries] == ["STANDARD", *["GLACIER_IR"] * 3, "STANDARD"]
-    assert moved.totals == built.manifest.totals
-    assert move_class(moved, 0, 0, "X", epoch=0) is moved
-
-
 def test_rewriting_a_page_swaps_rows_inside_it() -> None:
     built = Built(4)
     built.append(ENTRIES_MAX + 5)
@@ -402,7 +391,6 @@ def test_each_edit_is_a_step_that_may_be_committed() -> None:
         lambda m: replace_range(m, joined.base_offset, joined.end_offset, (joined,), epoch=0, not_before_ms=T0),
         lambda m: claim(m, 4, "other"),
         lambda m: mark_deleted(m, now_ms=T0, not_before_ms=T0),
-        lambda m: move_class(m, 0, m.end_offset, "GLACIER_IR", epoch=0),
     ):
         after = edit(before)
         assert after != before

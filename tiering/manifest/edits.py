@@ -244,16 +244,6 @@ def check_cover(rows: tuple[Entry, ...], start: int, end: int) -> None:
         raise Invalid(f"rows {spans[:3]}... do not cover exactly [{start}, {end})")
 
 
-def move_class(manifest: Manifest, start: int, end: int, storage_class: str, *, epoch: int) -> Manifest:
-    """Note that the objects of the inline rows inside [start, end) are now in `storage_class`."""
-    require_epoch(manifest, epoch)
-    rows = tuple(
-        row._replace(storage_class=storage_class) if start <= row.base_offset and row.end_offset <= end and not row.hole else row
-        for row in manifest.entries
-    )
-    return manifest if rows == manifest.entries else sealed(replace(manifest, entries=rows))
-
-
 def mark_deleted(manifest: Manifest, *, now_ms: int, not_before_ms: int) -> Manifest:
     """The topic is gone: no rows any more, every object is garbage.  The manifest itself is removed last (tiering.manifest.garbage)."""
     if manifest.is_deleted:
