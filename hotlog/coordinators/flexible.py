@@ -11,19 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hotlog.kernel.errors import Corrupt, Invalid
+from hotlog.wire.bounds import uvarint, varint
 
 STRING_BYTES_MAX = 32767
-VARINT_BYTES_MAX = 5
-
-
-def varint(value: int) -> bytes:
-    """An unsigned number."""
-    raw = bytearray()
-    while value > 0x7F:
-        raw.append(value & 0x7F | 0x80)
-        value >>= 7
-    raw.append(value)
-    return bytes(raw)
 
 
 def utf8(text: str) -> bytes:
@@ -45,24 +35,24 @@ def text(text: str | None) -> bytes:
     if text is None:
         return b"\0"
     raw = utf8(text)
-    return varint(len(raw) + 1) + raw
+    return uvarint(len(raw) + 1) + raw
 
 
 def list_of(items: Iterable[bytes]) -> bytes:
     """An array of what is encoded already."""
     made = list(items)
-    return varint(len(made) + 1) + b"".join(made)
+    return uvarint(len(made) + 1) + b"".join(made)
 
 
 def numbers(numbers: Iterable[int]) -> bytes:
     """An array of int32."""
     made = list(numbers)
-    return varint(len(made) + 1) + struct.pack(f">{len(made)}i", *made)
+    return uvarint(len(made) + 1) + struct.pack(f">{len(made)}i", *made)
 
 
 def tagged(fields: Mapping[int, bytes]) -> bytes:
     """Tagged fields, by their numbers."""
-    return varint(len(fields)) + b"".join(varint(tag) + varint(len(data)) + data for tag, data in sorted(fields.items()))
+    return uvarint(len(fields)) + b"".join(uvarint(tag) + uvarint(len(data)) + data for tag, data in sorted(fields.items()))
 
 
 class Reader:
@@ -85,13 +75,11 @@ class Reader:
         return value
 
     def varint(self) -> int:
-        value = 0
-        for shift in range(0, 7 * VARINT_BYTES_MAX, 7):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise Corrupt(f"{self.what} has a number of more than {VARINT_BYTES_MAX} bytes at {self.position}")
+        try:
+            value, self.position = varint(self.raw, self.position, len(self.raw))
+        except Invalid:
+            raise Corrupt(f"{self.what} of {len(self.raw)} bytes has no number at {self.position}") from None
+        return value
 
     def plain(self) -> str:
         return self.take(self.number(">h")).decode("utf-8", "replace")

@@ -34,8 +34,12 @@ def _short_of(data: memoryview, position: int, end: int, need: int) -> Invalid:
     return Invalid(f"request is malformed: {need} bytes expected at byte {position}, {end - position} are left")
 
 
-def varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    """An unsigned varint of at most 32 bits and the position after it."""
+def varint(data: bytes | memoryview, position: int, end: int) -> tuple[int, int]:
+    """An unsigned varint of at most 32 bits and the position after it.
+
+    Raises:
+        Invalid: it is longer, or cut off at `end`.
+    """
     value = shift = 0
     for at in range(position, min(position + _VARINT_BYTES_MAX, end)):
         byte = data[at]

@@ -39,6 +39,7 @@ from hotlog.wire.batch import (
     crc_ok,
     header_at,
 )
+from hotlog.wire.bounds import uvarint
 from hotlog.wire.patient_records import VARINT_BYTES_MAX, VARLONG_BYTES_MAX, number_at, time_after
 from hotlog.world.ports import Buffer
 
@@ -326,13 +327,7 @@ def with_horizon(header: BatchHeader, batch: memoryview, horizon_ms: int) -> Buf
 
 def number_bytes(value: int) -> bytes:
     """A zigzag varint, as Kafka writes it."""
-    raw = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while raw >= 0x80:
-        out.append(raw & 0x7F | 0x80)
-        raw >>= 7
-    out.append(raw)
-    return bytes(out)
+    return uvarint((value << 1) ^ (value >> 63))
 
 
 def made(header: BatchHeader, section: Buffer) -> bytearray:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from hotlog.coordinators.consumer.values import Classic, Current, MemberState, Owned, Resolved, Said, Target
-from hotlog.coordinators.flexible import Reader, list_of, numbers, plain, tagged, text, varint
+from hotlog.coordinators.flexible import Reader, list_of, numbers, plain, tagged, text
 from hotlog.kernel.errors import Corrupt
+from hotlog.wire.bounds import uvarint
 
 
 class Kind(IntEnum):
@@ -121,7 +122,7 @@ def _decode_target_epoch(reader: Reader) -> TargetEpoch:
 def _encode_said(value: Said) -> bytes:
     tags: dict[int, bytes] = {}
     if value.classic is not None:
-        protocols = list_of(text(name) + varint(len(data) + 1) + data + b"\0" for name, data in value.classic.protocols)
+        protocols = list_of(text(name) + uvarint(len(data) + 1) + data + b"\0" for name, data in value.classic.protocols)
         # A struct that may be null says in its first byte that it is there.
         tags[0] = b"\1" + struct.pack(">i", value.classic.session_ms) + protocols + b"\0"
     return b"".join(
