@@ -1,4 +1,4 @@
-"""One partition's hot log, made of Segments, Marks, Writer, Syncer and Reader; here stand the verbs that need more than one of them.
+"""One partition's hot log, made of Segments, Marks, Roller, Writer, Syncer, Reader and LogUpkeep; verbs that need more than one are here.
 
 State changes are plain functions on the event loop; what may wait (fsync, a cold page, file removal) is `async`.
 
