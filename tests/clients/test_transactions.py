@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as AioPartition
 from aiokafka.errors import ProducerFenced
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from kafka import KafkaProducer
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from kafka import ConsumerGroupMetadata, KafkaProducer
+from kafka import TopicPartition as PythonPartition
+from kafka.structs import OffsetAndMetadata
 
 from tests.clients.conftest import get_client
-from tests.tools.clients import FOREIGN_CLIENTS, CommandClient
+from tests.tools.clients import FOREIGN_CLIENTS, Client, CommandClient
 from tests.tools.patience import PATIENCE_S
 
 
@@ -148,37 +149,35 @@ def test_aiokafka_commits_aborts_and_is_fenced(bootstrap: str, topic: str, name:
     asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
 
 
-def kafka_python(bootstrap: str, name: str) -> None:
+def kafka_python(bootstrap: str, topic: str, name: str, group: str, transactions: int) -> None:
     producer = KafkaProducer(bootstrap_servers=bootstrap, transactional_id=name, max_block_ms=int(PATIENCE_S * 1000))
     producer.init_transactions()
+    for number in range(transactions):
+        producer.begin_transaction()
+        producer.send(topic, b"%d" % number, partition=0)
+        producer.send_offsets_to_transaction(
+            {PythonPartition(topic, 0): OffsetAndMetadata(number, "", -1)}, ConsumerGroupMetadata(group)
+        )
+        if number % 2:
+            producer.abort_transaction()
+        else:
+            producer.commit_transaction()
     producer.close()
 
 
-def foreign(client_name: str) -> Callable[[str, str], None]:
-    def begin(bootstrap: str, name: str) -> None:
+@pytest.mark.parametrize("client_name", ["kafka-python", *FOREIGN_CLIENTS])
+def test_a_client_commits_and_aborts(bootstrap: str, topic: str, name: str, client_name: str, reference: Client) -> None:
+    """The Java client's is the protocol of KIP-890: no AddPartitionsToTxn is sent, and each transaction has an epoch of its own."""
+    group = f"{topic}-group"
+    reference.create_topic(bootstrap, topic, partitions=1, configs={})
+    if client_name == "kafka-python":
+        kafka_python(bootstrap, topic, name, group, 6)
+    else:
         client = get_client(client_name)
         assert isinstance(client, CommandClient)
-        client.begin(bootstrap, name)
-
-    return begin
-
-
-BEGINS: dict[str, Callable[[str, str], None]] = {"kafka-python": kafka_python}
-BEGINS |= {client_name: foreign(client_name) for client_name in FOREIGN_CLIENTS}
-
-
-@pytest.mark.parametrize("client_name", BEGINS)
-def test_a_transactional_producer_begins(bootstrap: str, name: str, client_name: str) -> None:
-    BEGINS[client_name](bootstrap, name)
-
-
-def test_java_commits_and_aborts(bootstrap: str, topic: str, name: str) -> None:
-    """The protocol of KIP-890: Kafka 4's client sends no AddPartitionsToTxn, and has an epoch for each transaction."""
-    java = get_client("java")
-    assert isinstance(java, CommandClient)
-    java.transact(bootstrap, topic, name, group=f"{topic}-group", transactions=6)
+        client.transact(bootstrap, topic, name, group=group, transactions=6)
     assert committed(bootstrap, topic) == [b"%d" % number for number in (0, 2, 4)]
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": f"{topic}-group"})
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     (position,) = consumer.committed([TopicPartition(topic, 0)], PATIENCE_S)
     consumer.close()
-    assert position.offset == 4
+    assert position.offset == (OFFSET_INVALID if client_name == "franz-go" else 4)

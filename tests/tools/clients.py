@@ -6,7 +6,7 @@ One command does one thing and ends:
     consume {"topic", "count", "from_ms"}       all partitions, no group, from the start or a time -> records
     group   {"topic", "group", "count"}         join, read exactly that many, commit, leave -> records
     create  {"topic", "partitions", "configs"}  by the admin client
-    begin   {"transactional_id"}                the first step of a transactional producer
+    transact {"topic", "transactional_id", "group", "transactions"}    see CommandClient.transact
 
 A record is {"partition", "offset", "timestamp", "key", "value", "headers": [[name, value], ...]}, bytes as base64.
 Sources stand in tests/clients/{node,go,java}; what they need is fetched into the developer's cache, all of it at once by
@@ -110,14 +110,10 @@ class CommandClient:
     def create_topic(self, bootstrap: str, topic: str, *, partitions: int, configs: Mapping[str, str]) -> None:
         self._run(bootstrap, "create", {"topic": topic, "partitions": partitions, "configs": dict(configs)})
 
-    def begin(self, bootstrap: str, transactional_id: str) -> None:
-        """What a transactional producer does before its first transaction."""
-        self._run(bootstrap, "begin", {"transactional_id": transactional_id})
-
     def transact(self, bootstrap: str, topic: str, transactional_id: str, *, group: str, transactions: int) -> None:
         """So many transactions, each a record in partition 0 with its number and that as the group's offset; every second one is aborted.
 
-        Only the Java client can."""
+        franz-go leaves the group alone."""
         wanted = {"topic": topic, "transactional_id": transactional_id, "group": group, "transactions": transactions}
         self._run(bootstrap, "transact", wanted)
 

@@ -16,15 +16,16 @@ import (
 )
 
 type arguments struct {
-	Topic      string            `json:"topic"`
-	Codec      string            `json:"codec"`
-	Idempotent bool              `json:"idempotent"`
-	Group      string            `json:"group"`
-	Count      int               `json:"count"`
-	FromMs     *int64            `json:"from_ms"`
-	Partitions int32             `json:"partitions"`
-	Configs    map[string]string `json:"configs"`
-	Id         string            `json:"transactional_id"`
+	Topic        string            `json:"topic"`
+	Codec        string            `json:"codec"`
+	Idempotent   bool              `json:"idempotent"`
+	Group        string            `json:"group"`
+	Count        int               `json:"count"`
+	FromMs       *int64            `json:"from_ms"`
+	Partitions   int32             `json:"partitions"`
+	Configs      map[string]string `json:"configs"`
+	Id           string            `json:"transactional_id"`
+	Transactions int               `json:"transactions"`
 }
 
 // A []byte is base64 in encoding/json and a nil one is null, which is just what the lines say.
@@ -67,8 +68,8 @@ func main() {
 		group(ctx, wanted, common)
 	case "create":
 		create(ctx, wanted, common)
-	case "begin":
-		begin(ctx, wanted, common)
+	case "transact":
+		transact(ctx, wanted, common)
 	default:
 		must(fmt.Errorf("unknown command %q", os.Args[2]))
 	}
@@ -87,11 +88,16 @@ func open(options ...kgo.Opt) *kgo.Client {
 	return client
 }
 
-func begin(ctx context.Context, wanted arguments, common []kgo.Opt) {
-	client := open(append(common, kgo.TransactionalID(wanted.Id))...)
+// transact leaves the group alone: franz-go takes offsets along only for a consumer of its own.
+func transact(ctx context.Context, wanted arguments, common []kgo.Opt) {
+	client := open(append(common, kgo.TransactionalID(wanted.Id), kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
 	defer client.Close()
-	_, _, err := client.ProducerID(ctx)
-	must(err)
+	for number := range wanted.Transactions {
+		must(client.BeginTransaction())
+		made := &kgo.Record{Topic: wanted.Topic, Value: fmt.Append(nil, number)}
+		must(client.ProduceSync(ctx, made).FirstErr())
+		must(client.EndTransaction(ctx, kgo.TransactionEndTry(number%2 == 0)))
+	}
 }
 
 func produce(ctx context.Context, wanted arguments, common []kgo.Opt) {

@@ -52,7 +52,6 @@ public final class Client {
             case "consume" -> client.consume();
             case "group" -> client.group();
             case "create" -> client.create();
-            case "begin" -> client.begin();
             case "transact" -> client.transact();
             default -> throw new IllegalArgumentException("unknown command " + arguments[1]);
         }
@@ -90,17 +89,6 @@ public final class Client {
                 RecordMetadata found = each.get();
                 System.out.println(JSON.createObjectNode().put("partition", found.partition()).put("offset", found.offset()));
             }
-        }
-    }
-
-    private void begin() {
-        Map<String, Object> settings = new HashMap<>();
-        settings.put("bootstrap.servers", bootstrap);
-        settings.put("transactional.id", wanted.get("transactional_id").asText());
-        settings.put("max.block.ms", 290_000);
-        ByteArraySerializer plain = new ByteArraySerializer();
-        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings, plain, plain)) {
-            producer.initTransactions();
         }
     }
 

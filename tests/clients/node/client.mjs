@@ -115,14 +115,20 @@ async function create() {
   await admin.disconnect();
 }
 
-async function begin() {
+async function transact() {
   const producer = kafka.producer({ transactionalId: wanted.transactional_id, idempotent: true, maxInFlightRequests: 1 });
   await producer.connect();
-  await producer.transaction();
+  for (let number = 0; number < wanted.transactions; number++) {
+    const transaction = await producer.transaction();
+    await transaction.send({ topic: wanted.topic, acks: -1, messages: [{ partition: 0, value: String(number) }] });
+    const topics = [{ topic: wanted.topic, partitions: [{ partition: 0, offset: String(number) }] }];
+    await transaction.sendOffsets({ consumerGroupId: wanted.group, topics });
+    await (number % 2 === 0 ? transaction.commit() : transaction.abort());
+  }
   await producer.disconnect();
 }
 
-const commands = { produce, consume, create, begin, group: () => read({ group: wanted.group, commit: true }) };
+const commands = { produce, consume, create, transact, group: () => read({ group: wanted.group, commit: true }) };
 commands[command]().then(
   () => process.stdout.write("", () => process.exit(0)), // a pipe is written to asynchronously
   (failure) => {
