@@ -12,17 +12,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
-from uuid import UUID
 
 from controller.image import ClusterImage
 from hotlog.coordinators.consumer import checks
 from hotlog.coordinators.consumer.machine import AnyGroup
 from hotlog.coordinators.consumer.regexes import Regexes
-from hotlog.coordinators.consumer.values import JOIN_EPOCH, Beat, Beaten, BeatRequest, ConsumerGroup, Rules
+from hotlog.coordinators.consumer.values import JOIN_EPOCH, Beat, Beaten, BeatRequest, ConsumerGroup
+from hotlog.coordinators.current_rules import CurrentRules
 from hotlog.coordinators.group_handles import Commits, Session
 from hotlog.coordinators.group_kind import GroupKind
 from hotlog.coordinators.group_log import GroupLog
-from hotlog.coordinators.group_shard import Commit, Committer, GroupShard, OffsetRules, all_groups
+from hotlog.coordinators.group_shard import Commit, Committer, GroupShard, all_groups
 from hotlog.coordinators.group_types import (
     Code,
     Group,
@@ -32,7 +32,6 @@ from hotlog.coordinators.group_types import (
     JoinRequest,
     Leave,
     Left,
-    Limits,
     Sync,
     Synced,
     protocol_bytes,
@@ -44,7 +43,6 @@ from hotlog.coordinators.shard import Memory
 from hotlog.coordinators.shards import Shards
 from hotlog.coordinators.tenure import Loading
 from hotlog.kernel.errors import HotlogError, Invalid
-from hotlog.kernel.group_config import group_times
 from hotlog.kernel.settings import Settings
 from hotlog.partitions.partition import Partition
 from hotlog.wire.markers import Marker
@@ -84,12 +82,10 @@ class GroupCoordinator:
         self._clock = clock
         self._entropy = entropy
         self._partition_of = partition_of
-        self._image = image
         self._regexes = Regexes(image, clock.now_ms)
         self._memory = Memory()
-        self._kind = GroupKind(self._limits, self._rules)
-        self._limits_of: tuple[Settings, Limits] | None = None
-        self._rules_of: tuple[Settings, Rules] | None = None
+        self._rules = CurrentRules(settings, image, clock, self._regexes)
+        self._kind = GroupKind(self._rules.limits, self._rules.of_group)
         self._shards: Shards[GroupShard] = Shards(
             topic=TOPIC,
             clock=clock,
@@ -131,45 +127,6 @@ class GroupCoordinator:
         """This node does not lead a partition of __consumer_offsets any more."""
         self._shards.resign(index)
 
-    def _limits(self) -> Limits:
-        settings = self._settings()
-        if self._limits_of is None or self._limits_of[0] is not settings:
-            limits = Limits(
-                settings.number("group.min.session.timeout.ms"),
-                settings.number("group.max.session.timeout.ms"),
-                settings.number("group.initial.rebalance.delay.ms"),
-                settings.number("group.max.size"),
-                settings.number("hotlog.group.max.bytes"),
-            )
-            self._limits_of = (settings, limits)
-        return self._limits_of[1]
-
-    def _rules(self, group_id: str) -> Rules:
-        """What holds for a group now: the broker's settings, and over them the group's own (KIP-848)."""
-        image, rules = self._image(), self._broker_rules()
-        own = image.group_configs.get(group_id)
-        if own is not None:
-            rules = rules._replace(**group_times(own, self._settings())._asdict())
-        return rules._replace(image=image, now_ms=self._clock.now_ms())
-
-    def _broker_rules(self) -> Rules:
-        settings = self._settings()
-        if self._rules_of is None or self._rules_of[0] is not settings:
-            policy = settings.text("group.consumer.migration.policy")
-            rules = Rules(
-                **group_times({}, settings)._asdict(),
-                members_max=settings.number("group.consumer.max.size"),
-                assignors=settings.words("group.consumer.assignors"),
-                may_upgrade=policy in ("bidirectional", "upgrade"),
-                may_downgrade=policy in ("bidirectional", "downgrade"),
-                limits=self._limits(),
-                image=self._image(),
-                resolved=self._regexes.resolved,
-                now_ms=0,
-            )
-            self._rules_of = (settings, rules)
-        return self._rules_of[1]
-
     # Membership
 
     async def beat(self, group_id: str, asked: BeatRequest) -> Beaten:
@@ -183,8 +140,8 @@ class GroupCoordinator:
         if asked.epoch != JOIN_EPOCH and group is None:
             what = "Consumer group" if asked.epoch > JOIN_EPOCH else "Group"
             return Beaten(Code.GROUP_ID_NOT_FOUND, f"{what} {group_id} not found.")
-        if asked.assignor is not None and asked.assignor not in self._broker_rules().assignors:
-            known = ", ".join(self._broker_rules().assignors)
+        if asked.assignor is not None and asked.assignor not in self._rules.of_broker().assignors:
+            known = ", ".join(self._rules.of_broker().assignors)
             message = f"ServerAssignor {asked.assignor} is not supported. Supported assignors: {known}."
             return Beaten(Code.UNSUPPORTED_ASSIGNOR, message)
         regexes = list(group.regexes) if isinstance(group, ConsumerGroup) else []
@@ -298,7 +255,7 @@ class GroupCoordinator:
         if not _is_group_id(group_id) and group_id != "":
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
         shard = await self._shards.for_writing(group_id)
-        return await shard.commit(group_id, wanted, by, unknown=unknown, rules=self._offset_rules())
+        return await shard.commit(group_id, wanted, by, unknown=unknown, rules=self._rules.offsets())
 
     async def commit_in_transaction(
         self,
@@ -320,7 +277,7 @@ class GroupCoordinator:
             return {(commit.topic, commit.partition): Code.INVALID_GROUP_ID for commit in wanted}
         shard = await self._shards.for_writing(group_id)
         by = Committer(member_id, instance_id, generation, None)
-        return await shard.commit_in_transaction(group_id, wanted, producer, by, rules=self._offset_rules())
+        return await shard.commit_in_transaction(group_id, wanted, producer, by, rules=self._rules.offsets())
 
     async def end_transaction(self, index: int, marker: Marker, version: int) -> None:
         """Write the end of a transaction into a partition of __consumer_offsets, and show or forget the offsets that it had.
@@ -350,18 +307,7 @@ class GroupCoordinator:
     def commits_of(self, group_id: str, by: Committer, topic: str, partition: int) -> Commits | None:
         """Of one partition by a group that is there, where nothing is wrong with it; see GroupShard.commits_of."""
         shard = self._shards.get(group_id)
-        return None if shard is None else shard.commits_of(group_id, by, topic, partition, self._offset_rules())
-
-    def _offset_rules(self) -> OffsetRules:
-        return OffsetRules(self._partitions_of, self._settings().number("offset.metadata.max.bytes"), self._topic_id_of)
-
-    def _partitions_of(self, topic: str) -> int:
-        known = self._image().topics.get(topic)
-        return len(known.partitions) if known is not None else 0
-
-    def _topic_id_of(self, topic: str) -> UUID | None:
-        known = self._image().topics.get(topic)
-        return known.topic_id if known is not None else None
+        return None if shard is None else shard.commits_of(group_id, by, topic, partition, self._rules.offsets())
 
     def offsets(self, group_id: str) -> Mapping[tuple[str, int], OffsetValue]:
         """All committed offsets of a group, as they are when they are looked at.
@@ -427,7 +373,7 @@ class GroupCoordinator:
         wanted = list(places)
         if not self._shards.exist:
             return {place: Code.GROUP_ID_NOT_FOUND for place in wanted}
-        return await self._shards.of(group_id).delete_offsets(group_id, wanted, self._offset_rules())
+        return await self._shards.of(group_id).delete_offsets(group_id, wanted, self._rules.offsets())
 
     async def forget_topic(self, topic: str) -> None:
         """A topic was deleted: its offsets mean nothing any more."""
