@@ -24,7 +24,7 @@ from hotlog.answers.slices import SLICE, breathe
 from hotlog.apis.produce.plan import Batch, InlineRoom, Plan, plan_topic
 from hotlog.apis.produce.readiness import At, look_inline, make_ready, must_ask, must_wait
 from hotlog.apis.produce.short_way import short
-from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp, SequenceError
+from hotlog.kernel.errors import InvalidRecord, InvalidTimestamp, MalformedBatch, NotOneBatch, SequenceError
 from hotlog.log.writer import Appended
 from hotlog.partitions.waits import all_committed
 from hotlog.wire.error_codes import Refused, code_for, is_expected, message_for
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+_BEFORE_THE_LOG = (NotOneBatch, MalformedBatch)  # as in Kafka these answers do not tell where the log begins
 # Where an answer stands, and the offset up to which its partition must be committed.
 _Wait = tuple[list[PartitionResult], int, "Partition", int]
 
@@ -125,15 +126,12 @@ def _answer(context: RequestContext, request: ProduceRequest, results: list[Topi
 def _append_one(broker: Broker, topic: str | None, batch: Batch, now_ms: int) -> tuple[PartitionResult, int]:
     """The answer for one partition, and the offset up to which it must be committed first (-1: it is, or it was refused)."""
     if batch.refusal is not None:
-        return _refused(broker, topic, batch.number, batch.refusal), -1
+        return _refused(broker, topic, batch, batch.refusal), -1
     assert batch.partition is not None
     try:
         appended = batch.appended or _append_now(batch, now_ms)
     except Exception as error:
-        refused = _refused(broker, topic, batch.number, error)
-        if isinstance(error, SequenceError):  # the log itself says no
-            refused = refused._replace(log_start_offset=batch.partition.marks.log_start_offset)
-        return refused, -1
+        return _refused(broker, topic, batch, error), -1
     if batch.records is not None and not appended.is_duplicate:
         broker.metrics.bytes_in.labels(batch.partition.tp.topic).inc(len(batch.records))
         broker.metrics.messages_in.labels(batch.partition.tp.topic).inc(batch.headers[0].record_count)
@@ -151,13 +149,17 @@ def _append_now(batch: Batch, now_ms: int) -> Appended:
     return batch.partition.append(batch.records, batch.headers, now_ms=now_ms)
 
 
-def _refused(broker: Broker, topic: str | None, index: int, error: Exception) -> PartitionResult:
+def _refused(broker: Broker, topic: str | None, batch: Batch, error: Exception) -> PartitionResult:
     if not is_expected(error):
-        LOG.error("produce to %s-%d failed", topic, index, exc_info=error)
+        LOG.error("produce to %s-%d failed", topic, batch.number, exc_info=error)
     if topic is not None and broker.topic(topic) is not None:
         broker.metrics.produce_failed.labels(topic).inc()
     faults = error.faults if isinstance(error, (InvalidRecord, InvalidTimestamp)) else ()
-    return PartitionResult(index, code_for(error), message=message_for(error), record_errors=faults)
+    is_log_asked = isinstance(error, (InvalidRecord, InvalidTimestamp, SequenceError)) and not isinstance(error, _BEFORE_THE_LOG)
+    start = batch.partition.marks.log_start_offset if batch.partition is not None and is_log_asked else -1
+    return PartitionResult(
+        batch.number, code_for(error), log_start_offset=start, message=message_for(error), record_errors=faults
+    )
 
 
 async def _when_committed(context: RequestContext, timeout_ms: int, results: list[TopicResult], waits: list[_Wait]) -> Spliced:

@@ -46,6 +46,10 @@ class InvalidRecord(Corrupt):
         self.faults = faults
 
 
+class NotOneBatch(InvalidRecord):
+    """What was produced to a partition is not one whole batch."""
+
+
 class MalformedBatch(InvalidRecord):
     """A produced batch that is none: a client that sent it whole may send it again."""
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, MalformedBatch, TooLarge
+from hotlog.kernel.errors import Corrupt, CrcMismatch, InvalidRecord, MalformedBatch, NotOneBatch, TooLarge
 from hotlog.kernel.limits import BATCH_HEADER_BYTES, BATCH_OVERHEAD_BYTES, MiB
 from hotlog.world.ports import Buffer
 
@@ -138,22 +138,22 @@ def check_produced(data: memoryview, *, batch_bytes_max: int) -> list[BatchHeade
     Raises:
         TooLarge: a batch above `batch_bytes_max` bytes (max.message.bytes).
         MalformedBatch: the CRC-32C does not match, the magic is unknown, or the length is below a header's.
-        InvalidRecord: everything else; magic 0 and 1 too (KIP-724).
+        NotOneBatch: there is none, it is cut off, or of magic 0 or 1 (KIP-724).  InvalidRecord: everything else.
     """
     headers: list[BatchHeader] = []
     position, end = 0, len(data)
     if end == 0:
-        raise InvalidRecord("records are empty; at least one batch is needed")
+        raise NotOneBatch("records are empty; at least one batch is needed")
     while position < end:
         if end - position <= MAGIC_OFFSET:
-            raise InvalidRecord(f"{end - position} bytes at byte {position} are too few for a batch")
+            raise NotOneBatch(f"{end - position} bytes at byte {position} are too few for a batch")
         magic = data[position + MAGIC_OFFSET]
         if magic in (0, 1):
-            raise InvalidRecord(f"message format magic {magic} is not supported; only magic 2 is")
+            raise NotOneBatch(f"message format magic {magic} is not supported; only magic 2 is")
         if magic != 2:
             raise MalformedBatch(f"unknown magic {magic}; only magic 2 is allowed")
         if end - position < BATCH_HEADER_BYTES:
-            raise InvalidRecord(f"batch at byte {position} is cut off inside its header")
+            raise NotOneBatch(f"batch at byte {position} is cut off inside its header")
         header = BatchHeader._make(HEADER.unpack_from(data, position))
         size = header.length + BATCH_OVERHEAD_BYTES
         _check_header(header, size, position, end, batch_bytes_max)
@@ -176,7 +176,7 @@ def _check_header(header: BatchHeader, size: int, position: int, end: int, batch
     if header.length < BATCH_HEADER_BYTES - BATCH_OVERHEAD_BYTES:
         raise MalformedBatch(f"batch at byte {position} says length {header.length}; at least 49 is needed")
     if position + size > end:
-        raise InvalidRecord(f"batch at byte {position} says length {header.length}; {end - position} bytes are there")
+        raise NotOneBatch(f"batch at byte {position} says length {header.length}; {end - position} bytes are there")
     if header.record_count <= 0 or header.last_offset_delta != header.record_count - 1:
         raise InvalidRecord(
             f"batch at byte {position} says {header.record_count} records and last offset delta {header.last_offset_delta}"

@@ -35,6 +35,7 @@ _TABLE: dict[type[BaseException], ErrorCode] = {
     errors.UnknownVersion: ErrorCode.kafka_storage_error,
     errors.DamagedRecords: ErrorCode.corrupt_message,
     errors.InvalidRecord: ErrorCode.invalid_record,
+    errors.NotOneBatch: ErrorCode.invalid_record,
     errors.MalformedBatch: ErrorCode.corrupt_message,
     errors.NotFound: ErrorCode.unknown_topic_or_partition,
     errors.AlreadyExists: ErrorCode.topic_already_exists,

@@ -105,9 +105,11 @@ def _differences() -> str:
     def shown(value: object) -> str:
         return "" if value is ANY else f"`{getattr(value, 'value', value)}`"
 
+    def field(text: str) -> str:
+        return text.replace("|", r"\|") or "the whole answer"  # a line would end the cell
+
     rows = "".join(
-        f"| {row.api.word} | `{row.field or 'the whole answer'}` | {shown(row.hotlog)} | {shown(row.kafka)} | {row.why} |\n"
-        for row in TABLE
+        f"| {row.api.word} | `{field(row.field)}` | {shown(row.hotlog)} | {shown(row.kafka)} | {row.why} |\n" for row in TABLE
     )
     return (
         "\n## Deliberate differences\n\nThe same requests go to Hotlog and to Apache Kafka 4.3, in every version that both speak, and every "

@@ -23,13 +23,12 @@ Parts = Mapping[str, tuple[int, ...]]  # of topics by the words of the story
 
 
 def _parts_shown(assignment: Any, *, counts_only: bool) -> Any:
-    """An assignment whose partitions stand in order, or only their number."""
+    """An assignment whose partitions stand in order, or only their number: which of two topics an odd one is of follows from the topics' ids."""
+    parts = assignment.topic_partitions
+    if counts_only:
+        return dataclasses.replace(assignment, topic_partitions=(sum(len(part.partitions) for part in parts),))
     return dataclasses.replace(
-        assignment,
-        topic_partitions=tuple(
-            dataclasses.replace(part, partitions=(len(part.partitions),) if counts_only else tuple(sorted(part.partitions)))
-            for part in assignment.topic_partitions
-        ),
+        assignment, topic_partitions=tuple(dataclasses.replace(part, partitions=tuple(sorted(part.partitions))) for part in parts)
     )
 
 

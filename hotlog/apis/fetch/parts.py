@@ -97,7 +97,9 @@ class Part:
     def reply(self, is_committed_only: bool) -> PartitionReply:
         """The answer as it stands."""
         partition, code = self.partition, self.code
-        if partition is None or (code and code is not OUT_OF_RANGE):
+        if partition is None:
+            return PartitionReply(self.key[1], code, aborted=())
+        if code and code is not OUT_OF_RANGE:
             return PartitionReply(self.key[1], code)
         marks, records = partition.marks, self.records
         end, stable = marks.high_watermark, marks.producers.first_open_transaction

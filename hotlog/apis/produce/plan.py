@@ -16,7 +16,7 @@ from hotlog.answers.api import RequestContext
 from hotlog.apis.produce.short_way import ACKS_ALLOWED
 from hotlog.broker.admission import Guard
 from hotlog.broker.leaders import not_here
-from hotlog.kernel.errors import HotlogError, InvalidRecord
+from hotlog.kernel.errors import HotlogError, NotOneBatch
 from hotlog.log.large_appends import INLINE_APPEND_BYTES_MAX
 from hotlog.log.writer import Appended
 from hotlog.wire.batch import CODEC_MASK, TRANSACTIONAL_MASK, BatchHeader, check_produced
@@ -148,10 +148,10 @@ def _check(version: int, request: ProduceRequest, partition: Partition, records:
     if request.acks not in ACKS_ALLOWED:
         raise Refused(ErrorCode.invalid_required_acks, f"acks={request.acks} is not allowed; 0, 1 and -1 are")
     if records is None:
-        raise InvalidRecord("records are null; one batch is needed")
+        raise NotOneBatch("records are null; one batch is needed")
     headers = check_produced(records, batch_bytes_max=partition.config.message_bytes_max)
     if len(headers) != 1:
-        raise InvalidRecord(f"{len(headers)} batches for {partition.tp}; exactly one is allowed")
+        raise NotOneBatch(f"{len(headers)} batches for {partition.tp}; exactly one is allowed")
     header = headers[0]
     attributes = header.attributes
     if attributes & CODEC_MASK == _ZSTD and version < ZSTD_FROM_VERSION:
