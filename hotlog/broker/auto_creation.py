@@ -7,15 +7,14 @@ that is away must not hold up the fetches behind one that waits; at most CREATIO
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kio.schema.errors import ErrorCode
 
 from controller.image import TopicImage
 from controller.internal_topics import GROUPS_TOPIC, GROUPS_TOPIC_CONFIGS, TRANSACTIONS_TOPIC, TRANSACTIONS_TOPIC_CONFIGS
-from controller.topic_rules import NewTopic
-from hotlog.kernel.errors import AlreadyExists, HotlogError
+from hotlog.kernel.errors import AlreadyExists
 from hotlog.kernel.settings import Settings
 from hotlog.wire.error_codes import Refused
 from hotlog.world.ports import Clock
@@ -26,7 +25,7 @@ CREATE_AGAIN_S = 1.0  # after one that the store did not answer
 
 
 class AutoCreation:
-    """`find` has the topic if it is there, `create` makes topics."""
+    """`find` has the topic if it is there, `create` makes one (Broker.create_topic)."""
 
     def __init__(
         self,
@@ -34,7 +33,7 @@ class AutoCreation:
         *,
         settings: Callable[[], Settings],
         find: Callable[[str], TopicImage | None],
-        create: Callable[[Sequence[NewTopic]], Coroutine[Any, Any, list[TopicImage | HotlogError]]],
+        create: Callable[..., Coroutine[Any, Any, TopicImage]],
     ) -> None:
         self._clock = clock
         self._settings = settings
@@ -74,25 +73,26 @@ class AutoCreation:
 
     async def _made(self, name: str) -> TopicImage:
         """The topic, with what it needs.  Raises as `ensure`."""
+        count, configs = self._shape_of(name)
         try:
-            (outcome,) = await self._create([self._wanted(name)])
-            if isinstance(outcome, HotlogError):
-                raise outcome
+            return await self._create(name, count, configs, replication_factor=1)
         except (Refused, AlreadyExists):
             topic = self._find(name)  # somebody else was first
             if topic is None:
                 raise
             return topic
-        return outcome
 
-    def _wanted(self, name: str) -> NewTopic:
+    def _shape_of(self, name: str) -> tuple[int, dict[str, str]]:
+        """How many partitions it gets (-1: as the broker's settings say), and which configurations."""
         settings = self._settings()
         if name == GROUPS_TOPIC:
-            return NewTopic(name, settings.number("offsets.topic.num.partitions"), 1, GROUPS_TOPIC_CONFIGS)
+            return settings.number("offsets.topic.num.partitions"), GROUPS_TOPIC_CONFIGS
         if name == TRANSACTIONS_TOPIC:
-            configs = {**TRANSACTIONS_TOPIC_CONFIGS, "segment.bytes": str(settings.number("transaction.state.log.segment.bytes"))}
-            return NewTopic(name, settings.number("transaction.state.log.num.partitions"), 1, configs)
-        return NewTopic(name, -1, 1, {})
+            segment_bytes = str(settings.number("transaction.state.log.segment.bytes"))
+            return settings.number("transaction.state.log.num.partitions"), TRANSACTIONS_TOPIC_CONFIGS | {
+                "segment.bytes": segment_bytes
+            }
+        return -1, {}
 
     def _ended(self, name: str, creation: asyncio.Task[TopicImage]) -> None:
         self._under_way.pop(name, None)

@@ -20,7 +20,6 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from controller.changes import (
-    AlterConfigs,
     Change,
     CreatePartitions,
     CreateTopics,
@@ -28,7 +27,6 @@ from controller.changes import (
     MorePartitions,
     Refusal,
     Result,
-    TopicConfigs,
     UpdateFeatures,
 )
 from controller.config_rules import topic_config
@@ -104,7 +102,7 @@ class Broker:
         self.hanging = HangingTransactions(self)
         self._lock = asyncio.Lock()
         self.ids_refused = Condition(LOG)
-        self._auto_creation = AutoCreation(clock, settings=lambda: self.settings, find=self.topic, create=self.create_topics)
+        self._auto_creation = AutoCreation(clock, settings=lambda: self.settings, find=self.topic, create=self.create_topic)
         self.groups = GroupCoordinator(
             settings=lambda: self.settings,
             clock=clock,
@@ -320,14 +318,6 @@ class Broker:
         """
         wanted = MorePartitions(name, count, tuple(assigned) if assigned is not None else None)
         await self.submit_one(CreatePartitions(topics=(wanted,)), validate_only=validate_only)
-
-    async def alter_configs(self, name: str, configs: Mapping[str, str | None], *, validate_only: bool = False) -> None:
-        """Replace a topic's own settings by `configs`.
-
-        Raises:
-            NotFound, InvalidConfig
-        """
-        await self.submit_one(AlterConfigs(topics=(TopicConfigs(name, configs),)), validate_only=validate_only)
 
     async def update_features(self, updates: Sequence[FeatureUpdate], *, validate_only: bool = False) -> None:
         """Finalize levels of features, all of them or none.

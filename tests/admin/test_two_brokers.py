@@ -12,6 +12,7 @@ from controller.metadata import State
 from hotlog.wire.error_codes import Refused
 from tests.admin.node import Door, open_broker, open_directory_store, request
 from tests.controller.peers import Switchboard
+from tests.support.topics import alter_configs
 
 
 async def told(door: Door) -> tuple[int, int]:
@@ -42,7 +43,7 @@ async def test_the_second_broker_follows_and_names_the_first_as_the_controller(t
     assert refused.value.code is ErrorCode.topic_already_exists
     await first.tick()
     assert first.partition("clicks", 1) is not None, "the first was asked, and serves it"
-    await second.alter_configs("clicks", {"retention.ms": "2000"})
+    await alter_configs(second, "clicks", {"retention.ms": "2000"})
     assert first.topic("clicks").configs == {"retention.ms": "2000"}
     assert await first.delete_topics([topic.topic_id]) == [None]
     await second.tick()

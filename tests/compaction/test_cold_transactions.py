@@ -12,6 +12,7 @@ from tests.compaction.cleaning import Pair
 from tests.compaction.test_cold_cleaner import CONFIGS, SETTINGS, TOPIC
 from tests.sim.committed import read_committed
 from tests.sim.world import Life, SimWorld, simulate
+from tests.support.topics import alter_configs
 
 PRODUCER = 7
 DELETED = CONFIGS | {"cleanup.policy": "delete", "retention.ms": "-1", "local.retention.ms": "1000", "segment.bytes": "4096"}
@@ -74,7 +75,7 @@ async def an_end_that_is_cleaned(world: SimWorld) -> None:
         assert {record.key: record.value for record in shown} == expected, when
 
     await check("as it was made")
-    await life.broker.alter_configs(TOPIC, dict(COMPACTED))
+    await alter_configs(life.broker, TOPIC, dict(COMPACTED))
     for number in range(3):
         expected[b"e"] = b"%d" % number
         await writer.put((b"e", expected[b"e"]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import Fetches
-from hotlog.apis.fetch.parts import Limits, State
+from hotlog.apis.fetch.parts import Limits
 from hotlog.apis.fetch.rounds import Round
 from hotlog.wire.fetch_reply import PartitionReply
 from hotlog.wire.fetch_request import Key, Wanted
@@ -74,10 +74,10 @@ class Consumer:
         fetch.look()
         deadline = loop.time() + WAIT_SECONDS
         while not fetch.is_satisfied and loop.time() < deadline:
-            if fetch.in_state(State.ON_DISK):
+            if fetch.is_on_disk:
                 await fetch.read_disk()
                 continue
-            if not fetch.in_state(State.COLD):
+            if not fetch.in_store():
                 break
             await asyncio.sleep(0.02)
             fetch.look()

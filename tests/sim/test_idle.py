@@ -10,6 +10,7 @@ from hotlog.log.awake import NEVER, Awake
 from hotlog.partitions.upkeep import Upkeep
 from tests.log.support import append, batch
 from tests.sim.world import Life, SimWorld, simulate
+from tests.support.topics import alter_configs
 from tests.tools.steps import count_steps
 
 FLAT = ("log", "series", "broker", "groups", "group-lag", "ends", "copy")
@@ -61,7 +62,7 @@ def test_a_log_that_sleeps_rolls_when_its_time_has_come_and_when_it_is_asked_to(
         await asyncio.sleep(3_600 - 3 * 61 + 1)
         await life.beat("log")
         assert (early.log.segment_count, late.log.segment_count) == (2, 1)
-        await life.broker.alter_configs("clicks", {"hotlog.segment.roll.before.ms": str(world.clock.now_ms())})
+        await alter_configs(life.broker, "clicks", {"hotlog.segment.roll.before.ms": str(world.clock.now_ms())})
         await life.beat("log")
         assert late.log.segment_count == 2
 

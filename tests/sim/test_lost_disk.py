@@ -10,7 +10,6 @@ from controller.ends import MARGIN
 from controller.metadata import State
 from hotlog.apis.fetch.cold_reads import Fetches
 from hotlog.apis.fetch.parts import Limits
-from hotlog.apis.fetch.parts import State as PartState
 from hotlog.apis.fetch.rounds import Round
 from hotlog.kernel.errors import ForeignStore
 from hotlog.kernel.ids import TopicPartition
@@ -49,7 +48,7 @@ async def everything(life: Life, topic: str, end: int) -> list[Batch]:
         fetch = Round(broker, broker.kept[Fetches].cold_reads, [((topic, 0), Wanted(offset, 1 << 20))], Limits(1 << 20, 1, False))
         fetch.look()
         while not fetch.is_satisfied:
-            if fetch.in_state(PartState.ON_DISK):
+            if fetch.is_on_disk:
                 await fetch.read_disk()
             await asyncio.sleep(0.1)
             fetch.look()

@@ -27,6 +27,7 @@ from tests.sim.committed import Committed, read_committed
 from tests.sim.sweep import Sweep
 from tests.sim.transacting import Transactor, coordinated
 from tests.sim.world import Life, SimWorld
+from tests.support.topics import alter_configs
 
 TOPIC, PLACE = "changes", ("changes", 0)
 KEYS = [b"k%d" % n for n in range(8)]
@@ -92,7 +93,7 @@ class Changelog:
             with contextlib.suppress(Retry, StorageFailed):
                 partition.roll(self.world.clock.now_ms())
             if self.rounds == COMPACTED_FROM:
-                await life.broker.alter_configs(TOPIC, dict(COMPACTED))
+                await alter_configs(life.broker, TOPIC, dict(COMPACTED))
             await life.beat()
             await self.check(partition)
             self.rounds += 1
@@ -194,7 +195,7 @@ class Changelog:
         await coordinated(life)
         for name in WRITERS:
             await Transactor(life, name).begin()
-        await life.broker.alter_configs(TOPIC, dict(COMPACTED))
+        await alter_configs(life.broker, TOPIC, dict(COMPACTED))
         for _ in range(8):
             await self.put(partition)
             partition.roll(self.world.clock.now_ms())

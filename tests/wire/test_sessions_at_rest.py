@@ -21,6 +21,7 @@ from hotlog.wire import apis
 from hotlog.wire.batch import TRANSACTIONAL_MASK, header_at, walk
 from hotlog.wire.fetch_request import Key, Wanted, decode
 from hotlog.wire.markers import Marker
+from tests.support.topics import alter_configs
 from tests.wire.serving import POLL_MS, Client, Serving, batch_of, fetch, fetched, produce, serving
 from tests.wire.strategies import read, written
 from tests.wire.test_fetch import without_short_ways
@@ -95,7 +96,7 @@ class Story:
         if partition is None or chance.random() < 0.08:
             await self.make_again(chance.choice(TOPICS))
         elif chance.random() < 0.05:
-            await self.broker.alter_configs(partition.tp.topic, {"hotlog.durability": chance.choice(["fsync", "page-cache"])})
+            await alter_configs(self.broker, partition.tp.topic, {"hotlog.durability": chance.choice(["fsync", "page-cache"])})
         else:
             try:
                 await chance.choice(acts)(partition)

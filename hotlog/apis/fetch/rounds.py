@@ -19,7 +19,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from hotlog.apis.fetch.cold_reads import ColdFetches, ColdWish
-from hotlog.apis.fetch.parts import ANSWERED, AT_END, AT_REST, COLD, HOT, ON_DISK, OUT_OF_RANGE, Limits, Part, State, hosted_by
+from hotlog.apis.fetch.parts import ANSWERED, AT_END, AT_REST, COLD, HOT, ON_DISK, OUT_OF_RANGE, Limits, Part, hosted_by
 from hotlog.apis.fetch.sessions import Cached, Session
 from hotlog.apis.fetch.shared import Shared, read_shared
 from hotlog.broker.leaders import NOT_HERE, epoch_code
@@ -89,9 +89,6 @@ class Round:
     def in_store(self) -> list[Part]:
         """What must come from the store."""
         return [part for part in self._open if part.state is COLD] if self._open else []
-
-    def in_state(self, state: State) -> list[Part]:
-        return [part for part in self.parts if part.state is state]
 
     def replies(self, parts: list[Part] | None = None) -> list[tuple[Key, PartitionReply]]:
         """The answer of some parts, or of all."""
