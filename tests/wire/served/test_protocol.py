@@ -39,7 +39,8 @@ async def test_api_versions_answers_the_table_of_dispatch(served: Serving, versi
     assert response.error_code is ErrorCode.none
     assert {k.api_key: range(k.min_version, k.max_version + 1) for k in response.api_keys} == {
         api.key: api.versions if api.key else range(api.versions.stop)
-        for api in load_apis()  # Produce from 0, as Kafka says it
+        for api in load_apis()
+        if api.is_told  # Produce from 0, as Kafka says it
     }
 
 
