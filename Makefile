@@ -42,6 +42,9 @@ mutants: setup ## plant a bug at a time in a copy, and see the test that finds i
 bench: setup ## throughput, latency, small requests, growth, cold replay; beside Apache Kafka where Java is at hand
 	$(BIN)/python -m tests.bench
 
+changelog: setup ## a million updates of ten thousand keys in a compacted, tiered topic, read all the while (some ten minutes)
+	$(BIN)/python -m tests.compaction.changelog $(or $(UPDATES),1000000) $(or $(KEYS),10000)
+
 docs: setup ## print the generated pages of docs/ anew
 	$(BIN)/python -m tests.house.generate
 
@@ -55,4 +58,4 @@ clean: ## remove caches and build products (data directories stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve check format test sim mutants bench docs minio hooks clean
+.PHONY: help setup demo serve check format test sim mutants bench changelog docs minio hooks clean

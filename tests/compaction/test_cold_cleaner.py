@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 
@@ -37,6 +39,10 @@ CONFIGS = {
 class Changes:
     """A changelog, and what its readers know of it."""
 
+    keys: ClassVar[Sequence[bytes]] = KEYS
+    configs = CONFIGS
+    puts, records_max, read_bytes = 4, 4, 700  # a round, in a batch, of an answer
+
     def __init__(self, world: SimWorld) -> None:
         self.world = world
         self.random = world.random
@@ -47,7 +53,7 @@ class Changes:
     async def partition(self, life: Life) -> Partition:
         while life.broker.topic(TOPIC) is None:
             try:
-                await life.broker.create_topic(TOPIC, 1, dict(CONFIGS))
+                await life.broker.create_topic(TOPIC, 1, dict(self.configs))
             except (Retry, Refused):
                 await asyncio.sleep(30)
                 await life.beat("broker")
@@ -57,9 +63,9 @@ class Changes:
 
     async def put(self, partition: Partition) -> None:
         pairs = []
-        for _ in range(self.random.randint(1, 4)):
+        for _ in range(self.random.randint(1, self.records_max)):
             value = b"%d" % self.random.getrandbits(40) + b"." * 60 if self.random.random() < 0.85 else None
-            pairs.append((self.random.choice(KEYS), value))
+            pairs.append((self.random.choice(self.keys), value))
         data = memoryview(keyed(pairs, codec=self.random.choice([0, 0, 4]), timestamp=self.world.clock.now_ms()))
         base = partition.log_end_offset
         self.tried = {offset: pair for offset, pair in self.tried.items() if offset < base}
@@ -84,7 +90,7 @@ class Changes:
         offset, found = partition.log_start_offset, []
         end = partition.committed_end
         while offset < end:
-            piece = await partition.read(offset, 700)
+            piece = await partition.read(offset, self.read_bytes)
             whole = list(walk(memoryview(piece.data)))
             assert whole, f"nothing at offset {offset}, below {end}"
             for at, header in whole:
@@ -114,7 +120,7 @@ class Changes:
         partition = await self.partition(life)
         await self.read(partition)
         while self.rounds < 7:
-            for _ in range(4):
+            for _ in range(self.puts):
                 await self.put(partition)
             await asyncio.sleep(12 * 60)
             partition = await self.partition(life)
@@ -147,8 +153,8 @@ def rewritten(world: SimWorld) -> list[int]:
     return [root.cleaned_end for root in world.manifests().values()]
 
 
-async def a_life(world: SimWorld) -> None:
-    story = Changes(world)
+async def a_life(world: SimWorld, kind: type[Changes] = Changes) -> None:
+    story = kind(world)
     life = world.begin()
     assert await life.run(story.tell)
     await life.end("kill")
@@ -173,6 +179,18 @@ async def a_life(world: SimWorld) -> None:
 def test_a_changelog_in_both_tiers_ends_with_one_value_a_key() -> None:
     for seed in range(3):
         simulate(seed, a_life, settings=SETTINGS)
+
+
+class Many(Changes):
+    """Twenty thousand updates over a thousand keys; `make changelog` has a million."""
+
+    keys = tuple(b"key-%03d" % number for number in range(1000))
+    configs = CONFIGS | {"segment.bytes": "65536"}
+    puts, records_max, read_bytes = 20, 290, 1 << 16
+
+
+def test_many_updates_of_a_thousand_keys_end_with_one_value_of_each() -> None:
+    simulate(0, lambda world: a_life(world, Many), settings=SETTINGS)
 
 
 SWEEP = Sweep(Changes, SETTINGS, stride=16, parts=4, few=2)

@@ -1,6 +1,6 @@
 """A consume-transform-produce loop under kill -9 of the broker and of the loop itself: every input is reflected exactly once.
 
-HOTLOG_EXACTLY_ONCE_KILLS (default 6; CI runs 50) is how often somebody dies.  Half of the input lies in the cold tier when it is read.
+HOTLOG_EXACTLY_ONCE_KILLS (default 6; 50 is the whole proof) is how often somebody dies.  Half of the input lies in the cold tier when it is read.
 """
 
 from __future__ import annotations
