@@ -211,6 +211,20 @@ class Groups:
             Key.CONSUMER_GROUP_DESCRIBE, what, group_ids=groups, include_authorized_operations=False, only=shown
         )
 
+    async def until_assignable(self) -> None:
+        """Until the coordinator knows the topics: on a busy machine Kafka's hears of them after those who read them."""
+        names, probe = (
+            [self.at.name(word) for word in self.ids],
+            dict(group_id=self.at.name("probe"), member_id="p", instance_id=None),
+        )
+        joins = dict(probe, member_epoch=0, rebalance_timeout=60_000, subscribed_topic_names=names, topic_partitions=())
+        await self.at.until(
+            lambda answer: answer.assignment is not None and len(answer.assignment.topic_partitions) == len(names),
+            Key.CONSUMER_GROUP_HEARTBEAT, version=1, **joins,
+        )  # fmt: skip
+        leaves = dict(probe, member_epoch=-1, rebalance_timeout=-1, subscribed_topic_names=None, topic_partitions=None)
+        await self.at.ask_quietly(Key.CONSUMER_GROUP_HEARTBEAT, version=1, **leaves)
+
     async def until_new(self, group: str, members: int) -> None:
         """Until a group of the new protocol has so many members."""
         await self.at.until(

@@ -19,9 +19,9 @@ ALL = (
 Told = Callable[[Groups, str], Awaitable[None]]
 
 
-def told_over(*topics: str) -> Callable[..., Callable[[Told], None]]:
+def told_over(*topics: str, are_assigned: bool = False) -> Callable[..., Callable[[Told], None]]:
     """Makes stories of groups whose names begin with `g`, over `topics` of two partitions each; in the newest versions, as static members and
-    reasons are not in the older ones."""
+    reasons are not in the older ones.  `are_assigned`: by the broker."""
 
     def told(*over: Key) -> Callable[[Told], None]:
         def make(tell: Told) -> None:
@@ -29,6 +29,8 @@ def told_over(*topics: str) -> Callable[..., Callable[[Told], None]]:
                 groups = Groups(at)
                 for word in topics:
                     groups.ids[word] = await at.topic(word, partitions=2)
+                if are_assigned:
+                    await groups.until_assignable()
                 await tell(groups, at.name("g"))
 
             with_groups.__name__ = tell.__name__

@@ -242,6 +242,7 @@ async def what_a_group_was_given_takes_effect(side: Side) -> None:
     """At the members' next heartbeats."""
     at, g = Groups(side), side.name("g")
     at.ids["t"] = await side.topic("t")
+    await at.until_assignable()
     epoch = (await at.beat("joins", g)).member_epoch
     await step(side, "shorter", GROUP, g, (BEAT, SET, "100"), (SESSION, SET, "1000"))
     await side.until(

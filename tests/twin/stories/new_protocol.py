@@ -11,14 +11,15 @@ from tests.twin.stories.groups import told_over
 from tests.twin.telling import Side, story
 
 BEAT, DESCRIBE = Key.CONSUMER_GROUP_HEARTBEAT, Key.CONSUMER_GROUP_DESCRIBE
-told = told_over("t", "u")
+told = told_over("t", "u", are_assigned=True)
 
 
 @story(BEAT, DESCRIBE)
 async def a_group_of_the_new_protocol_lives(at: Side) -> None:
     group, topic = at.name("g"), await at.topic("t", partitions=2)
-    found = dict(key=group, key_type=0, coordinator_keys=(group,))
-    await at.until(lambda answer: answer.coordinators[0].error_code.name == "none", Key.FIND_COORDINATOR, version=4, **found)
+    groups = Groups(at)
+    groups.ids["t"] = topic
+    await groups.until_assignable()
 
     async def beat(what: str, epoch: int, member: str = "m", **fields: Any) -> Any:
         said = dict(group_id=group, member_id=member, member_epoch=epoch, rebalance_timeout=-1, topic_partitions=None)
