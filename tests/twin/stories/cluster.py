@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.twin.keys import Key
+from tests.twin.stories.named_configs import without_client_metrics
 from tests.twin.telling import Side, story
 
 DIRECTORY_ID = uuid.UUID("00000000-0000-4000-8000-00000000d1d1")
@@ -197,8 +198,9 @@ async def voters_stay(at: Side) -> None:
             await at.ask(Key.REMOVE_RAFT_VOTER, what, **asked)
 
 
-@story(Key.GET_TELEMETRY_SUBSCRIPTIONS, Key.PUSH_TELEMETRY)
+@story(Key.GET_TELEMETRY_SUBSCRIPTIONS, Key.PUSH_TELEMETRY, alone=True)
 async def telemetry_of_clients(at: Side) -> None:
+    await without_client_metrics(at)
     wire = await at.connect()
     numbers = iter(range(1, 100))
 

@@ -56,6 +56,18 @@ async def until_told(at: Side, kind: int, name: str, **values: str) -> None:
     )  # fmt: skip
 
 
+async def without_client_metrics(at: Side) -> None:
+    """Nobody's metrics are asked for, whatever other stories have left."""
+    listed = await at.ask_quietly(Key.LIST_CONFIG_RESOURCES, version=1, resource_types=[CLIENT_METRICS])
+    keys = [dict(name=key, config_operation=DELETE, value=None) for key in ("interval.ms", "match", "metrics")]
+    for each in listed.config_resources:
+        resource = dict(resource_type=CLIENT_METRICS, resource_name=each.resource_name, configs=keys)
+        await at.ask_quietly(Key.INCREMENTAL_ALTER_CONFIGS, validate_only=False, resources=[resource])
+    await at.until(
+        lambda answer: not answer.config_resources, Key.LIST_CONFIG_RESOURCES, version=1, resource_types=[CLIENT_METRICS]
+    )
+
+
 @story(Key.DESCRIBE_CONFIGS)
 async def what_a_group_has(at: Side) -> None:
     g = at.name("g")

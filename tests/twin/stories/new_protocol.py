@@ -114,7 +114,7 @@ async def who_does_not_revoke_is_gone(at: Groups, g: str) -> None:
     await at.describe_new("then", g)
 
 
-@told(BEAT, DESCRIBE)
+@told(BEAT)
 async def a_group_of_the_new_protocol_has_a_largest_size(at: Groups, g: str) -> None:
     for number in range(4):
         await at.beat(f"member {number}", g, f"m{number}", counts_only=True)
@@ -176,7 +176,7 @@ async def a_static_member_of_the_new_protocol_comes_back(at: Groups, g: str) -> 
 # Offsets
 
 
-@told(BEAT, DESCRIBE)
+@told(BEAT)
 async def commits_are_fenced_by_epoch(at: Groups, g: str) -> None:
     await at.commit("before there is a group", g, "m", 1)
     await at.commit("a simple consumer", g)
@@ -258,7 +258,7 @@ async def a_classic_group_changes_over_and_back(at: Groups, g: str) -> None:
     await at.heartbeat("it shall join", g, member, joined.generation_id)
 
 
-@told(BEAT, DESCRIBE)
+@told(BEAT)
 async def groups_that_cannot_change_over(at: Groups, g: str) -> None:
     await at.stable(f"{g}-connect", None, kind="connect", protocols=(("default", b""),))
     await at.beat("connect", f"{g}-connect")
@@ -275,7 +275,7 @@ async def groups_that_cannot_change_over(at: Groups, g: str) -> None:
     await at.list("all", g)
 
 
-@told(BEAT, DESCRIBE)
+@told(BEAT)
 async def groups_of_both_protocols_are_listed(at: Groups, g: str) -> None:
     await at.beat("stable", f"{g}-stable")
     await at.beat("reconciling", f"{g}-reconciling")
