@@ -182,16 +182,21 @@ async def test_ends_are_listed_alike_both_ways(served: Serving, monkeypatch: pyt
             assert short == long
 
 
-async def test_commits_of_a_member_are_answered_alike_both_ways(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def about_to_commit(served: Serving) -> tuple[UUID, Member, Client]:
+    """A topic's id, the only member of the group that reads it, and a connection."""
     made = await served.broker.create_topic("t", 3)
     await served.broker.create_topic("__consumer_offsets", 2)
     await served.broker.groups.ensure()
     member = Member(served.broker)
     assert await member.join() is ErrorCode.none
     assert (await member.sync())[0] is ErrorCode.none
-    client = await served.connect()
+    return made.topic_id, member, await served.connect()
+
+
+async def test_commits_of_a_member_are_answered_alike_both_ways(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic_id, member, client = await about_to_commit(served)
     for version in served_versions(8):
-        request = one_commit(member, version, made.topic_id, 100 + version)
+        request = one_commit(member, version, topic_id, 100 + version)
         short, long = await frames(served, client, request, monkeypatch)
         assert short == long
         assert served.broker.groups.offsets("g")["t", 2].offset == 100 + version
@@ -200,16 +205,10 @@ async def test_commits_of_a_member_are_answered_alike_both_ways(served: Serving,
 @pytest.mark.parametrize("version", served_versions(8))
 async def test_commits_again_and_again_are_what_is_fetched(served: Serving, version: int) -> None:
     """What one looked up is found by the next, unless it ends otherwise, or everything has changed meanwhile."""
-    made = await served.broker.create_topic("t", 3)
-    await served.broker.create_topic("__consumer_offsets", 2)
-    await served.broker.groups.ensure()
-    member = Member(served.broker)
-    assert await member.join() is ErrorCode.none
-    assert (await member.sync())[0] is ErrorCode.none
-    client = await served.connect()
+    topic_id, member, client = await about_to_commit(served)
 
     async def commit(offset: int, epoch: int, metadata: str | None, wanted: ErrorCode = ErrorCode.none) -> None:
-        answer = await client.call(one_commit(member, version, made.topic_id, offset, epoch, metadata))
+        answer = await client.call(one_commit(member, version, topic_id, offset, epoch, metadata))
         assert answer.topics[0].partitions[0].error_code is wanted
 
     for offset, (epoch, metadata) in enumerate([(0, None), (5, ""), (6, None), (-1, "x"), (7, ""), (8, "0" * 5000), (9, None)]):
@@ -225,7 +224,7 @@ async def test_commits_again_and_again_are_what_is_fetched(served: Serving, vers
     await commit(100, 0, None, ErrorCode.illegal_generation)
     member.generation = now
     await commit(101, 0, None)
-    await served.broker.delete_topics([made.topic_id])
+    await served.broker.delete_topics([topic_id])
     await commit(102, 0, None, ErrorCode.unknown_topic_id if version >= 10 else ErrorCode.unknown_topic_or_partition)
 
 
@@ -241,18 +240,12 @@ def one_commit(member: Member, version: int, topic_id: UUID, offset: int, epoch:
 
 
 async def test_what_is_asked_behind_a_commit_in_one_write_sees_it(served: Serving) -> None:
-    made = await served.broker.create_topic("t", 3)
-    await served.broker.create_topic("__consumer_offsets", 2)
-    await served.broker.groups.ensure()
-    member = Member(served.broker)
-    assert await member.join() is ErrorCode.none
-    assert (await member.sync())[0] is ErrorCode.none
-    client = await served.connect()
+    topic_id, member, client = await about_to_commit(served)
     fetch = apis.requests(9, 7)
     asked = fetch.OffsetFetchRequest(
         group_id="g", topics=(fetch.OffsetFetchRequestTopic(name="t", partition_indexes=(2,)),), require_stable=True
     )
     for offset in range(20):
-        client.writer.write(frame_of(one_commit(member, 8, made.topic_id, offset), 1) + frame_of(asked, 2))
+        client.writer.write(frame_of(one_commit(member, 8, topic_id, offset), 1) + frame_of(asked, 2))
         assert parsed(8, 8, await client.frame(), 1).topics[0].partitions[0].error_code is ErrorCode.none
         assert parsed(9, 7, await client.frame(), 2).topics[0].partitions[0].committed_offset == offset
